@@ -1,0 +1,23 @@
+"""Package namespaces that import their modules on first use, so that listings and ``--help`` load no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+
+def lazy_exports(package: str, exports: dict[str, str]) -> Callable[[str], Any]:
+    """A module-level ``__getattr__`` for ``package``.
+
+    Args:
+        package: the package's ``__name__``.
+        exports: public name -> the submodule (relative to the package) that defines it.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in exports:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+
+    return __getattr__

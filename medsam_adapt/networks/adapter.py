@@ -1,0 +1,160 @@
+"""The adapter protocol: what a parameter-efficient method adds to SAM, and how that alone is saved and loaded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from segment_anything.modeling import Sam
+from torch import nn
+
+from medsam_adapt.errors import InputError
+from medsam_adapt.files import write_json, written_whole
+from medsam_adapt.networks.sam import weights_sha256
+from medsam_adapt.networks.segmenter import Segmenter
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+class Adapter(ABC):
+    """A change to SAM with few trainable tensors.
+
+    A subclass takes its settings as constructor arguments of the same names as its attributes, and attaches itself
+    to a SAM in place. What it leaves with ``requires_grad`` is what is trained, counted, saved and loaded.
+    """
+
+    #: Whether :meth:`merge` can fold the adapter into plain SAM weights exactly.
+    mergeable: bool = False
+
+    @abstractmethod
+    def attach(self, sam: Sam) -> Sam:
+        """Add the adapter to ``sam`` (already frozen by the caller) and mark what it trains; returns ``sam``."""
+
+    def merge(self, sam: Sam) -> Sam:
+        """Fold the adapter into plain SAM weights, in place, so that inference costs nothing extra.
+
+        Raises:
+            InputError: for an adapter that is not linear in its input.
+        """
+        raise InputError(f"{type(self).__name__} is not linear in its input, so it cannot be merged into SAM.")
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor arguments that build this adapter again."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+
+class DecoderOnly(Adapter):
+    """No layer is added: SAM's mask decoder is tuned, the baseline of the papers."""
+
+    mergeable = True
+
+    def attach(self, sam: Sam) -> Sam:
+        train_decoder(sam)
+        return sam
+
+    def merge(self, sam: Sam) -> Sam:
+        return sam
+
+
+def train_decoder(sam: Sam, transformer: bool = True) -> None:
+    """Mark the mask decoder as trainable, with or without its transformer; no loss reaches the mask-quality head."""
+    for name, parameter in sam.mask_decoder.named_parameters():
+        inside_transformer = name.startswith("transformer.")
+        parameter.requires_grad_(not name.startswith("iou_prediction_head.") and (transformer or not inside_transformer))
+
+
+def freeze_unreachable(segmenter: Segmenter) -> None:
+    """Freeze the tensors that no loss can reach: the mask-quality head and the hypernetworks of unused masks."""
+    decoder = segmenter.sam.mask_decoder
+    decoder.iou_prediction_head.requires_grad_(False)
+    for unused in decoder.output_hypernetworks_mlps[segmenter.out_channels :]:
+        unused.requires_grad_(False)
+
+
+def attach_adapter(
+    segmenter: Segmenter, adapter: Adapter, learn_prompt: bool = False, tune_encoder: bool = False
+) -> Segmenter:
+    """Freeze the segmenter, attach the adapter, and remember which base weights it belongs to.
+
+    Args:
+        segmenter: changed in place and returned.
+        adapter: what to attach.
+        learn_prompt: also train SAM's dense ``no_mask_embed``, BLO-SAM's learnable prompt.
+        tune_encoder: also train the whole image encoder, for a backbone without pretrained weights.
+    """
+    segmenter.base_sha256 = weights_sha256(segmenter.sam)
+    segmenter.requires_grad_(False)
+    if tune_encoder:
+        segmenter.sam.image_encoder.requires_grad_(True)
+    adapter.attach(segmenter.sam)
+    freeze_unreachable(segmenter)
+    segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)
+    segmenter.adapter = adapter
+    return segmenter
+
+
+def trainable_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters by name; a parameter that several layers share appears once."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def count_trainable(module: nn.Module) -> dict[str, int]:
+    """Number of trainable values in SAM's ``encoder``, in its mask ``decoder``, in anything ``other``, and in ``total``."""
+    counts = {"encoder": 0, "decoder": 0, "other": 0}
+    for name, parameter in trainable_tensors(module).items():
+        part = "encoder" if "image_encoder." in name else "decoder" if "mask_decoder." in name else "other"
+        counts[part] += parameter.numel()
+    return {**counts, "total": sum(counts.values())}
+
+
+def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
+    """Write every trained tensor, and only those, to ``folder`` as ``adapter_model.safetensors`` with its settings."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_tensors(segmenter).items()}
+    with written_whole(folder / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary)
+    adapter = segmenter.adapter
+    config = {
+        "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
+        "settings": adapter.settings(),
+        "base_sha256": segmenter.base_sha256,
+        "trainable": count_trainable(segmenter),
+    }
+    write_json(folder / CONFIG_FILE, config)
+
+
+def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
+    """Load what :func:`save_adapter` wrote into a segmenter with the same adapter attached; returns it.
+
+    Raises:
+        InputError: unreadable files, another base SAM, another adapter or other settings, or tensors that differ in
+            name or shape. No key is dropped silently.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS_FILE)
+        base, settings = config["base_sha256"], (config["adapter"], config["settings"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
+    if base != segmenter.base_sha256:
+        raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
+    own = segmenter.adapter
+    own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
+    if settings != own_settings:
+        raise InputError(f"adapter {folder} is {settings[0]} {settings[1]}, but {own_settings[0]} {own_settings[1]} "
+                         "is attached: attach an adapter of the same kind and settings.")
+    expected = trainable_tensors(segmenter)
+    differing = sorted(set(tensors) ^ set(expected)) or [
+        name for name in expected if tensors[name].shape != expected[name].shape
+    ]
+    if differing:
+        raise InputError(f"adapter {folder} and the network differ in {', '.join(differing[:3])}: use the same settings.")
+    segmenter.load_state_dict(tensors, strict=False)  # names were compared above; frozen ones are not in the file
+    return segmenter

@@ -1,0 +1,99 @@
+"""SAM, built from segment-anything's own modules at any image size and with any number of mask tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
+from medsam_adapt.networks.checkpoints import load_checkpoint, repeat_first_mask
+from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, get_variant
+
+SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
+
+
+def build_sam(
+    variant: str = "vit_b",
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    checkpoint: str | Path | None = None,
+    exclusive: bool = True,
+) -> Sam:
+    """Build a SAM, on the CPU and in evaluation mode.
+
+    At 1024 pixels and ``num_classes=None``, keys, shapes and outputs are those of segment-anything's own builder.
+
+    Args:
+        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        image_size: side of the square input in pixels, a multiple of 16; the variant's default when None.
+        num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
+            (the first) for the background when ``exclusive``. Each starts from the pretrained mask token 0.
+        checkpoint: file in the layout of the official or MedSAM checkpoints; random weights when None.
+        exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
+
+    Raises:
+        InputError: unknown variant, image size not divisible by 16, or a checkpoint that does not fit.
+    """
+    sizes = get_variant(variant)
+    image_size = sizes.image_size if image_size is None else image_size
+    grid = sizes.grid(image_size)
+    mask_tokens = SAM_MASK_TOKENS if num_classes is None else num_classes + int(exclusive)
+    sam = Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=image_size,
+            patch_size=sizes.patch_size,
+            embed_dim=sizes.embed_dim,
+            depth=sizes.depth,
+            num_heads=sizes.num_heads,
+            out_chans=sizes.prompt_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=sizes.window_size,
+            global_attn_indexes=sizes.global_attention,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=sizes.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=sizes.prompt_dim,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=sizes.prompt_dim, num_heads=8, mlp_dim=sizes.decoder_mlp_dim
+            ),
+            num_multimask_outputs=mask_tokens - 1,
+            iou_head_hidden_dim=sizes.iou_hidden_dim,
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+    if checkpoint is None:
+        _initialise(sam)
+        if num_classes is not None:
+            sam.load_state_dict(repeat_first_mask(sam.state_dict(), mask_tokens))
+    else:
+        load_checkpoint(sam, checkpoint, variant=sizes, repeat_mask_token=num_classes is not None)
+    return sam.eval()
+
+
+def _initialise(sam: Sam) -> None:
+    """Truncated-normal weights, as vision transformers are trained from scratch (segment-anything ships none)."""
+    for module in sam.image_encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and bytes of a module's weights, in name order (64 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""The segmenter: image and optional prompts in, logits out, around any SAM."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+Head = Literal["exclusive", "overlapping", "structure"]
+
+
+class Prediction(NamedTuple):
+    """What one forward pass knows; C' is the number of output channels of the head.
+
+    Attributes:
+        logits: (B, C', S, S), at the size of the input image.
+        low_res_logits: (B, C', s, s), as the mask decoder draws them; s is four times the side of the embedding.
+        image_embedding: (B, D, h, w), of the image encoder.
+        mask_tokens: (B, T, D), the transformer's output at SAM's mask tokens (T = 4 for ``structure``, else C').
+    """
+
+    logits: Tensor
+    low_res_logits: Tensor
+    image_embedding: Tensor
+    mask_tokens: Tensor
+
+
+class Segmenter(nn.Module):
+    """SAM as a segmentation network.
+
+    ``head`` decides what the channels mean:
+
+    - ``exclusive``: (B, C + 1, S, S) for C classes that exclude each other: background first, softmax;
+    - ``overlapping``: (B, C, S, S) for C classes that may overlap: sigmoid;
+    - ``structure``: (B, 1, S, S) for the one structure that the prompt points at: sigmoid, SAM's mask token 0.
+
+    Args:
+        sam: from :func:`medsam_adapt.networks.build_sam`, with as many mask tokens as the head needs.
+        head: as above.
+    """
+
+    def __init__(self, sam: Sam, head: Head = "exclusive") -> None:
+        super().__init__()
+        self.sam = sam
+        self.head = head
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.sam.image_encoder.img_size
+
+    @property
+    def out_channels(self) -> int:
+        """Number of channels of the logits."""
+        return 1 if self.head == "structure" else self.sam.mask_decoder.num_mask_tokens
+
+    def forward(
+        self, image: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, low_res: bool = False
+    ) -> Tensor:
+        """Logits, (B, C', S, S), or (B, C', s, s) with ``low_res``; arguments as in :meth:`predict`."""
+        prediction = self.predict(image, boxes, points, upsample=not low_res)
+        return prediction.low_res_logits if low_res else prediction.logits
+
+    def predict(
+        self, image: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True
+    ) -> Prediction:
+        """Encode and decode a batch.
+
+        Args:
+            image: (B, 3, S, S) on the 0-255 scale, padded with SAM's mean colour.
+            boxes: (B, 4) as x0, y0, x1, y1 in pixels of the image.
+            points: (B, N, 3) as x, y, label (1 inside, 0 outside, -1 padding) in pixels of the image.
+            upsample: whether ``logits`` are enlarged to S; otherwise they are the low-resolution ones.
+        """
+        return self.decode(self.encode(image), boxes, points, upsample)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image embedding (B, D, h, w) of a batch (B, 3, S, S) on the 0-255 scale."""
+        return self.sam.image_encoder((image - self.sam.pixel_mean) / self.sam.pixel_std)
+
+    def decode(
+        self, embedding: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True
+    ) -> Prediction:
+        """Masks from image embeddings (B, D, h, w) and prompts; arguments as in :meth:`predict`."""
+        sparse, dense, position = self._embed_prompts(len(embedding), boxes, points)
+        low_res, tokens = self._draw_masks(embedding, sparse, dense, position)
+        logits = low_res
+        if upsample:
+            logits = F.interpolate(low_res, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        return Prediction(logits, low_res, embedding, tokens)
+
+    def _embed_prompts(self, batch: int, boxes: Tensor | None, points: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        encoder = self.sam.prompt_encoder
+        # Coordinates become angles of up to hundreds of turns: half precision would move the prompt.
+        with torch.autocast(self.sam.pixel_mean.device.type, enabled=False):
+            coordinates = None if points is None else (points[..., :2], points[..., 2])
+            sparse, dense = encoder(points=coordinates, boxes=boxes, masks=None)
+            position = encoder.get_dense_pe()
+        return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), position.expand(batch, -1, -1, -1)
+
+    def _draw_masks(self, embedding: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """One set of prompts per image; segment-anything's own forward pass takes one image and many prompts."""
+        decoder = self.sam.mask_decoder
+        batch, channels, height, width = embedding.shape
+        own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
+        tokens, pixels = decoder.transformer(embedding + dense, position, torch.cat([own_tokens, sparse], dim=1))
+        mask_tokens = tokens[:, 1 : 1 + decoder.num_mask_tokens]
+        pixels = decoder.output_upscaling(pixels.transpose(1, 2).reshape(batch, channels, height, width))
+        used = range(self.out_channels)
+        filters = torch.stack([decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in used], dim=1)
+        return torch.einsum("bkc,bchw->bkhw", filters, pixels), mask_tokens

@@ -1,0 +1,81 @@
+"""The SAM backbones, as plain data: listings read this file without loading torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medsam_adapt.errors import InputError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # SAM's RGB statistics, on the 0-255 scale
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of one SAM.
+
+    Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
+    ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed.
+    """
+
+    name: str
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attention: tuple[int, ...]
+    patch_size: int = 16
+    window_size: int = 14
+    prompt_dim: int = 256
+    decoder_mlp_dim: int = 2048
+    iou_hidden_dim: int = 256
+    image_size: int = 512
+    pretraining_size: int = 1024
+
+    def grid(self, image_size: int) -> int:
+        """Number of patches along one side of an image of ``image_size`` pixels.
+
+        Raises:
+            InputError: when ``image_size`` is not a positive multiple of 16.
+        """
+        if image_size < 16 or image_size % 16:
+            lower = max(16, image_size // 16 * 16)
+            raise InputError(
+                f"image size {image_size} is not a positive multiple of 16: use {lower} or {lower + 16} instead."
+            )
+        return image_size // self.patch_size
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        # Patches of 8 pixels: at 128 pixels the small SAM sees a 16 x 16 grid and draws masks of 64 x 64.
+        Variant(
+            "vit_nano",
+            embed_dim=160,
+            depth=6,
+            num_heads=5,
+            global_attention=(2, 5),
+            patch_size=8,
+            window_size=8,
+            prompt_dim=128,
+            decoder_mlp_dim=512,
+            iou_hidden_dim=128,
+            image_size=128,
+            pretraining_size=128,
+        ),
+        Variant("vit_b", embed_dim=768, depth=12, num_heads=12, global_attention=(2, 5, 8, 11)),
+        Variant("vit_l", embed_dim=1024, depth=24, num_heads=16, global_attention=(5, 11, 17, 23)),
+        Variant("vit_h", embed_dim=1280, depth=32, num_heads=16, global_attention=(7, 15, 23, 31)),
+    )
+}
+
+
+def get_variant(name: str) -> Variant:
+    """The variant called ``name``.
+
+    Raises:
+        InputError: when there is none of that name.
+    """
+    if name not in VARIANTS:
+        raise InputError(f"unknown backbone '{name}': use one of {', '.join(VARIANTS)}.")
+    return VARIANTS[name]
