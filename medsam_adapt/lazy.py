@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def lazy_exports(package: str, exports: dict[str, str]) -> Callable[[str], Any]:
+def lazy_exports(package: str, exports: dict[str, str], modules: Iterable[str] = ()) -> Callable[[str], Any]:
     """A module-level ``__getattr__`` for ``package``.
 
     Args:
         package: the package's ``__name__``.
         exports: public name -> the submodule (relative to the package) that defines it.
+        modules: submodules that are public themselves.
     """
 
     def __getattr__(name: str) -> Any:
+        if name in modules:
+            return importlib.import_module(f"{package}.{name}")
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)

@@ -65,7 +65,9 @@ def train_decoder(sam: Sam, transformer: bool = True) -> None:
     """Mark the mask decoder as trainable, with or without its transformer; no loss reaches the mask-quality head."""
     for name, parameter in sam.mask_decoder.named_parameters():
         inside_transformer = name.startswith("transformer.")
-        parameter.requires_grad_(not name.startswith("iou_prediction_head.") and (transformer or not inside_transformer))
+        parameter.requires_grad_(
+            not name.startswith("iou_prediction_head.") and (transformer or not inside_transformer)
+        )
 
 
 def freeze_unreachable(segmenter: Segmenter) -> None:
@@ -92,6 +94,7 @@ def attach_adapter(
     if tune_encoder:
         segmenter.sam.image_encoder.requires_grad_(True)
     adapter.attach(segmenter.sam)
+    segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
     freeze_unreachable(segmenter)
     segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)
     segmenter.adapter = adapter
@@ -148,13 +151,17 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
     own = segmenter.adapter
     own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
     if settings != own_settings:
-        raise InputError(f"adapter {folder} is {settings[0]} {settings[1]}, but {own_settings[0]} {own_settings[1]} "
-                         "is attached: attach an adapter of the same kind and settings.")
+        raise InputError(
+            f"adapter {folder} is {settings[0]} {settings[1]}, but {own_settings[0]} {own_settings[1]} "
+            "is attached: attach an adapter of the same kind and settings."
+        )
     expected = trainable_tensors(segmenter)
     differing = sorted(set(tensors) ^ set(expected)) or [
         name for name in expected if tensors[name].shape != expected[name].shape
     ]
     if differing:
-        raise InputError(f"adapter {folder} and the network differ in {', '.join(differing[:3])}: use the same settings.")
+        raise InputError(
+            f"adapter {folder} and the network differ in {', '.join(differing[:3])}: use the same settings."
+        )
     segmenter.load_state_dict(tensors, strict=False)  # names were compared above; frozen ones are not in the file
     return segmenter

@@ -42,7 +42,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             "save its state_dict alone and give that file."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"checkpoint {path} cannot be read as weights (is it complete?): download it again.") from error
+        raise InputError(
+            f"checkpoint {path} cannot be read as weights (is it complete?): download it again."
+        ) from error
     for key in _NESTING:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

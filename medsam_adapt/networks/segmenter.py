@@ -53,16 +53,29 @@ class Segmenter(nn.Module):
         return self.sam.image_encoder.img_size
 
     @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether an image always has the same embedding."""
+        return not any(parameter.requires_grad for parameter in self.sam.image_encoder.parameters())
+
+    @property
     def out_channels(self) -> int:
         """Number of channels of the logits."""
         return 1 if self.head == "structure" else self.sam.mask_decoder.num_mask_tokens
 
     def forward(
-        self, image: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, low_res: bool = False
+        self,
+        image: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        low_res: bool = False,
+        embedding: Tensor | None = None,
     ) -> Tensor:
-        """Logits, (B, C', S, S), or (B, C', s, s) with ``low_res``; arguments as in :meth:`predict`."""
-        prediction = self.predict(image, boxes, points, upsample=not low_res)
-        return prediction.low_res_logits if low_res else prediction.logits
+        """Logits, (B, C', S, S), or (B, C', s, s) with ``low_res``; arguments as in :meth:`predict`.
+
+        An ``embedding`` that :meth:`encode` gave for the same image is used instead of encoding it again.
+        """
+        embedding = self.encode(image) if embedding is None else embedding
+        return self.decode(embedding, boxes, points, upsample=not low_res).logits
 
     def predict(
         self, image: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True

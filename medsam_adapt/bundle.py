@@ -1,0 +1,138 @@
+"""Bundles: found and listed as plain data, their settings merged and checked, and run through MONAI's workflow."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_adapt.config import Knobs, check_knobs, extended_knobs
+from medsam_adapt.errors import InputError
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
+
+RECIPES = ("default", "paper")
+
+
+def bundles_folder() -> Path:
+    """The folder of the shipped bundles."""
+    return Path(str(resources.files("medsam_adapt.bundles")))
+
+
+def bundle_names() -> list[str]:
+    """Names of the shipped bundles: every folder with a ``metadata.json``."""
+    return sorted(path.parent.parent.name for path in bundles_folder().glob("*/configs/metadata.json"))
+
+
+def bundle_folder(name: str) -> Path:
+    """The folder of a shipped bundle.
+
+    Raises:
+        InputError: when there is none of that name.
+    """
+    known = bundle_names()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"unknown bundle '{name}'{hint}: use one of {', '.join(known)}.")
+    return bundles_folder() / name
+
+
+@cache
+def read_config(name: str, config: str) -> dict[str, Any]:
+    """One config file of a shipped bundle, ``metadata`` or ``train`` say, as plain data."""
+    content = json.loads((bundle_folder(name) / "configs" / f"{config}.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def knobs_model(name: str) -> type[Knobs]:
+    """The settings of a bundle."""
+    return extended_knobs(name, read_config(name, "metadata")["knobs"])
+
+
+def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
+    """The settings of a bundle under one of its recipes.
+
+    Those that are particular to the bundle stand in its ``train.json``, the rest are the defaults that all bundles
+    share; another recipe is an overlay beside it.
+
+    Raises:
+        InputError: unknown bundle or recipe.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"unknown recipe '{recipe}': use {' or '.join(RECIPES)}.")
+    own = {
+        key: value for key, value in read_config(name, "train")["knobs"].items() if key not in ("_target_", "bundle")
+    }
+    return own if recipe == "default" else {**own, **read_config(name, f"recipe_{recipe}")["+knobs"]}
+
+
+def run_knobs(bundle: str, **values: Any) -> Knobs:
+    """The settings of a run as an object; ``train.json`` calls it with those that are particular to the bundle.
+
+    Raises:
+        InputError: unknown names, wrong types or values out of bounds, all at once.
+    """
+    return check_knobs(knobs_model(bundle), values, f"bundle {bundle}")
+
+
+def resolve_knobs(
+    name: str, recipe: str = "default", options: Mapping[str, Any] | None = None, sets: Mapping[str, Any] | None = None
+) -> Knobs:
+    """The settings of a run: recipe, then the command's options, then ``--set``.
+
+    Args:
+        name: of the bundle.
+        recipe: ``default`` or ``paper``.
+        options: values given as options of the command, None where they were not.
+        sets: values given by ``--set``.
+
+    Raises:
+        InputError: all faults at once.
+    """
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    return run_knobs(name, **{**recipe_values(name, recipe), **given, **(sets or {})})
+
+
+def parse_sets(pairs: list[str]) -> dict[str, Any]:
+    """``key=value`` pairs; values are JSON, or plain words.
+
+    Raises:
+        InputError: no ``=``, or a value that MONAI would take for code or a reference.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair}: write it as key=value.")
+        if text.lstrip()[:1] in ("$", "@", "%"):
+            raise InputError(f"--set {pair}: a value is data and cannot begin with $, @ or %.")
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            values[key] = text
+    return values
+
+
+def workflow(name: str, config: str, values: Mapping[str, Any], workflow_type: str = "train") -> ConfigWorkflow:
+    """MONAI's workflow of a shipped bundle's config, initialised, with ``values`` in place of its settings."""
+    from monai.bundle import ConfigWorkflow
+
+    folder = bundle_folder(name)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it announces files that are known
+    flow = ConfigWorkflow(
+        config_file=str(folder / "configs" / f"{config}.json"),
+        meta_file=str(folder / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=workflow_type,
+        **{"bundle_root": str(folder), **values},
+    )
+    flow.initialize()
+    return flow

@@ -1,0 +1,110 @@
+"""The settings of a run: their names, types, bounds and help, checked before torch is imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from medsam_adapt.errors import InputError
+
+Axis = Literal["axial", "coronal", "sagittal"]
+Channels = Literal["repeat", "adjacent"]
+PromptMode = Literal["none", "box", "points"]
+Augmentation = Literal["none", "anatomical", "free"]
+Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h"]
+Intensity = Literal[
+    "auto", "percentile", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
+]
+
+
+class Knobs(BaseModel):
+    """Settings that every bundle has, named as at the top of its ``train.json``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    layout: str = Field("auto", description="layout of the data set on disk, or auto")
+    classes: list[str] | None = Field(None, min_length=1, description="classes to learn, by name; null is all")
+    backbone: Backbone = Field("vit_nano", description="size of the SAM")
+    checkpoint: str | None = Field(None, description="SAM weights to start from; null is random weights")
+    image_size: int | None = Field(
+        None, ge=16, le=4096, multiple_of=16, description="side of a slice in pixels; null is the backbone's default"
+    )
+    axis: Axis = Field("axial", description="slicing direction")
+    channels: Channels = Field("repeat", description="SAM's colour channels: the slice repeated, or its neighbours")
+    intensity: Intensity = Field("auto", description="window or percentiles that become grey levels")
+    prompt: PromptMode = Field("none", description="prompt simulated from the label in training")
+    held_out: float = Field(0.2, ge=0, lt=1, description="share of the patients that is held out")
+    empty_share: float = Field(0.1, ge=0, le=1, description="share of the slices outside the labelled range used")
+    augment: Augmentation = Field("anatomical", description="random changes of the training slices")
+    tune_encoder: bool | None = Field(
+        None, description="also train the whole image encoder; null does so only without a checkpoint"
+    )
+    low_res_loss: bool = Field(
+        False, description="compare the mask decoder's small logits with a reduced label, as most papers do"
+    )
+    epochs: int = Field(40, ge=1, description="passes over the training slices")
+    batch_size: int = Field(4, ge=1, description="slices a step")
+    learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
+    weight_decay: float = Field(0.0, ge=0, description="of the model's trained weights")
+    val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
+    num_workers: int = Field(0, ge=0, description="processes that prepare slices")
+    cache_dir: str | None = Field(None, description="folder of the slice cache; null is below MEDSAM_ADAPT_HOME")
+    split_file: str | None = Field(None, description="a saved splits.json to use; null draws a new split")
+    seed: int = Field(0, ge=0, lt=2**31, description="decides every random draw")
+
+
+def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]]) -> type[Knobs]:
+    """The settings of one bundle: the shared ones and those that its ``metadata.json`` adds under ``knobs``.
+
+    Args:
+        bundle: its name.
+        extra: name -> ``{"type": "int" | "float" | "bool" | "str", "choices": [...], "ge": …, "null": true,
+            "description": …}``.
+    """
+    types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
+    fields: dict[str, Any] = {}
+    for name, spec in extra.items():
+        kind = Literal[tuple(spec["choices"])] if "choices" in spec else types[spec["type"]]
+        bounds = {key: spec[key] for key in ("ge", "gt", "le", "lt") if key in spec}
+        if spec.get("null"):
+            kind = kind | None
+        fields[name] = (kind, Field(..., description=spec["description"], **bounds))
+    return create_model(f"{bundle}_knobs", __base__=Knobs, **fields)
+
+
+def check_knobs(model: type[Knobs], values: Mapping[str, Any], where: str) -> Knobs:
+    """``values`` and the defaults, with their types checked, all faults told at once.
+
+    Args:
+        model: the settings that there are.
+        values: the settings wanted.
+        where: what the values come from, to begin the message with.
+
+    Raises:
+        InputError: unknown names (with the nearest known one), wrong types, values out of bounds.
+    """
+    unknown = [name for name in values if name not in model.model_fields]
+    faults = [f"there is no setting '{name}'{_nearest(name, model.model_fields)}" for name in unknown]
+    checked = None
+    try:
+        checked = model.model_validate({name: value for name, value in values.items() if name not in unknown})
+    except ValidationError as error:
+        faults += [_explain(fault) for fault in error.errors()]
+    if faults:
+        raise InputError(f"{where}: {'; '.join(faults)}.")
+    assert checked is not None
+    return checked
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in fault["loc"] if part != "literal") or "value"
+    given = "" if fault["type"] == "missing" else f" (given {fault['input']!r})"
+    return f"{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{given}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"

@@ -1,0 +1,101 @@
+"""From a volume to the square slices that SAM sees, and back: one plan, used in training and at prediction alike.
+
+A volume arrives in RAS order, (X, Y, Z). Its slices are laid out as a radiologist views them: patient right on the
+left of an axial or coronal slice, anterior or superior at the top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medsam_adapt.config import Axis
+
+_SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+def volume_to_slices(volume: np.ndarray, axis: Axis) -> np.ndarray:
+    """A view (N, rows, columns) of a RAS volume (X, Y, Z)."""
+    stack = np.moveaxis(volume, _SLICE_AXIS[axis], 0)
+    return stack[:, ::-1, ::-1].transpose(0, 2, 1)
+
+
+def slices_to_volume(slices: np.ndarray, axis: Axis) -> np.ndarray:
+    """A view (X, Y, Z) of slices (N, rows, columns): the inverse of :func:`volume_to_slices`."""
+    stack = slices.transpose(0, 2, 1)[:, ::-1, ::-1]
+    return np.moveaxis(stack, 0, _SLICE_AXIS[axis])
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """How slices of ``native`` rows and columns fit into a square of ``image_size`` pixels.
+
+    The longest side in mm fills the square and the other keeps the physical proportion; the rest, at the right and
+    the bottom, is padding.
+
+    Attributes:
+        native: (rows, columns) of a slice in the volume.
+        resized: (rows, columns) of the slice inside the square.
+        image_size: side of the square, in pixels.
+    """
+
+    native: tuple[int, int]
+    resized: tuple[int, int]
+    image_size: int
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, int, int], spacing: tuple[float, float, float], axis: Axis, image_size: int
+    ) -> SlicePlan:
+        """The plan for a RAS volume of ``shape`` voxels and ``spacing`` mm, both in (X, Y, Z) order."""
+        across, down = [i for i in range(3) if i != _SLICE_AXIS[axis]]
+        native = (shape[down], shape[across])
+        extent = (shape[down] * spacing[down], shape[across] * spacing[across])
+        resized = tuple(max(1, round(image_size * side / max(extent))) for side in extent)
+        return cls(native, (resized[0], resized[1]), image_size)
+
+    def resize_image(self, slices: Tensor) -> Tensor:
+        """Grey slices (N, rows, columns) on the 0-255 scale -> (N, h, w), bilinear, whole grey levels."""
+        if self.native == self.resized:
+            return slices.round()
+        enlarged = F.interpolate(
+            slices[:, None], self.resized, mode="bilinear", align_corners=False, antialias=self._shrinks
+        )
+        # Whole levels, since the slices that training reads are stored in a byte: prediction sees the same.
+        return enlarged[:, 0].round().clamp(0, 255)
+
+    def resize_label(self, slices: Tensor) -> Tensor:
+        """Label slices (N, rows, columns) -> (N, h, w) by nearest neighbour (of pixel centres)."""
+        return _nearest(slices, self.resized)
+
+    def restore_label(self, slices: Tensor) -> Tensor:
+        """Label slices (N, h, w) -> (N, rows, columns); undoes :meth:`resize_label` where no side was shrunk."""
+        return _nearest(slices, self.native)
+
+    def restore_logits(self, logits: Tensor) -> Tensor:
+        """Logits (N, K, S, S) -> (N, K, rows, columns): the padding cropped, then bilinear."""
+        height, width = self.resized
+        cropped = logits[..., :height, :width]
+        if self.native == self.resized:
+            return cropped
+        return F.interpolate(cropped, self.native, mode="bilinear", align_corners=False)
+
+    @property
+    def _shrinks(self) -> bool:
+        return any(small < large for small, large in zip(self.resized, self.native, strict=True))
+
+
+def _nearest(slices: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(slices.shape[-2:]) == size:
+        return slices
+    # float32 holds every label id up to 2^24 exactly
+    return F.interpolate(slices[:, None].float(), size, mode="nearest-exact")[:, 0].to(slices.dtype)
+
+
+def as_tensor(slices: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A contiguous tensor of a (possibly flipped) view."""
+    return torch.from_numpy(np.ascontiguousarray(slices)).to(dtype)

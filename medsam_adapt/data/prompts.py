@@ -1,0 +1,77 @@
+"""Prompts simulated from a label, as SAM is fine-tuned: a box around the structure, or points inside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from medsam_adapt.config import PromptMode
+
+BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
+MAX_POINTS = 8
+_PADDING_POINT = (0.0, 0.0, -1.0)
+
+
+def tight_box(mask: np.ndarray) -> np.ndarray | None:
+    """x0, y0, x1, y1 (first and last pixel, float32) around a mask (rows, columns); None when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return None
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+
+
+def jittered_box(mask: np.ndarray, image_size: int, random: np.random.RandomState) -> np.ndarray:
+    """The tight box, each side grown by 0 to 20 pixels (at 256-pixel scale) and clipped to the slice.
+
+    Args:
+        mask: (rows, columns) of the slice inside its square; an empty one gives the box of the whole slice.
+        image_size: side of the square, which sets the scale.
+        random: where the growth is drawn from.
+    """
+    height, width = mask.shape
+    box = tight_box(mask)
+    if box is None:
+        return np.array([0, 0, width - 1, height - 1], dtype=np.float32)
+    growth = random.uniform(0, BOX_JITTER * image_size / 256, size=4) * (-1, -1, 1, 1)
+    return np.clip(box + growth, 0, (width - 1, height - 1, width - 1, height - 1)).astype(np.float32)
+
+
+def points_inside(mask: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
+    """``count`` points x, y, label (count, 3) drawn inside the mask eroded by one pixel, or inside the mask itself.
+
+    A mask too thin to erode is used as it is; an empty one gives padding points (label -1).
+    """
+    inside = ndimage.binary_erosion(mask)
+    rows, columns = np.nonzero(inside if inside.any() else mask)
+    if rows.size == 0:
+        return np.tile(np.float32(_PADDING_POINT), (count, 1))
+    chosen = random.randint(rows.size, size=count)
+    return np.stack([columns[chosen], rows[chosen], np.ones(count)], axis=1).astype(np.float32)
+
+
+def simulate_prompt(
+    mask: np.ndarray, mode: PromptMode, image_size: int, random: np.random.RandomState
+) -> dict[str, Any]:
+    """The prompt of one training sample as keyword arguments of the segmenter.
+
+    Returns:
+        nothing, ``boxes`` (4,), or ``points`` (MAX_POINTS, 3) of which one to all are used and the rest are padding.
+    """
+    if mode == "box":
+        return {"boxes": jittered_box(mask, image_size, random)}
+    if mode == "points":
+        points = points_inside(mask, MAX_POINTS, random)
+        points[random.randint(1, MAX_POINTS + 1) :] = _PADDING_POINT
+        return {"points": points}
+    return {}
+
+
+def exact_prompt(mask: np.ndarray, mode: PromptMode) -> dict[str, Any]:
+    """The prompt without chance, for evaluation: the tight box, or the point deepest inside the mask (1, 3)."""
+    if mode == "box":
+        return {"boxes": tight_box(mask)}
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), mask.shape)
+    return {"points": np.array([[column, row, 1.0]], dtype=np.float32)}

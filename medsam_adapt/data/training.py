@@ -1,0 +1,192 @@
+"""The data of one training run: cases found, checked, split by patient, and sliced."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode
+from medsam_adapt.data.cases import (
+    Case,
+    CaseCheck,
+    CaseList,
+    Split,
+    check_cases,
+    find_cases,
+    load_split,
+    select_classes,
+    split_cases,
+)
+from medsam_adapt.data.intensity import IntensityPolicy, choose_policy
+from medsam_adapt.data.io import read_volume
+from medsam_adapt.data.sampling import SliceDataset
+from medsam_adapt.data.slices import SliceSettings, StoredCase, store_cases
+from medsam_adapt.data.transforms import training_transforms
+from medsam_adapt.errors import InputError
+from medsam_adapt.networks.variants import get_variant
+
+Part = Literal["train", "first_half", "second_half"]
+_POLICY_SAMPLE = 3  # volumes read to tell the modality
+
+
+class TrainingData:
+    """Everything that a run reads, from the folder to samples.
+
+    Args:
+        root: the data set's folder.
+        layout: its layout on disk, or ``auto``.
+        classes: names of the classes to learn; all of the layout's when None.
+        backbone: decides the image size when ``image_size`` is None.
+        image_size: side of the square slices in pixels.
+        axis: slicing direction.
+        channels: what SAM's three colour channels hold.
+        intensity: name of the intensity policy.
+        prompt: ``none``, or the prompt that is simulated from the label.
+        held_out: share of the patients that is held out (none with fewer than three).
+        empty_share: share of the slices outside the labelled range that is trained on.
+        augment: ``none``, ``anatomical`` or ``free``.
+        seed: of the split, the slices drawn and the augmentation.
+        split_file: a saved split to use instead of a new one.
+        cache_dir: where slices are kept.
+
+    Raises:
+        InputError: for all the problems of the files, told together.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        layout: str = "auto",
+        classes: Sequence[str] | None = None,
+        backbone: str = "vit_nano",
+        image_size: int | None = None,
+        axis: Axis = "axial",
+        channels: Channels = "repeat",
+        intensity: Intensity = "auto",
+        prompt: PromptMode = "none",
+        held_out: float = 0.2,
+        empty_share: float = 0.1,
+        augment: Augmentation = "anatomical",
+        seed: int = 0,
+        split_file: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self.image_size = image_size or get_variant(backbone).image_size
+        get_variant(backbone).grid(self.image_size)
+        self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
+        self.empty_share, self.seed, self.cache_dir = empty_share, seed, cache_dir
+        self.cases, self.check = find_training_cases(root, layout, classes)
+        ids = [case.id for case in self.cases.cases]
+        self.split: Split = (
+            load_split(Path(split_file)) if split_file else split_cases(self.cases.cases, seed, held_out)
+        )
+        unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
+        if unknown:
+            raise InputError(f"split {split_file} names the case {unknown[0]}, which {root} does not have.")
+        self.policy: IntensityPolicy = choose_policy(
+            intensity, (read_volume(case.image)[0] for case in self._cases(self.split.train)[:_POLICY_SAMPLE])
+        )
+        self._stored: dict[str, StoredCase] | None = None
+
+    @classmethod
+    def of(cls, root: str | Path, knobs: Knobs) -> TrainingData:
+        """The data of ``root`` under the settings of a run."""
+        names = [name for name in inspect.signature(cls).parameters if name != "root"]
+        return cls(root, **{name: getattr(knobs, name) for name in names})
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the network's channels (background not among them)."""
+        return list(self.check.classes.values())
+
+    @property
+    def label_ids(self) -> list[int]:
+        """The ids of :attr:`class_names` in the label files."""
+        return list(self.check.classes)
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes without one voxel in the training labels: kept in the map, never emitted."""
+        return list(self.check.absent_classes(self.split.train))
+
+    @property
+    def split_by(self) -> Literal["patients", "slices"]:
+        """How the training set is halved: by patient, or with fewer than four of them by blocks of slices."""
+        return "patients" if len(self._train_patients()) >= 4 else "slices"
+
+    def store(self, progress: Callable[[str], None] | None = None) -> dict[str, StoredCase]:
+        """The slices of the training cases by case id, made or found in the cache."""
+        if self._stored is None:
+            settings = SliceSettings(self.image_size, self.axis, self.policy, tuple(self.label_ids))
+            self._stored = store_cases(self._cases(self.split.train), settings, self.cache_dir, progress)
+        return self._stored
+
+    def samples(self, part: Part = "train") -> list[dict[str, Any]]:
+        """{case, slice} of every training slice of ``part``; with prompts {case, slice, structure} of every structure.
+
+        ``first_half`` and ``second_half`` part the training set as BLO-SAM's D1 and D2.
+        """
+        random = np.random.default_rng(self.seed)
+        samples = []
+        for case_id, stored in sorted(self.store().items()):
+            slices = stored.training_slices(self.empty_share, random)
+            kept = set(self._part_of(case_id, slices, part))
+            samples += [s for s in self._samples_of(stored, slices) if s["slice"] in kept]
+        if not samples:
+            raise InputError(
+                f"no slice to train on is left in the {part.replace('_', ' ')} of the training data: "
+                "give more labelled volumes or slices."
+            )
+        return samples
+
+    def dataset(self, part: Part = "train") -> SliceDataset:
+        """Training samples of ``part``, augmented and with prompts."""
+        transform = training_transforms(self.store(), self.image_size, self.prompt, self.channels, self.augment)
+        return SliceDataset(self.samples(part), transform)
+
+    def volumes(self) -> list[dict[str, str]]:
+        """{id, image, label} paths of the held-out cases."""
+        return [
+            {"id": case.id, "image": str(case.image), "label": str(case.label)}
+            for case in self._cases(self.split.held_out)
+        ]
+
+    def _cases(self, ids: Sequence[str]) -> list[Case]:
+        return [case for case in self.cases.cases if case.id in set(ids)]
+
+    def _train_patients(self) -> list[str]:
+        return sorted({case.patient_id for case in self._cases(self.split.train)})
+
+    def _part_of(self, case_id: str, slices: np.ndarray, part: Part) -> np.ndarray:
+        if part == "train":
+            return slices
+        if self.split_by == "slices":
+            first, second = np.array_split(slices, 2)
+            return first if part == "first_half" else second
+        patients = np.random.default_rng(self.seed).permutation(self._train_patients())
+        patient = next(case.patient_id for case in self.cases.cases if case.id == case_id)
+        in_first = patient in patients[: (len(patients) + 1) // 2]
+        return slices if in_first == (part == "first_half") else slices[:0]
+
+    def _samples_of(self, stored: StoredCase, slices: np.ndarray) -> Iterator[dict[str, Any]]:
+        for index in slices:
+            sample = {"case": stored.case_id, "slice": int(index)}
+            if self.prompt == "none":
+                yield sample
+            else:
+                structures = np.flatnonzero(stored.voxels[index, 1:]) + 1
+                yield from ({**sample, "structure": int(structure)} for structure in structures)
+
+
+def find_training_cases(
+    root: str | Path, layout: str, classes: Sequence[str] | None, progress: Callable[[str], None] | None = None
+) -> tuple[CaseList, CaseCheck]:
+    """The labelled cases under ``root`` and what a check of every file found; needs no torch."""
+    cases = find_cases(Path(root), layout)
+    if classes:
+        cases = select_classes(cases, list(classes))
+    return cases, check_cases(cases, progress)

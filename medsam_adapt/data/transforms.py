@@ -1,0 +1,205 @@
+"""MONAI dictionary transforms: from a stored slice, or a volume file, to what the network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandAxisFlipd,
+    RandGaussianNoised,
+    Randomizable,
+    RandRotate90d,
+    RandScaleIntensityd,
+    Transform,
+)
+
+from medsam_adapt.config import Augmentation, Channels, PromptMode
+from medsam_adapt.data.intensity import IntensityPolicy
+from medsam_adapt.data.io import FORMATS, volume_files
+from medsam_adapt.data.prompts import simulate_prompt
+from medsam_adapt.data.slices import StoredCase, renumber
+from medsam_adapt.errors import InputError
+from medsam_adapt.networks.variants import PIXEL_MEAN
+
+
+class LoadStoredSliced(Transform):
+    """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64}, both beside what was there."""
+
+    def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat") -> None:
+        self.stored = stored
+        self.channels = channels
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        case = self.stored[data["case"]]
+        image = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
+        label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
+        return {**data, "image": image, "label": label}
+
+
+class FinishSliced(Randomizable, Transform):
+    """Draw the prompt and pad to the square that the network takes.
+
+    With a prompt, the label becomes the one structure that the sample names. The image is padded with SAM's mean
+    colour, which its normalisation turns into zeros, as SAM does.
+    """
+
+    def __init__(self, image_size: int, prompt: PromptMode = "none") -> None:
+        self.image_size = image_size
+        self.prompt = prompt
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        image, label = torch.as_tensor(data["image"]), torch.as_tensor(data["label"])
+        prompt: dict[str, Any] = {}
+        if self.prompt != "none":
+            label = (label == data["structure"]).long()
+            prompt = simulate_prompt(label[0].numpy() > 0, self.prompt, self.image_size, self.R)
+        return {
+            "case": data["case"],
+            "slice": data["slice"],
+            "image": pad_image(image.clamp(0, 255), self.image_size),
+            "label": pad_label(label, self.image_size),
+            **{name: torch.from_numpy(value) for name, value in prompt.items()},
+        }
+
+
+class ApplyIntensityd(MapTransform):
+    """The run's intensity policy on whole volumes; keeps the geometry of a MetaTensor.
+
+    Args:
+        keys: of the images.
+        policy: the policy, or the mapping that a run's file holds.
+    """
+
+    def __init__(self, keys: KeysCollection, policy: IntensityPolicy | Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.policy = IntensityPolicy.model_validate(policy)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume = result[key]
+            grey = torch.from_numpy(self.policy.apply(np.asarray(volume)))
+            result[key] = MetaTensor(grey, meta=volume.meta, applied_operations=volume.applied_operations)
+        return result
+
+
+class SelectClassesd(MapTransform):
+    """Label ids of the files -> classes 1, 2, … of the network; every other id becomes background."""
+
+    def __init__(self, keys: KeysCollection, label_ids: list[int]) -> None:
+        super().__init__(keys)
+        self.label_ids = label_ids
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            label = result[key]
+            classes = torch.from_numpy(renumber(np.asarray(label).astype(np.int64), self.label_ids))
+            result[key] = MetaTensor(classes, meta=label.meta, applied_operations=label.applied_operations)
+        return result
+
+
+def training_transforms(
+    stored: Mapping[str, StoredCase],
+    image_size: int,
+    prompt: PromptMode = "none",
+    channels: Channels = "repeat",
+    augment: Augmentation = "anatomical",
+) -> Compose:
+    """From {case, slice[, structure]} to a training sample.
+
+    Args:
+        stored: slices by case id.
+        image_size: side of the square in pixels.
+        prompt: what is simulated from the label.
+        channels: the slice repeated, or between its two neighbours.
+        augment: ``anatomical`` keeps left left and up up (small rotations, zooms, shifts; contrast, noise);
+            ``free`` adds mirroring and quarter turns, for images without a side; ``none`` changes nothing.
+    """
+    return Compose(
+        [LoadStoredSliced(stored, channels), *_augmentations(augment, image_size), FinishSliced(image_size, prompt)]
+    )
+
+
+def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
+    if augment == "none":
+        return []
+    both = ("image", "label")
+    turns: list[Transform] = []
+    if augment == "free":
+        turns = [RandAxisFlipd(both, prob=0.5), RandRotate90d(both, prob=0.5)]
+    return [
+        *turns,
+        RandAffined(
+            both,
+            prob=0.75,
+            rotate_range=float(np.deg2rad(15)),
+            scale_range=(0.1, 0.1),
+            translate_range=0.05 * image_size,
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+        ),
+        RandScaleIntensityd("image", factors=0.1, prob=0.5),
+        RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3),
+        RandGaussianNoised("image", std=6.0, prob=0.3),
+    ]
+
+
+def volume_transforms(
+    policy: IntensityPolicy | Mapping[str, Any], label_ids: list[int] | None = None, keys: tuple[str, ...] = ("image",)
+) -> Compose:
+    """From files to whole volumes: image (1, X, Y, Z) in RAS order on the 0-255 scale, label as classes.
+
+    Args:
+        policy: the run's intensity policy.
+        label_ids: the ids in the label files that become classes 1, 2, …; needed when ``keys`` holds ``label``.
+        keys: ``image``, or ``image`` and ``label``.
+    """
+    steps: list[Transform] = [
+        LoadImaged(keys, image_only=True),
+        EnsureChannelFirstd(keys, channel_dim="no_channel"),
+        Orientationd(keys, axcodes="RAS", labels=None),
+        ApplyIntensityd("image", policy),
+    ]
+    if "label" in keys:
+        steps.append(SelectClassesd("label", label_ids or []))
+    return Compose(steps)
+
+
+def volumes_in(folder: str | Path) -> list[dict[str, str]]:
+    """{image} of every volume file in a folder, or of the one file that it names.
+
+    Raises:
+        InputError: when there is none.
+    """
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else volume_files(folder) if folder.is_dir() else []
+    if not files:
+        raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
+    return [{"image": str(file)} for file in files]
+
+
+def pad_image(image: torch.Tensor, image_size: int) -> torch.Tensor:
+    """(..., 3, h, w) -> (..., 3, S, S), padded right and bottom with SAM's mean colour."""
+    *batch, _, height, width = image.shape
+    canvas = torch.tensor(PIXEL_MEAN, device=image.device).view(3, 1, 1).repeat(*batch, 1, image_size, image_size)
+    canvas[..., :height, :width] = image
+    return canvas
+
+
+def pad_label(label: torch.Tensor, image_size: int) -> torch.Tensor:
+    """(..., h, w) -> (..., S, S), padded right and bottom with background."""
+    return torch.nn.functional.pad(label, (0, image_size - label.shape[-1], 0, image_size - label.shape[-2]))

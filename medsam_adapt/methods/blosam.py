@@ -1,0 +1,160 @@
+"""BLO-SAM: bi-level optimisation of SAM, which needs no prompt (arXiv 2402.16338, ICML 2024).
+
+The training set is halved. On D1 the model weights W are trained, on D2 the dense prompt embedding A:
+
+    min_A L(W*(A), A; D2)   subject to   W*(A) = argmin_W L(W, A; D1).
+
+Each step takes one optimiser step of W on a batch of D1, then one of A on a batch of D2 along the hypergradient
+through one virtual step W' = W - η ∇_W L(W, A; D1):
+
+    ∇_A L(W', A; D2) - η [∇_A L(W⁺, A; D1) - ∇_A L(W⁻, A; D1)] / 2ε,   W± = W ± ε ∇_{W'} L(W', A; D2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from medsam_adapt.data.sampling import EndlessLoader
+
+Mode = Literal["finite_difference", "exact", "first_order"]
+RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||
+
+
+def hypergradient(
+    loss_d1: Callable[[], Tensor],
+    loss_d2: Callable[[], Tensor],
+    weights: Sequence[Tensor],
+    prompt: Tensor,
+    step_size: float,
+    mode: Mode = "finite_difference",
+) -> Tensor:
+    """Gradient of the D2 loss with respect to the prompt, through one virtual step of the weights on D1.
+
+    Weights, gradients and random state are bitwise the same afterwards; optimisers are not touched. Every call of a
+    loss starts from the same random state, so that dropout is the same in all of them.
+
+    Args:
+        loss_d1: computes the scalar L(W, A; D1) from the tensors' present values.
+        loss_d2: computes the scalar L(W, A; D2).
+        weights: W, leaf tensors that require gradients.
+        prompt: A, a leaf tensor that requires gradients.
+        step_size: η of the virtual step.
+        mode: ``finite_difference`` as above; ``exact`` with the mixed second derivative by a second backward pass;
+            ``first_order`` without a virtual step: ∇_A L(W, A; D2).
+
+    Returns:
+        a tensor shaped like ``prompt``.
+    """
+
+    def gradients(loss: Callable[[], Tensor], *tensors: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
+        with torch.random.fork_rng(devices=[prompt.device] if prompt.is_cuda else []), torch.enable_grad():
+            return torch.autograd.grad(
+                loss(), tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            )
+
+    if mode == "first_order":
+        return gradients(loss_d2, prompt)[0]
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        descent = gradients(loss_d1, *weights)
+        _set(weights, before, descent, -step_size)
+        direct, *vector = gradients(loss_d2, prompt, *weights)
+        if mode == "exact":
+            _set(weights, before)
+            slopes = gradients(loss_d1, *weights, create_graph=True)
+            along = sum((slope * v).sum() for slope, v in zip(slopes, vector, strict=True))
+            (mixed,) = torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True)
+        else:
+            length = torch.stack([v.double().square().sum() for v in vector]).sum().sqrt().item()
+            if length == 0:  # the D2 loss does not depend on the weights here: nothing to follow
+                return direct
+            epsilon = RADIUS / length
+            _set(weights, before, vector, epsilon)
+            (above,) = gradients(loss_d1, prompt)
+            _set(weights, before, vector, -epsilon)
+            (below,) = gradients(loss_d1, prompt)
+            mixed = (above - below) / (2 * epsilon)
+        return direct - step_size * mixed
+    finally:
+        _set(weights, before)
+
+
+@torch.no_grad()
+def _set(
+    weights: Sequence[Tensor], values: Sequence[Tensor], direction: Sequence[Tensor] | None = None, scale: float = 0.0
+) -> None:
+    """weights = values + scale * direction, in place."""
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
+    if direction is not None:
+        for weight, along in zip(weights, direction, strict=True):
+            weight.add_(along, alpha=scale)
+
+
+class BiLevelUpdate:
+    """One training step of BLO-SAM, as ``iteration_update`` of MONAI's ``SupervisedTrainer``.
+
+    The trainer's optimiser holds W and its loader gives D1.
+
+    Args:
+        order: ``second`` follows the hypergradient by finite differences; ``first`` only ∇_A L(W, A; D2), the default
+            script of the paper's authors.
+        step_size: η of the virtual step; the present learning rate of W when None.
+        prompt_optimizer: holds A alone.
+        second_loader: gives the batches of D2.
+
+    Raises:
+        ValueError: for another order.
+    """
+
+    def __init__(
+        self,
+        order: Literal["first", "second"] = "second",
+        step_size: float | None = None,
+        prompt_optimizer: Optimizer | None = None,
+        second_loader: EndlessLoader | None = None,
+    ) -> None:
+        if order not in ("first", "second"):
+            raise ValueError(f"order is '{order}': use first or second")
+        self.mode: Mode = "finite_difference" if order == "second" else "first_order"
+        self.step_size = step_size
+        self.prompt_optimizer = prompt_optimizer
+        self.second_loader = second_loader
+
+    def __call__(self, engine: Any, batch: Any) -> list[dict[str, float]]:
+        assert self.prompt_optimizer is not None and self.second_loader is not None, "needed to train"
+        engine.network.train()
+        loss_d1 = self._loss(engine, batch)
+        loss_d2 = self._loss(engine, next(self.second_loader))
+        optimizer = engine.optimizer
+        optimizer.zero_grad()
+        first = loss_d1()
+        first.backward()
+        optimizer.step()
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        (prompt,) = (tensor for group in self.prompt_optimizer.param_groups for tensor in group["params"])
+        step_size = optimizer.param_groups[0]["lr"] if self.step_size is None else self.step_size
+        prompt.grad = hypergradient(loss_d1, loss_d2, weights, prompt, step_size, self.mode)
+        self.prompt_optimizer.step()
+        prompt.grad = None
+        return [{"loss": first.item()}]  # decollated, as MONAI's own update leaves its output
+
+    def _loss(self, engine: Any, batch: Any) -> Callable[[], Tensor]:
+        """The loss of a batch as a function of the network's present weights; a frozen encoder runs once."""
+        image, label, args, kwargs = engine.prepare_batch(
+            batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
+        )
+        segmenter = getattr(engine.network, "module", engine.network)
+        if segmenter.encoder_is_frozen:
+            with torch.no_grad():
+                kwargs = {**kwargs, "embedding": segmenter.encode(image)}
+
+        def loss() -> Tensor:
+            return engine.loss_function(engine.inferer(image, engine.network, *args, **kwargs), label)
+
+        return loss

@@ -1,0 +1,63 @@
+"""One call from settings to a segmenter that is ready to train or to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
+from medsam_adapt.networks.sam import build_sam
+from medsam_adapt.networks.segmenter import Segmenter
+
+_PROMPT = "sam.prompt_encoder.no_mask_embed.weight"
+
+
+def build_segmenter(
+    variant: str,
+    image_size: int,
+    num_classes: int,
+    adapter: Adapter,
+    prompt: str = "none",
+    checkpoint: str | Path | None = None,
+    learn_prompt: bool = False,
+    tune_encoder: bool | None = None,
+    overlapping: bool = False,
+    seed: int = 0,
+) -> Segmenter:
+    """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
+
+    Args:
+        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        image_size: side of the square input in pixels.
+        num_classes: C; not used with a prompt, where one structure is drawn at a time.
+        adapter: what is attached.
+        prompt: ``none`` for C classes at once; ``box`` or ``points`` for the structure prompted.
+        checkpoint: weights to start from; random ones when None.
+        learn_prompt: also train the dense prompt embedding (BLO-SAM).
+        tune_encoder: also train the whole image encoder; when None, only if it has no pretrained weights.
+        overlapping: whether classes may overlap.
+        seed: of all random weights; the global random state is left as it was.
+
+    Raises:
+        InputError: as :func:`build_sam`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        prompted = prompt != "none"
+        sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping)
+        head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
+        if tune_encoder is None:
+            tune_encoder = checkpoint is None
+        return attach_adapter(Segmenter(sam, head), adapter, learn_prompt, tune_encoder)
+
+
+def model_weights(segmenter: Segmenter) -> list[nn.Parameter]:
+    """The trained tensors but for the prompt embedding: BLO-SAM's W."""
+    return [tensor for name, tensor in trainable_tensors(segmenter).items() if name != _PROMPT]
+
+
+def prompt_embedding(segmenter: Segmenter) -> nn.Parameter:
+    """SAM's dense ``no_mask_embed`` (1, D): BLO-SAM's A."""
+    return segmenter.sam.prompt_encoder.no_mask_embed.weight

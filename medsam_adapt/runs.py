@@ -1,0 +1,154 @@
+"""A run's folder: what it holds, and the record that is read back, validated, and never executed.
+
+RUN/run.json                what was trained on what; this file decides how the run is loaded
+    splits.json             which cases were held out
+    configs/, docs/, …      the bundle with this run's settings, for MONAI
+    models/model.pt         all weights
+    models/adapter/         the trained tensors alone
+    models/state.pt         the training state, to resume from
+    logs/                   TensorBoard
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medsam_adapt.config import Axis, Backbone, Channels, PromptMode
+from medsam_adapt.data.intensity import IntensityPolicy
+from medsam_adapt.errors import InputError
+from medsam_adapt.files import write_json
+
+RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
+MODEL_FILE, ADAPTER_FOLDER, STATE_FILE, LOG_FOLDER = "models/model.pt", "models/adapter", "models/state.pt", "logs"
+
+
+class AdapterRecord(BaseModel):
+    """An adapter of this package by its dotted class name, and its settings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^medsam_adapt\.(networks|methods)\.\w+\.\w+$")
+    settings: dict[str, int | float | str | bool | None]
+
+
+class RunRecord(BaseModel):
+    """What ``run.json`` holds: enough to build the network, slice a volume as in training, and repeat the run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    bundle: str = Field(pattern=r"^\w+$")
+    versions: dict[str, str]
+    dataset_dir: str
+    layout: str
+    class_names: list[str] = Field(min_length=1, max_length=255)
+    label_ids: list[int] = Field(min_length=1, max_length=255)
+    absent: list[str]
+    train: list[str]
+    held_out: list[str]
+    halves: Literal["patients", "slices"]
+    backbone: Backbone
+    image_size: int = Field(ge=16, le=4096, multiple_of=16)
+    axis: Axis
+    channels: Channels
+    prompt: PromptMode
+    overlapping: bool = False
+    policy: IntensityPolicy
+    adapter: AdapterRecord
+    learn_prompt: bool
+    tune_encoder: bool
+    trainable: dict[str, int]
+    knobs: dict[str, Any]
+
+    @property
+    def absent_classes(self) -> list[int]:
+        """The absent classes as the network numbers them, from 1."""
+        return [self.class_names.index(name) + 1 for name in self.absent]
+
+    def config_values(self) -> dict[str, Any]:
+        """Values of the ``knobs`` and ``settings`` of the bundle's configs, by name."""
+        return {
+            **self.knobs,
+            "layout": self.layout,
+            "cases": self.held_out or self.train,
+            "image_size": self.image_size,
+            "num_classes": len(self.class_names),
+            "class_names": self.class_names,
+            "label_ids": self.label_ids,
+            "absent": self.absent_classes,
+            "policy": self.policy.model_dump(),
+            "tune_encoder": self.tune_encoder,
+        }
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """The record of a run's folder.
+
+    Raises:
+        InputError: no such folder, no ``run.json``, or one that is damaged.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that train --output made.")
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
+        where = ".".join(str(part) for part in detail["loc"])
+        raise InputError(
+            f"{path} is damaged ({where}{': ' if where else ''}{detail['msg']}): restore it or train again."
+        ) from error
+
+
+def require_trained(folder: str | Path) -> Path:
+    """Path of a run's weights.
+
+    Raises:
+        InputError: when the run has none yet.
+    """
+    path = Path(folder) / MODEL_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no trained weights ({MODEL_FILE}): finish it with train --resume.")
+    return path
+
+
+def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
+    """Make a run's folder a bundle: the configs of ``bundle_root`` with this run's values, and the record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if bundle_root.resolve() != folder.resolve():
+        for part in ("configs", "docs"):
+            shutil.copytree(bundle_root / part, folder / part, dirs_exist_ok=True)
+        shutil.copy2(bundle_root / "LICENSE", folder / "LICENSE")
+    values = record.config_values()
+    for path in sorted((folder / "configs").glob("*.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "metadata.json":
+            _describe_output(config, record)
+        for block in ("knobs", "settings"):
+            if block in config:
+                known = set(config[block]) | (set(record.knobs) if block == "knobs" else set())
+                config[block].update({key: value for key, value in values.items() if key in known})
+        if path.name in ("train.json", "evaluate.json"):
+            config["dataset_dir"] = record.dataset_dir
+        write_json(path, config)
+    write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
+    write_json(folder / RUN_FILE, record.model_dump())
+
+
+def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
+    names = record.class_names if record.overlapping else ["background", *record.class_names]
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    output["num_channels"] = len(names)
+    output["channel_def"] = {str(index): name for index, name in enumerate(names)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what decides its numbers."""
+    packages = ("medsam-adapt", "torch", "monai", "segment-anything", "numpy", "nibabel")
+    return {package: metadata.version(package) for package in packages}
