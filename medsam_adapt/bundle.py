@@ -136,3 +136,30 @@ def workflow(name: str, config: str, values: Mapping[str, Any], workflow_type: s
     )
     flow.initialize()
     return flow
+
+
+def describe_network(name: str, backbone: str, classes: int = 1) -> dict[str, Any]:
+    """How much a bundle trains, counted on the network itself, which is built without memory for its weights.
+
+    Returns:
+        ``trainable`` (``encoder``, ``decoder``, ``other``, ``total``), ``sam_parameters`` and ``share`` of them.
+
+    Raises:
+        InputError: unknown bundle or backbone.
+    """
+    import torch
+    from monai.bundle import ConfigParser
+
+    from medsam_adapt.networks import Segmenter, attach_adapter, build_sam, count_trainable
+
+    config = read_config(name, "train")
+    parser = ConfigParser({key: config[key] for key in ("imports", "knobs", "network_def")})
+    with torch.device("meta"):
+        sam = build_sam(backbone, num_classes=classes)
+        parameters = sum(parameter.numel() for parameter in sam.parameters())
+        adapter = parser.get_parsed_content("network_def#adapter")
+        segmenter = attach_adapter(
+            Segmenter(sam), adapter, learn_prompt=config["network_def"].get("learn_prompt", False)
+        )
+    counts = count_trainable(segmenter)
+    return {"trainable": counts, "sam_parameters": parameters, "share": counts["total"] / parameters}

@@ -142,7 +142,6 @@ class SlicewiseSegmenter(nn.Module):
         segmenter: the network that sees slices.
         axis: slicing direction.
         channels: the slice repeated, or between its two neighbours.
-        num_classes: C.
         absent: classes that are never emitted.
         batch_size: slices at a time.
     """
@@ -152,15 +151,12 @@ class SlicewiseSegmenter(nn.Module):
         segmenter: Segmenter,
         axis: Axis = "axial",
         channels: Channels = "repeat",
-        num_classes: int = 1,
         absent: Sequence[int] = (),
         batch_size: int = 8,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter
-        self.inferer = SlicewiseInferer(
-            axis, channels, num_classes=num_classes, absent=absent, batch_size=batch_size, output="logits"
-        )
+        self.inferer = SlicewiseInferer(axis, channels, absent=absent, batch_size=batch_size, output="logits")
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of volumes in RAS order on the 0-255 scale."""

@@ -8,6 +8,7 @@ _EXPORTS = {
     "SliceDataset": "sampling",
     "TrainingData": "training",
     "find_cases": "cases",
+    "mask_transforms": "transforms",
     "slice_loader": "sampling",
     "volume_transforms": "transforms",
     "volumes_in": "transforms",

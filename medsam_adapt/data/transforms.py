@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import (
+    AsDiscreted,
     Compose,
     EnsureChannelFirstd,
+    Invertd,
     LoadImaged,
+    MapLabelValued,
     MapTransform,
     Orientationd,
     RandAdjustContrastd,
@@ -23,6 +26,7 @@ from monai.transforms import (
     Randomizable,
     RandRotate90d,
     RandScaleIntensityd,
+    SaveImaged,
     Transform,
 )
 
@@ -177,6 +181,32 @@ def volume_transforms(
     if "label" in keys:
         steps.append(SelectClassesd("label", label_ids or []))
     return Compose(steps)
+
+
+def mask_transforms(preprocessing: Compose, label_ids: Sequence[int], output_dir: str | Path) -> Compose:
+    """From logits (C + 1, X, Y, Z) to a mask file OUTPUT/<name>_seg.nii.gz in the input's own orientation.
+
+    Args:
+        preprocessing: what :func:`volume_transforms` gave, to be inverted.
+        label_ids: the ids written for classes 1, 2, ….
+        output_dir: folder of the masks.
+    """
+    classes = [*range(len(label_ids) + 1)]
+    return Compose(
+        [
+            AsDiscreted("pred", argmax=True),
+            Invertd("pred", preprocessing, orig_keys="image", nearest_interp=True, to_tensor=True),
+            MapLabelValued("pred", classes, [0, *label_ids], dtype=np.uint16 if max(label_ids) > 255 else np.uint8),
+            SaveImaged(
+                "pred",
+                output_dir=output_dir,
+                output_postfix="seg",
+                output_dtype=np.uint16 if max(label_ids) > 255 else np.uint8,
+                separate_folder=False,
+                print_log=False,
+            ),
+        ]
+    )
 
 
 def volumes_in(folder: str | Path) -> list[dict[str, str]]:

@@ -109,7 +109,7 @@ class BiLevelUpdate:
         second_loader: gives the batches of D2.
 
     Raises:
-        ValueError: for another order.
+        ValueError: for another order, or when it is called without what it needs.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class BiLevelUpdate:
         self.second_loader = second_loader
 
     def __call__(self, engine: Any, batch: Any) -> list[dict[str, float]]:
-        assert self.prompt_optimizer is not None and self.second_loader is not None, "needed to train"
+        if self.prompt_optimizer is None or self.second_loader is None:
+            raise ValueError("BiLevelUpdate needs prompt_optimizer and second_loader to train")
         engine.network.train()
         loss_d1 = self._loss(engine, batch)
         loss_d2 = self._loss(engine, next(self.second_loader))

@@ -35,7 +35,7 @@ class SegmentationLoss(nn.Module):
         self.head = head
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Scalar loss of logits (B, C', h, w) against classes (B, 1, H, W), or masks (B, C', H, W) for sigmoid heads."""
+        """Scalar loss of logits (B, C', h, w); label: classes (B, 1, H, W), or masks (B, C', H, W) for sigmoid heads."""
         if label.shape[-2:] != logits.shape[-2:]:
             label = F.interpolate(label.float(), logits.shape[-2:], mode="nearest-exact")
         return self.loss(logits, label if self.head == "exclusive" else label.to(logits.dtype))

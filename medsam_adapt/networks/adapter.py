@@ -107,7 +107,7 @@ def trainable_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def count_trainable(module: nn.Module) -> dict[str, int]:
-    """Number of trainable values in SAM's ``encoder``, in its mask ``decoder``, in anything ``other``, and in ``total``."""
+    """Number of trainable values in SAM's ``encoder``, its mask ``decoder``, anything ``other``, and in ``total``."""
     counts = {"encoder": 0, "decoder": 0, "other": 0}
     for name, parameter in trainable_tensors(module).items():
         part = "encoder" if "image_encoder." in name else "decoder" if "mask_decoder." in name else "other"

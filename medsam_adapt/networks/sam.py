@@ -6,11 +6,12 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
+import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from medsam_adapt.networks.checkpoints import load_checkpoint, repeat_first_mask
-from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, get_variant
+from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 
 SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
 
@@ -39,9 +40,25 @@ def build_sam(
     """
     sizes = get_variant(variant)
     image_size = sizes.image_size if image_size is None else image_size
-    grid = sizes.grid(image_size)
+    sizes.grid(image_size)  # refuses an odd size
     mask_tokens = SAM_MASK_TOKENS if num_classes is None else num_classes + int(exclusive)
-    sam = Sam(
+    if checkpoint is None:
+        sam = _assemble(sizes, image_size, mask_tokens)
+        _initialise(sam)
+        if num_classes is not None:
+            sam.load_state_dict(repeat_first_mask(sam.state_dict(), mask_tokens))
+    else:
+        with torch.device("meta"):  # random weights would only be overwritten
+            sam = _assemble(sizes, image_size, mask_tokens)
+        sam.to_empty(device="cpu")
+        sam.pixel_mean, sam.pixel_std = (torch.tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
+        load_checkpoint(sam, checkpoint, variant=sizes, repeat_mask_token=num_classes is not None)
+    return sam.eval()
+
+
+def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
+    grid = sizes.grid(image_size)
+    return Sam(
         image_encoder=ImageEncoderViT(
             img_size=image_size,
             patch_size=sizes.patch_size,
@@ -71,13 +88,6 @@ def build_sam(
         pixel_mean=list(PIXEL_MEAN),
         pixel_std=list(PIXEL_STD),
     )
-    if checkpoint is None:
-        _initialise(sam)
-        if num_classes is not None:
-            sam.load_state_dict(repeat_first_mask(sam.state_dict(), mask_tokens))
-    else:
-        load_checkpoint(sam, checkpoint, variant=sizes, repeat_mask_token=num_classes is not None)
-    return sam.eval()
 
 
 def _initialise(sam: Sam) -> None:
@@ -95,5 +105,6 @@ def weights_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if not tensor.is_meta:  # a network that is built to be counted has no bytes
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -149,13 +149,13 @@ def winged(rng: np.random.Generator, radius: float) -> Outline:
 
 
 _BY_FREQUENCY = (
-    (superellipse, 0.24),
+    (superellipse, 0.34),
     (star, 0.22),
-    (polygon, 0.06),
-    (crescent, 0.12),
-    (arc, 0.12),
-    (tube, 0.1),
-    (pieces, 0.1),
+    (polygon, 0.05),
+    (crescent, 0.09),
+    (arc, 0.09),
+    (tube, 0.09),
+    (pieces, 0.08),
     (winged, 0.04),
 )
 

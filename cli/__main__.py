@@ -1,0 +1,5 @@
+"""``python -m medsam_adapt.cli`` is ``medsam-adapt``."""
+
+from .main import main
+
+main()

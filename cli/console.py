@@ -1,0 +1,72 @@
+"""What commands print: messages, progress bars, and options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medsam_adapt.errors import InputError
+
+console = Console(highlight=False, soft_wrap=True)
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
+
+
+def say(message: str) -> None:
+    """Print a line."""
+    console.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """Print a line that begins with ``note:``."""
+    console.print(f"[yellow]note:[/] {escape(message)}")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar with counts and the time left; it is cleared when done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
+
+
+def check_output(path: Path, overwrite: bool, marker: str | None = None) -> None:
+    """Refuse an output that exists, unless it is an empty folder or may be replaced.
+
+    Args:
+        path: the folder to make.
+        overwrite: whether the user asked to replace it.
+        marker: a file that shows that the folder is one of ours; one without it is never replaced.
+
+    Raises:
+        InputError: the output exists, or cannot be written.
+    """
+    if path.is_file():
+        raise InputError(f"{path} is a file: name another folder.")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise InputError(f"{path} already exists: name another folder, or add --overwrite.")
+    if marker and path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
+        raise InputError(f"{path} holds other files (no {marker}) and will not be replaced: name another folder.")
+    parent = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+    if not _writable(parent):
+        raise InputError(f"{parent} cannot be written to: name another folder.")
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK)

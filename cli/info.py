@@ -1,0 +1,39 @@
+"""``medsam-adapt info``: versions and devices, for a bug report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Annotated, Any
+
+import typer
+
+from .console import say
+
+
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print versions, devices and where caches live."""
+    facts = collect()
+    if as_json:
+        say(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        say(f"{name:>18}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+def collect() -> dict[str, Any]:
+    """The facts, by name."""
+    import torch
+
+    from medsam_adapt.data.slices import home
+    from medsam_adapt.runs import versions
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        **versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu threads": torch.get_num_threads(),
+        "gpus": gpus or ["none"],
+        "home": str(home()),
+    }

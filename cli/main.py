@@ -1,0 +1,46 @@
+"""The command line: one file per command, and one place that turns errors into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import typer
+
+from medsam_adapt.errors import InputError, RunError
+
+from . import bundles, demo, evaluate, info, predict, train
+
+app = typer.Typer(
+    name="medsam-adapt",
+    help="Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.add_typer(bundles.app, name="bundles")
+app.command("info")(info.info)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command: exit code 0 when done, 1 when it failed while running, 2 for wrong input."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except Exception as error:
+        told = next((cause for cause in _causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2 if isinstance(told, InputError) else 1)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from: MONAI wraps whatever is raised while it reads a config."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,213 @@
+"""``medsam-adapt train``: fine-tune SAM to a folder of labelled volumes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medsam_adapt.bundle import parse_sets, read_config, resolve_knobs, run_knobs, workflow
+from medsam_adapt.config import Knobs
+from medsam_adapt.errors import InputError
+from medsam_adapt.runs import RUN_FILE, STATE_FILE, read_run, require_trained
+
+from .console import Device, Overwrite, check_output, progress_bar, say, warn
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from monai.bundle import ConfigWorkflow
+
+    from medsam_adapt.data import TrainingData
+
+
+def train(
+    data: Annotated[Path | None, typer.Option(help="Folder of the labelled volumes.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run to make.", show_default=False)] = None,
+    bundle: Annotated[str, typer.Option(help="Method to train; see 'bundles list'.")] = "blosam",
+    layout: Annotated[str | None, typer.Option(help="Layout of the data on disk.  [default: auto]")] = None,
+    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="SAM or MedSAM weights to start from.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
+    recipe: Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")] = "default",
+    prompt: Annotated[str | None, typer.Option(help="none, box or points.")] = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes to learn, as in liver,spleen.")] = None,
+    repeat: Annotated[Path | None, typer.Option(help="Take data, bundle and settings from this run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="key=value; see 'bundles show'.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune SAM to labelled volumes."""
+    options = {
+        "layout": layout,
+        "backbone": backbone,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "image_size": image_size,
+        "epochs": epochs,
+        "prompt": prompt,
+        "seed": seed,
+        "classes": None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+    }
+    given = {key: value for key, value in options.items() if value is not None} | parse_sets(sets or [])
+    if output is None and not dry_run:
+        raise InputError("train needs --output, the folder of the run to make.")
+    if repeat is not None:
+        record = read_run(repeat)
+        bundle, data = record.bundle, data or Path(record.dataset_dir)
+        knobs = run_knobs(bundle, **{**record.knobs, **given})
+    elif resume and output is not None:
+        bundle, data, knobs = _of_interrupted(output, given, data)
+    else:
+        knobs = resolve_knobs(bundle, recipe, sets=given)
+    if data is None:
+        raise InputError("train needs --data, the folder of the labelled volumes.")
+    if dry_run:
+        _tell_plan(_prepare(bundle, data, Path("."), knobs, device))
+        return
+    assert output is not None
+    if not resume:
+        check_output(output, overwrite, RUN_FILE)
+    run_training(bundle, data, output, knobs, device, resume, overwrite)
+    say(f"Trained: {output}\nNext: medsam-adapt evaluate {output}, or medsam-adapt predict {output} -i SCAN -o MASKS")
+
+
+def run_training(
+    bundle: str,
+    data: Path,
+    output: Path,
+    knobs: Knobs,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Train a bundle, with notes and a progress bar; raises InputError before anything is written."""
+    flow = _prepare(bundle, data, output, knobs, device, resume)
+    trainer = flow.trainer
+    if overwrite and not resume and output.is_dir():
+        shutil.rmtree(output)
+    with progress_bar() as progress:
+        _Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
+        flow.run()
+    flow.finalize()
+    require_trained(output)
+
+
+def _of_interrupted(output: Path, given: Mapping[str, Any], data: Path | None) -> tuple[str, Path, Knobs]:
+    """Bundle, data and settings of the run to go on with; refuses settings other than its own."""
+    record = read_run(output)
+    if not (output / STATE_FILE).is_file():
+        raise InputError(f"{output} has no training state to resume from: train it anew with --overwrite.")
+    changed = [key for key, value in given.items() if record.knobs.get(key, record.layout) != value and key != "epochs"]
+    if changed:
+        raise InputError(f"{output} was begun with another {changed[0]}: resume it without that option.")
+    epochs = {"epochs": given["epochs"]} if "epochs" in given else {}
+    return record.bundle, data or Path(record.dataset_dir), run_knobs(record.bundle, **{**record.knobs, **epochs})
+
+
+def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, resume: bool = False) -> ConfigWorkflow:
+    """The workflow with its data found, checked and sliced; everything that can be wrong is told here."""
+    from medsam_adapt.data.cases import find_cases, select_classes
+
+    found = find_cases(data, knobs.layout)
+    if knobs.classes:
+        select_classes(found, knobs.classes)
+    if knobs.layout == "auto":
+        say(f"{data} looks like the layout '{found.layout}'.")
+    if knobs.checkpoint and not Path(knobs.checkpoint).is_file():
+        raise InputError(f"checkpoint {knobs.checkpoint} does not exist: give the path of a SAM or MedSAM file.")
+    say("Checking labels and preparing slices …")
+
+    import logging
+
+    from medsam_adapt.engine import select_device
+
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # the progress bar tells what MONAI would log
+    values = {
+        "knobs": {"_target_": "medsam_adapt.bundle.run_knobs", "bundle": bundle, **knobs.model_dump()},
+        "dataset_dir": str(data),
+        "output_dir": str(output),
+        "device": select_device(device),
+        "resume": resume,
+    }
+    flow = workflow(bundle, "train", values)
+    training_data: TrainingData = flow.parser.get_parsed_content("data")
+    with progress_bar() as progress:
+        task = progress.add_task("slicing", total=len(training_data.split.train), detail="")
+        training_data.store(lambda case: progress.update(task, advance=1))
+    _tell_data(bundle, training_data, knobs)
+    return flow
+
+
+def _tell_data(bundle: str, data: TrainingData, knobs: Knobs) -> None:
+    split = data.split
+    say(
+        f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
+        f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
+    )
+    if not split.held_out:
+        warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
+    if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
+        warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
+    for name in data.absent:
+        warn(f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted.")
+    if knobs.checkpoint is None:
+        warn(
+            f"no --checkpoint: {knobs.backbone} starts from random weights"
+            + (", so its whole image encoder is trained too." if knobs.tune_encoder is not False else ".")
+        )
+
+
+def _tell_plan(flow: ConfigWorkflow) -> None:
+    """The dry run: one real step is timed, nothing is written."""
+    import resource
+
+    import torch
+
+    from medsam_adapt.networks import count_trainable
+
+    data: TrainingData = flow.parser.get_parsed_content("data")
+    trainer, segmenter = flow.trainer, flow.parser.get_parsed_content("network_def")
+    batch = next(iter(trainer.data_loader))
+    for _ in range(2):  # the first step also allocates
+        started = time.perf_counter()
+        trainer._process_function(trainer, batch)
+        seconds = time.perf_counter() - started
+    steps = trainer.state.max_epochs * len(trainer.data_loader)
+    on_gpu = trainer.state.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counts = count_trainable(segmenter)
+    say(f"held out: {', '.join(data.split.held_out) or 'nothing'}")
+    say(f"training slices: {len(data.samples())}, {steps} steps of {trainer.data_loader.batch_size}")
+    say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")
+    say(f"estimated from one step: {steps * seconds / 60:.1f} min of training, {peak / 2**30:.1f} GiB of memory")
+
+
+class _Display:
+    """Progress of a training: epoch, loss, time left; validation scores as lines above the bar."""
+
+    def __init__(self, progress: Any, epochs: int) -> None:
+        self.progress, self.epochs = progress, epochs
+
+    def attach(self, trainer: Engine, validator: Engine | None) -> None:
+        from ignite.engine import Events
+
+        self.task = self.progress.add_task("training", total=self.epochs * len(trainer.data_loader), detail="")
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        if validator is not None:
+            validator.add_event_handler(Events.COMPLETED, self._validated, trainer)
+
+    def _step(self, trainer: Engine) -> None:
+        detail = f"epoch {trainer.state.epoch} loss {trainer.state.output[0]['loss']:.4f}"
+        self.progress.update(self.task, completed=trainer.state.iteration, detail=detail)
+
+    def _validated(self, validator: Engine, trainer: Engine) -> None:
+        (score,) = validator.state.metrics.values()
+        self.progress.console.print(f"epoch {trainer.state.epoch}: mean DSC {score:.3f} on the held-out volumes")

@@ -1,0 +1,37 @@
+"""``python -m medsam_adapt.pretraining --output FILE --minutes 75 --seed 0``: pretrain ``sam_nano`` from scratch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from medsam_adapt.pretraining.train import Recipe, measure_steps, run
+
+
+def main() -> None:
+    """Read the options, settle the number of steps, and train."""
+    parser = argparse.ArgumentParser(prog="python -m medsam_adapt.pretraining", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="weights to write (.safetensors); log beside it")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=75, help="train for about as long, on this machine")
+    length.add_argument("--steps", type=int, help="train for so many steps: what makes a run repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, images and prompts")
+    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size, help="images a step")
+    parser.add_argument("--rate", type=float, default=Recipe.rate, help="highest learning rate")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda where there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the state beside the output; needs --steps")
+    options = parser.parse_args()
+    if options.resume and options.steps is None:
+        parser.error("--resume needs --steps, the number that the interrupted run told at its start")
+    torch.set_num_threads(options.threads)
+    recipe = Recipe(seed=options.seed, batch_size=options.batch_size, rate=options.rate)
+    steps = options.steps or measure_steps(recipe, options.minutes, options.device)
+    print(f"{steps} steps of {recipe}", flush=True)
+    run(options.output, recipe, steps, options.resume, options.device, tell=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()
