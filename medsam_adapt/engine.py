@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
-from torch import Tensor
+from torch import Tensor, nn
 
 from medsam_adapt.config import Knobs
 from medsam_adapt.data.training import TrainingData
@@ -72,8 +72,8 @@ def prepare_volume(
     return image, batch["label"], (), {"reference": batch["label"]}
 
 
-def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs) -> RunRecord:
-    """The record of a run that is about to start."""
+def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
+    """The record of a run that is about to start, with what is trained ``beside`` the network."""
     adapter = segmenter.adapter
     return RunRecord(
         bundle=type(knobs).__name__.removesuffix("_knobs"),
@@ -98,7 +98,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs) -> RunReco
         ),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
-        trainable=count_trainable(segmenter),
+        trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
     )
 
@@ -139,9 +139,8 @@ class RunKeeper:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, _stop_on_nan)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_state)
-        if self.validator is None:
-            engine.add_event_handler(Events.COMPLETED, lambda _: self._save_model())
-        else:
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+        if self.validator is not None:
             self.validator.add_event_handler(Events.COMPLETED, self._keep_best)
 
     def _start(self, engine: Engine) -> None:
@@ -149,6 +148,13 @@ class RunKeeper:
             self._load_state(engine)
         else:
             write_run(self.folder, self.record, self.bundle_root)
+
+    def _finish(self, engine: Engine) -> None:
+        """Score the last epoch where the validation interval left it out."""
+        if self.validator is None:
+            self._save_model()
+        elif self.validator.state.epoch != engine.state.epoch:
+            self.validator.run(engine.state.epoch)
 
     def _keep_best(self, validator: Engine) -> None:
         score = validator.state.metrics[validator.state.key_metric_name]

@@ -1,0 +1,167 @@
+"""Wrong input ends in one sentence that names the file and the mend, with exit code 2, and leaves nothing behind."""
+
+import gzip
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medsam_adapt.cli.main import main
+
+
+def call(capsys, *arguments):
+    """Exit code and standard error of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.fixture
+def data(phantoms, tmp_path):
+    """A copy of the phantoms that a test may spoil."""
+    return shutil.copytree(phantoms, tmp_path / "data")
+
+
+def refused(capsys, output, *arguments):
+    """The sentence of a training that was refused."""
+    code, err = call(capsys, "train", *arguments, "--output", output, "--device", "cpu", "--image-size", 32, "--epochs", 1)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert not output.exists()
+    return err
+
+
+def resave(path, array=None, affine=None):
+    image = nib.load(path)
+    array = np.asarray(image.dataobj) if array is None else array
+    nib.save(nib.Nifti1Image(array, image.affine if affine is None else affine), path)
+
+
+def no_label(data):
+    (data / "labels" / "phantom_001.nii.gz").unlink()
+
+
+def other_shape(data):
+    resave(data / "labels" / "phantom_001.nii.gz", np.zeros((8, 8, 8), np.uint8))
+
+
+def other_affine(data):
+    path = data / "labels" / "phantom_001.nii.gz"
+    affine = nib.load(path).affine.copy()
+    affine[0, 3] += 40
+    resave(path, affine=affine)
+
+
+def truncated(data):
+    path = data / "images" / "phantom_001.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def four_dimensional(data):
+    path = data / "images" / "phantom_001.nii.gz"
+    resave(path, np.stack([np.asarray(nib.load(path).dataobj)] * 2, axis=-1))
+
+
+def not_finite(data):
+    path = data / "images" / "phantom_001.nii.gz"
+    array = np.asarray(nib.load(path).dataobj).astype(np.float32)
+    array[3, 3, 3] = np.nan
+    resave(path, array)
+
+
+def outside_the_map(data):
+    path = data / "labels" / "phantom_001.nii.gz"
+    array = np.asarray(nib.load(path).dataobj).copy()
+    array[0, 0, 0] = 77
+    resave(path, array)
+
+
+def all_background(data):
+    for path in (data / "labels").glob("*.nii.gz"):
+        resave(path, np.zeros(nib.load(path).shape, np.uint8))
+
+
+def not_gzip(data):
+    path = data / "images" / "phantom_001.nii.gz"
+    path.write_bytes(gzip.decompress(path.read_bytes())[::-1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_label, ["phantom_001", "label"]),
+        (other_shape, ["phantom_001", "8 × 8 × 8 voxels", "resample"]),
+        (other_affine, ["phantom_001", "40 mm", "resample"]),
+        (truncated, ["phantom_001.nii.gz"]),
+        (four_dimensional, ["phantom_001.nii.gz"]),
+        (not_finite, ["phantom_001.nii.gz"]),
+        (outside_the_map, ["phantom_001", "77", "label map"]),
+        (all_background, ["no labelled voxel"]),
+        (not_gzip, ["phantom_001.nii.gz"]),
+    ],
+)
+def test_bad_volumes(data, tmp_path, capsys, spoil, words):
+    spoil(data)
+    sentence = refused(capsys, tmp_path / "run", "--data", data)
+    for word in words:
+        assert word in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bundle", "blosan"], ["unknown bundle 'blosan'", "did you mean 'blosam'"]),
+        (["--layout", "adomee"], ["adomee", "adome"]),
+        (["--classes", "liver,splen"], ["splen", "spleen"]),
+        (["--set", "epoch=3"], ["no setting 'epoch'", "did you mean 'epochs'"]),
+        (["--set", "rank=four"], ["rank", "integer", "'four'"]),
+        (["--set", "rank=0", "--set", "held_out=2"], ["rank", "held_out"]),
+        (["--set", "rank=1000"], ["rank 1000"]),
+        (["--set", "seed=$__import__('os')"], ["cannot begin with $"]),
+        (["--set", "rank"], ["key=value"]),
+        (["--recipe", "papers"], ["unknown recipe 'papers'"]),
+        (["--prompt", "boxes"], ["prompt", "'boxes'"]),
+        (["--backbone", "vit_x"], ["backbone", "'vit_x'"]),
+        (["--checkpoint", "nowhere.pth"], ["nowhere.pth does not exist"]),
+        (["--set", "intensity=ct-liver"], ["intensity", "'ct-liver'"]),
+    ],
+)
+def test_bad_options(phantoms, tmp_path, capsys, options, words):
+    sentence = refused(capsys, tmp_path / "run", "--data", phantoms, *options)
+    for word in words:
+        assert word in sentence
+
+
+def test_a_missing_folder(tmp_path, capsys):
+    assert "nowhere does not exist" in refused(capsys, tmp_path / "run", "--data", tmp_path / "nowhere")
+
+
+def test_an_unknown_device(phantoms, tmp_path, capsys):
+    code, err = call(capsys, "train", "--data", phantoms, "--output", tmp_path / "run", "--device", "cuda:99")
+    assert code == 2
+    assert "'cuda:99' is not on this machine" in err
+
+
+def test_existing_outputs_are_kept(phantoms, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    for options in ([], ["--overwrite"]):
+        code, err = call(capsys, "train", "--data", phantoms, "--output", tmp_path / "run", *options)
+        assert code == 2
+        assert str(tmp_path / "run") in err
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_what_is_no_run_is_refused(phantoms, tmp_path, capsys, command):
+    options = ["-i", phantoms / "images", "-o", tmp_path / "masks"] if command == "predict" else []
+    code, err = call(capsys, command, tmp_path, *options)
+    assert code == 2
+    assert "is not a run" in err
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1}))
+    code, err = call(capsys, command, tmp_path, *options)
+    assert code == 2
+    assert "run.json is damaged" in err

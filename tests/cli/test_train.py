@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import torch
+
+from medsam_adapt.cli.main import main
+from medsam_adapt.engine import RunKeeper
+
+SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=2"]
+
+
+def call(capsys, *arguments):
+    """Exit code, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def two_cases(phantoms, tmp_path):
+    """Two cases: nothing is held out, and the halves are blocks of slices."""
+    folder = tmp_path / "two"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+        for path in sorted((phantoms / part).iterdir())[:2]:
+            (folder / part / path.name).symlink_to(path)
+    (folder / "labels.json").symlink_to(phantoms / "labels.json")
+    return folder
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(phantoms, tmp_path, capsys, monkeypatch):
+    arguments = ["train", "--data", phantoms, *SMALL, "--epochs", 3, "--set", "val_interval=1"]
+    assert call(capsys, *arguments, "--output", tmp_path / "whole")[0] == 0
+    save_state = RunKeeper._save_state
+
+    def killed_after_the_second_epoch(keeper, engine):
+        save_state(keeper, engine)
+        if engine.state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunKeeper, "_save_state", killed_after_the_second_epoch)
+        call(capsys, *arguments, "--output", tmp_path / "parts")
+    assert call(capsys, "train", "--resume", "--output", tmp_path / "parts", "--device", "cpu")[0] == 0
+    for name in ("models/model.pt", "models/state.pt"):
+        whole, parts = (torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "parts"))
+        torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
+def test_a_run_is_repeated_from_its_folder(phantoms, tmp_path, capsys):
+    assert call(capsys, "train", "--data", phantoms, *SMALL, "--epochs", 1, "--seed", 5, "--output", tmp_path / "a")[0] == 0
+    assert call(capsys, "train", "--repeat", tmp_path / "a", "--device", "cpu", "--output", tmp_path / "b")[0] == 0
+    first, second = (torch.load(tmp_path / run / "models/model.pt", weights_only=True) for run in "ab")
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
+def test_small_data_is_told(two_cases, tmp_path, capsys):
+    code, out, _ = call(capsys, "train", "--data", two_cases, *SMALL, "--epochs", 1, "--output", tmp_path / "run")
+    assert code == 0
+    assert "nothing is held out" in out
+    assert "contiguous blocks of slices" in out
+    assert "random weights" in out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["held_out"] == []
+    code, out, _ = call(capsys, "evaluate", tmp_path / "run", "--device", "cpu")
+    assert code == 0
+    assert "its own training cases" in out
+
+
+def test_chosen_classes_keep_their_ids(phantoms, tmp_path, capsys):
+    options = ["--classes", "Spleen, aorta", *SMALL, "--epochs", 1]
+    assert call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")[0] == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["class_names"], record["label_ids"]) == (["spleen", "aorta"], [3, 5])
+
+
+def test_a_dry_run_tells_and_writes_nothing(phantoms, tmp_path, capsys):
+    code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, "--dry-run", "--output", tmp_path / "run")
+    assert code == 0
+    for told in ("2 cases to train on, 1 held out", "held out: phantom_00", "trainable values: encoder", "estimated"):
+        assert told in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("prompt", ["box", "points"])
+def test_prompted_runs_train_evaluate_and_refuse_to_predict(phantoms, tmp_path, capsys, prompt):
+    run = tmp_path / "run"
+    options = [*SMALL, "--epochs", 1, "--prompt", prompt]
+    assert call(capsys, "train", "--data", phantoms, *options, "--output", run)[0] == 0
+    code, out, _ = call(capsys, "evaluate", run, "--device", "cpu")
+    assert code == 0
+    assert "prompts are taken from the labels" in out
+    code, _, err = call(capsys, "predict", run, "-i", phantoms / "images", "-o", tmp_path / "masks")
+    assert code == 2
+    assert "cannot segment without one: train with --prompt none" in err
+    assert not (tmp_path / "masks").exists()
+
+
+def test_the_real_ct_in_flare_layout(real_data, tmp_path, capsys):
+    run = tmp_path / "run"
+    data = ["--data", real_data / "adome_one_case", "--layout", "adome"]
+    code, out, _ = call(capsys, "train", *data, "--output", run, "--epochs", 1, "--image-size", 64, "--device", "cpu")
+    assert code == 0
+    assert "'esophagus' has no voxel in any training label" in out
+    assert "nothing is held out" in out
+    assert call(capsys, "evaluate", run, "--device", "cpu")[0] == 0
+    classes = json.loads((run / "metrics.json").read_text())["classes"]
+    assert classes["esophagus"] == {"dsc": None, "iou": None, "cases": 1, "undefined": 1}
+    assert sum(row["dsc"] is not None for row in classes.values()) == 12
+    code, out, _ = call(
+        capsys, "predict", run, "-i", real_data / "mr_abdomen" / "image.nii.gz", "-o", tmp_path / "masks", "--device", "cpu"
+    )
+    assert code == 0
+    assert "looks like no CT in Hounsfield units" in out
