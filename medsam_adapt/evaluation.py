@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import nn
 
-from medsam_adapt.data.cases import find_cases
+from medsam_adapt.data.cases import check_cases, find_cases
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.training import TrainingData
 from medsam_adapt.data.transforms import volume_transforms
@@ -45,7 +46,7 @@ class VolumeScores(Metric):
         self.cases: dict[str, Scores] = {}
         self.views: dict[str, CaseView] = {}
 
-    def iteration_completed(self, engine: Engine) -> None:
+    def iteration_completed(self, engine: Any) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             prediction, reference, image = (np.asarray(output[key])[0] for key in ("pred", "label", "image"))
             self.update((batch["id"], prediction, reference))
@@ -75,11 +76,11 @@ class WriteReport:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self, engine: SupervisedEvaluator) -> None:
+    def __call__(self, engine: Any) -> None:
         scores: VolumeScores = engine.scores
         write_metrics(self.folder, scores.cases, scores.summary())
         save_pictures(self.folder / "pictures", scores.cases, scores.views, scores.class_names)
@@ -104,7 +105,7 @@ def volume_evaluator(
         handlers: attached to the evaluator.
     """
     scores = VolumeScores(class_names)
-    evaluator = SupervisedEvaluator(
+    evaluator: Any = SupervisedEvaluator(  # Any: it gets an attribute
         device=device,
         val_data_loader=DataLoader(dataset, batch_size=1),
         network=network,
@@ -148,13 +149,12 @@ def labelled_volumes(
     Raises:
         InputError: a case that is not there, or whatever the layout refuses.
     """
-    found = {case.id: case for case in find_cases(root, layout).cases}
+    case_list = find_cases(root, layout)
+    found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))
     if missing:
         raise InputError(f"{root} has no case '{missing[0]}': give the folder that the run was trained on, or --data.")
-    volumes = [
-        {"id": case.id, "image": str(case.image), "label": str(case.label)}
-        for case in found.values()
-        if cases is None or case.id in cases
-    ]
+    wanted = tuple(case for case in found.values() if cases is None or case.id in cases)
+    check_cases(replace(case_list, cases=wanted))
+    volumes = [{"id": case.id, "image": str(case.image), "label": str(case.label)} for case in wanted]
     return Dataset(volumes, volume_transforms(policy, list(label_ids), _KEYS))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class SlicewiseInferer(Inferer):
         self.batch_size, self.output = batch_size, output
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Segment one volume.
 
         Args:
@@ -62,7 +62,7 @@ class SlicewiseInferer(Inferer):
         Raises:
             InputError: for a prompted segmenter without a reference.
         """
-        segmenter: Segmenter = getattr(network, "module", network)
+        segmenter = cast("Segmenter", getattr(network, "module", network))
         reference = None if self.prompt == "none" else kwargs.get("reference")
         if self.prompt != "none" and reference is None:
             raise InputError(
@@ -117,7 +117,7 @@ class SlicewiseInferer(Inferer):
         for index, label in enumerate(labels):
             for structure in np.unique(label[label > 0]):
                 prompt = exact_prompt(label == structure, self.prompt)
-                batch = {name: torch.from_numpy(value)[None].to(images.device) for name, value in prompt.items()}
+                batch: Any = {name: torch.from_numpy(value)[None].to(images.device) for name, value in prompt.items()}
                 logits[index, structure] = segmenter.decode(embedding[index : index + 1], **batch).logits[0, 0]
         return logits
 

@@ -38,10 +38,10 @@ def score_volume(prediction: np.ndarray, reference: np.ndarray, class_names: Seq
 def _score_mask(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     if not prediction.any() and not reference.any():
         return dict.fromkeys(METRICS, math.nan)
-    masks = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, reference)]
+    first, second = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, reference))
     return {
-        "dsc": float(compute_dice(*masks, include_background=True, ignore_empty=False)),
-        "iou": float(compute_iou(*masks, include_background=True, ignore_empty=False)),
+        "dsc": float(compute_dice(first, second, include_background=True, ignore_empty=False)),
+        "iou": float(compute_iou(first, second, include_background=True, ignore_empty=False)),
     }
 
 

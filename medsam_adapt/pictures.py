@@ -56,11 +56,13 @@ def save_pictures(
     ranked = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: means[case])
     if not ranked:
         return []
-    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
+    chosen = {"best": ranked[-1], "worst": ranked[0], "median": ranked[len(ranked) // 2]}
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
     for name, case in chosen.items():
-        if case not in written:
+        if case in written:
+            (folder / f"{name}.png").unlink(missing_ok=True)  # of an evaluation of more cases
+        else:
             written[case] = folder / f"{name}.png"
             title = f"{name} case: {case}, mean DSC {means[case]:.3f}"
             _draw(views[case], title, class_names, written[case])
@@ -68,7 +70,7 @@ def save_pictures(
 
 
 def _draw(view: CaseView, title: str, class_names: Sequence[str], path: Path) -> None:
-    from matplotlib import colormaps
+    from matplotlib import colormaps, rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -85,7 +87,8 @@ def _draw(view: CaseView, title: str, class_names: Sequence[str], path: Path) ->
         axes.set_title(name)
         axes.axis("off")
     handles = [Line2D([], [], color=colour, label=name) for colour, name in zip(colours, class_names, strict=True)]
-    figure.legend(handles=handles, loc="outside right center", fontsize="small")
-    figure.suptitle(title)
+    with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        figure.legend(handles=handles, loc="outside right center", fontsize="small")
+        figure.suptitle(title)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -22,6 +22,27 @@ def phantoms(tmp_path_factory):
     return write_phantoms(tmp_path_factory.mktemp("phantoms") / "data", 3, seed=0, shape=(40, 36, 12))
 
 
+@pytest.fixture
+def shipped_nano(tmp_path, monkeypatch):
+    """Weights for vit_nano as if they shipped with the package; the path of their file."""
+    import torch
+    from safetensors.torch import save_file
+
+    from medsam_adapt.files import file_sha256
+    from medsam_adapt.networks import build_sam
+    from medsam_adapt.weights import store
+    from medsam_adapt.weights.registry import WEIGHTS, Weights
+
+    path = tmp_path / "package" / "sam_nano.safetensors"
+    path.parent.mkdir()
+    torch.manual_seed(0)
+    save_file({name: tensor.half() for name, tensor in build_sam("vit_nano").state_dict().items()}, path)
+    facts = {"size": path.stat().st_size, "sha256": file_sha256(path), "shipped": True}
+    monkeypatch.setitem(WEIGHTS, "sam_nano", Weights("sam_nano", "vit_nano", path.name, "Apache-2.0", **facts))
+    monkeypatch.setattr(store, "files", lambda package: path.parent)
+    return path
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Folder of the real CT and MR."""

@@ -6,6 +6,7 @@ left of an axial or coronal slice, anterior or superior at the top.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +49,7 @@ class SlicePlan:
     image_size: int
 
     @classmethod
-    def of(
-        cls, shape: tuple[int, int, int], spacing: tuple[float, float, float], axis: Axis, image_size: int
-    ) -> SlicePlan:
+    def of(cls, shape: Sequence[int], spacing: Sequence[float], axis: Axis, image_size: int) -> SlicePlan:
         """The plan for a RAS volume of ``shape`` voxels and ``spacing`` mm, both in (X, Y, Z) order."""
         across, down = [i for i in range(3) if i != _SLICE_AXIS[axis]]
         native = (shape[down], shape[across])
@@ -90,12 +89,14 @@ class SlicePlan:
 
 
 def _nearest(slices: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(slices.shape[-2:]) == size:
-        return slices
-    # float32 holds every label id up to 2^24 exactly
-    return F.interpolate(slices[:, None].float(), size, mode="nearest-exact")[:, 0].to(slices.dtype)
+    # In whole numbers: torch's "nearest-exact" rounds in float32, and from 4,000 pixels on it misses one.
+    rows, columns = (
+        (2 * torch.arange(new) + 1) * old // (2 * new) for old, new in zip(slices.shape[-2:], size, strict=True)
+    )
+    return slices[:, rows][:, :, columns]
 
 
 def as_tensor(slices: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
     """A contiguous tensor of a (possibly flipped) view."""
-    return torch.from_numpy(np.ascontiguousarray(slices)).to(dtype)
+    # np.ascontiguousarray keeps the negative stride of a flipped axis of length 1, which torch refuses.
+    return torch.from_numpy(slices.copy()).to(dtype)

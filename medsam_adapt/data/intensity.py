@@ -47,7 +47,8 @@ class IntensityPolicy(BaseModel):
     def apply(self, volume: np.ndarray) -> np.ndarray:
         """Grey levels, float32 in 0..255 of the same shape."""
         low, high = (self.low, self.high) if self.kind == "window" else _percentile_range(volume)
-        assert low is not None and high is not None
+        assert low is not None
+        assert high is not None
         scaled = (volume.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
         return np.clip(scaled, 0.0, 255.0, out=scaled)
 
@@ -81,7 +82,7 @@ def choose_policy(name: Intensity, volumes: Iterable[np.ndarray]) -> IntensityPo
             "some training volumes are CT in Hounsfield units and others are not: train on one modality at a time, "
             "or name a policy with --set intensity=percentile."
         )
-    modality = "CT" if "CT" in modalities else "other"
+    modality: Literal["CT", "other"] = "CT" if "CT" in modalities else "other"
     if name == "auto":
         name = "ct-abdomen" if modality == "CT" else "percentile"
     if name == "percentile":

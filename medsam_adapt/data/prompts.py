@@ -46,7 +46,7 @@ def points_inside(mask: np.ndarray, count: int, random: np.random.RandomState) -
     inside = ndimage.binary_erosion(mask)
     rows, columns = np.nonzero(inside if inside.any() else mask)
     if rows.size == 0:
-        return np.tile(np.float32(_PADDING_POINT), (count, 1))
+        return np.tile(np.array(_PADDING_POINT, dtype=np.float32), (count, 1))
     chosen = random.randint(rows.size, size=count)
     return np.stack([columns[chosen], rows[chosen], np.ones(count)], axis=1).astype(np.float32)
 

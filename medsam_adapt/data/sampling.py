@@ -92,8 +92,12 @@ class EndlessLoader:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on as if that many batches had been drawn."""
         epoch, position = divmod(state["drawn"], len(self.loader))
-        self.loader.sampler.epoch = epoch
-        self._batches = iter(self.loader)
-        for _ in range(position):
-            next(self._batches)
+        sampler: Any = self.loader.sampler
+        sampler.epoch = epoch
+        # Between two passes no iterator is begun: that draws from torch's global generator, as it will in __next__.
+        self._batches = None
+        if position:
+            self._batches = iter(self.loader)
+            for _ in range(position):
+                next(self._batches)
         self.drawn = state["drawn"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from medsam_adapt.config import Axis, Channels
 from medsam_adapt.data.cases import Case
 from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.io import read_label, read_volume, to_ras
+from medsam_adapt.files import file_sha256, home
 
 _STORE_FORMAT = 1  # part of the key: raise it when the stored bytes change their meaning
 
@@ -53,11 +54,12 @@ class StoredCase:
         return self.images[np.clip(neighbours, 0, len(self.images) - 1)]
 
     def training_slices(self, empty_share: float, random: np.random.Generator) -> np.ndarray:
-        """Indices of all slices of the labelled range, and of a share of the slices outside it, in order."""
+        """Indices of all slices of the labelled range, and of a share of the slices outside it, in order.
+
+        A case without any of the classes has no such range: a share of all its slices teaches what is not to be found.
+        """
         labelled = np.flatnonzero(self.voxels[:, 1:].any(axis=1))
-        if labelled.size == 0:
-            return labelled
-        inside = np.arange(labelled[0], labelled[-1] + 1)
+        inside = np.arange(labelled[0], labelled[-1] + 1) if labelled.size else labelled
         outside = np.setdiff1d(np.arange(len(self.voxels)), inside)
         drawn = random.choice(outside, size=round(empty_share * outside.size), replace=False)
         return np.sort(np.concatenate([inside, drawn]))
@@ -90,11 +92,6 @@ def store_cases(
     return stored
 
 
-def home() -> Path:
-    """Where weights and caches live: the folder that ``MEDSAM_ADAPT_HOME`` names, ~/.cache/medsam-adapt without it."""
-    return Path(os.environ.get("MEDSAM_ADAPT_HOME") or Path.home() / ".cache" / "medsam-adapt")
-
-
 def _key(case: Case, settings: SliceSettings) -> str:
     """The files' bytes and the settings: the same slices are found again wherever the files are moved."""
     description = {
@@ -103,17 +100,9 @@ def _key(case: Case, settings: SliceSettings) -> str:
         "axis": settings.axis,
         "policy": settings.policy.model_dump(),
         "label_ids": settings.label_ids,
-        "files": [_file_sha256(path) for path in (case.image, case.label) if path],
+        "files": [file_sha256(path) for path in (case.image, case.label) if path],
     }
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _make(case: Case, settings: SliceSettings, folder: Path) -> None:
@@ -132,7 +121,7 @@ def _make(case: Case, settings: SliceSettings, folder: Path) -> None:
     try:
         images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
         np.save(temporary / "images.npy", images.numpy().astype(np.uint8))
-        np.save(temporary / "labels.npy", plan.resize_label(as_tensor(label_slices)).numpy().astype(np.uint8))
+        np.save(temporary / "labels.npy", plan.resize_label(as_tensor(label_slices, torch.uint8)).numpy())
         np.save(temporary / "voxels.npy", voxels)
         try:
             temporary.rename(folder)

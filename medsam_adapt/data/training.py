@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode
+from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, refuse_code
 from medsam_adapt.data.cases import (
     Case,
     CaseCheck,
@@ -30,6 +30,7 @@ from medsam_adapt.errors import InputError
 from medsam_adapt.networks.variants import get_variant
 
 Part = Literal["train", "first_half", "second_half"]
+_BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
 _POLICY_SAMPLE = 3  # volumes read to tell the modality
 
 
@@ -80,6 +81,7 @@ class TrainingData:
         self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
         self.empty_share, self.seed, self.cache_dir = empty_share, seed, cache_dir
         self.cases, self.check = find_training_cases(root, layout, classes)
+        refuse_code(self.check.classes, f"the classes of {root}")
         ids = [case.id for case in self.cases.cases]
         self.split: Split = (
             load_split(Path(split_file)) if split_file else split_cases(self.cases.cases, seed, held_out)
@@ -87,6 +89,11 @@ class TrainingData:
         unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
         if unknown:
             raise InputError(f"split {split_file} names the case {unknown[0]}, which {root} does not have.")
+        if len(self.absent) == len(self.class_names):
+            raise InputError(
+                f"no training volume of {root} holds a voxel of {', '.join(self.class_names)}, only "
+                "the held-out ones do: choose another --seed or split, or label more volumes."
+            )
         self.policy: IntensityPolicy = choose_policy(
             intensity, (read_volume(case.image)[0] for case in self._cases(self.split.train)[:_POLICY_SAMPLE])
         )
@@ -138,8 +145,8 @@ class TrainingData:
             samples += [s for s in self._samples_of(stored, slices) if s["slice"] in kept]
         if not samples:
             raise InputError(
-                f"no slice to train on is left in the {part.replace('_', ' ')} of the training data: "
-                "give more labelled volumes or slices."
+                f"no slice to train on is left in the {'' if part == 'train' else part.replace('_', ' ') + ' of the '}"
+                "training data: give more labelled volumes or slices."
             )
         return samples
 
@@ -165,8 +172,9 @@ class TrainingData:
         if part == "train":
             return slices
         if self.split_by == "slices":
-            first, second = np.array_split(slices, 2)
-            return first if part == "first_half" else second
+            # Blocks in turn, not one half of the body each: an organ that D1 lacks would never be learnt.
+            blocks = np.array_split(slices, max(2, min(_BLOCKS, slices.size // _SMALLEST_BLOCK)))
+            return np.concatenate(blocks[0 if part == "first_half" else 1 :: 2])
         patients = np.random.default_rng(self.seed).permutation(self._train_patients())
         patient = next(case.patient_id for case in self.cases.cases if case.id == case_id)
         in_first = patient in patients[: (len(patients) + 1) // 2]
@@ -178,7 +186,7 @@ class TrainingData:
             if self.prompt == "none":
                 yield sample
             else:
-                structures = np.flatnonzero(stored.voxels[index, 1:]) + 1
+                structures = np.setdiff1d(stored.labels[index], 0)  # what is left of them once resized
                 yield from ({**sample, "structure": int(structure)} for structure in structures)
 
 

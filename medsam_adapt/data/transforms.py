@@ -65,7 +65,8 @@ class FinishSliced(Randomizable, Transform):
         self.prompt = prompt
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        image, label = torch.as_tensor(data["image"]), torch.as_tensor(data["label"])
+        # Augmented or not, a plain tensor of whole numbers.
+        image, label = torch.as_tensor(data["image"]), torch.from_numpy(np.asarray(data["label"], dtype=np.int64))
         prompt: dict[str, Any] = {}
         if self.prompt != "none":
             label = (label == data["structure"]).long()
@@ -111,7 +112,8 @@ class SelectClassesd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             label = result[key]
-            classes = torch.from_numpy(renumber(np.asarray(label).astype(np.int64), self.label_ids))
+            whole = np.rint(np.asarray(label)).astype(np.int64)  # as read_label: rescaling leaves a little over
+            classes = torch.from_numpy(renumber(whole, self.label_ids))
             result[key] = MetaTensor(classes, meta=label.meta, applied_operations=label.applied_operations)
         return result
 
@@ -173,7 +175,7 @@ def volume_transforms(
         keys: ``image``, or ``image`` and ``label``.
     """
     steps: list[Transform] = [
-        LoadImaged(keys, image_only=True),
+        LoadImaged(keys, "NibabelReader", image_only=True, squeeze_non_spatial_dims=True),  # a fourth axis of length 1
         EnsureChannelFirstd(keys, channel_dim="no_channel"),
         Orientationd(keys, axcodes="RAS", labels=None),
         ApplyIntensityd("image", policy),
