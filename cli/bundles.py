@@ -53,6 +53,8 @@ def show(
         f"\ntrainable with {backbone} and {classes} class{'es' * (classes > 1)}: {counts['total']:,} ({parts}), "
         f"{100 * facts['share']:.2f} % of SAM's {facts['sam_parameters']:,}"
     )
+    if facts["released_counts"]:
+        say(f"trainable in the authors' released code: {facts['released_counts']}")
 
 
 def describe(name: str, backbone: str, classes: int) -> dict[str, Any]:
@@ -74,5 +76,6 @@ def describe(name: str, backbone: str, classes: int) -> dict[str, Any]:
         "backbone": backbone,
         "classes": classes,
         "settings": settings,
+        "released_counts": metadata.get("released_counts"),
         **describe_network(name, backbone, classes),
     }

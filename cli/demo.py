@@ -38,8 +38,8 @@ def demo(
     patient = data / "images" / f"{record.held_out[0]}.nii.gz"
     (mask,) = run_prediction(run, patient, output / "masks", device)
     say(
-        f"\nMean DSC on {len(record.held_out)} scans that it did not train on: {summary['mean']['dsc']:.3f} (seed {seed}); "
-        f"nearest mean intensity scores {_baseline(record.train, record.held_out, seed):.3f} on them.\n"
+        f"\nMean DSC on {len(record.held_out)} scans that it did not train on: {summary['mean']['dsc']:.3f} "
+        f"(seed {seed}); nearest mean intensity scores {_baseline(record.train, record.held_out, seed):.3f} on them.\n"
         f"{time.monotonic() - started:.0f} s. Results in {output}: run/ (the model), run/pictures/ (best, median and "
         f"worst case), run/metrics.csv, {mask.relative_to(output)}\n"
         f"Next, with your own scans: medsam-adapt train --data FOLDER --output runs/mine"

@@ -47,9 +47,7 @@ def run_evaluation(run: Path, data: Path | None = None, layout: str = "auto", de
         found = find_cases(data, layout)
         values |= {"layout": found.layout, "cases": None, "label_ids": _matching_ids(found, record)}
     if record.prompt != "none":
-        warn(
-            f"the run was trained with a {record.prompt} prompt: prompts are taken from the labels that it is scored on."
-        )
+        warn(f"the run was trained with a {record.prompt} prompt: prompts are taken from the labels it is scored on.")
 
     from medsam_adapt.engine import select_device
 

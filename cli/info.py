@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medsam_adapt.files import home
+
 from .console import say
 
 
@@ -25,7 +27,6 @@ def collect() -> dict[str, Any]:
     """The facts, by name."""
     import torch
 
-    from medsam_adapt.data.slices import home
     from medsam_adapt.runs import versions
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

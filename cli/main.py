@@ -9,7 +9,7 @@ import typer
 
 from medsam_adapt.errors import InputError, RunError
 
-from . import bundles, demo, evaluate, info, predict, train
+from . import bundles, demo, evaluate, info, predict, train, weights
 
 app = typer.Typer(
     name="medsam-adapt",
@@ -24,6 +24,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.add_typer(bundles.app, name="bundles")
+app.add_typer(weights.app, name="weights")
 app.command("info")(info.info)
 
 

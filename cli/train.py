@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,10 @@ import typer
 from medsam_adapt.bundle import parse_sets, read_config, resolve_knobs, run_knobs, workflow
 from medsam_adapt.config import Knobs
 from medsam_adapt.errors import InputError
+from medsam_adapt.files import folder_replaced
+from medsam_adapt.networks.variants import encoder_is_tuned
 from medsam_adapt.runs import RUN_FILE, STATE_FILE, read_run, require_trained
+from medsam_adapt.weights.store import resolve
 
 from .console import Device, Overwrite, check_output, progress_bar, say, warn
 
@@ -30,7 +34,7 @@ def train(
     bundle: Annotated[str, typer.Option(help="Method to train; see 'bundles list'.")] = "blosam",
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk.  [default: auto]")] = None,
     backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="SAM or MedSAM weights to start from.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
     recipe: Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")] = "default",
@@ -48,7 +52,7 @@ def train(
     options = {
         "layout": layout,
         "backbone": backbone,
-        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "checkpoint": checkpoint,
         "image_size": image_size,
         "epochs": epochs,
         "prompt": prompt,
@@ -69,7 +73,8 @@ def train(
     if data is None:
         raise InputError("train needs --data, the folder of the labelled volumes.")
     if dry_run:
-        _tell_plan(_prepare(bundle, data, Path("."), knobs, device))
+        with tempfile.TemporaryDirectory() as nowhere:  # MONAI's TensorBoard handler writes as soon as it is made
+            _tell_plan(_prepare(bundle, data, Path(nowhere), knobs, device))
         return
     assert output is not None
     if not resume:
@@ -90,13 +95,11 @@ def run_training(
     """Train a bundle, with notes and a progress bar; raises InputError before anything is written."""
     flow = _prepare(bundle, data, output, knobs, device, resume)
     trainer = flow.trainer
-    if overwrite and not resume and output.is_dir():
-        shutil.rmtree(output)
-    with progress_bar() as progress:
+    with folder_replaced(output) if overwrite and not resume else nullcontext(), progress_bar() as progress:
         _Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
         flow.run()
-    flow.finalize()
-    require_trained(output)
+        flow.finalize()
+        require_trained(output)
 
 
 def _of_interrupted(output: Path, given: Mapping[str, Any], data: Path | None) -> tuple[str, Path, Knobs]:
@@ -115,13 +118,12 @@ def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, r
     """The workflow with its data found, checked and sliced; everything that can be wrong is told here."""
     from medsam_adapt.data.cases import find_cases, select_classes
 
+    start = resolve(knobs.checkpoint, knobs.backbone)
     found = find_cases(data, knobs.layout)
     if knobs.classes:
         select_classes(found, knobs.classes)
     if knobs.layout == "auto":
         say(f"{data} looks like the layout '{found.layout}'.")
-    if knobs.checkpoint and not Path(knobs.checkpoint).is_file():
-        raise InputError(f"checkpoint {knobs.checkpoint} does not exist: give the path of a SAM or MedSAM file.")
     say("Checking labels and preparing slices …")
 
     import logging
@@ -142,11 +144,12 @@ def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, r
     with progress_bar() as progress:
         task = progress.add_task("slicing", total=len(training_data.split.train), detail="")
         training_data.store(lambda case: progress.update(task, advance=1))
-    _tell_data(bundle, training_data, knobs)
+    _tell_data(bundle, training_data)
+    _tell_start(start, knobs)
     return flow
 
 
-def _tell_data(bundle: str, data: TrainingData, knobs: Knobs) -> None:
+def _tell_data(bundle: str, data: TrainingData) -> None:
     split = data.split
     say(
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
@@ -158,11 +161,21 @@ def _tell_data(bundle: str, data: TrainingData, knobs: Knobs) -> None:
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
     for name in data.absent:
         warn(f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted.")
-    if knobs.checkpoint is None:
-        warn(
-            f"no --checkpoint: {knobs.backbone} starts from random weights"
-            + (", so its whole image encoder is trained too." if knobs.tune_encoder is not False else ".")
+
+
+def _tell_start(start: Path | None, knobs: Knobs) -> None:
+    tuned = encoder_is_tuned(knobs.tune_encoder, knobs.backbone, start is not None)
+    encoder = ", and its whole image encoder is trained too." if tuned else "; its image encoder stays frozen."
+    if start is not None:
+        say(f"{knobs.backbone} starts from {start.name}{encoder}")
+        return
+    warn(
+        f"{knobs.backbone} starts from random weights{encoder}"
+        + (
+            f" 'medsam-adapt weights download sam_{knobs.backbone}' gives pretrained ones."
+            * (knobs.backbone != "vit_nano")
         )
+    )
 
 
 def _tell_plan(flow: ConfigWorkflow) -> None:
@@ -183,7 +196,8 @@ def _tell_plan(flow: ConfigWorkflow) -> None:
     steps = trainer.state.max_epochs * len(trainer.data_loader)
     on_gpu = trainer.state.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    counts = count_trainable(segmenter)
+    beside = [flow.parser.get_parsed_content("distillation_def")] if "distillation_def" in flow.parser else []
+    counts = count_trainable(segmenter, *beside)
     say(f"held out: {', '.join(data.split.held_out) or 'nothing'}")
     say(f"training slices: {len(data.samples())}, {steps} steps of {trainer.data_loader.batch_size}")
     say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_adapt.config import Knobs, check_knobs, extended_knobs
+from medsam_adapt.config import Knobs, check_knobs, extended_knobs, refuse_code
 from medsam_adapt.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,7 +122,12 @@ def parse_sets(pairs: list[str]) -> dict[str, Any]:
 
 
 def workflow(name: str, config: str, values: Mapping[str, Any], workflow_type: str = "train") -> ConfigWorkflow:
-    """MONAI's workflow of a shipped bundle's config, initialised, with ``values`` in place of its settings."""
+    """MONAI's workflow of a shipped bundle's config, initialised, with ``values`` in place of its settings.
+
+    Raises:
+        InputError: for a value that the config parser would take for code.
+    """
+    refuse_code(values, f"bundle {name}")
     from monai.bundle import ConfigWorkflow
 
     folder = bundle_folder(name)
@@ -153,7 +158,8 @@ def describe_network(name: str, backbone: str, classes: int = 1) -> dict[str, An
     from medsam_adapt.networks import Segmenter, attach_adapter, build_sam, count_trainable
 
     config = read_config(name, "train")
-    parser = ConfigParser({key: config[key] for key in ("imports", "knobs", "network_def")})
+    keys = ("imports", "knobs", "network_def", "distillation_def")
+    parser = ConfigParser({key: config[key] for key in keys if key in config})
     with torch.device("meta"):
         sam = build_sam(backbone, num_classes=classes)
         parameters = sum(parameter.numel() for parameter in sam.parameters())
@@ -161,5 +167,7 @@ def describe_network(name: str, backbone: str, classes: int = 1) -> dict[str, An
         segmenter = attach_adapter(
             Segmenter(sam), adapter, learn_prompt=config["network_def"].get("learn_prompt", False)
         )
-    counts = count_trainable(segmenter)
+        parser["network_def"] = segmenter  # a module that is trained beside the network takes its sizes from it
+        beside = [parser.get_parsed_content("distillation_def")] if "distillation_def" in config else []
+    counts = count_trainable(segmenter, *beside)
     return {"trainable": counts, "sam_parameters": parameters, "share": counts["total"] / parameters}

@@ -28,7 +28,11 @@ class Knobs(BaseModel):
     layout: str = Field("auto", description="layout of the data set on disk, or auto")
     classes: list[str] | None = Field(None, min_length=1, description="classes to learn, by name; null is all")
     backbone: Backbone = Field("vit_nano", description="size of the SAM")
-    checkpoint: str | None = Field(None, description="SAM weights to start from; null is random weights")
+    checkpoint: str | None = Field(
+        None,
+        description="SAM weights to start from: a name ('weights list'), a file, or random; null is what ships for the "
+        "backbone (vit_nano), else random",
+    )
     image_size: int | None = Field(
         None, ge=16, le=4096, multiple_of=16, description="side of a slice in pixels; null is the backbone's default"
     )
@@ -40,7 +44,7 @@ class Knobs(BaseModel):
     empty_share: float = Field(0.1, ge=0, le=1, description="share of the slices outside the labelled range used")
     augment: Augmentation = Field("anatomical", description="random changes of the training slices")
     tune_encoder: bool | None = Field(
-        None, description="also train the whole image encoder; null does so only without a checkpoint"
+        None, description="also train the whole image encoder; null: if it is small (vit_nano) or from random weights"
     )
     low_res_loss: bool = Field(
         False, description="compare the mask decoder's small logits with a reduced label, as most papers do"
@@ -108,3 +112,20 @@ def _explain(fault: Mapping[str, Any]) -> str:
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
+
+
+def refuse_code(value: Any, where: str) -> None:
+    """Refuse text that MONAI's config parser would take for code, a reference or a macro, however deep it lies.
+
+    Raises:
+        InputError: for text that begins with $, @ or %.
+    """
+    if isinstance(value, str) and value[:1] in ("$", "@", "%"):
+        raise InputError(f"{where}: {value!r} is refused, since MONAI would run or replace it: begin with a letter.")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_code(key, where)
+            refuse_code(item, where)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_code(item, where)

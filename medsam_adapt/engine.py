@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from monai.handlers import from_engine
 from torch import Tensor, nn
 
@@ -75,6 +75,7 @@ def prepare_volume(
 def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
     """The record of a run that is about to start, with what is trained ``beside`` the network."""
     adapter = segmenter.adapter
+    assert adapter is not None, "build_segmenter attached one"
     return RunRecord(
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
@@ -126,7 +127,7 @@ class RunKeeper:
         folder: str | Path,
         bundle_root: str | Path,
         states: Mapping[str, Any],
-        validator: Engine | None = None,
+        validator: Any = None,
         resume: bool = False,
     ) -> None:
         self.record, self.segmenter, self.states = record, segmenter, states
@@ -134,7 +135,7 @@ class RunKeeper:
         self.validator, self.resume = validator, resume
         self.best = -np.inf
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         """Register with the trainer (and with the validator)."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, _stop_on_nan)
@@ -143,20 +144,20 @@ class RunKeeper:
         if self.validator is not None:
             self.validator.add_event_handler(Events.COMPLETED, self._keep_best)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, engine: Any) -> None:
         if self.resume:
             self._load_state(engine)
         else:
             write_run(self.folder, self.record, self.bundle_root)
 
-    def _finish(self, engine: Engine) -> None:
+    def _finish(self, engine: Any) -> None:
         """Score the last epoch where the validation interval left it out."""
         if self.validator is None:
             self._save_model()
         elif self.validator.state.epoch != engine.state.epoch:
             self.validator.run(engine.state.epoch)
 
-    def _keep_best(self, validator: Engine) -> None:
+    def _keep_best(self, validator: Any) -> None:
         score = validator.state.metrics[validator.state.key_metric_name]
         score = -np.inf if np.isnan(score) else score
         if score > self.best or not (self.folder / MODEL_FILE).is_file():
@@ -170,7 +171,7 @@ class RunKeeper:
             torch.save(self.segmenter.state_dict(), temporary)
         save_adapter(self.segmenter, self.folder / ADAPTER_FOLDER)
 
-    def _save_state(self, engine: Engine) -> None:
+    def _save_state(self, engine: Any) -> None:
         state = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
@@ -179,7 +180,7 @@ class RunKeeper:
             "weights": {name: tensor.detach() for name, tensor in trainable_tensors(self.segmenter).items()},
             "states": {name: item.state_dict() for name, item in self.states.items()},
             "random": {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
-            "numpy": [int(value) if np.isscalar(value) else value.tolist() for value in np.random.get_state()[1:]],
+            "numpy": _numpy_state(),
             "python": list(random.getstate()[1]),
         }
         path = self.folder / STATE_FILE
@@ -187,7 +188,7 @@ class RunKeeper:
         with written_whole(path) as temporary:
             torch.save(state, temporary)
 
-    def _load_state(self, engine: Engine) -> None:
+    def _load_state(self, engine: Any) -> None:
         state = torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
         self.segmenter.load_state_dict(state["weights"], strict=False)
         for name, item in self.states.items():
@@ -198,12 +199,17 @@ class RunKeeper:
         torch.set_rng_state(state["random"]["torch"])
         if state["random"]["cuda"]:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
-        keys, *rest = state["numpy"]
-        np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
+        np.random.set_state(("MT19937", np.array(state["numpy"][0], dtype=np.uint32), *state["numpy"][1:]))  # noqa: NPY002
         random.setstate((3, tuple(state["python"]), None))
 
 
-def _stop_on_nan(engine: Engine) -> None:
+def _numpy_state() -> list[Any]:
+    """NumPy's global random state as lists and numbers, which a file without pickled code can hold."""
+    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (transforms may draw from it)
+    return [np.asarray(keys).tolist(), *rest]
+
+
+def _stop_on_nan(engine: Any) -> None:
     loss = float(from_engine("loss", first=True)(engine.state.output))
     if not np.isfinite(loss):
         where = engine.state.batch if isinstance(engine.state.batch, Mapping) else engine.state.batch[0]

@@ -13,11 +13,12 @@ from medsam_adapt.data.io import from_ras, to_ras
 from medsam_adapt.engine import select_device
 from medsam_adapt.errors import InputError
 from medsam_adapt.inference import SlicewiseInferer
-from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.adapter import Adapter, saved_base
 from medsam_adapt.networks.build import build_segmenter
 from medsam_adapt.networks.checkpoints import read_weights
 from medsam_adapt.networks.segmenter import Segmenter
-from medsam_adapt.runs import AdapterRecord, RunRecord, read_run, require_trained
+from medsam_adapt.runs import ADAPTER_FOLDER, AdapterRecord, RunRecord, read_run, require_trained
+from medsam_adapt.weights.store import RANDOM
 
 
 class Predictor:
@@ -86,6 +87,7 @@ def load_run(folder: str | Path, device: str = "auto", batch_size: int = 8) -> P
         len(record.class_names),
         _adapter(record.adapter),
         prompt=record.prompt,
+        checkpoint=RANDOM,  # the run's own weights replace them
         learn_prompt=record.learn_prompt,
         tune_encoder=record.tune_encoder,
         overlapping=record.overlapping,
@@ -94,6 +96,7 @@ def load_run(folder: str | Path, device: str = "auto", batch_size: int = 8) -> P
         segmenter.load_state_dict(read_weights(weights))
     except RuntimeError as error:
         raise InputError(f"{weights} does not fit {folder}/run.json: restore the run's folder.") from error
+    segmenter.base_sha256 = saved_base(Path(folder) / ADAPTER_FOLDER)  # not of the random weights just replaced
     return Predictor(record, segmenter.to(target), batch_size)
 
 

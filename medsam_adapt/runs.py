@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medsam_adapt.config import Axis, Backbone, Channels, PromptMode
+from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import write_json
@@ -119,7 +119,12 @@ def require_trained(folder: str | Path) -> Path:
 
 
 def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
-    """Make a run's folder a bundle: the configs of ``bundle_root`` with this run's values, and the record."""
+    """Make a run's folder a bundle: the configs of ``bundle_root`` with this run's values, and the record.
+
+    Raises:
+        InputError: for a class name or another value that MONAI would take for code; nothing is written then.
+    """
+    refuse_code(record.model_dump(), "run")
     folder.mkdir(parents=True, exist_ok=True)
     if bundle_root.resolve() != folder.resolve():
         for part in ("configs", "docs"):

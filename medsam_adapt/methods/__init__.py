@@ -4,8 +4,17 @@ from medsam_adapt.lazy import lazy_exports
 
 _EXPORTS = {
     "BiLevelUpdate": "blosam",
+    "CobotAdaptFormer": "samcobot",
+    "CobotLoRA": "samcobot",
+    "DistillationUpdate": "infosam",
+    "InformationDistillation": "infosam",
+    "Parser": "samparser",
     "SegmentationLoss": "losses",
+    "StructureLoss": "losses",
+    "cobot_adapter": "samcobot",
     "hypergradient": "blosam",
+    "infosam_loss": "infosam",
+    "parameter_groups": "samcobot",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -67,7 +67,7 @@ def hypergradient(
         if mode == "exact":
             _set(weights, before)
             slopes = gradients(loss_d1, *weights, create_graph=True)
-            along = sum((slope * v).sum() for slope, v in zip(slopes, vector, strict=True))
+            along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
             (mixed,) = torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True)
         else:
             length = torch.stack([v.double().square().sum() for v in vector]).sum().sqrt().item()

@@ -15,13 +15,28 @@ The paper's Eq. 11 and 13 write the products without dividing by their trace; th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from monai.data import DataLoader
 from torch import Tensor, nn
 
 from medsam_adapt.errors import InputError
+from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
+from medsam_adapt.networks.segmenter import Head, Segmenter
+
+__all__ = [
+    "DistillationUpdate",
+    "InformationDistillation",
+    "RelationModule",
+    "StructureLoss",
+    "compression_loss",
+    "distillation_loss",
+    "infosam_loss",
+]
+_TOO_FEW = "InfoSAM compares the images of a batch with each other: use a batch size of 2 or more"
 
 
 class RelationModule(nn.Module):
@@ -84,7 +99,7 @@ def distillation_loss(teacher_relation: Tensor, student_relation: Tensor) -> Ten
 def _gram(features: Tensor) -> Tensor:
     """Inner products of the images of a batch, (B, N) -> (B, B), in single precision at least."""
     if len(features) < 2:
-        raise InputError("InfoSAM compares the images of a batch with each other: use a batch size of 2 or more.")
+        raise InputError(f"{_TOO_FEW}.")
     with torch.autocast(features.device.type, enabled=False):
         features = _single_precision(features)
         return features @ features.mT
@@ -124,19 +139,23 @@ class InformationDistillation(nn.Module):
         teacher_mask_token: Tensor,
         student_embedding: Tensor,
         student_mask_token: Tensor,
+        transfer: bool = True,
     ) -> Tensor:
         """The loss, a scalar, from embeddings (B, D, h, w) and mask tokens (B, 1, D); the teacher gets no gradient.
+
+        Without ``transfer`` it is λ_1 L_r alone, of the teacher.
 
         Raises:
             InputError: when the batch holds one image, over all processes.
         """
         with torch.autocast(teacher_embedding.device.type, enabled=False):
             teacher = self._tokens(teacher_embedding.detach()), self._tokens(teacher_mask_token.detach())
-            student = self._tokens(student_embedding), self._tokens(student_mask_token)
             teacher_relation = self.relation(*teacher)
-            compression = compression_loss(*teacher, teacher_relation)
-            distillation = distillation_loss(teacher_relation, self.relation(*student))
-        return self.compression_weight * compression + self.distillation_weight * distillation
+            loss = self.compression_weight * compression_loss(*teacher, teacher_relation)
+            if transfer:
+                student_relation = self.relation(self._tokens(student_embedding), self._tokens(student_mask_token))
+                loss = loss + self.distillation_weight * distillation_loss(teacher_relation, student_relation)
+        return loss
 
     def _tokens(self, features: Tensor) -> Tensor:
         """An embedding (B, D, h, w) as tokens (B, hw, D), tokens as they are; of all processes, in full precision."""
@@ -153,64 +172,99 @@ def _gather_batch(tensor: Tensor) -> Tensor:
     return torch.cat(all_gather(tensor.contiguous()))
 
 
-class StructureLoss(nn.Module):
-    """Boundary-weighted binary cross entropy plus boundary-weighted IoU, with p = sigmoid(logits).
+def infosam_loss(head: Head, weighted_bce: bool = True) -> nn.Module:
+    """L_seg for a segmenter's head: the structure loss of the paper, whose masks are of single structures.
 
-        w     = 1 + 5 |avgpool_31(y) - y|
-        L_bce = Σ w bce / Σ w
-        L_iou = 1 - (Σ w p y + 1) / (Σ w (p + y) - Σ w p y + 1)
-
-    The sums run over the pixels of one channel of one image. Each channel counts as an image of its own, and the
-    loss is the mean of L_bce + L_iou over images and channels.
+    Classes that exclude each other, which the paper does not have, get cross-entropy and Dice instead (ours): the
+    structure loss of each class against the rest learned much more slowly.
 
     Args:
-        weighted_bce: whether w weights the cross entropy too. The released code means to, but passes
-            ``reduce="none"``, which averages before it weights: False repeats that.
+        head: of the segmenter.
+        weighted_bce: as for :class:`StructureLoss`.
+    """
+    return SegmentationLoss(head) if head == "exclusive" else StructureLoss(weighted_bce)
+
+
+class DistillationUpdate:
+    """One training step of InfoSAM, as ``iteration_update`` of MONAI's ``SupervisedTrainer``.
+
+    The trainer's network is the student, with any adapter; its loss function gives L_seg; its optimiser also holds
+    the parameters of ``distillation``. With a prompt, teacher and student get the same one, and z_m is SAM's first
+    mask token. Without a prompt (ours, the paper always has one) the student's z_m is the mean of the mask tokens of
+    its classes, background left out, and the teacher is prompted with the tight box around all structures; where
+    there is none it has no prompt either.
+
+    Args:
+        teacher: the frozen SAM, from :func:`medsam_adapt.networks.build_teacher`.
+        distillation: the relation module and its two terms.
+        loader: of the training batches.
+        relation_warmup_epochs: epochs in which the relation module learns from the teacher before L_d begins.
+
+    Raises:
+        InputError: when the loader's batches hold one image, over all processes.
     """
 
-    def __init__(self, weighted_bce: bool = True) -> None:
-        super().__init__()
-        self.weighted_bce = weighted_bce
+    def __init__(
+        self,
+        teacher: Segmenter,
+        distillation: InformationDistillation,
+        loader: DataLoader,
+        relation_warmup_epochs: int = 0,
+    ) -> None:
+        slices, batch_size = len(loader.dataset), loader.batch_size or 1  # type: ignore[arg-type]
+        if min(batch_size, slices) * (dist.get_world_size() if dist.is_initialized() else 1) < 2:
+            given = f"there is {slices} training slice" if slices < batch_size else f"batch_size is {batch_size}"
+            raise InputError(f"{_TOO_FEW} ({given}).")
+        self.teacher = teacher
+        self.distillation = distillation
+        self.relation_warmup_epochs = relation_warmup_epochs
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar.
+    def __call__(self, engine: Any, batch: Any) -> list[dict[str, float]]:
+        image, label, args, kwargs = engine.prepare_batch(
+            batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
+        )
+        engine.network.train()
+        engine.optimizer.zero_grad()
+        student = engine.inferer(image, engine.network, *args, **kwargs, full=True)
+        head = getattr(engine.network, "module", engine.network).head
+        prompts = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
+        loss = engine.loss_function(student.logits, label) + self.distillation(
+            *self.ask_teacher(image, label, prompts),
+            student.image_embedding,
+            student_token(student.mask_tokens, head),
+            transfer=engine.state.epoch > self.relation_warmup_epochs,
+        )
+        loss.backward()
+        engine.optimizer.step()
+        return [{"loss": loss.item()}]  # decollated, as MONAI's own update leaves its output
 
-        Args:
-            logits: (B, C, H, W), or (B, H, W) for one channel.
-            labels: likewise, 0 or 1.
-
-        Raises:
-            InputError: when the shapes differ.
-        """
-        logits, labels = (maps.unsqueeze(1) if maps.ndim == 3 else maps for maps in (logits, labels))
-        if logits.shape != labels.shape:
-            raise InputError(
-                f"the structure loss got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: "
-                "give one label map per channel, of the size of the logits."
-            )
-        logits = _single_precision(logits)
-        labels = labels.to(logits.dtype)
-        weights = boundary_weights(labels)
-        bce_weights = weights if self.weighted_bce else torch.ones_like(weights)
-        return (weighted_cross_entropy(logits, labels, bce_weights) + weighted_iou_loss(logits, labels, weights)).mean()
-
-
-def boundary_weights(labels: Tensor) -> Tensor:
-    """w = 1 + 5 |avgpool_31(y) - y| of labels y (B, C, H, W): large near a border; zeros outside count in the mean."""
-    rows = F.avg_pool2d(labels, (31, 1), stride=1, padding=(15, 0))
-    mean = F.avg_pool2d(rows, (1, 31), stride=1, padding=(0, 15))  # two passes: 62 additions a pixel instead of 961
-    return 1 + 5 * (mean - labels).abs()
-
-
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Σ w bce / Σ w, (B, C, H, W) -> (B, C)."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (weights * cross_entropy).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))
+    @torch.no_grad()
+    def ask_teacher(self, image: Tensor, label: Tensor, prompts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The teacher's embedding (B, D, h, w) and first mask token (B, 1, D), on the same images and prompts."""
+        embedding = self.teacher.encode(image)
+        if prompts:
+            return embedding, self.teacher.decode(embedding, **prompts, upsample=False).mask_tokens[:, :1]
+        boxes, found = tight_boxes((label > 0).any(dim=1))
+        tokens = embedding.new_empty(len(image), 1, embedding.shape[1])
+        for chosen, prompt in ((found, boxes[found]), (~found, None)):
+            if chosen.any():
+                prediction = self.teacher.decode(embedding[chosen], boxes=prompt, upsample=False)
+                tokens[chosen] = prediction.mask_tokens[:, :1]
+        return embedding, tokens
 
 
-def weighted_iou_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """1 - (Σ w p y + 1) / (Σ w (p + y) - Σ w p y + 1), (B, C, H, W) -> (B, C)."""
-    probabilities = logits.sigmoid()
-    intersection = (weights * probabilities * labels).sum(dim=(2, 3))
-    total = (weights * (probabilities + labels)).sum(dim=(2, 3))
-    return 1 - (intersection + 1) / (total - intersection + 1)
+def student_token(mask_tokens: Tensor, head: Head) -> Tensor:
+    """z_m (B, 1, D) of a student's mask tokens (B, T, D): the prompted structure's, or the mean of its classes'."""
+    if head == "structure":
+        return mask_tokens[:, :1]
+    return mask_tokens[:, int(head == "exclusive") :].mean(dim=1, keepdim=True)
+
+
+def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """x0, y0, x1, y1 (first and last pixel) around each of the masks (B, H, W): (B, 4), and whether it has any (B,)."""
+    sides = []
+    for inside in (masks.any(dim=1), masks.any(dim=2)):  # columns, rows
+        line = inside.float()
+        sides.append((line.argmax(dim=1), line.shape[1] - 1 - line.flip(1).argmax(dim=1)))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=1).float(), masks.flatten(1).any(dim=1)

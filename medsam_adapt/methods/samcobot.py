@@ -233,6 +233,19 @@ class CobotAdaptFormer(Adapter):
         return sam
 
 
+def cobot_adapter(
+    form: Literal["lora", "adaptformer"], rank: int = 4, bottleneck: int = 16, head_init: HeadInit = "identity"
+) -> Adapter:
+    """SAM-COBOT over LoRA of a ``rank``, or over AdaptFormer with a ``bottleneck``.
+
+    Raises:
+        InputError: for another form, and as :class:`CobotLoRA` and :class:`CobotAdaptFormer`.
+    """
+    if form not in ("lora", "adaptformer"):
+        raise InputError(f"SAM-COBOT has no form '{form}': use lora or adaptformer.")
+    return CobotLoRA(rank, head_init) if form == "lora" else CobotAdaptFormer(bottleneck, head_init)
+
+
 def parameter_groups(
     module: nn.Module, learning_rate: float, orchestration_factor: float = 100.0
 ) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ _EXPORTS = {
     "attach_adapter": "adapter",
     "build_sam": "sam",
     "build_segmenter": "build",
+    "build_teacher": "build",
     "count_trainable": "adapter",
     "load_adapter": "adapter",
     "model_weights": "build",

@@ -106,12 +106,16 @@ def trainable_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def count_trainable(module: nn.Module) -> dict[str, int]:
-    """Number of trainable values in SAM's ``encoder``, its mask ``decoder``, anything ``other``, and in ``total``."""
+def count_trainable(module: nn.Module, *beside: nn.Module) -> dict[str, int]:
+    """Number of trainable values in SAM's ``encoder``, its mask ``decoder``, anything ``other``, and in ``total``.
+
+    Modules that are trained ``beside`` the network, InfoSAM's relation module say, count as other.
+    """
     counts = {"encoder": 0, "decoder": 0, "other": 0}
     for name, parameter in trainable_tensors(module).items():
         part = "encoder" if "image_encoder." in name else "decoder" if "mask_decoder." in name else "other"
         counts[part] += parameter.numel()
+    counts["other"] += sum(tensor.numel() for other in beside for tensor in trainable_tensors(other).values())
     return {**counts, "total": sum(counts.values())}
 
 
@@ -122,7 +126,7 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_tensors(segmenter).items()}
     with written_whole(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary)
-    adapter = segmenter.adapter
+    adapter = _attached(segmenter)
     config = {
         "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
         "settings": adapter.settings(),
@@ -130,6 +134,20 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
         "trainable": count_trainable(segmenter),
     }
     write_json(folder / CONFIG_FILE, config)
+
+
+def saved_base(folder: str | Path) -> str:
+    """SHA-256 of the SAM weights that the adapter in ``folder`` was trained on; empty when that cannot be read."""
+    try:
+        return str(json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))["base_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _attached(segmenter: Segmenter) -> Adapter:
+    if segmenter.adapter is None:
+        raise InputError("this network has no adapter: attach one before its tensors are saved or loaded.")
+    return segmenter.adapter
 
 
 def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
@@ -148,7 +166,7 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
         raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
     if base != segmenter.base_sha256:
         raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
-    own = segmenter.adapter
+    own = _attached(segmenter)
     own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
     if settings != own_settings:
         raise InputError(

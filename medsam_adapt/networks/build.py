@@ -9,7 +9,9 @@ from torch import nn
 
 from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
 from medsam_adapt.networks.sam import build_sam
-from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.networks.segmenter import Head, Segmenter
+from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.store import resolve
 
 _PROMPT = "sam.prompt_encoder.no_mask_embed.weight"
 
@@ -34,23 +36,45 @@ def build_segmenter(
         num_classes: C; not used with a prompt, where one structure is drawn at a time.
         adapter: what is attached.
         prompt: ``none`` for C classes at once; ``box`` or ``points`` for the structure prompted.
-        checkpoint: weights to start from; random ones when None.
+        checkpoint: weights to start from: a name, a file or ``random``; when None, those that ship with the package
+            for this backbone, else random ones.
         learn_prompt: also train the dense prompt embedding (BLO-SAM).
-        tune_encoder: also train the whole image encoder; when None, only if it has no pretrained weights.
+        tune_encoder: also train the whole image encoder; when None, if it is small or has no pretrained weights.
         overlapping: whether classes may overlap.
         seed: of all random weights; the global random state is left as it was.
 
     Raises:
         InputError: as :func:`build_sam`.
     """
+    checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         prompted = prompt != "none"
         sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping)
-        head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
-        if tune_encoder is None:
-            tune_encoder = checkpoint is None
-        return attach_adapter(Segmenter(sam, head), adapter, learn_prompt, tune_encoder)
+        head: Head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
+        tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
+        return attach_adapter(Segmenter(sam, head), adapter, learn_prompt, tuned)
+
+
+def build_teacher(variant: str, image_size: int, checkpoint: str | Path | None = None, seed: int = 0) -> Segmenter:
+    """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
+
+    With the same arguments it holds the weights from which :func:`build_segmenter` starts, random ones too.
+
+    Args:
+        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        image_size: side of the square input in pixels.
+        checkpoint: its weights, as for :func:`build_segmenter`.
+        seed: of the random weights; the global random state is left as it was.
+
+    Raises:
+        InputError: as :func:`build_sam`.
+    """
+    checkpoint = resolve(checkpoint, variant)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam = build_sam(variant, image_size, checkpoint=checkpoint)
+    return Segmenter(sam, "structure").requires_grad_(False).eval()
 
 
 def model_weights(segmenter: Segmenter) -> list[nn.Parameter]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
@@ -132,7 +133,7 @@ class DecoderLoRA(Adapter):
         return sam
 
 
-def decoder_attentions(sam: Sam) -> Iterator[nn.Module]:
+def decoder_attentions(sam: Sam) -> Iterator[Any]:
     """Every attention of the mask decoder's transformer: self, token to image, image to token, and the final one."""
     transformer = sam.mask_decoder.transformer
     for layer in transformer.layers:

@@ -12,6 +12,7 @@ from torch import nn
 
 from medsam_adapt.networks.checkpoints import load_checkpoint, repeat_first_mask
 from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
+from medsam_adapt.weights.store import resolve
 
 SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
 
@@ -32,21 +33,25 @@ def build_sam(
         image_size: side of the square input in pixels, a multiple of 16; the variant's default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
             (the first) for the background when ``exclusive``. Each starts from the pretrained mask token 0.
-        checkpoint: file in the layout of the official or MedSAM checkpoints; random weights when None.
+        checkpoint: file in the layout of the official or MedSAM checkpoints, or a name of pretrained weights; random
+            weights when None.
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
 
     Raises:
-        InputError: unknown variant, image size not divisible by 16, or a checkpoint that does not fit.
+        InputError: unknown variant, image size not divisible by 16, or a checkpoint that is not here or does not fit.
     """
     sizes = get_variant(variant)
     image_size = sizes.image_size if image_size is None else image_size
     sizes.grid(image_size)  # refuses an odd size
     mask_tokens = SAM_MASK_TOKENS if num_classes is None else num_classes + int(exclusive)
+    if checkpoint is not None:
+        checkpoint = resolve(checkpoint, variant)
     if checkpoint is None:
-        sam = _assemble(sizes, image_size, mask_tokens)
-        _initialise(sam)
+        start = sam = _assemble(sizes, image_size, SAM_MASK_TOKENS)  # a seed means one SAM, whatever the head
+        _initialise(start)
         if num_classes is not None:
-            sam.load_state_dict(repeat_first_mask(sam.state_dict(), mask_tokens))
+            sam = _assemble(sizes, image_size, mask_tokens)
+            sam.load_state_dict(repeat_first_mask(start.state_dict(), mask_tokens))
     else:
         with torch.device("meta"):  # random weights would only be overwritten
             sam = _assemble(sizes, image_size, mask_tokens)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from medsam_adapt.networks.adapter import Adapter
 
 Head = Literal["exclusive", "overlapping", "structure"]
 
@@ -46,6 +49,8 @@ class Segmenter(nn.Module):
         super().__init__()
         self.sam = sam
         self.head = head
+        self.adapter: Adapter | None = None  # set, with the hash of the weights it belongs to, by attach_adapter
+        self.base_sha256 = ""
 
     @property
     def image_size(self) -> int:
@@ -69,13 +74,16 @@ class Segmenter(nn.Module):
         points: Tensor | None = None,
         low_res: bool = False,
         embedding: Tensor | None = None,
-    ) -> Tensor:
+        full: bool = False,
+    ) -> Tensor | Prediction:
         """Logits, (B, C', S, S), or (B, C', s, s) with ``low_res``; arguments as in :meth:`predict`.
 
-        An ``embedding`` that :meth:`encode` gave for the same image is used instead of encoding it again.
+        An ``embedding`` that :meth:`encode` gave for the same image is used instead of encoding it again. With
+        ``full`` the result is the whole :class:`Prediction`, which a wrapper for distributed training lets through.
         """
         embedding = self.encode(image) if embedding is None else embedding
-        return self.decode(embedding, boxes, points, upsample=not low_res).logits
+        prediction = self.decode(embedding, boxes, points, upsample=not low_res)
+        return prediction if full else prediction.logits
 
     def predict(
         self, image: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True

@@ -15,7 +15,8 @@ class Variant:
     """Sizes of one SAM.
 
     Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
-    ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed.
+    ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed; a ``small``
+    encoder costs so little that it is trained whole beside the adapter, unless told otherwise.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Variant:
     iou_hidden_dim: int = 256
     image_size: int = 512
     pretraining_size: int = 1024
+    small: bool = False
 
     def grid(self, image_size: int) -> int:
         """Number of patches along one side of an image of ``image_size`` pixels.
@@ -62,12 +64,18 @@ VARIANTS = {
             iou_hidden_dim=128,
             image_size=128,
             pretraining_size=128,
+            small=True,
         ),
         Variant("vit_b", embed_dim=768, depth=12, num_heads=12, global_attention=(2, 5, 8, 11)),
         Variant("vit_l", embed_dim=1024, depth=24, num_heads=16, global_attention=(5, 11, 17, 23)),
         Variant("vit_h", embed_dim=1280, depth=32, num_heads=16, global_attention=(7, 15, 23, 31)),
     )
 }
+
+
+def encoder_is_tuned(wanted: bool | None, variant: str, pretrained: bool) -> bool:
+    """Whether the whole image encoder is trained: as wanted, else where it is small or has no pretrained weights."""
+    return (get_variant(variant).small or not pretrained) if wanted is None else wanted
 
 
 def get_variant(name: str) -> Variant:

@@ -26,7 +26,9 @@ def data(phantoms, tmp_path):
 
 def refused(capsys, output, *arguments):
     """The sentence of a training that was refused."""
-    code, err = call(capsys, "train", *arguments, "--output", output, "--device", "cpu", "--image-size", 32, "--epochs", 1)
+    code, err = call(
+        capsys, "train", *arguments, "--output", output, "--device", "cpu", "--image-size", 32, "--epochs", 1
+    )
     assert code == 2
     assert err.startswith("error: ")
     assert "Traceback" not in err
@@ -79,6 +81,12 @@ def outside_the_map(data):
     resave(path, array)
 
 
+def code_for_a_name(data):
+    (data / "labels.json").write_text(
+        json.dumps({"1": "$__import__('os').system('touch ran')"} | {str(i): f"c{i}" for i in range(2, 6)})
+    )
+
+
 def all_background(data):
     for path in (data / "labels").glob("*.nii.gz"):
         resave(path, np.zeros(nib.load(path).shape, np.uint8))
@@ -100,6 +108,7 @@ def not_gzip(data):
         (not_finite, ["phantom_001.nii.gz"]),
         (outside_the_map, ["phantom_001", "77", "label map"]),
         (all_background, ["no labelled voxel"]),
+        (code_for_a_name, ["MONAI would run"]),
         (not_gzip, ["phantom_001.nii.gz"]),
     ],
 )
@@ -122,6 +131,8 @@ def test_bad_volumes(data, tmp_path, capsys, spoil, words):
         (["--set", "rank=1000"], ["rank 1000"]),
         (["--set", "seed=$__import__('os')"], ["cannot begin with $"]),
         (["--set", "rank"], ["key=value"]),
+        (["--set", 'cache_dir=["$x"]'], ["cache_dir"]),
+        (["--checkpoint", "$print(1)"], ["$print(1)"]),
         (["--recipe", "papers"], ["unknown recipe 'papers'"]),
         (["--prompt", "boxes"], ["prompt", "'boxes'"]),
         (["--backbone", "vit_x"], ["backbone", "'vit_x'"]),

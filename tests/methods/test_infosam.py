@@ -12,12 +12,10 @@ from medsam_adapt.methods.infosam import (
     InformationDistillation,
     RelationModule,
     StructureLoss,
-    boundary_weights,
     compression_loss,
     distillation_loss,
-    weighted_cross_entropy,
-    weighted_iou_loss,
 )
+from medsam_adapt.methods.losses import boundary_weights, weighted_cross_entropy, weighted_iou_loss
 from tests import golden
 
 #: Names of the authors' tensors for ours.

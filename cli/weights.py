@@ -1,0 +1,89 @@
+"""``medsam-adapt weights list|download|import|verify``: pretrained SAM weights on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from medsam_adapt.errors import RunError
+from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
+from medsam_adapt.weights.store import download, import_file, local_path, verify
+
+from .console import Overwrite, console, download_bar, say
+
+app = typer.Typer(help="List, fetch and check pretrained SAM weights.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+
+
+@app.command("list")
+def list_weights(as_json: Json = False) -> None:
+    """List the pretrained weights, and which are on this machine."""
+    rows = [_describe(weights) for weights in WEIGHTS.values()]
+    if as_json:
+        say(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "backbone", "size", "licence", "state", box=None)
+    for row in rows:
+        size = "" if row["size"] is None else f"{row['size'] / 1e6:,.0f} MB"
+        table.add_row(row["name"], row["backbone"], size, row["licence"], row["state"])
+    console.print(table)
+
+
+@app.command("download")
+def download_weights(
+    name: Annotated[str, typer.Argument(help="Name of the weights; see 'weights list'.", show_default=False)],
+    overwrite: Overwrite = False,
+) -> None:
+    """Download weights, going on where an earlier download broke off."""
+    weights = get_weights(name)
+    if (path := local_path(name)) and (weights.shipped or not overwrite):
+        say(f"{name} is here already: {path}")
+        return
+    with download_bar(name) as advance:
+        path = download(name, advance, overwrite)
+    say(f"Downloaded: {path}\n{_next(weights)}")
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="The weights file that was fetched by hand.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the weights, where the file does not tell.")] = None,
+) -> None:
+    """Take in a weights file that was fetched by hand, for a machine without internet."""
+    path = import_file(file, name)
+    weights = next(weights for weights in WEIGHTS.values() if weights.file_name == path.name)
+    say(f"Imported {weights.name}: {path}\n{_next(weights)}")
+
+
+@app.command("verify")
+def verify_weights(
+    name: Annotated[str | None, typer.Argument(help="Name of the weights; all that are here without it.")] = None,
+) -> None:
+    """Compare weights with the SHA-256 that was published, or recorded when they were first used."""
+    damaged = []
+    for each in [name] if name else [each for each in WEIGHTS if local_path(each)]:
+        try:
+            sha256, source = verify(each)
+        except RunError as error:
+            damaged.append(str(error))
+            continue
+        outcome = "recorded now, for want of a published one" if source == "new" else f"as {source}"
+        say(f"{each}: SHA-256 {sha256}, {outcome}")
+    if damaged:
+        raise RunError(" ".join(damaged))
+
+
+def _describe(weights: Weights) -> dict[str, Any]:
+    """A row of the list, as data."""
+    path = local_path(weights.name)
+    state = "not here" if path is None else "shipped" if weights.shipped else "downloaded"
+    return {**asdict(weights), "state": state, "path": None if path is None else str(path)}
+
+
+def _next(weights: Weights) -> str:
+    return f"Next: medsam-adapt train --backbone {weights.backbone} --checkpoint {weights.name} --data … --output …"

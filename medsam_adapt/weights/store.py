@@ -1,0 +1,282 @@
+"""The folder of pretrained weights, ``weights`` under ``MEDSAM_ADAPT_HOME``: filled, checked and searched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from medsam_adapt.errors import InputError, RunError
+from medsam_adapt.files import file_sha256, home, is_disk_full, write_json, written_whole
+from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights, nearest
+from medsam_adapt.weights.transfer import Progress, TransferError, fetch
+
+RANDOM = "random"  # where a checkpoint is asked for: random weights, on purpose
+_KNOWN_FILE = "known.json"
+
+
+class Verified(NamedTuple):
+    """Outcome of :func:`verify`: the file's SHA-256, and what it was compared with (``new``: recorded just now)."""
+
+    sha256: str
+    source: Literal["published", "recorded", "new"]
+
+
+def resolve(value: str | Path | None, backbone: str) -> Path | None:
+    """The file that a checkpoint setting stands for; None is random weights.
+
+    Args:
+        value: a name of pretrained weights, the path of a file, ``random``, or None for the weights that ship with
+            the package where it has some for this backbone.
+        backbone: the variant that is built.
+
+    Raises:
+        InputError: weights that are not on this machine or belong to another backbone, or neither name nor file.
+    """
+    if value is None:
+        shipped = (weights.name for weights in WEIGHTS.values() if weights.shipped and weights.backbone == backbone)
+        return next((path for name in shipped if (path := local_path(name))), None)
+    if str(value) == RANDOM:
+        return None
+    if str(value) not in WEIGHTS:
+        if Path(value).is_file():
+            return Path(value)
+        raise InputError(
+            f"checkpoint {value} does not exist{nearest(str(value))}: give the path of a SAM or MedSAM weights file, "
+            f"one of {', '.join(WEIGHTS)}, or {RANDOM}."
+        )
+    weights = get_weights(str(value))
+    if weights.backbone != backbone:
+        raise InputError(
+            f"the weights {weights.name} are {weights.backbone} but the backbone is {backbone}: "
+            f"use --backbone {weights.backbone}, or {backbone} weights."
+        )
+    return _require_here(weights)
+
+
+def local_path(name: str) -> Path | None:
+    """The file of the weights called ``name``; None when it is not on this machine."""
+    path = _path(get_weights(name))
+    return path if path.is_file() else None
+
+
+def download(name: str, progress: Progress | None = None, overwrite: bool = False) -> Path:
+    """Fetch weights, going on with an earlier download that broke off; the file appears when it is whole and right.
+
+    Args:
+        name: of the weights.
+        progress: called with the bytes so far and the bytes in all (None when the server does not tell).
+        overwrite: fetch them even if they are here.
+
+    Raises:
+        InputError: unknown name, weights that are fetched by hand only, or a folder that cannot be written to.
+        RunError: no connection, a file of another size or SHA-256 than published, or a full disk.
+    """
+    weights = get_weights(name)
+    if weights.shipped:
+        return _require_here(weights)
+    target = _path(weights)
+    if target.is_file() and not overwrite:
+        return target
+    if weights.url is None:
+        raise InputError(f"{name} cannot be downloaded by a program: {_by_hand(weights)}.")
+    _make_folder(target.parent)
+    part = target.with_name(f"{target.name}.part")
+    _require_space(weights, part)
+    try:
+        fetch(weights.url, part, weights.size, progress)
+        sha256 = _check_download(weights, part)
+        part.replace(target)
+        _record(weights, sha256)
+    except TransferError as error:
+        raise RunError(
+            f"{name} was not downloaded, {error}: run the command again to go on, or, for a machine without internet, "
+            f"{_by_hand(weights)}."
+        ) from error
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        part.unlink(missing_ok=True)  # a full disk does more harm than the bytes would save
+        raise _disk_full(weights, target.parent) from error
+    return target
+
+
+def import_file(path: str | Path, name: str | None = None) -> Path:
+    """Copy weights that were fetched by hand into the folder, and record their SHA-256.
+
+    Args:
+        path: the file.
+        name: of the weights; found out from the file when None.
+
+    Raises:
+        InputError: no such file, one that is not the weights named or none of the known ones, or a folder that cannot
+            be written to.
+        RunError: a full disk.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give the path of a weights file.")
+    sha256 = file_sha256(path)
+    weights = _identify(path, sha256) if name is None else get_weights(name)
+    if weights.shipped:
+        raise InputError(f"{weights.name} is part of the package: there is nothing to import.")
+    _require_content(weights, path, sha256)
+    target = _path(weights)
+    _make_folder(target.parent)
+    try:
+        with written_whole(target) as temporary:
+            shutil.copyfile(path, temporary)
+        _record(weights, sha256)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise _disk_full(weights, target.parent) from error
+    return target
+
+
+def verify(name: str) -> Verified:
+    """Compare the file's SHA-256 with the published one, or with the one recorded when it was first used.
+
+    Raises:
+        InputError: unknown name, or weights that are not here.
+        RunError: another SHA-256.
+    """
+    weights = get_weights(name)
+    path = _require_here(weights)
+    sha256 = file_sha256(path)
+    expected = weights.sha256 or _known().get(name)
+    if expected is None:
+        _record(weights, sha256)
+        return Verified(sha256, "new")
+    if sha256 != expected:
+        mend = "install medsam-adapt again" if weights.shipped else f"run '{_command(weights)} --overwrite'"
+        raise RunError(f"{path} is damaged, with SHA-256 {sha256} instead of {expected}: {mend}.")
+    return Verified(sha256, "published" if weights.sha256 else "recorded")
+
+
+def _path(weights: Weights) -> Path:
+    """Where the file is or would be."""
+    folder = Path(str(files("medsam_adapt.weights"))) if weights.shipped else home() / "weights"
+    return folder / weights.file_name
+
+
+def _require_here(weights: Weights) -> Path:
+    path = _path(weights)
+    if path.is_file():
+        return path
+    if weights.shipped:
+        raise InputError(f"{weights.name} is missing from the installed package: install medsam-adapt again.")
+    mend = f"run '{_command(weights)}'" if weights.url else _by_hand(weights)
+    raise InputError(f"the weights {weights.name} are not on this machine: {mend}.")
+
+
+def _command(weights: Weights) -> str:
+    return f"medsam-adapt weights download {weights.name}"
+
+
+def _by_hand(weights: Weights) -> str:
+    return f"fetch {weights.file_name} from {weights.page} and run 'medsam-adapt weights import {weights.file_name}'"
+
+
+def _identify(path: Path, sha256: str) -> Weights:
+    """Which weights a file is: by its SHA-256, else by its size, else, where neither is published, by its backbone."""
+    size = path.stat().st_size
+    for weights in WEIGHTS.values():
+        if weights.sha256 == sha256:
+            return weights
+    for weights in WEIGHTS.values():
+        if weights.sha256 is not None and weights.size == size:
+            return weights  # a damaged copy: the comparison that follows tells both hashes
+    backbone = _backbone_of(path)
+    fitting = [
+        weights
+        for weights in WEIGHTS.values()
+        if weights.sha256 is None and weights.size in (None, size) and weights.backbone == backbone
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    choice = f", or say with --name which of {', '.join(weights.name for weights in fitting)} it is" if fitting else ""
+    raise InputError(
+        f"{path} holds {backbone} weights that are none of the published ones: use the file where it is, with "
+        f"--backbone {backbone} --checkpoint {path}{choice}."
+    )
+
+
+def _require_content(weights: Weights, path: Path, sha256: str) -> None:
+    """Refuse a file that is not what it is taken for."""
+    if weights.sha256 is not None:
+        if sha256 != weights.sha256:
+            raise InputError(
+                f"{path} is not {weights.name}, with SHA-256 {sha256} instead of the published {weights.sha256}: "
+                "fetch it again, or use the file where it is with --checkpoint."
+            )
+    elif (backbone := _backbone_of(path)) != weights.backbone:
+        raise InputError(
+            f"{path} holds {backbone} weights but {weights.name} is {weights.backbone}: import it under another name."
+        )
+
+
+def _backbone_of(path: Path) -> str:
+    from medsam_adapt.networks.checkpoints import detect_variant, read_weights  # torch, for unpublished files only
+
+    variant = detect_variant(read_weights(path))
+    if variant is None:
+        raise InputError(f"{path} holds no SAM that this package knows: give a file of {', '.join(WEIGHTS)}.")
+    return variant.name
+
+
+def _check_download(weights: Weights, part: Path) -> str:
+    """SHA-256 of a complete download; one that is not what was published is deleted."""
+    sha256 = file_sha256(part)
+    if weights.sha256 in (None, sha256) and weights.size in (None, part.stat().st_size):
+        return sha256
+    part.unlink()
+    raise RunError(
+        f"what arrived as {weights.name} is not the published file (SHA-256 {sha256} instead of {weights.sha256}) and "
+        f"was deleted: run '{_command(weights)}' again, or {_by_hand(weights)}."
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if is_disk_full(error):
+            return  # the write itself tells how much is needed
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}): set MEDSAM_ADAPT_HOME to a folder that can."
+        ) from error
+
+
+def _require_space(weights: Weights, part: Path) -> None:
+    """Refuse at once what would fill the disk after a long download; earlier bytes are kept until there is space."""
+    missing = (weights.size or 0) - (part.stat().st_size if part.is_file() else 0)
+    if missing > shutil.disk_usage(part.parent).free:
+        raise _disk_full(weights, part.parent)
+
+
+def _disk_full(weights: Weights, folder: Path) -> RunError:
+    need = "" if weights.size is None else f" for the {weights.size / 1e6:.0f} MB of {weights.name}"
+    return RunError(
+        f"the disk of {folder} has no space{need}: free some, or set MEDSAM_ADAPT_HOME to a folder on another disk."
+    )
+
+
+def _known() -> dict[str, str]:
+    """Name -> SHA-256 of the weights that were put into the folder."""
+    try:
+        content = json.loads((home() / "weights" / _KNOWN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # it is a convenience: what is lost is recorded again
+    return content if isinstance(content, dict) else {}
+
+
+def _record(weights: Weights, sha256: str) -> None:
+    path = home() / "weights" / _KNOWN_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**_known(), weights.name: sha256})

@@ -1,0 +1,59 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomllib", reason="pyproject.toml is read with Python 3.11's tomllib")
+
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+
+def python(code, folder):
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_packages_listed_are_those_on_disk():
+    on_disk = {
+        ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "medsam_adapt").rglob("__init__.py")
+    } | {f"medsam_adapt.{name}" for name in ("cli", "bundles")}
+    assert set(SETTINGS["packages"]) == on_disk
+
+
+@pytest.mark.parametrize(("package", "folder"), [("medsam_adapt", "medsam_adapt"), ("medsam_adapt.bundles", "bundles")])
+def test_every_data_file_is_packaged(package, folder):
+    patterns = SETTINGS["package-data"][package]
+    packaged = {path for pattern in patterns for path in (ROOT / folder).glob(pattern)}
+    ignored = {".py", ".pyc"}
+    files = {path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix not in ignored}
+    assert files <= packaged
+
+
+def test_no_helper_package_is_installed_at_the_top(tmp_path):
+    for name in ("cli", "bundles", "tests"):
+        assert "ModuleNotFoundError" in python(f"import {name}", tmp_path).stderr
+    assert python("import medsam_adapt.cli.main, medsam_adapt.bundles", tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import medsam_adapt",
+        "import medsam_adapt.cli.main",
+        "from medsam_adapt.cli.main import app; app(['--help'], standalone_mode=False)",
+        "from medsam_adapt.cli.main import app; app(['train', '--help'], standalone_mode=False)",
+        "from medsam_adapt.cli.main import app; app(['bundles', 'list'], standalone_mode=False)",
+    ],
+)
+def test_listings_and_help_load_no_torch(code, tmp_path):
+    finished = python(f"{code}\nimport sys; print([m for m in ('torch', 'monai') if m in sys.modules])", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip().endswith("[]")
+
+
+def test_bundles_hold_no_python():
+    assert [path.name for path in (ROOT / "bundles").rglob("*.py")] == ["__init__.py"]
