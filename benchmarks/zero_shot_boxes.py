@@ -1,17 +1,15 @@
-"""Print the DSC of ``sam_nano`` under tight boxes on real volumes and phantoms, beside the filled box and the ellipse.
+"""Print the DSC of a SAM under tight boxes on real volumes or phantoms, beside the filled box and the ellipse in it.
 
-    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py [--checkpoint FILE] [--variant vit_nano]
+    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py --checkpoint FILE [--variant vit_nano]
 
 FOLDER holds ``ct_abdomen`` and ``mr_abdomen``, each with ``image.nii.gz``, ``labels.nii.gz`` and ``labels.json``.
-Without it, or with ``--phantoms``, phantoms are scored. ``sam_nano`` was neither trained nor selected on the real
-volumes.
+Without it, or with ``--phantoms``, phantoms are scored.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -22,7 +20,6 @@ from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.pretraining.zero_shot import Scores, mean_scores, score_folder, score_volume
 
 REAL_VOLUMES = ("ct_abdomen", "mr_abdomen")
-SHIPPED = Path(str(files("medsam_adapt"))) / "weights" / "sam_nano.safetensors"
 
 
 def phantom_scores(network: Segmenter, count: int, seed: int) -> dict[str, Scores]:
@@ -38,7 +35,7 @@ def phantom_scores(network: Segmenter, count: int, seed: int) -> dict[str, Score
 
 def table(title: str, scores: dict[str, Scores]) -> str:
     """A Markdown table with the mean at its end."""
-    lines = [f"### {title}", "", "| structure | voxels | sam_nano | filled box | inscribed ellipse |"]
+    lines = [f"### {title}", "", "| structure | voxels | network | filled box | inscribed ellipse |"]
     lines.append("|---|---:|---:|---:|---:|")
     mean = mean_scores(scores)
     for name, score in [*scores.items(), (f"**mean of {len(scores)}**", mean)]:
@@ -51,7 +48,7 @@ def table(title: str, scores: dict[str, Scores]) -> str:
 def main() -> None:
     """Score what is there and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="weights (default: those that ship)")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights to score")
     parser.add_argument("--variant", default="vit_nano", help="what the weights are of")
     parser.add_argument("--phantoms", type=int, default=0, help="how many phantoms to score, instead of real volumes")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
@@ -70,7 +67,7 @@ def main() -> None:
     everything = {f"{name}: {part}": score for name, scores in tables.items() for part, score in scores.items()}
     mean = mean_scores(everything)
     print(
-        f"All {len(everything)} structures: sam_nano {mean.network:.3f}, filled box {mean.box:.3f}, "
+        f"All {len(everything)} structures: network {mean.network:.3f}, filled box {mean.box:.3f}, "
         f"inscribed ellipse {mean.ellipse:.3f}."
     )
 

@@ -1,4 +1,4 @@
-"""Pretraining of ``sam_nano``, the small SAM that the package ships, from scratch on endless synthetic images.
+"""Pretraining of ``sam_nano``, a small SAM that is to ship with the package, from scratch on endless synthetic images.
 
 ``shapes`` are outlines, ``scenes`` and ``bodies`` compose them into pictures, and ``images`` turns a picture into what
 a camera or scanner gives, with a mask for each of its parts. ``prompts`` clicks on a mask or draws a box around it,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medsam_adapt.pretraining.scenes import EVERYWHERE, Scene, tiling
-from medsam_adapt.pretraining.shapes import Outline, any_shape, arc, star, superellipse, tube, wavy, winged
+from medsam_adapt.pretraining.shapes import any_shape, arc, mirror, star, superellipse, tube, wavy, winged
 
 
 def body(scene: Scene) -> None:
@@ -30,7 +30,7 @@ def body(scene: Scene) -> None:
     if rng.random() < 0.5:  # the outline of the whole body is a fair question, but no more than one in many
         scene.numbers[scene.numbers == whole] = 0
     if rng.random() < 0.5:
-        tiling(scene, cavity, rng.integers(3, 18))
+        tiling(scene, cavity, int(rng.integers(3, 18)))
     wall_too = depth > fat
     for layer, chance, within in (
         (_organs, 1, cavity),
@@ -110,7 +110,7 @@ def _pairs(scene: Scene, x: float, y: float, radius: float, within: np.ndarray) 
         tissue = rng.choice(["bone", "bone", "muscle", "organ"])
         across, up = rng.uniform(0.2, 0.75), rng.uniform(-0.4, 0.5)
         number = scene.shape(outline, x - across * radius, y + up * radius, tissue, within)
-        mirrored = Outline(lambda u, v, field=outline.field: field(-u, v), outline.reach)
+        mirrored = mirror(outline)
         same = number if number and rng.random() < 0.3 else None
         scene.shape(mirrored, x + across * radius, y + up * radius, tissue, within, same)
 

@@ -10,14 +10,22 @@ from medsam_adapt.data.prompts import MAX_POINTS, jittered_box, points_inside, t
 _PADDING_POINT = (0.0, 0.0, -1.0)
 
 
-def draw_box(mask: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """x0, y0, x1, y1 in pixels (float32): half the time tight, else grown, or shaken by a tenth of its sides."""
-    kind, size = rng.random_sample(), mask.shape[-1]
+def exact_box(mask: np.ndarray) -> np.ndarray:
+    """x0, y0, x1, y1 in pixels (float32), the tight box around a part, which is never empty."""
     box = tight_box(mask)
-    assert box is not None, "a part has pixels"
-    if kind < 0.5:
+    assert box is not None
+    return box
+
+
+def draw_box(mask: np.ndarray, tight: float, rng: np.random.RandomState) -> np.ndarray:
+    """x0, y0, x1, y1 in pixels (float32): a share ``tight`` is exact, of the others three in ten are grown (as in
+    fine-tuning) and the rest shaken by a tenth of their sides.
+    """
+    kind, size = rng.random_sample(), mask.shape[-1]
+    box = exact_box(mask)
+    if kind < tight:
         return box
-    if kind < 0.65:
+    if kind < tight + 0.3 * (1 - tight):
         return jittered_box(mask, size, rng)
     sides = np.tile(box[2:] - box[:2] + 1, 2)
     shaken = box + np.clip(rng.normal(size=4) * 0.1 * sides, -10, 10)

@@ -186,7 +186,7 @@ def clutter(scene: Scene) -> None:
     rng = scene.rng
     scene.fill("organ")
     if rng.random() < 0.5:
-        tiling(scene, np.ones((SIZE, SIZE), bool), rng.integers(3, 20))
+        tiling(scene, np.ones((SIZE, SIZE), bool), int(rng.integers(3, 20)))
     for _ in range(rng.integers(3, 22)):
         size = np.exp(rng.uniform(np.log(2.5), np.log(40)))
         place = rng.uniform(0, scene.width), rng.uniform(0, scene.height)

@@ -16,7 +16,8 @@ class Outline(NamedTuple):
 
     Attributes:
         field: distance to the outline in pixels, negative inside.
-        reach: the shape lies within this many pixels of the origin.
+        reach: the shape lies within this many pixels of the origin in either direction; it is painted no farther,
+            which cuts the tips off the sharpest of triangles.
     """
 
     field: Field
@@ -179,6 +180,11 @@ def wavy(rng: np.random.Generator, outline: Outline, radius: float) -> Outline:
         return distance
 
     return Outline(field, outline.reach + amplitudes.sum())
+
+
+def mirror(outline: Outline) -> Outline:
+    """The outline with left and right exchanged."""
+    return Outline(lambda u, v: outline.field(-u, v), outline.reach)
 
 
 def smooth_field(rng: np.random.Generator, size: int, length: float) -> np.ndarray:

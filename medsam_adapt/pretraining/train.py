@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medsam_adapt.data.prompts import tight_box
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import written_whole
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.pretraining.images import make_sample
 from medsam_adapt.pretraining.objective import AllMasks, objective, true_quality
-from medsam_adapt.pretraining.prompts import draw_box, draw_longest, draw_points
+from medsam_adapt.pretraining.prompts import draw_box, draw_longest, draw_points, exact_box
+from medsam_adapt.pretraining.start import prepare
 
 HELD_OUT = 1 << 40  # samples from this index on are never trained on
 _COLUMNS = ("step", "seconds", "rate", "loss", "single", "ambiguous", "quality", "iou", "iou_best", "held_out_iou")
@@ -37,6 +37,7 @@ class Recipe:
         batch_size: images a step.
         boxes: box prompts an image.
         points: point prompts an image.
+        tight: share of the boxes that are exact.
         rate: highest learning rate of AdamW.
         decay: its weight decay, of matrices and filters.
         warm_up: share of the steps in which the rate rises; it then falls to zero along a cosine.
@@ -47,9 +48,10 @@ class Recipe:
 
     seed: int = 0
     batch_size: int = 8
-    boxes: int = 3
-    points: int = 2
-    rate: float = 1e-3
+    boxes: int = 4
+    points: int = 1
+    tight: float = 0.5
+    rate: float = 2e-3
     decay: float = 0.05
     warm_up: float = 0.02
     clip: float = 1.0
@@ -84,7 +86,7 @@ def make_batch(recipe: Recipe, step: int) -> Batch:
     longest = draw_longest(rng)
     return Batch(
         torch.from_numpy(np.stack([sample.image for sample in samples])).float(),
-        torch.from_numpy(np.stack([draw_box(mask, rng) for mask in for_boxes])),
+        torch.from_numpy(np.stack([draw_box(mask, recipe.tight, rng) for mask in for_boxes])),
         torch.from_numpy(np.stack([draw_points(mask, longest, rng) for mask in for_points])),
         torch.from_numpy(np.concatenate([for_boxes, for_points])).float(),
     )
@@ -97,12 +99,16 @@ class Pretraining:
         recipe: what decides the weights.
         steps: how many steps the schedule has.
         device: where to compute.
+        start_from: weights of an earlier run to start from; None starts from first weights.
     """
 
-    def __init__(self, recipe: Recipe, steps: int, device: str = "cpu") -> None:
+    def __init__(self, recipe: Recipe, steps: int, device: str = "cpu", start_from: Path | None = None) -> None:
         self.recipe, self.steps, self.step, self.device = recipe, steps, 0, torch.device(device)
         torch.manual_seed(recipe.seed)
-        self.network = AllMasks(build_sam("vit_nano")).to(self.device).train()
+        sam = build_sam("vit_nano", checkpoint=start_from)
+        if start_from is None:
+            prepare(sam)
+        self.network = AllMasks(sam).to(self.device).train()
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.decay},
@@ -184,7 +190,7 @@ def held_out_iou(weights: dict[str, Tensor], seed: int, images: int = 64, each: 
     scores = []
     for index in range(images):
         sample = make_sample(seed, HELD_OUT + index, each)
-        boxes = torch.from_numpy(np.stack([tight_box(mask) for mask in sample.masks]))
+        boxes = torch.from_numpy(np.stack([exact_box(mask) for mask in sample.masks]))
         embedding = network.encode(torch.from_numpy(sample.image)[None].float())
         logits = network.decode(_each(embedding, each), boxes=boxes, upsample=False).low_res_logits[:, :1]
         enlarged = F.interpolate(logits, sample.masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -208,6 +214,8 @@ def run(
     steps: int,
     resume: bool = False,
     device: str = "cpu",
+    stop_at: int | None = None,
+    start_from: Path | None = None,
     save_minutes: float = 10,
     log_every: int = 50,
     held_out_every: int = 500,
@@ -216,9 +224,10 @@ def run(
 ) -> None:
     """Train, and leave the weights in ``output``; beside it a log (.csv) and the state to resume from (.state.pt).
 
-    The weights are written every ``save_minutes`` too, so that a run can be judged before it ends.
+    The weights are written every ``save_minutes`` too, so that a run can be judged before it ends. ``stop_at`` ends it
+    after so many of its steps, the schedule unchanged; ``start_from`` names the weights of an earlier run.
     """
-    training = Pretraining(recipe, steps, device)
+    training = Pretraining(recipe, steps, device, start_from)
     log, state = output.with_suffix(".csv"), output.with_suffix(".state.pt")
     if resume and state.is_file():
         training.load_state_dict(torch.load(state, weights_only=True))
@@ -227,17 +236,18 @@ def run(
         log.write_text(",".join(_COLUMNS) + "\n", encoding="utf-8")
     start = saved = time.perf_counter()
     rows: list[dict[str, float]] = []
-    while training.step < steps:
+    last = min(steps, stop_at or steps)
+    while training.step < last:
         rows.append(training.advance())
-        if training.step % log_every == 0 or training.step == steps:
+        if training.step % log_every == 0 or training.step == last:
             row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"step": training.step}
             row["seconds"] = time.perf_counter() - start
-            if training.step % held_out_every == 0 or training.step == steps:
+            if training.step % held_out_every == 0 or training.step == last:
                 row["held_out_iou"] = held_out_iou(training.mean, recipe.seed, held_out_images)
             _append(log, row)
             tell(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
             rows = []
-        if time.perf_counter() - saved > 60 * save_minutes or training.step == steps:
+        if time.perf_counter() - saved > 60 * save_minutes or training.step == last:
             save_weights(output, training.mean)
             with written_whole(state) as temporary:
                 torch.save(training.state_dict(), temporary)

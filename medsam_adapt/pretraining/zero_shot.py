@@ -74,8 +74,8 @@ def score_volume(
     """
     network = network.eval()
     grey, ras_affine = to_ras(choose_policy("auto", [image]).apply(image), affine)
-    spacing = tuple(float(length) for length in np.linalg.norm(ras_affine[:3, :3], axis=0))
-    plan = SlicePlan.of(grey.shape, spacing, "axial", network.image_size)
+    x, y, z = (float(length) for length in np.linalg.norm(ras_affine[:3, :3], axis=0))
+    plan = SlicePlan.of(grey.shape, (x, y, z), "axial", network.image_size)
     slices = as_tensor(volume_to_slices(grey, "axial"))
     labels = volume_to_slices(to_ras(label, affine)[0], "axial")
     embeddings = _encode(network, plan, slices, batch_size)
