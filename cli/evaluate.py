@@ -23,7 +23,7 @@ def evaluate(
     run: RunFolder,
     data: Annotated[
         Path | None,
-        typer.Option(help="Other labelled volumes.  [default: the run's held-out ones]", show_default=False),
+        typer.Option(help="Other labelled volumes than the run's held-out ones.", show_default=False),
     ] = None,
     layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
     device: Device = "auto",

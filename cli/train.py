@@ -32,7 +32,7 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Folder of the labelled volumes.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run to make.", show_default=False)] = None,
     bundle: Annotated[str, typer.Option(help="Method to train; see 'bundles list'.")] = "blosam",
-    layout: Annotated[str | None, typer.Option(help="Layout of the data on disk.  [default: auto]")] = None,
+    layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
     backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
