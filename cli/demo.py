@@ -31,6 +31,7 @@ def demo(
     check_output(output, overwrite, f"run/{RUN_FILE}")
     started = time.monotonic()
     data, run = _make_data(output, seed), output / "run"
+    say("To be quick, BLO-SAM trains with order=first here; 'train' follows second-order gradients.")
     knobs = resolve_knobs("blosam", sets={**SETTINGS, "epochs": epochs, "seed": seed, "val_interval": epochs})
     run_training("blosam", data, run, knobs, device)
     summary = run_evaluation(run, device=device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 from medsam_adapt.networks.adaptformer import AdaptFormerMLP
-from medsam_adapt.networks.lora import low_rank_pair
+from medsam_adapt.networks.lora import LoRA, low_rank_pair
 
 HeadInit = Literal["identity", "orthogonal", "released"]
 
@@ -169,7 +169,7 @@ class OrchestratedLoRA(nn.Module):
         return self.qkv
 
 
-class CobotLoRA(Adapter):
+class CobotLoRA(LoRA):
     """SAM-COBOT over LoRA on q and v of every block (T = 2 L units); the mask decoder is tuned beside it.
 
     Trainable in the encoder beyond LoRA: 2 L r (C) + 4 L² (P) + 2 L r (γ) + 2 L r² / 4 (H) values for L blocks
@@ -196,11 +196,6 @@ class CobotLoRA(Adapter):
         for index, block in enumerate(blocks):
             block.attn.qkv = OrchestratedLoRA(block.attn.qkv, *shared, 2 * index, self.rank, self.head_init)
         train_decoder(sam)
-        return sam
-
-    def merge(self, sam: Sam) -> Sam:
-        for block in sam.image_encoder.blocks:
-            block.attn.qkv = block.attn.qkv.merged()
         return sam
 
 

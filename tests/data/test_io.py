@@ -1,9 +1,7 @@
 import gzip
 import itertools
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -238,10 +236,8 @@ def test_no_torch_and_no_monai_are_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_real_volume_of_another_orientation_goes_round(tmp_path):
-    if not (real := os.environ.get("MEDSAM_ADAPT_REAL_DATA")):
-        pytest.skip("MEDSAM_ADAPT_REAL_DATA does not name the folder of real volumes")
-    folder = Path(real, "mr_abdomen")
+def test_a_real_volume_of_another_orientation_goes_round(real_data, tmp_path):
+    folder = real_data / "mr_abdomen"
     label, header = io.read_label(folder / "labels.nii.gz")
     assert header.orientation == "LPS"
     io.write_label(tmp_path / "a.nii.gz", io.from_ras(io.to_ras(label, header.affine)[0], header.affine), header)

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -198,9 +197,7 @@ def test_many_problems_are_told_at_once_and_counted(tmp_path):
     assert lines[-1] == "... and 3 more problems"
 
 
-def test_the_real_adome_case_lacks_only_the_esophagus():
-    if not (real := os.environ.get("MEDSAM_ADAPT_REAL_DATA")):
-        pytest.skip("MEDSAM_ADAPT_REAL_DATA does not name the folder of real volumes")
-    found = find_cases(Path(real, "adome_one_case"))
+def test_the_real_adome_case_lacks_only_the_esophagus(real_data):
+    found = find_cases(real_data / "adome_one_case")
     assert (found.layout, [case.id for case in found.cases]) == ("adome", ["FLARE22_Tr_0001"])
     assert check_cases(found).absent_classes() == ("esophagus",)
