@@ -1,6 +1,6 @@
 """Print the DSC of a SAM under tight boxes on real volumes or phantoms, beside the filled box and the ellipse in it.
 
-    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py --checkpoint FILE [--variant vit_nano]
+    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py [--checkpoint NAME|FILE] [--variant vit_nano]
 
 FOLDER holds ``ct_abdomen`` and ``mr_abdomen``, each with ``image.nii.gz``, ``labels.nii.gz`` and ``labels.json``.
 Without it, or with ``--phantoms``, phantoms are scored.
@@ -48,7 +48,7 @@ def table(title: str, scores: dict[str, Scores]) -> str:
 def main() -> None:
     """Score what is there and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights to score")
+    parser.add_argument("--checkpoint", default="sam_nano", help="weights to score: a name or a file")
     parser.add_argument("--variant", default="vit_nano", help="what the weights are of")
     parser.add_argument("--phantoms", type=int, default=0, help="how many phantoms to score, instead of real volumes")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")

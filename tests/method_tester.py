@@ -64,17 +64,20 @@ class AdapterTester:
         base = logits_of(build_segmenter(head))
         assert relative_error(logits_of(self.attached(head)), base) <= self.start_tolerance
 
-    def test_every_class_starts_as_mask_token_0_of_sam(self, tmp_path):
+    def test_every_class_draws_as_mask_token_0_of_sam_from_a_token_of_its_own(self, tmp_path):
         torch.manual_seed(0)
         stock = build_sam("vit_nano", image_size=64)
         torch.save(stock.state_dict(), tmp_path / "sam.pth")
         sam = build_sam("vit_nano", image_size=64, num_classes=3, checkpoint=tmp_path / "sam.pth")
         segmenter = attach_adapter(Segmenter(sam), self.build()).eval()
-        # The tokens attend to each other, so that SAM itself must carry four of the first to be compared with.
+        # Tokens are drawn anew and attend to each other: SAM itself must carry them to be compared with.
         decoder = stock.mask_decoder
+        first = decoder.output_hypernetworks_mlps[0].state_dict()
         with torch.no_grad():
-            decoder.mask_tokens.weight[:] = decoder.mask_tokens.weight[0].clone()
-        expected = logits_of(Segmenter(stock, "structure").eval()).expand(-1, 4, -1, -1)
+            decoder.mask_tokens.weight.copy_(sam.mask_decoder.mask_tokens.weight)
+        for hypernetwork in decoder.output_hypernetworks_mlps:
+            hypernetwork.load_state_dict(first)
+        expected = logits_of(Segmenter(stock, "overlapping").eval())
         assert relative_error(logits_of(segmenter), expected) <= max(self.start_tolerance, 1e-6)
 
     def test_only_its_own_parameters_move(self):

@@ -71,14 +71,14 @@ def detect_variant(weights: Mapping[str, Tensor]) -> Variant | None:
     return None
 
 
-def load_checkpoint(sam: Sam, path: str | Path, variant: Variant, repeat_mask_token: bool) -> None:
+def load_checkpoint(sam: Sam, path: str | Path, variant: Variant, class_masks: bool) -> None:
     """Load a checkpoint into ``sam`` in place, resized to its image size and number of mask tokens.
 
     Args:
         sam: the network, of the shape wanted.
         path: the checkpoint file.
         variant: the variant that ``sam`` was built as.
-        repeat_mask_token: start every mask token and hypernetwork from the checkpoint's first.
+        class_masks: whether the mask tokens stand for classes, which start as :func:`masks_for_classes` says.
 
     Raises:
         InputError: a checkpoint of another variant, or with missing, unexpected or mis-shaped tensors.
@@ -93,15 +93,20 @@ def load_checkpoint(sam: Sam, path: str | Path, variant: Variant, repeat_mask_to
             f"checkpoint {path} holds {found.name} weights but the backbone is {variant.name}: "
             f"use --backbone {found.name}, or a {variant.name} checkpoint."
         )
-    if repeat_mask_token:
-        weights = repeat_first_mask(weights, sam.mask_decoder.num_mask_tokens)
+    if class_masks:
+        weights = masks_for_classes(weights, sam.mask_decoder.num_mask_tokens)
     weights = resize_positions(weights, expected)
     _check_names_and_shapes(weights, expected, path)
     sam.load_state_dict(weights)
 
 
-def repeat_first_mask(weights: Mapping[str, Tensor], mask_tokens: int) -> dict[str, Tensor]:
-    """A copy in which every mask token, its hypernetwork and its quality output are those of mask token 0."""
+def masks_for_classes(weights: Mapping[str, Tensor], mask_tokens: int) -> dict[str, Tensor]:
+    """A copy with a mask token per class: hypernetwork and quality output are those of mask token 0, tokens are new.
+
+    With copies of token 0 all classes would draw the same mask, and the first steps of training would go into telling
+    them apart. The tokens have its length and random directions, always the same ones: the weights that an adapter
+    belongs to follow from the checkpoint alone.
+    """
     iou_layers = [int(match[1]) for name in weights if (match := _IOU_LAST.fullmatch(name))]
     repeated: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -110,7 +115,11 @@ def repeat_first_mask(weights: Mapping[str, Tensor], mask_tokens: int) -> dict[s
             if mask_mlp[1] == "0":
                 for index in range(mask_tokens):
                     repeated[f"mask_decoder.output_hypernetworks_mlps.{index}.{mask_mlp[2]}"] = tensor.clone()
-        elif name == "mask_decoder.mask_tokens.weight" or (iou and int(iou[1]) == max(iou_layers)):
+        elif name == "mask_decoder.mask_tokens.weight":
+            fixed = torch.Generator("cpu").manual_seed(0)
+            directions = torch.randn(mask_tokens, tensor.shape[1], generator=fixed, device="cpu")
+            repeated[name] = directions.to(tensor) * tensor[0].square().mean().sqrt()
+        elif iou and int(iou[1]) == max(iou_layers):
             repeated[name] = tensor[:1].repeat(mask_tokens, *[1] * (tensor.ndim - 1))
         else:
             repeated[name] = tensor

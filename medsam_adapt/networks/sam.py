@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from medsam_adapt.networks.checkpoints import load_checkpoint, repeat_first_mask
+from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
 from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.weights.store import resolve
 
@@ -32,7 +32,8 @@ def build_sam(
         variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
         image_size: side of the square input in pixels, a multiple of 16; the variant's default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
-            (the first) for the background when ``exclusive``. Each starts from the pretrained mask token 0.
+            (the first) for the background when ``exclusive``. Each draws as the pretrained mask token 0 does, from a
+            random token of its own.
         checkpoint: file in the layout of the official or MedSAM checkpoints, or a name of pretrained weights; random
             weights when None.
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
@@ -51,13 +52,13 @@ def build_sam(
         _initialise(start)
         if num_classes is not None:
             sam = _assemble(sizes, image_size, mask_tokens)
-            sam.load_state_dict(repeat_first_mask(start.state_dict(), mask_tokens))
+            sam.load_state_dict(masks_for_classes(start.state_dict(), mask_tokens))
     else:
         with torch.device("meta"):  # random weights would only be overwritten
             sam = _assemble(sizes, image_size, mask_tokens)
         sam.to_empty(device="cpu")
         sam.pixel_mean, sam.pixel_std = (torch.tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
-        load_checkpoint(sam, checkpoint, variant=sizes, repeat_mask_token=num_classes is not None)
+        load_checkpoint(sam, checkpoint, variant=sizes, class_masks=num_classes is not None)
     return sam.eval()
 
 

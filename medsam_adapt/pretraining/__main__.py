@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--average", type=float, default=Recipe.average, help="decay of the mean of the weights")
     parser.add_argument("--start-from", type=Path, help="weights of an earlier run to go on from, on a new schedule")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw images meanwhile")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda where there is one")
     parser.add_argument("--resume", action="store_true", help="go on from the state beside the output; needs --steps")
     options = parser.parse_args()
@@ -50,6 +51,7 @@ def main() -> None:
         device=options.device,
         stop_at=options.stop_at,
         start_from=options.start_from,
+        workers=options.workers,
         tell=lambda line: print(line, flush=True),
     )
 

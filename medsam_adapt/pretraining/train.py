@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import written_whole
@@ -92,6 +93,16 @@ def make_batch(recipe: Recipe, step: int) -> Batch:
     )
 
 
+class BatchesOfSteps(Dataset):
+    """The batches of a recipe by step, so that a worker process can draw the next ones during this one."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __getitem__(self, step: int) -> Batch:
+        return make_batch(self.recipe, step)
+
+
 class Pretraining:
     """The state of a run: network, optimiser, running mean of the weights, and the step it has reached.
 
@@ -125,9 +136,9 @@ class Pretraining:
             return self.recipe.rate * (self.step + 1) / rising
         return self.recipe.rate * 0.5 * (1 + math.cos(math.pi * (self.step - rising) / max(1, self.steps - rising)))
 
-    def advance(self) -> dict[str, float]:
-        """Take one step and return what to log of it."""
-        batch = Batch(*(tensor.to(self.device) for tensor in make_batch(self.recipe, self.step)))
+    def advance(self, batch: Batch | None = None) -> dict[str, float]:
+        """Take one step and return what to log of it; ``batch`` is that of this step, when it is there already."""
+        batch = Batch(*(tensor.to(self.device) for tensor in batch or make_batch(self.recipe, self.step)))
         rate = self.rate
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -220,6 +231,7 @@ def run(
     log_every: int = 50,
     held_out_every: int = 500,
     held_out_images: int = 64,
+    workers: int = 0,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Train, and leave the weights in ``output``; beside it a log (.csv) and the state to resume from (.state.pt).
@@ -237,8 +249,9 @@ def run(
     start = saved = time.perf_counter()
     rows: list[dict[str, float]] = []
     last = min(steps, stop_at or steps)
-    while training.step < last:
-        rows.append(training.advance())
+    batches = BatchesOfSteps(recipe)
+    for batch in DataLoader(batches, None, sampler=range(training.step, last), num_workers=workers):
+        rows.append(training.advance(batch))
         if training.step % log_every == 0 or training.step == last:
             row = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"step": training.step}
             row["seconds"] = time.perf_counter() - start

@@ -46,6 +46,15 @@ WEIGHTS = {
     weights.name: weights
     for weights in (
         Weights(
+            "sam_nano",
+            backbone="vit_nano",
+            file_name="sam_nano.safetensors",
+            licence="Apache-2.0",
+            size=5_753_296,
+            sha256="7eee07da8d006db98cb52fc408d3f8913f407ab677b001b3f026cc82240b151b",
+            shipped=True,
+        ),
+        Weights(
             "sam_vit_b",
             backbone="vit_b",
             file_name="sam_vit_b_01ec64.pth",

@@ -60,10 +60,16 @@ def test_a_1024_checkpoint_is_interpolated_to_256_pixels(official, checkpoint):
         torch.testing.assert_close(block.attn.rel_pos_h.data, table)
 
 
-def test_class_tokens_start_from_the_first_mask_token(official, checkpoint):
+def test_classes_have_tokens_of_their_own_and_the_first_hypernetwork(official, checkpoint):
     sam = build_sam("vit_b", 256, num_classes=5, checkpoint=checkpoint)
     tokens = sam.mask_decoder.mask_tokens.weight
-    assert torch.equal(tokens, official.mask_decoder.mask_tokens.weight[:1].expand(6, -1))
+    again = build_sam("vit_b", 256, num_classes=5, checkpoint=checkpoint).mask_decoder.mask_tokens.weight
+    assert torch.equal(tokens, again)
+    lengths = tokens.norm(dim=1) / official.mask_decoder.mask_tokens.weight[0].norm()
+    assert len(tokens) == 6
+    assert ((lengths > 0.8) & (lengths < 1.2)).all()
+    cosines = torch.corrcoef(tokens) - torch.eye(6)
+    assert cosines.abs().max() < 0.3
     first = official.mask_decoder.output_hypernetworks_mlps[0].state_dict()
     for mlp in sam.mask_decoder.output_hypernetworks_mlps:
         torch.testing.assert_close(mlp.state_dict(), first, rtol=0, atol=0)

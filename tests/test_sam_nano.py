@@ -1,0 +1,44 @@
+"""The weights that ship: what they are, and that they see more than their prompt."""
+
+from __future__ import annotations
+
+import torch
+
+from medsam_adapt.files import file_sha256
+from medsam_adapt.networks.checkpoints import read_weights
+from medsam_adapt.networks.sam import build_sam
+from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.pretraining.train import held_out_iou
+from medsam_adapt.pretraining.zero_shot import mean_scores, score_folder
+from medsam_adapt.weights.registry import WEIGHTS
+from medsam_adapt.weights.store import local_path, resolve
+
+
+def test_they_are_small_in_half_precision_and_the_ones_registered():
+    path = local_path("sam_nano")
+    assert path is not None
+    assert path.stat().st_size == WEIGHTS["sam_nano"].size <= 8_000_000
+    assert file_sha256(path) == WEIGHTS["sam_nano"].sha256
+    assert {tensor.dtype for tensor in read_weights(path).values()} == {torch.float16}
+    assert (path.parent / "MODEL_CARD.md").is_file()
+
+
+def test_they_are_what_vit_nano_starts_from():
+    assert resolve(None, "vit_nano") == local_path("sam_nano")
+    assert resolve("random", "vit_nano") is None
+
+
+def test_they_draw_synthetic_parts_that_they_never_saw():
+    weights = build_sam("vit_nano", checkpoint="sam_nano").state_dict()
+    assert held_out_iou(weights, seed=0, images=12) > 0.6
+
+
+def test_real_structures_in_tight_boxes_are_drawn_better_than_boxes_and_ellipses(real_data):
+    network = Segmenter(build_sam("vit_nano", checkpoint="sam_nano"), head="structure")
+    scores = {}
+    for name in ("ct_abdomen", "mr_abdomen"):
+        found = score_folder(network, real_data / name)
+        scores |= {f"{name}: {structure}": score for structure, score in found.items()}
+    mean = mean_scores(scores)
+    assert len(scores) > 60
+    assert mean.network > max(mean.box, mean.ellipse)
