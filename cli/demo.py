@@ -17,12 +17,12 @@ from .predict import run_prediction
 from .train import run_training
 
 CASES = 15
-SETTINGS = {"order": "first", "val_interval": 100}  # one validation, at the end, is enough
+SETTINGS = {"order": "first", "rank": 16, "min_steps": 1}
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("medsam-adapt-demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = 7,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = 11,
     seed: Annotated[int, typer.Option(min=0, help="Decides the scans and every random draw.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -32,6 +32,7 @@ def demo(
     started = time.monotonic()
     data, run = _make_data(output, seed), output / "run"
     say("To be quick, BLO-SAM trains with order=first here; 'train' follows second-order gradients.")
+    # One validation, after the last epoch, is enough.
     knobs = resolve_knobs("blosam", sets={**SETTINGS, "epochs": epochs, "seed": seed, "val_interval": epochs})
     run_training("blosam", data, run, knobs, device)
     summary = run_evaluation(run, device=device)

@@ -9,7 +9,7 @@ import typer
 
 from medsam_adapt.errors import InputError, RunError
 
-from . import bundles, demo, evaluate, info, predict, train, weights
+from . import bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
 
 app = typer.Typer(
     name="medsam-adapt",
@@ -22,9 +22,14 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
+app.add_typer(data.app, name="data")
 app.add_typer(bundles.app, name="bundles")
 app.add_typer(weights.app, name="weights")
+app.add_typer(cache.app, name="cache")
 app.command("info")(info.info)
 
 

@@ -1,74 +1,202 @@
-"""``medsam-adapt predict``: segment new volumes with a run."""
+"""``medsam-adapt predict``: segment new volumes with a run, or with several as an ensemble."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medsam_adapt.data.io import FORMATS, read_header, read_volume, volume_files, volume_stem, write_label
+from medsam_adapt.data.layouts import problems_error
 from medsam_adapt.errors import InputError
-from medsam_adapt.runs import read_run, require_trained
+from medsam_adapt.outputs import format_names
+from medsam_adapt.prediction import Case, Outputs, Plan, plan_cases
+from medsam_adapt.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
+from medsam_adapt.runs import read_runs
 
-from .console import Device, Overwrite, RunFolder, progress_bar, say, warn
+from .console import Device, Overwrite, progress_bar, say, warn
+
+if TYPE_CHECKING:  # it imports torch
+    from medsam_adapt.case_runner import CaseRunner, Report
+
+_FORMATS = " | ".join(format_names())
+_OUTPUT, _PROMPTS, _CLEANING = "What is written", "Prompts, for a run trained with them", "Clean-up, class by class"
 
 
 def predict(
-    run: RunFolder,
-    inputs: Annotated[Path, typer.Option("--input", "-i", help="A volume, or a folder of them.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the masks.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(help="Folder of a finished run; several segment together.")],
+    inputs: Annotated[
+        Path,
+        typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip of one, or a folder of volumes."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the masks.")],
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
     overwrite: Overwrite = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Go on with what is not there yet.")] = False,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
+    ] = False,
+    format: Annotated[str, typer.Option(help=_FORMATS, rich_help_panel=_OUTPUT)] = "nifti",
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="A folder a volume, a file a class.", rich_help_panel=_OUTPUT),
+    ] = False,
+    itk_snap: Annotated[
+        bool, typer.Option("--itk-snap", help="Names and colours for ITK-SNAP, beside NIfTI.", rich_help_panel=_OUTPUT)
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="A map (0 to 1) for each class.", rich_help_panel=_OUTPUT)
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="A map: entropy, from 0 to 1.", rich_help_panel=_OUTPUT)
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="JSON: volumes in ml, and what is worth a second look.", rich_help_panel=_OUTPUT),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSON of boxes and points; see docs/prompts.md.", rich_help_panel=_PROMPTS)
+    ] = None,
+    prompts_from_run: Annotated[
+        Path | None, typer.Option(help="A run without prompts proposes, this one refines.", rich_help_panel=_PROMPTS)
+    ] = None,
+    prompts_from: Annotated[
+        Path | None,
+        typer.Option(help="Labels (a file or a folder): it sees the answer, for evaluation.", rich_help_panel=_PROMPTS),
+    ] = None,
+    propagate: Annotated[
+        bool, typer.Option("--propagate", help="Follow --prompts to neighbouring slices.", rich_help_panel=_PROMPTS)
+    ] = False,
+    largest_component: Annotated[
+        bool, typer.Option("--largest-component", help="Keep the largest piece.", rich_help_panel=_CLEANING)
+    ] = False,
+    fill_holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill enclosed background.", rich_help_panel=_CLEANING)
+    ] = False,
+    min_volume: Annotated[
+        float, typer.Option(min=0, help="Remove pieces smaller than this many ml.", rich_help_panel=_CLEANING)
+    ] = 0.0,
 ) -> None:
-    """Segment volumes; each gives OUTPUT/<name>_seg.nii.gz in its own geometry."""
-    files = run_prediction(run, inputs, output, device, batch_size, overwrite)
-    say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
+    """Segment volumes; each gives OUTPUT/<name>_seg.nii.gz, or another format, in its own geometry."""
+    files = run_prediction(
+        runs,
+        inputs,
+        output,
+        device,
+        batch_size,
+        overwrite,
+        skip_existing=skip_existing,
+        outputs=Outputs(format, per_class, itk_snap, probabilities, uncertainty),
+        report=report,
+        flips=flips,
+        prompts=PromptOptions(prompts, prompts_from_run, prompts_from, propagate),
+        cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
+    )
+    if files:
+        say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
+    else:
+        say(f"All masks are there already: {output}")
 
 
 def run_prediction(
-    run: Path, inputs: Path, output: Path, device: str = "auto", batch_size: int = 8, overwrite: bool = False
+    runs: Path | list[Path],
+    inputs: Path,
+    output: Path,
+    device: str = "auto",
+    batch_size: int = 8,
+    overwrite: bool = False,
+    *,
+    skip_existing: bool = False,
+    outputs: Outputs | None = None,
+    report: Path | None = None,
+    flips: bool = False,
+    prompts: PromptOptions | None = None,
+    cleaning: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Segment every volume of ``inputs``; returns the files written."""
-    record = read_run(run)
-    require_trained(run)
-    if record.prompt != "none":
-        raise InputError(
-            f"{run} was trained with a {record.prompt} prompt and cannot segment without one: train with --prompt none."
-        )
-    targets = _targets(inputs, output)
-    for source, target in targets.items():
-        read_header(source)
-        if target.exists() and not overwrite:
-            raise InputError(f"{target} already exists: name another --output, or add --overwrite.")
+    """Segment every volume of ``inputs``; returns the masks written, each a file or a folder.
 
-    from medsam_adapt.predictor import load_run
+    Raises:
+        InputError: anything wrong that can be told before the model is loaded; after that, and after all other
+            volumes are done, volumes that could not be read.
+    """
+    folders = [runs] if isinstance(runs, Path) else runs
+    records = read_runs(folders)
+    record = records[folders[0]]
+    prompts = prompts or PromptOptions()
+    prompts.check(record, folders[0])
+    if overwrite and skip_existing:
+        raise InputError("--overwrite and --skip-existing exclude each other: choose one.")
+    if report is not None and report.is_dir():
+        raise InputError(f"{report} is a folder: name a file for the report, such as {report / 'report.json'}.")
+    outputs = (outputs or Outputs()).checked(record.overlapping)
+    with _content_of(inputs) as found:
+        plan = plan_cases(found, output, outputs, overwrite, skip_existing)
+        given = None if prompts.file is None else read_case_prompts(prompts.file, [*plan.cases, *plan.skipped], record)
+        reference_of = prompts.reference(plan.cases, record)
+        if not plan.cases:
+            return []
 
-    predictor = load_run(run, device, batch_size)
-    output.mkdir(parents=True, exist_ok=True)
+        from medsam_adapt.case_runner import CaseRunner, Report
+        from medsam_adapt.postprocessing import Cleaning
+        from medsam_adapt.predictor import load_run
+        from medsam_adapt.second_look import read_statistics
+
+        clean = Cleaning(**(cleaning or {}))
+        predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:])
+        reference = reference_of(device, batch_size)
+        statistics = read_statistics(folders[0])
+        runner = CaseRunner(predictor, outputs, clean, statistics, flips, prompts.propagate, given, reference)
+        options = {**vars(outputs), **vars(clean), "flips": flips, "batch_size": batch_size, **prompts.told()}
+        notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
+        for note in notes:
+            warn(note)
+        log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes)
+        return _segment(runner, plan.cases, log, inputs if found != inputs else None)
+
+
+def _segment(runner: CaseRunner, cases: list[Case], log: Report, archive: Path | None) -> list[Path]:
+    """Every case in turn; what cannot be read is told when the others are done."""
+    written, problems = [], []
     with progress_bar() as progress:
-        task = progress.add_task("segmenting", total=len(targets), detail="")
-        for source, target in targets.items():
-            progress.update(task, detail=source.name)
-            volume, header = read_volume(source)
-            if warning := record.policy.warning_for(volume):
-                warn(f"{source.name}: {warning}; do not trust its mask.")
-            write_label(target, predictor(volume, header.affine), source)
-            progress.update(task, advance=1)
-    return list(targets.values())
+        total = sum(runner.predictor.slices_in(case.header.shape, case.header.affine) for case in cases)
+        task = progress.add_task("slices", total=total, detail="")
+        for number, case in enumerate(cases, start=1):
+            progress.update(task, detail=f"{case.name} ({number} of {len(cases)})")
+            try:
+                entry = runner.run(case, lambda count: progress.update(task, advance=count))
+            except InputError as error:
+                problems.append(str(error))
+                log.fail(case.name, error)
+                continue
+            for flag in entry["flags"]:
+                if flag["kind"] == "modality":
+                    warn(f"{case.name}: {flag['text']}.")
+            log.add(case.name, {**entry, "input": str(archive or case.header.path)})
+            written.append(case.outputs["segmentation"])
+    if problems:
+        raise problems_error(problems)
+    return written
 
 
-def _targets(inputs: Path, output: Path) -> dict[Path, Path]:
-    """The mask to write for each volume."""
-    if not inputs.exists():
-        raise InputError(f"{inputs} does not exist: give a volume or a folder of volumes.")
-    if output.is_file():
-        raise InputError(f"{output} is a file: name a folder for the masks.")
-    sources = [inputs] if inputs.is_file() else volume_files(inputs)
-    if not sources:
-        raise InputError(f"{inputs} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
-    targets = {source: output / f"{volume_stem(source)}_seg.nii.gz" for source in sources}
-    if len(set(targets.values())) < len(targets):
-        raise InputError(f"{inputs} holds two volumes of the same name: rename one of them.")
-    return targets
+def _content_of(inputs: Path) -> AbstractContextManager[Path]:
+    """The input, or for the time of the block what a zip archive holds."""
+    if inputs.suffix.lower() != ".zip":
+        return nullcontext(inputs)
+    from medsam_adapt.data.archives import unpacked
+
+    return unpacked(inputs)
+
+
+def _earlier(report: Path | None, plan: Plan) -> dict[str, Any]:
+    """Entries of the skipped cases, from the report that is there."""
+    if report is None or not plan.skipped:
+        return {}
+    try:
+        cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        cases = {}
+    return {case.name: cases.get(case.name, {"skipped": True}) for case in plan.skipped}

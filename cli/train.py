@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from medsam_adapt.bundle import parse_sets, read_config, resolve_knobs, run_knobs, workflow
 from medsam_adapt.config import Knobs
+from medsam_adapt.data.cache import cache_folder
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import folder_replaced
 from medsam_adapt.networks.variants import encoder_is_tuned
@@ -42,6 +44,14 @@ def train(
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to learn, as in liver,spleen.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold held out in a cross-validation, counted from 0.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, where --split-file gives none.")] = None,
+    split_file: Annotated[Path | None, typer.Option(help="Splits made by 'data split'.", show_default=False)] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder of the slice cache.", show_default=False)] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Go on from this run's weights, with its settings, on other data."),
+    ] = None,
     repeat: Annotated[Path | None, typer.Option(help="Take data, bundle and settings from this run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
@@ -57,12 +67,20 @@ def train(
         "epochs": epochs,
         "prompt": prompt,
         "seed": seed,
+        "fold": fold,
+        "folds": folds,
+        "split_file": None if split_file is None else str(split_file),
+        "cache_dir": None if cache_dir is None else str(cache_dir),
         "classes": None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
     }
     given = {key: value for key, value in options.items() if value is not None} | parse_sets(sets or [])
     if output is None and not dry_run:
         raise InputError("train needs --output, the folder of the run to make.")
-    if repeat is not None:
+    if start is not None and (repeat is not None or resume):
+        raise InputError("--from begins a run of its own: leave out --repeat and --resume.")
+    if start is not None:
+        bundle, knobs = _of_start(start, given)
+    elif repeat is not None:
         record = read_run(repeat)
         bundle, data = record.bundle, data or Path(record.dataset_dir)
         knobs = run_knobs(bundle, **{**record.knobs, **given})
@@ -94,8 +112,8 @@ def run_training(
 ) -> None:
     """Train a bundle, with notes and a progress bar; raises InputError before anything is written."""
     flow = _prepare(bundle, data, output, knobs, device, resume)
-    trainer = flow.trainer
     with folder_replaced(output) if overwrite and not resume else nullcontext(), progress_bar() as progress:
+        trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
         _Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
         flow.run()
         flow.finalize()
@@ -114,21 +132,29 @@ def _of_interrupted(output: Path, given: Mapping[str, Any], data: Path | None) -
     return record.bundle, data or Path(record.dataset_dir), run_knobs(record.bundle, **{**record.knobs, **epochs})
 
 
+def _of_start(start: Path, given: Mapping[str, Any]) -> tuple[str, Knobs]:
+    """Bundle and settings of a run to start from; the layout and the split of its data are not those of the new."""
+    record = read_run(start)
+    require_trained(start)
+    kept = {key: value for key, value in record.knobs.items() if key not in ("layout", "split_file", "fold")}
+    return record.bundle, run_knobs(record.bundle, **{**kept, **given, "from_run": str(start.resolve())})
+
+
 def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, resume: bool = False) -> ConfigWorkflow:
     """The workflow with its data found, checked and sliced; everything that can be wrong is told here."""
     from medsam_adapt.data.cases import find_cases, select_classes
 
     start = resolve(knobs.checkpoint, knobs.backbone)
     found = find_cases(data, knobs.layout)
-    if knobs.classes:
+    if knobs.classes and not knobs.from_run:
         select_classes(found, knobs.classes)
     if knobs.layout == "auto":
         say(f"{data} looks like the layout '{found.layout}'.")
-    say("Checking labels and preparing slices …")
+    say("Checking labels …")
 
     import logging
 
-    from medsam_adapt.engine import select_device
+    from medsam_adapt.engine import load_start, select_device
 
     logging.getLogger().setLevel(logging.WARNING)
     logging.disable(logging.INFO)  # the progress bar tells what MONAI would log
@@ -141,6 +167,9 @@ def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, r
     }
     flow = workflow(bundle, "train", values)
     training_data: TrainingData = flow.parser.get_parsed_content("data")
+    if knobs.from_run and not resume:
+        load_start(flow.parser.get_parsed_content("network_def"), knobs.from_run)
+    say(f"Preparing slices: about {decimal(training_data.store_bytes())} in {cache_folder(knobs.cache_dir)} …")
     with progress_bar() as progress:
         task = progress.add_task("slicing", total=len(training_data.split.train), detail="")
         training_data.store(lambda case: progress.update(task, advance=1))
@@ -159,11 +188,18 @@ def _tell_data(bundle: str, data: TrainingData) -> None:
         warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
     if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
+    for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
+        warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")
+    if partial := data.check.partial_warning(split.train):
+        warn(partial)
     for name in data.absent:
         warn(f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted.")
 
 
 def _tell_start(start: Path | None, knobs: Knobs) -> None:
+    if knobs.from_run:
+        say(f"{knobs.backbone} starts from the weights of {knobs.from_run}.")
+        return
     tuned = encoder_is_tuned(knobs.tune_encoder, knobs.backbone, start is not None)
     encoder = ", and its whole image encoder is trained too." if tuned else "; its image encoder stays frozen."
     if start is not None:

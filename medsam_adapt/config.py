@@ -14,9 +14,10 @@ Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "free"]
+Sampling = Literal["balanced", "slices"]
 Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h"]
 Intensity = Literal[
-    "auto", "percentile", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
+    "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
 ]
 
 
@@ -43,6 +44,9 @@ class Knobs(BaseModel):
     held_out: float = Field(0.2, ge=0, lt=1, description="share of the patients that is held out")
     empty_share: float = Field(0.1, ge=0, le=1, description="share of the slices outside the labelled range used")
     augment: Augmentation = Field("anatomical", description="random changes of the training slices")
+    sampling: Sampling = Field(
+        "balanced", description="order of the slices: rare classes as often as common ones, or every slice alike"
+    )
     tune_encoder: bool | None = Field(
         None, description="also train the whole image encoder; null: if it is small (vit_nano) or from random weights"
     )
@@ -50,6 +54,7 @@ class Knobs(BaseModel):
         False, description="compare the mask decoder's small logits with a reduced label, as most papers do"
     )
     epochs: int = Field(40, ge=1, description="passes over the training slices")
+    min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
     batch_size: int = Field(4, ge=1, description="slices a step")
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
     weight_decay: float = Field(0.0, ge=0, description="of the model's trained weights")
@@ -57,6 +62,9 @@ class Knobs(BaseModel):
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
     cache_dir: str | None = Field(None, description="folder of the slice cache; null is below MEDSAM_ADAPT_HOME")
     split_file: str | None = Field(None, description="a saved splits.json to use; null draws a new split")
+    fold: int | None = Field(None, ge=0, description="fold held out in a cross-validation, from 0; null is none")
+    folds: int = Field(5, ge=2, description="folds that are drawn where split_file gives none")
+    from_run: str | None = Field(None, description="a run to start from: its weights, classes and intensities are kept")
     seed: int = Field(0, ge=0, lt=2**31, description="decides every random draw")
 
 

@@ -14,12 +14,24 @@ from monai.handlers import from_engine
 from torch import Tensor, nn
 
 from medsam_adapt.config import Knobs
+from medsam_adapt.cost import TrainingCost
 from medsam_adapt.data.training import TrainingData
 from medsam_adapt.errors import InputError, RunError
 from medsam_adapt.files import written_whole
 from medsam_adapt.networks.adapter import count_trainable, save_adapter, trainable_tensors
 from medsam_adapt.networks.segmenter import Segmenter
-from medsam_adapt.runs import ADAPTER_FOLDER, MODEL_FILE, STATE_FILE, AdapterRecord, RunRecord, versions, write_run
+from medsam_adapt.runs import (
+    ADAPTER_FOLDER,
+    MODEL_FILE,
+    STATE_FILE,
+    AdapterRecord,
+    RunRecord,
+    read_run,
+    require_trained,
+    versions,
+    write_run,
+)
+from medsam_adapt.second_look import training_statistics
 
 _PROMPT_KEYS = ("boxes", "points")
 
@@ -67,9 +79,13 @@ class PrepareSlices:
 def prepare_volume(
     batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Tensor, tuple, dict[str, Any]]:
-    """A batch of one volume; its label goes along as the reference from which prompted runs take their prompts."""
+    """A batch of one volume; its label goes along as the reference from which prompted runs take their prompts.
+
+    With the label goes the table of its parts, where classes may overlap.
+    """
     image = batch["image"].to(device=device, non_blocking=non_blocking, **kwargs)
-    return image, batch["label"], (), {"reference": batch["label"]}
+    table = {"table": batch["table"]} if "table" in batch else {}
+    return image, batch["label"], (), {"reference": batch["label"], **table}
 
 
 def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
@@ -92,7 +108,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         axis=data.axis,
         channels=data.channels,
         prompt=data.prompt,
-        overlapping=segmenter.head == "overlapping",
+        overlapping=data.overlapping,
         policy=data.policy,
         adapter=AdapterRecord(
             name=f"{type(adapter).__module__}.{type(adapter).__qualname__}", settings=adapter.settings()
@@ -101,7 +117,27 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
+        statistics=training_statistics(data),
     )
+
+
+def load_start(segmenter: Segmenter, run: str | Path) -> None:
+    """Put a run's weights into a network that was built with the same settings.
+
+    Raises:
+        InputError: the run has no weights yet, or they are of another network.
+    """
+    record = read_run(run)
+    weights = torch.load(require_trained(run), map_location="cpu", weights_only=True)
+    own = {name: tensor.shape for name, tensor in segmenter.state_dict().items()}
+    differing = set(own.items()) ^ {(name, tensor.shape) for name, tensor in weights.items()}
+    if differing or segmenter.sam.image_encoder.pos_embed.requires_grad != record.tune_encoder:
+        what = f"they differ in {min(differing)[0]}" if differing else "the encoder is trained in only one of them"
+        raise InputError(
+            f"the weights of {run} do not fit this network ({what}); train from it with its own bundle, backbone, "
+            "prompt and adapter settings"
+        )
+    segmenter.load_state_dict(weights)
 
 
 class RunKeeper:
@@ -111,7 +147,7 @@ class RunKeeper:
     Every file is whole or absent.
 
     Args:
-        record: what describes the run, written when it starts.
+        record: what describes the run, written when it starts; names the run to start from, if there is one.
         segmenter: the network, not wrapped.
         folder: the run's folder.
         bundle_root: the bundle whose configs are copied into it.
@@ -134,6 +170,8 @@ class RunKeeper:
         self.folder, self.bundle_root = Path(folder), Path(bundle_root)
         self.validator, self.resume = validator, resume
         self.best = -np.inf
+        if record.knobs.get("from_run") and not resume:
+            load_start(segmenter, record.knobs["from_run"])
 
     def attach(self, engine: Any) -> None:
         """Register with the trainer (and with the validator)."""
@@ -143,6 +181,7 @@ class RunKeeper:
         engine.add_event_handler(Events.COMPLETED, self._finish)
         if self.validator is not None:
             self.validator.add_event_handler(Events.COMPLETED, self._keep_best)
+        TrainingCost(self.folder, self.resume).attach(engine)
 
     def _start(self, engine: Any) -> None:
         if self.resume:

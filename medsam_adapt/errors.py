@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class InputError(Exception):
     """Something the user gave is wrong; the message is one sentence that names it and the mend (exit code 2).
 
     Raise it before anything slow has started and before anything is written.
+
+    Args:
+        message: the sentence; where there are many, one a line.
+        problems: all sentences, where ``message`` has not room for all.
+
+    Attributes:
+        problems: a sentence for each thing that is wrong.
     """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class RunError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -59,8 +60,16 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes (64 hexadecimal digits)."""
+    """SHA-256 of a file's bytes (64 hexadecimal digits); of a folder, such as a DICOM series, over its files' own.
+
+    Neither names nor order of the files count, and hidden files and folders within are left out.
+    """
     digest = hashlib.sha256()
+    if Path(path).is_dir():
+        files = [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")]
+        for content in sorted(file_sha256(file) for file in files):
+            digest.update(content.encode())
+        return digest.hexdigest()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
@@ -70,3 +79,44 @@ def file_sha256(path: str | Path) -> str:
 def is_disk_full(error: OSError) -> bool:
     """Whether a write failed for want of space, on the disk or in the user's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def folder_written_whole(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place when the block succeeds, and vanishes when it fails."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        with folder_replaced(folder):
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what processes that were killed left of writing ``path``; those of living processes stay."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".*.{glob.escape(path.name)}"):
+        owner = leftover.name.removesuffix(f".{path.name}")[1:]
+        if not owner.isdecimal() or is_running(int(owner)):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number runs on this machine (always true where that cannot be asked)."""
+    if os.name == "nt":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

@@ -19,9 +19,9 @@ class CaseView:
     """One axial slice of a case, as a radiologist views it; images are (rows, columns).
 
     Attributes:
-        image: grey levels 0..255.
-        prediction: classes.
-        reference: classes.
+        image: grey levels 0..255, or colours (3, rows, columns).
+        prediction: classes, or masks (C, rows, columns) of classes that may overlap.
+        reference: the same.
         aspect: height of a pixel over its width.
     """
 
@@ -35,15 +35,29 @@ class CaseView:
         """The axial slice with most of the reference (of the prediction, where the reference is empty).
 
         Args:
-            image: (X, Y, Z) in RAS order on the 0-255 scale.
-            prediction: (X, Y, Z) classes.
-            reference: (X, Y, Z) classes.
+            image: (X, Y, Z), or (3, X, Y, Z) in colour, in RAS order on the 0-255 scale.
+            prediction: (X, Y, Z) classes, or (C, X, Y, Z) masks.
+            reference: the same.
             spacing: mm, in (X, Y, Z) order.
         """
         labelled = reference if reference.any() else prediction
-        index = int((labelled > 0).sum(axis=(0, 1)).argmax())
-        slices = [volume_to_slices(volume, "axial")[index].copy() for volume in (image, prediction, reference)]
+        inside = (labelled > 0).any(axis=0) if labelled.ndim == 4 else labelled > 0
+        index = int(inside.sum(axis=(0, 1)).argmax())
+        slices = [_axial_slice(volume, index) for volume in (image, prediction, reference)]
         return cls(slices[0], slices[1], slices[2], float(spacing[1] / spacing[0]))
+
+
+def _axial_slice(volume: np.ndarray, index: int) -> np.ndarray:
+    """Slice (rows, columns) of a volume (X, Y, Z), or (C, rows, columns) of C volumes."""
+    if volume.ndim == 4:
+        return np.stack([_axial_slice(each, index) for each in volume])
+    return volume_to_slices(volume, "axial")[index].copy()
+
+
+def choose_cases(means: Mapping[str, float]) -> dict[str, str]:
+    """``best``, ``worst`` and ``median`` -> case by its mean DSC (NaN is left out); empty where no case has one."""
+    ranked = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: means[case])
+    return {"best": ranked[-1], "worst": ranked[0], "median": ranked[len(ranked) // 2]} if ranked else {}
 
 
 def save_pictures(
@@ -53,10 +67,9 @@ def save_pictures(
     means = {
         case: mean_ignoring_undefined([score["dsc"] for score in scores.values()]) for case, scores in cases.items()
     }
-    ranked = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: means[case])
-    if not ranked:
+    chosen = choose_cases(means)
+    if not chosen:
         return []
-    chosen = {"best": ranked[-1], "worst": ranked[0], "median": ranked[len(ranked) // 2]}
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
     for name, case in chosen.items():
@@ -80,10 +93,12 @@ def _draw(view: CaseView, title: str, class_names: Sequence[str], path: Path) ->
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     for axes, name, labels in zip(panels, ("prediction", "reference"), (view.prediction, view.reference), strict=True):
-        axes.imshow(view.image, cmap="gray", vmin=0, vmax=255, aspect=view.aspect)
+        shown = view.image if view.image.ndim == 2 else np.moveaxis(view.image, 0, -1) / 255
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=255, aspect=view.aspect)
         for index, colour in enumerate(colours, start=1):
-            if (labels == index).any():
-                axes.contour(labels == index, levels=[0.5], colors=[colour], linewidths=1.5)
+            mask = labels[index - 1] > 0 if labels.ndim == 3 else labels == index
+            if mask.any():
+                axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
         axes.set_title(name)
         axes.axis("off")
     handles = [Line2D([], [], color=colour, label=name) for colour, name in zip(colours, class_names, strict=True)]

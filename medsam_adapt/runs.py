@@ -2,10 +2,12 @@
 
 RUN/run.json                what was trained on what; this file decides how the run is loaded
     splits.json             which cases were held out
+    statistics.json         volumes and grey levels of the classes in the training cases
     configs/, docs/, …      the bundle with this run's settings, for MONAI
     models/model.pt         all weights
     models/adapter/         the trained tensors alone
-    models/state.pt         the training state, to resume from
+    state.pt                the training state, to resume from (not in models/, whose files MONAI Label serves)
+    training.json           what the training cost
     logs/                   TensorBoard
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +26,19 @@ from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_cod
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import write_json
+from medsam_adapt.second_look import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
-MODEL_FILE, ADAPTER_FOLDER, STATE_FILE, LOG_FOLDER = "models/model.pt", "models/adapter", "models/state.pt", "logs"
+COST_FILE = "training.json"
+MODEL_FILE, ADAPTER_FOLDER, STATE_FILE, LOG_FOLDER = "models/model.pt", "models/adapter", "state.pt", "logs"
+
+_SAME_TASK = {  # what runs that segment together have in common, in words
+    "class_names": "classes",
+    "label_ids": "label ids",
+    "overlapping": "overlap of classes",
+    "axis": "slicing direction",
+    "prompt": "prompt",
+}
 
 
 class AdapterRecord(BaseModel):
@@ -65,6 +78,7 @@ class RunRecord(BaseModel):
     tune_encoder: bool
     trainable: dict[str, int]
     knobs: dict[str, Any]
+    statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a file of its own
 
     @property
     def absent_classes(self) -> list[int]:
@@ -84,6 +98,7 @@ class RunRecord(BaseModel):
             "absent": self.absent_classes,
             "policy": self.policy.model_dump(),
             "tune_encoder": self.tune_encoder,
+            "overlapping": self.overlapping,
         }
 
 
@@ -104,6 +119,31 @@ def read_run(folder: str | Path) -> RunRecord:
         raise InputError(
             f"{path} is damaged ({where}{': ' if where else ''}{detail['msg']}): restore it or train again."
         ) from error
+
+
+def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
+    """The records of runs that segment together, by folder.
+
+    Raises:
+        InputError: as `read_run` and `require_trained`; a run given twice, or runs that differ in their classes, in
+            what their classes may do, in their slicing direction or in their prompts.
+    """
+    records: dict[str | Path, RunRecord] = {}
+    for folder in folders:
+        if any(Path(folder).resolve() == Path(other).resolve() for other in records):
+            raise InputError(f"{folder} is given twice: name each run once.")
+        records[folder] = read_run(folder)
+        require_trained(folder)
+    first, *others = records.items()
+    for folder, record in others:
+        for name, told in _SAME_TASK.items():
+            ours, theirs = getattr(first[1], name), getattr(record, name)
+            if ours != theirs:
+                raise InputError(
+                    f"{folder} and {first[0]} cannot segment together, since their {told} differ ({theirs} and "
+                    f"{ours}): give runs that were trained for the same."
+                )
+    return records
 
 
 def require_trained(folder: str | Path) -> Path:
@@ -143,6 +183,8 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
             config["dataset_dir"] = record.dataset_dir
         write_json(path, config)
     write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
+    if record.statistics is not None:
+        write_json(folder / STATISTICS_FILE, record.statistics.model_dump())
     write_json(folder / RUN_FILE, record.model_dump())
 
 

@@ -57,7 +57,8 @@ def command(*arguments):
 @pytest.mark.usefixtures("only_the_example")
 def test_the_example_runs(phantoms, tmp_path, capsys):
     run = tmp_path / "run"
-    command("train", "--bundle", "normtuning", "--data", phantoms, "--output", run, "--epochs", 1, "--image-size", 32)
+    small = ("--epochs", 1, "--image-size", 32, "--set", "min_steps=1")
+    command("train", "--bundle", "normtuning", "--data", phantoms, "--output", run, *small)
     command("evaluate", run)
     command("predict", run, "-i", phantoms / "images", "-o", tmp_path / "masks")
     assert len(list((tmp_path / "masks").iterdir())) == 3

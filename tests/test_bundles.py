@@ -17,7 +17,7 @@ from medsam_adapt.cli.main import main
 from medsam_adapt.networks import build_segmenter, load_adapter
 from medsam_adapt.predictor import load_run
 
-SMALL = ("--epochs", "1", "--image-size", "32", "--device", "cpu")
+SMALL = ("--epochs", "1", "--image-size", "32", "--device", "cpu", "--set", "min_steps=1")
 every_bundle = pytest.mark.parametrize("bundle", bundle_names())
 
 
@@ -74,7 +74,7 @@ def test_monai_trains_the_same(bundle, runs, phantoms, tmp_path):
         logging_file=False,
         dataset_dir=str(phantoms),
         output_dir=str(tmp_path),
-        **{"knobs#epochs": 1, "knobs#image_size": 32, "device": "cpu"},
+        **{"knobs#epochs": 1, "knobs#image_size": 32, "knobs#min_steps": 1, "device": "cpu"},
     )
     assert losses(tmp_path) == losses(runs(bundle))
 
@@ -164,7 +164,7 @@ def test_both_recipes_are_valid_settings(bundle):
 def test_python_m_monai_bundle_trains(phantoms, tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config("blosam", "train")]
     values = {"bundle_root": bundle_folder("blosam"), "dataset_dir": phantoms, "output_dir": tmp_path / "run"}
-    values |= {"knobs#epochs": 1, "knobs#image_size": 32}
+    values |= {"knobs#epochs": 1, "knobs#image_size": 32, "knobs#min_steps": 1}
     for name, value in values.items():
         command += [f"--{name}", str(value)]
     finished = subprocess.run(command, capture_output=True, text=True)

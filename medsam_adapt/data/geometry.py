@@ -20,14 +20,14 @@ _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 def volume_to_slices(volume: np.ndarray, axis: Axis) -> np.ndarray:
-    """A view (N, rows, columns) of a RAS volume (X, Y, Z)."""
+    """A view (N, rows, columns) of a RAS volume (X, Y, Z); further axes, such as colours, stay."""
     stack = np.moveaxis(volume, _SLICE_AXIS[axis], 0)
-    return stack[:, ::-1, ::-1].transpose(0, 2, 1)
+    return stack[:, ::-1, ::-1].swapaxes(1, 2)
 
 
 def slices_to_volume(slices: np.ndarray, axis: Axis) -> np.ndarray:
-    """A view (X, Y, Z) of slices (N, rows, columns): the inverse of :func:`volume_to_slices`."""
-    stack = slices.transpose(0, 2, 1)[:, ::-1, ::-1]
+    """A view (X, Y, Z) of slices (N, rows, columns): the inverse of :func:`volume_to_slices`; further axes stay."""
+    stack = slices.swapaxes(1, 2)[:, ::-1, ::-1]
     return np.moveaxis(stack, 0, _SLICE_AXIS[axis])
 
 
@@ -58,7 +58,12 @@ class SlicePlan:
         return cls(native, (resized[0], resized[1]), image_size)
 
     def resize_image(self, slices: Tensor) -> Tensor:
-        """Grey slices (N, rows, columns) on the 0-255 scale -> (N, h, w), bilinear, whole grey levels."""
+        """Grey slices (N, rows, columns) on the 0-255 scale -> (N, h, w), bilinear, whole grey levels.
+
+        Slices in colour (N, rows, columns, 3) become (N, 3, h, w).
+        """
+        if slices.ndim == 4:
+            return torch.stack([self.resize_image(colour) for colour in slices.unbind(-1)], dim=1)
         if self.native == self.resized:
             return slices.round()
         enlarged = F.interpolate(

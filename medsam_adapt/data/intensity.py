@@ -20,6 +20,7 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
     "ct-mediastinum": (-125.0, 275.0),
     "ct-bone": (-450.0, 1050.0),
 }
+_WINDOWS = {**CT_WINDOWS, "picture": (0.0, 255.0)}  # a picture is on SAM's scale as it is
 _AIR_BELOW = -150.0  # Hounsfield units: only CT stores air as numbers this low
 _PERCENTILES = (0.5, 99.5)
 
@@ -87,7 +88,7 @@ def choose_policy(name: Intensity, volumes: Iterable[np.ndarray]) -> IntensityPo
         name = "ct-abdomen" if modality == "CT" else "percentile"
     if name == "percentile":
         return IntensityPolicy(kind="percentile", modality=modality)
-    low, high = CT_WINDOWS[name]
+    low, high = _WINDOWS[name]
     return IntensityPolicy(kind="window", low=low, high=high, modality=modality)
 
 

@@ -1,13 +1,21 @@
-"""Prompts simulated from a label, as SAM is fine-tuned: a box around the structure, or points inside it."""
+"""Prompts: simulated from a label, as SAM is fine-tuned, or given by a user on a slice.
+
+A simulated prompt is a box around the structure, or points inside it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from medsam_adapt.config import PromptMode
+
+if TYPE_CHECKING:  # it imports torch, and prompts are checked before that
+    from medsam_adapt.data.geometry import SlicePlan
 
 BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
 MAX_POINTS = 8
@@ -75,3 +83,63 @@ def exact_prompt(mask: np.ndarray, mode: PromptMode) -> dict[str, Any]:
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(int(depth.argmax()), mask.shape)
     return {"points": np.array([[column, row, 1.0]], dtype=np.float32)}
+
+
+@dataclass(frozen=True)
+class SlicePrompt:
+    """What points at one structure on one slice, in that slice's own pixels; whole numbers are centres of pixels.
+
+    Attributes:
+        box: x0, y0, x1, y1 (first and last pixel; x is the column, y the row); None without one.
+        points: (x, y, inside) each, outside ones say where the structure is not.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float, bool], ...] = ()
+
+    def resized(self, plan: SlicePlan) -> dict[str, np.ndarray]:
+        """Keyword arguments of the segmenter, in pixels of the resized slice: ``boxes`` (4,), ``points`` (n, 3)."""
+        down, across = (new / old for new, old in zip(plan.resized, plan.native, strict=True))
+        prompt: dict[str, np.ndarray] = {}
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box  # the outer border of the first and the last pixel, and half a pixel inwards
+            box = (x0 * across, y0 * down, (x1 + 1) * across - 1, (y1 + 1) * down - 1)
+            height, width = plan.resized
+            prompt["boxes"] = np.clip(np.array(box, np.float32), 0, (width - 1, height - 1, width - 1, height - 1))
+        if self.points:
+            rows = [((x + 0.5) * across - 0.5, (y + 0.5) * down - 0.5, float(inside)) for x, y, inside in self.points]
+            prompt["points"] = np.array(rows, dtype=np.float32)
+        return prompt
+
+
+#: slice -> class (from 1) -> what points at it there
+SlicePrompts = Mapping[int, Mapping[int, SlicePrompt]]
+
+
+def prompts_of_masks(masks: Sequence[np.ndarray], mode: PromptMode) -> SlicePrompts:
+    """The exact prompt of each class on each slice that shows it; ``masks``: (N, rows, columns) of each class."""
+    found: dict[int, dict[int, SlicePrompt]] = {}
+    for number, slices in enumerate(masks, start=1):
+        for index in np.flatnonzero(slices.any(axis=(1, 2))):
+            exact = exact_prompt(slices[index] > 0, mode)
+            if mode == "box":
+                x0, y0, x1, y1 = (float(value) for value in exact["boxes"])
+                prompt = SlicePrompt(box=(x0, y0, x1, y1))
+            else:
+                x, y, _ = (float(value) for value in exact["points"][0])
+                prompt = SlicePrompt(points=((x, y, True),))
+            found.setdefault(int(index), {})[number] = prompt
+    return found
+
+
+def flip_prompt(prompt: Mapping[str, np.ndarray], dims: Sequence[int], plan: SlicePlan) -> dict[str, np.ndarray]:
+    """Arguments of the segmenter for the resized slice mirrored along ``dims`` (-2 the rows, -1 the columns)."""
+    flipped = {name: value.copy() for name, value in prompt.items()}
+    for dim in dims:
+        last, coordinate = plan.resized[dim] - 1, {-1: 0, -2: 1}[dim]
+        if "boxes" in flipped:
+            low, high = flipped["boxes"][[coordinate, coordinate + 2]]
+            flipped["boxes"][[coordinate, coordinate + 2]] = last - high, last - low
+        if "points" in flipped:
+            flipped["points"][:, coordinate] = last - flipped["points"][:, coordinate]
+    return flipped

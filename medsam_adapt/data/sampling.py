@@ -17,11 +17,15 @@ class SliceDataset(Dataset):
     Args:
         samples: what the transform takes.
         transform: random transforms included.
+        weights: (N,) the share of the draws that each sample gets, summing to 1; all alike when None.
     """
 
-    def __init__(self, samples: Sequence[dict[str, Any]], transform: Compose) -> None:
+    def __init__(
+        self, samples: Sequence[dict[str, Any]], transform: Compose, weights: np.ndarray | None = None
+    ) -> None:
         self.samples = samples
         self.transform = transform
+        self.weights = weights
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -32,36 +36,98 @@ class SliceDataset(Dataset):
         return self.transform(self.samples[index])
 
 
+def balanced_weights(memberships: np.ndarray, plain_share: float = 0.5) -> np.ndarray:
+    """The share of the draws that each sample gets, so that a class of few samples is seen as often as a common one.
+
+    ``plain_share`` of the draws goes to all samples alike: background, and what surrounds a structure, is learnt from
+    them. The rest is dealt to the classes in equal parts, and within a class to the samples that show it.
+
+    Args:
+        memberships: (N, C) bool, which classes each sample shows.
+        plain_share: 1 makes all samples alike.
+
+    Returns:
+        (N,) float64 that sums to 1.
+    """
+    alike = np.full(len(memberships), 1 / len(memberships))
+    shown = memberships[:, memberships.any(axis=0)].astype(np.float64)
+    if not shown.size:
+        return alike
+    return plain_share * alike + (1 - plain_share) * (shown / shown.sum(axis=0)).mean(axis=1)
+
+
 class DrawSampler(Sampler):
     """(index, seed of the draw) over a data set; epoch e of a given ``seed`` is always the same.
+
+    Args:
+        length: N, number of samples.
+        seed: decides all epochs.
+        shuffle: draw in random order; otherwise every epoch goes through the samples as they lie.
+        draws: number of draws an epoch; N when None.
+        weights: (N,) the share of the draws that each sample gets, all alike when None; not used without ``shuffle``.
 
     Attributes:
         epoch: number of passes begun; set it to go on from there.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        shuffle: bool = True,
+        draws: int | None = None,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+        self.draws = length if draws is None else draws
+        self.weights = weights
 
     def __len__(self) -> int:
-        return self.length
+        return self.draws
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
-        order = random.permutation(self.length) if self.shuffle else np.arange(self.length)
-        return iter([(int(index), int(random.integers(2**32))) for index in order])
+        return iter([(int(index), int(random.integers(2**32))) for index in self._order(random)])
+
+    def _order(self, random: np.random.Generator) -> np.ndarray:
+        if not self.shuffle:
+            return np.resize(np.arange(self.length), self.draws)
+        if self.weights is None:
+            passes = -(-self.draws // self.length)
+            return np.concatenate([random.permutation(self.length) for _ in range(passes)])[: self.draws]
+        # Systematic sampling: each sample is drawn as often as its share says, rounded down or up by chance.
+        line = random.permutation(self.length)
+        ends = np.cumsum(self.weights[line])
+        marks = (np.arange(self.draws) + random.random()) / self.draws * ends[-1]
+        return random.permutation(line[np.searchsorted(ends, marks, side="right").clip(max=self.length - 1)])
 
 
 def slice_loader(
-    dataset: SliceDataset, batch_size: int = 1, seed: int = 0, num_workers: int = 0, shuffle: bool = True
+    dataset: SliceDataset,
+    batch_size: int = 1,
+    seed: int = 0,
+    num_workers: int = 0,
+    shuffle: bool = True,
+    min_steps: int = 1,
 ) -> DataLoader:
-    """Batches of a :class:`SliceDataset`; a last, smaller batch is dropped unless it is the only one."""
+    """Batches of a :class:`SliceDataset`; a last, smaller batch is dropped unless it is the only one.
+
+    Args:
+        dataset: with the share of the draws that each sample gets.
+        batch_size: samples a batch.
+        seed: decides order and draws.
+        num_workers: processes that prepare samples.
+        shuffle: draw in random order.
+        min_steps: batches that a pass has at least; samples are drawn repeatedly where they are too few.
+    """
+    draws = max(len(dataset), min_steps * batch_size) if min_steps > 1 else len(dataset)
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=DrawSampler(len(dataset), seed, shuffle),
+        sampler=DrawSampler(len(dataset), seed, shuffle, draws, dataset.weights),
         num_workers=num_workers,
-        drop_last=len(dataset) > batch_size,
+        drop_last=draws > batch_size,
     )
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from medsam_adapt.config import Axis, Channels
+from medsam_adapt.data.cache import ABOUT_FILE, MAKING, cache_folder, told_of_cache
 from medsam_adapt.data.cases import Case
 from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.intensity import IntensityPolicy
-from medsam_adapt.data.io import read_label, read_volume, to_ras
-from medsam_adapt.files import file_sha256, home
+from medsam_adapt.data.io import VolumeHeader, read_volume, to_ras
+from medsam_adapt.data.parts import EXCLUSIVE, LabelCoding, classes_in, count_classes, read_classes
+from medsam_adapt.data.parts import renumber as renumber  # found here too
+from medsam_adapt.errors import RunError
+from medsam_adapt.files import file_sha256
 
 _STORE_FORMAT = 1  # part of the key: raise it when the stored bytes change their meaning
 
@@ -31,14 +37,16 @@ class SliceSettings:
     axis: Axis
     policy: IntensityPolicy
     label_ids: tuple[int, ...]  # in the files; the i-th becomes class i + 1, all others background
+    coding: LabelCoding = EXCLUSIVE  # of the label files
 
 
 class StoredCase:
     """The slices of one case, memory-mapped.
 
     Attributes:
-        images: (N, h, w) uint8 grey levels, resized but not padded.
-        labels: (N, h, w) uint8 classes, 0 is background.
+        images: (N, h, w) uint8 grey levels, resized but not padded; (N, 3, h, w) of pictures in colour.
+        labels: (N, h, w) uint8 classes, 0 is background; or, for classes that may overlap, parts.
+        table: (P, C), which classes a part belongs to; None for classes that exclude each other.
         voxels: (N, C + 1) voxels of every class in every native slice.
     """
 
@@ -47,11 +55,22 @@ class StoredCase:
         self.images: np.ndarray = np.load(folder / "images.npy", mmap_mode="r")
         self.labels: np.ndarray = np.load(folder / "labels.npy", mmap_mode="r")
         self.voxels: np.ndarray = np.load(folder / "voxels.npy")
+        self.table: np.ndarray | None = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None
 
     def channels(self, index: int, channels: Channels) -> np.ndarray:
-        """Slice ``index`` as (3, h, w): itself three times, or itself between its two neighbours."""
+        """Slice ``index`` as (3, h, w): itself three times, itself between its two neighbours, or its colours."""
+        if self.images.ndim == 4:
+            return np.array(self.images[index])  # a copy, as below: torch wants arrays that it may write to
         neighbours = (index, index, index) if channels == "repeat" else (index - 1, index, index + 1)
         return self.images[np.clip(neighbours, 0, len(self.images) - 1)]
+
+    def grey(self, index: int) -> np.ndarray:
+        """Slice ``index`` as (h, w) grey levels; of colours their mean."""
+        return self.images[index] if self.images.ndim == 3 else self.images[index].mean(axis=0)
+
+    def classes_in(self, index: int) -> np.ndarray:
+        """Numbers (from 1) of the classes that are left in slice ``index`` once it is resized."""
+        return classes_in(self.labels[index], self.table)
 
     def training_slices(self, empty_share: float, random: np.random.Generator) -> np.ndarray:
         """Indices of all slices of the labelled range, and of a share of the slices outside it, in order.
@@ -70,6 +89,7 @@ def store_cases(
     settings: SliceSettings,
     cache_dir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    dataset: str | Path | None = None,
 ) -> dict[str, StoredCase]:
     """Slices of all ``cases`` by case id, made where the cache does not hold them yet.
 
@@ -78,51 +98,86 @@ def store_cases(
         settings: how they are sliced.
         cache_dir: folder of the cache; ``cache`` under ``MEDSAM_ADAPT_HOME`` when None.
         progress: called with each case id as it is ready.
+        dataset: the folder that the cases come from, which ``cache info`` tells.
+
+    Raises:
+        InputError: the cache cannot be written to; and as `read_volume` and `read_classes`.
+        RunError: the disk is full, or what the cache holds is damaged.
     """
-    root = Path(cache_dir) if cache_dir else home() / "cache"
-    root.mkdir(parents=True, exist_ok=True)
-    stored = {}
+    root = cache_folder(cache_dir)
+    with told_of_cache(root):
+        root.mkdir(parents=True, exist_ok=True)
+    folders = {}
     for case in cases:
-        folder = root / _key(case, settings)
-        if not folder.is_dir():
-            _make(case, settings, folder)
-        stored[case.id] = StoredCase(case.id, folder)
+        folders[case.id] = root / _key(case, settings)
+        if not folders[case.id].is_dir():
+            _make(case, settings, folders[case.id], dataset)
         if progress:
             progress(case.id)
-    return stored
+    # Opened only now: what stays in memory between the large arrays of two cases would keep theirs from being reused.
+    return {case_id: _open(case_id, folder) for case_id, folder in folders.items()}
+
+
+def _open(case_id: str, folder: Path) -> StoredCase:
+    try:
+        return StoredCase(case_id, folder)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"{folder} is damaged ({error}): remove it, or run 'medsam-adapt cache clear'") from error
+
+
+def stored_bytes(header: VolumeHeader, settings: SliceSettings) -> int:
+    """About how many bytes a case will take in the cache."""
+    view, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    plan = SlicePlan.of(view.shape, tuple(spacing), settings.axis, settings.image_size)
+    count = len(volume_to_slices(view, settings.axis))
+    height, width = plan.resized
+    return count * (2 * height * width + 8 * (len(settings.label_ids) + 1))
 
 
 def _key(case: Case, settings: SliceSettings) -> str:
     """The files' bytes and the settings: the same slices are found again wherever the files are moved."""
-    description = {
+    description: dict[str, Any] = {
         "format": _STORE_FORMAT,
         "image_size": settings.image_size,
         "axis": settings.axis,
         "policy": settings.policy.model_dump(),
         "label_ids": settings.label_ids,
-        "files": [file_sha256(path) for path in (case.image, case.label) if path],
+        "files": [file_sha256(path) for path in case.files()],
     }
+    if settings.coding != EXCLUSIVE:
+        description["coding"] = asdict(settings.coding)
+        description["masks"] = [*case.masks]
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]
 
 
-def _make(case: Case, settings: SliceSettings, folder: Path) -> None:
+def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path | None = None) -> None:
     """Write a case's slices to a folder of its own and rename it: another run sees all of it or nothing."""
-    assert case.label is not None, "training cases have labels: find_cases checks it"
+    assert case.label_source is not None, "training cases have labels: find_cases checks it"
     image, header = read_volume(case.image)
-    label, _ = read_label(case.label)
+    label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)
     image, affine = to_ras(image, header.affine)
     label, _ = to_ras(label, header.affine)
-    label = renumber(label, settings.label_ids)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     plan = SlicePlan.of(image.shape, tuple(spacing), settings.axis, settings.image_size)
     label_slices = volume_to_slices(label, settings.axis)
-    voxels = np.stack([np.bincount(s.ravel(), minlength=len(settings.label_ids) + 1) for s in label_slices])
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    voxels = np.stack([count_classes(s, len(settings.label_ids), table) for s in label_slices])
+    # torch indexes bytes, but not all the wider types that parts may need
+    resized = plan.resize_label(as_tensor(label_slices, torch.uint8 if table is None else torch.int64))
+    images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
+    arrays = {"images": images.numpy().astype(np.uint8), "labels": resized.numpy().astype(label.dtype)}
+    arrays |= {"voxels": voxels} if table is None else {"voxels": voxels, "table": table}
+    with told_of_cache(folder.parent):
+        _write(folder, arrays, dataset)
+
+
+def _write(folder: Path, arrays: Mapping[str, np.ndarray], dataset: str | Path | None) -> None:
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{MAKING}{os.getpid()}-"))
     try:
-        images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
-        np.save(temporary / "images.npy", images.numpy().astype(np.uint8))
-        np.save(temporary / "labels.npy", plan.resize_label(as_tensor(label_slices, torch.uint8)).numpy())
-        np.save(temporary / "voxels.npy", voxels)
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
+        about = {"dataset": None if dataset is None else str(Path(dataset).resolve())}
+        (temporary / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
         try:
             temporary.rename(folder)
         except OSError:
@@ -130,10 +185,3 @@ def _make(case: Case, settings: SliceSettings, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def renumber(label: np.ndarray, label_ids: Sequence[int]) -> np.ndarray:
-    """Classes 1, 2, … (uint8) for the label ids in their order; every other id becomes background."""
-    table = np.zeros(max(int(label.max(initial=0)), *label_ids) + 1, dtype=np.uint8)
-    table[list(label_ids)] = np.arange(1, len(label_ids) + 1)
-    return table[label]

@@ -5,29 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, refuse_code
-from medsam_adapt.data.cases import (
-    Case,
-    CaseCheck,
-    CaseList,
-    Split,
-    check_cases,
-    find_cases,
-    load_split,
-    select_classes,
-    split_cases,
-)
+from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
+from medsam_adapt.data.cases import Case, CaseCheck, CaseList, check_cases, find_cases, select_classes
+from medsam_adapt.data.continuation import fit_classes
 from medsam_adapt.data.intensity import IntensityPolicy, choose_policy
 from medsam_adapt.data.io import read_volume
-from medsam_adapt.data.sampling import SliceDataset
-from medsam_adapt.data.slices import SliceSettings, StoredCase, store_cases
+from medsam_adapt.data.parts import MOST_CLASSES
+from medsam_adapt.data.sampling import SliceDataset, balanced_weights
+from medsam_adapt.data.slices import SliceSettings, StoredCase, store_cases, stored_bytes
+from medsam_adapt.data.splits import Split, choose_split
 from medsam_adapt.data.transforms import training_transforms
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.variants import get_variant
+
+if TYPE_CHECKING:
+    from medsam_adapt.runs import RunRecord
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
@@ -52,7 +48,11 @@ class TrainingData:
         augment: ``none``, ``anatomical`` or ``free``.
         seed: of the split, the slices drawn and the augmentation.
         split_file: a saved split to use instead of a new one.
+        fold: which fold of a cross-validation is held out, counted from 0; None for no cross-validation.
+        folds: how many folds are drawn where ``split_file`` gives none.
+        sampling: ``balanced`` draws slices of rare classes more often, ``slices`` all alike.
         cache_dir: where slices are kept.
+        from_run: folder of a run whose label map and intensity policy are kept, since its weights are.
 
     Raises:
         InputError: for all the problems of the files, told together.
@@ -74,29 +74,35 @@ class TrainingData:
         augment: Augmentation = "anatomical",
         seed: int = 0,
         split_file: str | Path | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        sampling: Sampling = "balanced",
         cache_dir: str | Path | None = None,
+        from_run: str | Path | None = None,
     ) -> None:
         self.image_size = image_size or get_variant(backbone).image_size
         get_variant(backbone).grid(self.image_size)
         self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
-        self.empty_share, self.seed, self.cache_dir = empty_share, seed, cache_dir
-        self.cases, self.check = find_training_cases(root, layout, classes)
+        self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
+        self.earlier = None if from_run is None else self._read_earlier(from_run, intensity)
+        self.cases = self._find_cases(Path(root), layout, classes)
+        self.check: CaseCheck = check_cases(self.cases)
         refuse_code(self.check.classes, f"the classes of {root}")
+        if len(self.class_names) > MOST_CLASSES:
+            raise InputError(
+                f"{root} has {len(self.class_names)} classes, {MOST_CLASSES} are the most: name --classes."
+            )
         ids = [case.id for case in self.cases.cases]
-        self.split: Split = (
-            load_split(Path(split_file)) if split_file else split_cases(self.cases.cases, seed, held_out)
-        )
+        self.split: Split = choose_split(self.cases.cases, seed, held_out, split_file, fold, folds)
         unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
         if unknown:
             raise InputError(f"split {split_file} names the case {unknown[0]}, which {root} does not have.")
-        if len(self.absent) == len(self.class_names):
+        if len(self.check.absent_classes(self.split.train)) == len(self.class_names):
             raise InputError(
                 f"no training volume of {root} holds a voxel of {', '.join(self.class_names)}, only "
                 "the held-out ones do: choose another --seed or split, or label more volumes."
             )
-        self.policy: IntensityPolicy = choose_policy(
-            intensity, (read_volume(case.image)[0] for case in self._cases(self.split.train)[:_POLICY_SAMPLE])
-        )
+        self.policy: IntensityPolicy = self._choose_policy(intensity)
         self._stored: dict[str, StoredCase] | None = None
 
     @classmethod
@@ -116,9 +122,15 @@ class TrainingData:
         return list(self.check.classes)
 
     @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may belong to several classes."""
+        return self.cases.coding.overlapping
+
+    @property
     def absent(self) -> list[str]:
-        """Classes without one voxel in the training labels: kept in the map, never emitted."""
-        return list(self.check.absent_classes(self.split.train))
+        """Classes without one voxel in the labels of any training so far: kept in the map, never emitted."""
+        absent = self.check.absent_classes(self.split.train)
+        return [name for name in absent if self.earlier is None or name in self.earlier.absent]
 
     @property
     def split_by(self) -> Literal["patients", "slices"]:
@@ -128,9 +140,16 @@ class TrainingData:
     def store(self, progress: Callable[[str], None] | None = None) -> dict[str, StoredCase]:
         """The slices of the training cases by case id, made or found in the cache."""
         if self._stored is None:
-            settings = SliceSettings(self.image_size, self.axis, self.policy, tuple(self.label_ids))
-            self._stored = store_cases(self._cases(self.split.train), settings, self.cache_dir, progress)
+            cases = self._cases(self.split.train)
+            self._stored = store_cases(cases, self._slicing(), self.cache_dir, progress, self.cases.root)
         return self._stored
+
+    def store_bytes(self) -> int:
+        """About how many bytes :meth:`store` takes in the cache."""
+        return sum(stored_bytes(self.check.headers[case_id], self._slicing()) for case_id in self.split.train)
+
+    def _slicing(self) -> SliceSettings:
+        return SliceSettings(self.image_size, self.axis, self.policy, tuple(self.label_ids), self.cases.coding)
 
     def samples(self, part: Part = "train") -> list[dict[str, Any]]:
         """{case, slice} of every training slice of ``part``; with prompts {case, slice, structure} of every structure.
@@ -153,17 +172,48 @@ class TrainingData:
     def dataset(self, part: Part = "train") -> SliceDataset:
         """Training samples of ``part``, augmented and with prompts."""
         transform = training_transforms(self.store(), self.image_size, self.prompt, self.channels, self.augment)
-        return SliceDataset(self.samples(part), transform)
+        samples = self.samples(part)
+        weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
+        return SliceDataset(samples, transform, weights)
 
-    def volumes(self) -> list[dict[str, str]]:
+    def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
-        return [
-            {"id": case.id, "image": str(case.image), "label": str(case.label)}
-            for case in self._cases(self.split.held_out)
-        ]
+        return [case.entry() for case in self._cases(self.split.held_out)]
+
+    def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None) -> CaseList:
+        cases, earlier = find_cases(root, layout), self.earlier
+        if earlier is not None:
+            label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
+            return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
+        return select_classes(cases, list(classes)) if classes else cases
+
+    def _read_earlier(self, run: str | Path, intensity: Intensity) -> RunRecord:
+        """The record of the run to start from; refuses settings that would change what its weights have learnt."""
+        from medsam_adapt.runs import read_run  # the record stands right of the data, and few runs need it
+
+        record = read_run(run)
+        wanted = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels, "intensity": intensity}
+        own = {name: getattr(record, name, record.knobs.get(name)) for name in wanted}
+        if changed := [name for name, value in wanted.items() if value != own[name]]:
+            name = changed[0]
+            raise InputError(f"{run} has {name} {own[name]}, and training from it keeps it; leave out {wanted[name]}.")
+        return record
+
+    def _choose_policy(self, intensity: Intensity) -> IntensityPolicy:
+        if self.earlier is not None:
+            return self.earlier.policy
+        sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
+        name = self.cases.intensity if intensity == "auto" else intensity
+        return choose_policy(name, (read_volume(case.image)[0] for case in sample))
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]
+
+    def _memberships(self, samples: Sequence[dict[str, Any]]) -> np.ndarray:
+        """(N, C) bool: which classes each sample shows."""
+        if self.prompt == "none":
+            return np.stack([self.store()[s["case"]].voxels[s["slice"], 1:] > 0 for s in samples])
+        return np.stack([np.arange(1, len(self.class_names) + 1) == s["structure"] for s in samples])
 
     def _train_patients(self) -> list[str]:
         return sorted({case.patient_id for case in self._cases(self.split.train)})
@@ -186,15 +236,4 @@ class TrainingData:
             if self.prompt == "none":
                 yield sample
             else:
-                structures = np.setdiff1d(stored.labels[index], 0)  # what is left of them once resized
-                yield from ({**sample, "structure": int(structure)} for structure in structures)
-
-
-def find_training_cases(
-    root: str | Path, layout: str, classes: Sequence[str] | None, progress: Callable[[str], None] | None = None
-) -> tuple[CaseList, CaseCheck]:
-    """The labelled cases under ``root`` and what a check of every file found; needs no torch."""
-    cases = find_cases(Path(root), layout)
-    if classes:
-        cases = select_classes(cases, list(classes))
-    return cases, check_cases(cases, progress)
+                yield from ({**sample, "structure": int(structure)} for structure in stored.classes_in(index))

@@ -15,7 +15,6 @@ from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
     Invertd,
-    LoadImaged,
     MapLabelValued,
     MapTransform,
     Orientationd,
@@ -32,15 +31,20 @@ from monai.transforms import (
 
 from medsam_adapt.config import Augmentation, Channels, PromptMode
 from medsam_adapt.data.intensity import IntensityPolicy
-from medsam_adapt.data.io import FORMATS, volume_files
+from medsam_adapt.data.io import FORMATS, picture_files, read_header, to_ras, volume_files
+from medsam_adapt.data.monai_reader import volume_loader
+from medsam_adapt.data.parts import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.prompts import simulate_prompt
-from medsam_adapt.data.slices import StoredCase, renumber
+from medsam_adapt.data.slices import StoredCase
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.variants import PIXEL_MEAN
 
 
 class LoadStoredSliced(Transform):
-    """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64}, both beside what was there."""
+    """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
+
+    For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
+    """
 
     def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat") -> None:
         self.stored = stored
@@ -50,13 +54,14 @@ class LoadStoredSliced(Transform):
         case = self.stored[data["case"]]
         image = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
-        return {**data, "image": image, "label": label}
+        return {**data, "image": image, "label": label, "table": case.table}
 
 
 class FinishSliced(Randomizable, Transform):
     """Draw the prompt and pad to the square that the network takes.
 
-    With a prompt, the label becomes the one structure that the sample names. The image is padded with SAM's mean
+    Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
+    sample names. `IGNORED` pixels stay so. The image is padded with SAM's mean
     colour, which its normalisation turns into zeros, as SAM does.
     """
 
@@ -67,10 +72,12 @@ class FinishSliced(Randomizable, Transform):
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         # Augmented or not, a plain tensor of whole numbers.
         image, label = torch.as_tensor(data["image"]), torch.from_numpy(np.asarray(data["label"], dtype=np.int64))
+        if (table := data.get("table")) is not None:
+            label = torch.from_numpy(table.astype(np.int64))[label[0]].permute(2, 0, 1)
         prompt: dict[str, Any] = {}
         if self.prompt != "none":
-            label = (label == data["structure"]).long()
-            prompt = simulate_prompt(label[0].numpy() > 0, self.prompt, self.image_size, self.R)
+            label = _one_structure(label, data["structure"], overlapping=table is not None)
+            prompt = simulate_prompt(label[0].numpy() == 1, self.prompt, self.image_size, self.R)
         return {
             "case": data["case"],
             "slice": data["slice"],
@@ -78,6 +85,13 @@ class FinishSliced(Randomizable, Transform):
             "label": pad_label(label, self.image_size),
             **{name: torch.from_numpy(value) for name, value in prompt.items()},
         }
+
+
+def _one_structure(label: torch.Tensor, structure: int, overlapping: bool) -> torch.Tensor:
+    """Mask (1, h, w) of one class, from classes (1, h, w) or masks (C, h, w)."""
+    if overlapping:
+        return label[structure - 1 : structure]
+    return torch.where(label == IGNORED, label, (label == structure).long())
 
 
 class ApplyIntensityd(MapTransform):
@@ -101,21 +115,22 @@ class ApplyIntensityd(MapTransform):
         return result
 
 
-class SelectClassesd(MapTransform):
-    """Label ids of the files -> classes 1, 2, … of the network; every other id becomes background."""
+class LoadClassesd(Transform):
+    """{image, label}, both paths -> the label as classes 1, 2, … (1, X, Y, Z) uint8 in RAS order; the image stays.
 
-    def __init__(self, keys: KeysCollection, label_ids: list[int]) -> None:
-        super().__init__(keys)
-        self.label_ids = label_ids
+    Of classes that may overlap it is a part map (int32), and ``table`` (P, C) stands beside it. The label may also be
+    {class id: its mask's path}. It lies where its image does: that is checked before.
+    """
+
+    def __init__(self, label_ids: Sequence[int], coding: LabelCoding = EXCLUSIVE) -> None:
+        self.label_ids, self.coding = label_ids, coding
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            label = result[key]
-            whole = np.rint(np.asarray(label)).astype(np.int64)  # as read_label: rescaling leaves a little over
-            classes = torch.from_numpy(renumber(whole, self.label_ids))
-            result[key] = MetaTensor(classes, meta=label.meta, applied_operations=label.applied_operations)
-        return result
+        header = read_header(data["image"])
+        classes, table = read_classes(data["label"], self.label_ids, self.coding, header)
+        turned, affine = to_ras(classes if table is None else classes.astype(np.int32), header.affine)
+        label = MetaTensor(torch.from_numpy(turned.copy())[None], affine=torch.from_numpy(affine))
+        return {**data, "label": label} if table is None else {**data, "label": label, "table": table}
 
 
 def training_transforms(
@@ -165,45 +180,60 @@ def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
 
 
 def volume_transforms(
-    policy: IntensityPolicy | Mapping[str, Any], label_ids: list[int] | None = None, keys: tuple[str, ...] = ("image",)
+    policy: IntensityPolicy | Mapping[str, Any],
+    label_ids: list[int] | None = None,
+    keys: tuple[str, ...] = ("image",),
+    coding: LabelCoding = EXCLUSIVE,
 ) -> Compose:
     """From files to whole volumes: image (1, X, Y, Z) in RAS order on the 0-255 scale, label as classes.
+
+    The image of a picture in colour is (3, X, Y, 1). For classes that may overlap the label is a part map, and
+    ``table`` (P, C) says which classes a part belongs to.
 
     Args:
         policy: the run's intensity policy.
         label_ids: the ids in the label files that become classes 1, 2, …; needed when ``keys`` holds ``label``.
         keys: ``image``, or ``image`` and ``label``.
+        coding: of the label files.
     """
-    steps: list[Transform] = [
-        LoadImaged(keys, "NibabelReader", image_only=True, squeeze_non_spatial_dims=True),  # a fourth axis of length 1
-        EnsureChannelFirstd(keys, channel_dim="no_channel"),
-        Orientationd(keys, axcodes="RAS", labels=None),
-        ApplyIntensityd("image", policy),
-    ]
-    if "label" in keys:
-        steps.append(SelectClassesd("label", label_ids or []))
-    return Compose(steps)
+    steps: list[Transform] = [LoadClassesd(label_ids or [], coding)] if "label" in keys else []
+    return Compose(
+        [
+            *steps,
+            volume_loader("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            ApplyIntensityd("image", policy),
+        ]
+    )
 
 
-def mask_transforms(preprocessing: Compose, label_ids: Sequence[int], output_dir: str | Path) -> Compose:
+def mask_transforms(
+    preprocessing: Compose, label_ids: Sequence[int], output_dir: str | Path, overlapping: bool = False
+) -> Compose:
     """From logits (C + 1, X, Y, Z) to a mask file OUTPUT/<name>_seg.nii.gz in the input's own orientation.
+
+    Logits (C, X, Y, Z) of classes that may overlap give a 4D file (X, Y, Z, C) of masks.
 
     Args:
         preprocessing: what :func:`volume_transforms` gave, to be inverted.
         label_ids: the ids written for classes 1, 2, ….
         output_dir: folder of the masks.
+        overlapping: whether classes may overlap.
     """
     classes = [*range(len(label_ids) + 1)]
+    ids = [0, 1] if overlapping else [0, *label_ids]
+    dtype = np.uint16 if max(ids) > 255 else np.uint8
     return Compose(
         [
-            AsDiscreted("pred", argmax=True),
+            AsDiscreted("pred", threshold=0.0) if overlapping else AsDiscreted("pred", argmax=True),
             Invertd("pred", preprocessing, orig_keys="image", nearest_interp=True, to_tensor=True),
-            MapLabelValued("pred", classes, [0, *label_ids], dtype=np.uint16 if max(label_ids) > 255 else np.uint8),
+            MapLabelValued("pred", classes[: len(ids)], ids, dtype=dtype),
             SaveImaged(
                 "pred",
                 output_dir=output_dir,
                 output_postfix="seg",
-                output_dtype=np.uint16 if max(label_ids) > 255 else np.uint8,
+                output_dtype=dtype,
                 separate_folder=False,
                 print_log=False,
             ),
@@ -218,7 +248,9 @@ def volumes_in(folder: str | Path) -> list[dict[str, str]]:
         InputError: when there is none.
     """
     folder = Path(folder)
-    files = [folder] if folder.is_file() else volume_files(folder) if folder.is_dir() else []
+    files = [folder] if folder.is_file() else []
+    if folder.is_dir():
+        files = volume_files(folder) or picture_files(folder)
     if not files:
         raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
     return [{"image": str(file)} for file in files]

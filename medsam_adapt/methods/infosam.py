@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from monai.data import DataLoader
 from torch import Tensor, nn
 
+from medsam_adapt.data.parts import IGNORED
 from medsam_adapt.errors import InputError
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
 from medsam_adapt.networks.segmenter import Head, Segmenter
@@ -244,7 +245,7 @@ class DistillationUpdate:
         embedding = self.teacher.encode(image)
         if prompts:
             return embedding, self.teacher.decode(embedding, **prompts, upsample=False).mask_tokens[:, :1]
-        boxes, found = tight_boxes((label > 0).any(dim=1))
+        boxes, found = tight_boxes(((label > 0) & (label != IGNORED)).any(dim=1))
         tokens = embedding.new_empty(len(image), 1, embedding.shape[1])
         for chosen, prompt in ((found, boxes[found]), (~found, None)):
             if chosen.any():

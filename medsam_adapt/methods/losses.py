@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
+from medsam_adapt.data.parts import IGNORED
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.segmenter import Head
 
@@ -14,8 +15,8 @@ from medsam_adapt.networks.segmenter import Head
 class SegmentationLoss(nn.Module):
     """L = w_ce CE + w_dice Dice, Dice = mean over channels of 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε), ε = 1e-5.
 
-    The sums run over batch and pixels. ``exclusive`` heads use softmax (background included), the others sigmoid and
-    binary cross-entropy. A label larger than the logits is reduced to them by nearest neighbour.
+    The sums run over batch and pixels, `IGNORED` ones left out. ``exclusive`` heads use softmax (background included),
+    the others sigmoid and binary cross-entropy. A label larger than the logits is reduced to them by nearest neighbour.
 
     Args:
         head: of the segmenter.
@@ -39,6 +40,12 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Scalar loss of logits (B, C', h, w); label: classes (B, 1, H, W), or masks (B, C', H, W) for sigmoids."""
         label = _reduced(label, logits)
+        known = (label != IGNORED).all(dim=1)
+        if not known.all():
+            if not known.any():
+                return logits.sum() * 0  # nothing to learn from, and a gradient all the same
+            # All sums run over batch and pixels, so the known pixels may stand in a row as one image.
+            logits, label = (maps.movedim(1, -1)[known].T[None] for maps in (logits, label))
         return self.loss(logits, label if self.head == "exclusive" else label.to(logits.dtype))
 
 
@@ -50,8 +57,8 @@ class StructureLoss(nn.Module):
         L_iou = 1 - (Σ w p y + 1) / (Σ w (p + y) - Σ w p y + 1)
 
     The sums run over the pixels of one channel of one image. Each channel counts as an image of its own, and the
-    loss is the mean of L_bce + L_iou over images and channels. A label larger than the logits is reduced to them by
-    nearest neighbour.
+    loss is the mean of L_bce + L_iou over images and channels. `IGNORED` pixels have w = 0. A label larger than the
+    logits is reduced to them by nearest neighbour.
 
     Args:
         weighted_bce: whether w weights the cross entropy too. The released code means to, but passes
@@ -81,9 +88,10 @@ class StructureLoss(nn.Module):
                 f"the structure loss got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: "
                 "give one label map per channel, of the size of the logits."
             )
-        labels = labels.to(logits.dtype)
-        weights = boundary_weights(labels)
-        bce_weights = weights if self.weighted_bce else torch.ones_like(weights)
+        known = (labels != IGNORED).to(logits.dtype)
+        labels = labels.to(logits.dtype) * known
+        weights = boundary_weights(labels) * known
+        bce_weights = weights if self.weighted_bce else known
         return (weighted_cross_entropy(logits, labels, bce_weights) + weighted_iou_loss(logits, labels, weights)).mean()
 
 
@@ -97,7 +105,7 @@ def boundary_weights(labels: Tensor) -> Tensor:
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Σ w bce / Σ w, (B, C, H, W) -> (B, C)."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (weights * cross_entropy).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))
+    return (weights * cross_entropy).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)).clamp(min=1e-6)
 
 
 def weighted_iou_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from medsam_adapt.networks.variants import VARIANTS, Variant
 
 _NESTING = ("model", "state_dict", "model_state_dict")  # where training files keep the weights
 _MASK_MLP = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.(\d+)\.(.+)")
+_MASK_MLP_LAST = "layers.2."
+_CALM = 0.1  # of SAM's logits, which are tens: certain of a mask without having been asked for one
 _IOU_LAST = re.compile(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.(weight|bias)")
 
 
@@ -94,18 +96,19 @@ def load_checkpoint(sam: Sam, path: str | Path, variant: Variant, class_masks: b
             f"use --backbone {found.name}, or a {variant.name} checkpoint."
         )
     if class_masks:
-        weights = masks_for_classes(weights, sam.mask_decoder.num_mask_tokens)
+        weights = masks_for_classes(weights, sam.mask_decoder.num_mask_tokens, _CALM)
     weights = resize_positions(weights, expected)
     _check_names_and_shapes(weights, expected, path)
     sam.load_state_dict(weights)
 
 
-def masks_for_classes(weights: Mapping[str, Tensor], mask_tokens: int) -> dict[str, Tensor]:
+def masks_for_classes(weights: Mapping[str, Tensor], mask_tokens: int, scale: float = 1.0) -> dict[str, Tensor]:
     """A copy with a mask token per class: hypernetwork and quality output are those of mask token 0, tokens are new.
 
     With copies of token 0 all classes would draw the same mask, and the first steps of training would go into telling
     them apart. The tokens have its length and random directions, always the same ones: the weights that an adapter
-    belongs to follow from the checkpoint alone.
+    belongs to follow from the checkpoint alone. ``scale`` is that of the logits: below 1, training need not first
+    unlearn what pretraining was certain of.
     """
     iou_layers = [int(match[1]) for name in weights if (match := _IOU_LAST.fullmatch(name))]
     repeated: dict[str, Tensor] = {}
@@ -113,8 +116,9 @@ def masks_for_classes(weights: Mapping[str, Tensor], mask_tokens: int) -> dict[s
         mask_mlp, iou = _MASK_MLP.fullmatch(name), _IOU_LAST.fullmatch(name)
         if mask_mlp:
             if mask_mlp[1] == "0":
+                factor = scale if mask_mlp[2].startswith(_MASK_MLP_LAST) else 1.0
                 for index in range(mask_tokens):
-                    repeated[f"mask_decoder.output_hypernetworks_mlps.{index}.{mask_mlp[2]}"] = tensor.clone()
+                    repeated[f"mask_decoder.output_hypernetworks_mlps.{index}.{mask_mlp[2]}"] = factor * tensor
         elif name == "mask_decoder.mask_tokens.weight":
             fixed = torch.Generator("cpu").manual_seed(0)
             directions = torch.randn(mask_tokens, tensor.shape[1], generator=fixed, device="cpu")

@@ -106,7 +106,7 @@ class Segmenter(nn.Module):
         self, embedding: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True
     ) -> Prediction:
         """Masks from image embeddings (B, D, h, w) and prompts; arguments as in :meth:`predict`."""
-        sparse, dense, position = self._embed_prompts(len(embedding), boxes, points)
+        sparse, dense, position = self._embed_prompts(embedding.shape[0], boxes, points)
         low_res, tokens = self._draw_masks(embedding, sparse, dense, position)
         logits = low_res
         if upsample:

@@ -7,7 +7,7 @@ from segment_anything import build_sam_vit_b
 from medsam_adapt.cli.main import main
 from medsam_adapt.engine import RunKeeper
 
-SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=2"]
+SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=2", "--set", "min_steps=1"]
 
 
 def call(capsys, *arguments):
@@ -45,9 +45,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(phantoms, tmp_path, caps
         patch.setattr(RunKeeper, "_save_state", killed_after_the_second_epoch)
         call(capsys, *arguments, "--output", tmp_path / "parts")
     assert call(capsys, "train", "--resume", "--output", tmp_path / "parts", "--device", "cpu")[0] == 0
-    for name in ("models/model.pt", "models/state.pt"):
+    for name in ("models/model.pt", "state.pt"):
         whole, parts = (torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "parts"))
-        if name == "models/state.pt":
+        if name == "state.pt":
             for state in (whole, parts):  # assert_close compares numbers: the groups' names are text
                 for group in state["states"]["optimizer"]["param_groups"]:
                     group.pop("name", None)
@@ -110,13 +110,14 @@ def test_prompted_runs_train_evaluate_and_refuse_to_predict(phantoms, tmp_path, 
 def test_the_real_ct_in_flare_layout(real_data, tmp_path, capsys):
     run = tmp_path / "run"
     data = ["--data", real_data / "adome_one_case", "--layout", "adome"]
-    code, out, _ = call(capsys, "train", *data, "--output", run, "--epochs", 1, "--image-size", 64, "--device", "cpu")
+    small = [*SMALL, "--epochs", 1, "--image-size", 64]
+    code, out, _ = call(capsys, "train", *data, "--output", run, *small)
     assert code == 0
     assert "'esophagus' has no voxel in any training label" in out
     assert "nothing is held out" in out
     assert call(capsys, "evaluate", run, "--device", "cpu")[0] == 0
     classes = json.loads((run / "metrics.json").read_text())["classes"]
-    assert classes["esophagus"] == {"dsc": None, "iou": None, "cases": 1, "undefined": 1}
+    assert (classes["esophagus"]["dsc"], classes["esophagus"]["undefined"]) == (None, 1)
     assert sum(row["dsc"] is not None for row in classes.values()) == 12
     code, out, _ = call(
         capsys,

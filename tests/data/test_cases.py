@@ -1,23 +1,11 @@
-import random
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.data.cases import (
-    Case,
-    CaseList,
-    Split,
-    check_cases,
-    find_cases,
-    load_split,
-    save_split,
-    select_classes,
-    split_cases,
-)
+from medsam_adapt.data.cases import Case, CaseList, check_cases, find_cases, select_classes
 from medsam_adapt.errors import InputError
 
 AFFINE = np.diag([2.0, 2, 3, 1])
@@ -138,53 +126,3 @@ def test_no_foreground_anywhere_is_told(data):
         check_cases(named(data))
     with pytest.raises(InputError, match=f"^{data} has no labelled voxel in any case; check"):
         check_cases(find_cases(data))
-
-
-def cases(count, per_patient=1):
-    return [Case(f"c{n:02}", Path("x"), patient=f"p{n // per_patient}") for n in range(count)]
-
-
-@pytest.mark.parametrize(("patients", "held_out"), [(1, 0), (2, 0), (3, 1), (10, 2), (33, 7)])
-def test_a_split_is_seeded_whole_and_of_the_right_size(patients, held_out):
-    split = split_cases(cases(patients), seed=3)
-    assert len(split.held_out) == held_out
-    assert sorted(split.train + split.held_out) == [case.id for case in cases(patients)]
-    shuffled = random.Random(0).sample(cases(patients), patients)
-    assert split_cases(shuffled, seed=3) == split
-    if patients >= 10:
-        assert split_cases(cases(patients), seed=4) != split
-
-
-def test_the_cases_of_a_patient_stay_together():
-    split = split_cases(cases(40, per_patient=4), seed=0)
-    of = {case.id: case.patient_id for case in cases(40, per_patient=4)}
-    assert len(split.held_out) == 8
-    assert not {of[key] for key in split.train} & {of[key] for key in split.held_out}
-
-
-def test_the_held_out_fraction_has_limits():
-    assert split_cases(cases(10), seed=0, held_out_fraction=0).held_out == ()
-    assert len(split_cases(cases(4), seed=0, held_out_fraction=0.99).train) == 1
-    with pytest.raises(InputError, match=r"fraction is 1\.5; give 0 or more"):
-        split_cases(cases(4), seed=0, held_out_fraction=1.5)
-
-
-def test_a_split_is_saved_and_loaded(tmp_path):
-    split = Split(("a", "b"), ("c",))
-    save_split(tmp_path / "splits.json", split, seed=1)
-    assert load_split(tmp_path / "splits.json") == split
-    assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ('{"train": ["a"],\n', r"splits\.json is not JSON at line 2"),
-        ('{"train": ["a"]}', r"splits\.json is no split; give it 'held_out', a list"),
-        ('{"train": ["a"], "held_out": ["a"]}', r"splits\.json has 'a' both in.*remove"),
-    ],
-)
-def test_a_bad_split_is_told(tmp_path, content, sentence):
-    (tmp_path / "splits.json").write_text(content)
-    with pytest.raises(InputError, match=sentence):
-        load_split(tmp_path / "splits.json")

@@ -154,7 +154,7 @@ BAD_HEADERS = {
     "missing": (lambda d: d / "a.nii.gz", "does not exist; check"),
     "folder": (lambda d: d, "is a folder.*give the file"),
     "empty": (lambda d: named(d / "a.nii.gz", b""), "empty; copy"),
-    "suffix": (lambda d: named(d / "a.png"), r"supported format \(\.nii\.gz, \.nii\); convert"),
+    "suffix": (lambda d: named(d / "a.txt"), r"supported format \(\.nii\.gz, \.nii, .*\); convert"),
     "not nifti": (lambda d: named(d / "a.nii"), "not a NIfTI volume.*export"),
     "not gzip": (lambda d: named(d / "a.nii.gz"), r"not gzip-compressed.*rename it to end in \.nii "),
     "gzip": (lambda d: named(d / "a.nii", gzip.compress(b"x")), r"is gzip-compressed.*rename it to end in \.nii\.gz"),

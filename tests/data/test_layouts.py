@@ -7,7 +7,11 @@ import pytest
 
 from medsam_adapt.data import layouts
 from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.io import write_label
 from medsam_adapt.errors import InputError
+from tests.data import samples
+
+from .dicom_files import STORED, save, series
 
 
 def volume(path, value=1):
@@ -56,11 +60,18 @@ def datalist(root):
     text(root / "datalist.json", {"training": entries, "labels": [{"id": 1, "name": "liver"}]})
 
 
-SAMPLES = {"adome": adome, "folder": folder, "msd": msd, "datalist": datalist}
+def dicom(root):
+    for name in "ab":
+        images = save(root / name / "CT", series(STORED[:5, :4, :3]))
+        write_label(root / name / "label.nii.gz", np.ones((3, 4, 5), np.uint8), images)
+    text(root / "labels.json", {"1": "liver"})
+
+
+SAMPLES = {"adome": adome, "dicom": dicom, "folder": folder, "msd": msd, "datalist": datalist}
 
 
 def test_every_layout_has_a_sample_and_bears_its_files_name():
-    assert set(layouts.layout_names()) == set(SAMPLES)
+    assert set(layouts.layout_names()) == set(SAMPLES) | {samples.layout_of(name) for name in samples.SAMPLES}
     for name in layouts.layout_names():
         layout = layouts.get_layout(name)
         assert (layout.NAME, bool(layout.DESCRIPTION)) == (name, True)
@@ -74,7 +85,7 @@ def test_a_layout_is_recognised_and_read(tmp_path, name):
     assert found == find_cases(tmp_path, name)
     stems = ["FLARE22_Tr_0001", "FLARE22_Tr_0002"] if name == "adome" else ["a", "b"]
     assert [case.id for case in found.cases] == stems
-    assert all(case.image.is_file() and case.label.is_file() for case in found.cases)
+    assert all(case.image.exists() and case.label.is_file() for case in found.cases)
     assert found.classes[1] == "liver"
     assert list(found.classes) == sorted(found.classes)
     assert 0 not in found.classes

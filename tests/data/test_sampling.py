@@ -1,11 +1,12 @@
 import itertools
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, Randomizable, Transform
 
-from medsam_adapt.data.sampling import DrawSampler, EndlessLoader, SliceDataset, slice_loader
+from medsam_adapt.data.sampling import DrawSampler, EndlessLoader, SliceDataset, balanced_weights, slice_loader
 from medsam_adapt.data.training import TrainingData
 
 
@@ -107,3 +108,102 @@ def test_an_augmented_sample_is_of_the_same_kind_as_a_plain_one(phantoms, tmp_pa
         images = [dataset[0, seed]["image"].numpy() for seed in range(12)]
         assert all(0 <= image.min() <= image.max() <= 255 for image in images)
         assert (len({image.tobytes() for image in images}) == 1) == (augment == "none")
+
+
+def test_balanced_weights_share_the_draws_between_the_classes():
+    shown = np.zeros((10, 3), bool)  # a common class, a rare one, one that no sample shows; sample 9 shows nothing
+    shown[:8, 0] = shown[8, 1] = True
+    weights = balanced_weights(shown)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[8] == pytest.approx(0.5 / 10 + 0.25)
+    assert weights[:8] == pytest.approx(0.5 / 10 + 0.25 / 8)
+    assert weights[9] == pytest.approx(0.5 / 10)
+    np.testing.assert_allclose(balanced_weights(shown, plain_share=1), 1 / 10)
+    np.testing.assert_allclose(balanced_weights(shown[:, 2:]), 1 / 10)
+
+
+def test_weighted_draws_are_as_many_as_their_share_says():
+    weights = np.array([0.5, 0.25, 0.21, 0.04])
+    sampler = DrawSampler(4, seed=0, draws=50, weights=weights)
+    for _ in range(5):
+        counts = np.bincount([index for index, _ in sampler], minlength=4)
+        assert counts.sum() == 50
+        assert (np.abs(counts - 50 * weights) < 1).all()
+    total = np.bincount([index for _ in range(200) for index, _ in sampler], minlength=4) / (200 * 50)
+    np.testing.assert_allclose(total, weights, atol=0.003)
+
+
+def test_weighted_epochs_are_decided_by_the_seed():
+    def sampler(seed):
+        return DrawSampler(6, seed, draws=9, weights=np.arange(1, 7) / 21)
+
+    one, same = sampler(3), sampler(3)
+    epochs = [list(one) for _ in range(3)]
+    same.epoch = 2
+    assert list(same) == epochs[2]
+    assert epochs[0] != epochs[1]
+    assert list(sampler(4)) != epochs[0]
+
+
+def test_few_samples_are_drawn_repeatedly_and_evenly():
+    sampler = DrawSampler(4, seed=0, draws=10)
+    counts = np.bincount([index for index, _ in sampler], minlength=4)
+    assert sorted(counts) == [2, 2, 3, 3]
+    assert [index for index, _ in DrawSampler(3, seed=0, shuffle=False, draws=5)] == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(("length", "min_steps", "batches"), [(7, 1, 2), (7, 5, 5), (2, 5, 5), (2, 1, 1), (30, 5, 10)])
+def test_a_pass_has_a_least_number_of_steps(length, min_steps, batches):
+    loader = slice_loader(numbers(length), batch_size=3, min_steps=min_steps)
+    assert len(loader) == len(list(loader)) == batches
+
+
+@pytest.mark.parametrize("stop", range(5))
+def test_a_balanced_endless_loader_goes_on_where_it_was(stop):
+    def endless():
+        dataset = numbers(3)
+        dataset.weights = np.array([0.2, 0.1, 0.7])
+        return EndlessLoader(slice_loader(dataset, batch_size=2, seed=1, min_steps=3))
+
+    loader = endless()
+    values = [drawn([next(loader)]) for _ in range(7)]
+    again = endless()
+    again.load_state_dict({"drawn": stop})
+    assert [drawn([next(again)]) for _ in range(7 - stop)] == values[stop:]
+
+
+@pytest.mark.parametrize("part", ["train", "first_half", "second_half"])
+def test_a_gland_in_one_slice_is_seen_in_every_pass(tmp_path, part):
+    data = one_gland(tmp_path)
+    glands = [index for index, s in enumerate(data.samples(part)) if s["slice"] in (3, 22)]
+    assert len(glands) == (2 if part == "train" else 1)
+    for sampling, seen in (("balanced", 9), ("slices", 0)):
+        data.sampling = sampling
+        loader = slice_loader(data.dataset(part), batch_size=2, min_steps=20)
+        for _ in range(3):
+            count = sum(index in glands for index, _ in loader.sampler)
+            assert count >= seen
+            assert (count > 6) == (sampling == "balanced")
+
+
+@pytest.mark.parametrize("prompt", ["none", "box"])
+def test_classes_are_balanced_with_and_without_a_prompt(tmp_path, prompt):
+    data = one_gland(tmp_path, prompt=prompt)
+    weights = dict(zip([(s["slice"], s.get("structure")) for s in data.samples()], data.dataset().weights, strict=True))
+    count = len(weights)
+    gland = (3, 2 if prompt == "box" else None)
+    liver = (3 if prompt == "box" else 4, 1 if prompt == "box" else None)
+    assert weights[liver] == pytest.approx(0.5 / count + 0.25 / 32)
+    assert weights[gland] == pytest.approx(0.5 / count + 0.25 / 2 + (0.25 / 32 if prompt == "none" else 0))
+
+
+def one_gland(root, **settings):
+    """One CT of 32 slices: the liver in all of them, a gland in slices 3 and 22."""
+    label = np.zeros((32, 32, 32), np.uint8)
+    label[4:20, 4:20] = 1
+    label[24:26, 24:26, [3, 22]] = 2
+    for folder in ("images", "labels"):
+        (root / folder).mkdir()
+        nib.save(nib.Nifti1Image(label, np.eye(4)), root / folder / "a.nii.gz")
+    (root / "labels.json").write_text('{"1": "liver", "2": "gland"}')
+    return TrainingData(root, image_size=32, augment="none", cache_dir=root / "cache", **settings)

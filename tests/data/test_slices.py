@@ -12,6 +12,7 @@ from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.slices import SliceSettings, StoredCase, renumber, store_cases
 from medsam_adapt.data.transforms import training_transforms, volume_transforms
+from medsam_adapt.errors import RunError
 from medsam_adapt.inference import SlicewiseInferer
 
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
@@ -89,7 +90,7 @@ def test_a_failure_leaves_nothing_behind(case, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(slices.np, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(RunError, match="No space left"):
             store_cases([case], SETTINGS, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert store_cases([case], SETTINGS, tmp_path)[case.id].images.any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_adapt.data.cases import Split, save_split
+from medsam_adapt.data.splits import Split, save_split
 from medsam_adapt.data.training import TrainingData
 from medsam_adapt.errors import InputError
 

@@ -71,6 +71,7 @@ def test_classes_have_tokens_of_their_own_and_the_first_hypernetwork(official, c
     cosines = torch.corrcoef(tokens) - torch.eye(6)
     assert cosines.abs().max() < 0.3
     first = official.mask_decoder.output_hypernetworks_mlps[0].state_dict()
+    first = {name: tensor * (0.1 if name.startswith("layers.2.") else 1) for name, tensor in first.items()}
     for mlp in sam.mask_decoder.output_hypernetworks_mlps:
         torch.testing.assert_close(mlp.state_dict(), first, rtol=0, atol=0)
 

@@ -11,10 +11,12 @@ import json
 import os
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from medsam_adapt.data.formats.dicom import holds_dicom
 from medsam_adapt.data.io import FORMATS, LARGEST_LABEL, volume_files, volume_stem
 from medsam_adapt.errors import InputError
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:  # the layouts build these classes, and `cases` asks the layou
 
 class Layout(Protocol):
     """What a layout's module offers.
+
+    A layout that holds several data sets in one offers ``CHOICES`` too, word -> what it chooses, and its `read` takes
+    the words that follow the name in ``--layout segrap:contrast`` as a third argument.
 
     Attributes:
         NAME: the name for ``--layout``.
@@ -46,14 +51,45 @@ def layout_names() -> tuple[str, ...]:
 
 
 def get_layout(name: str) -> Layout:
-    """The layout's module.
+    """The layout's module; a choice after the name ("segrap:contrast") is left aside.
 
     Raises:
         InputError: no such layout.
     """
+    name = name.partition(":")[0]
     if name not in (known := layout_names()):
         raise InputError(f"no layout {name!r}{did_you_mean(name, known)}; the layouts are auto, {', '.join(known)}")
     return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
+
+
+def read_layout(name: str, root: Path, need_labels: bool) -> CaseList:
+    """The cases below ``root`` in the layout ``name``, with its choice if it carries one: "segrap:contrast".
+
+    Raises:
+        InputError: no such layout, no such choice, or whatever the layout refuses.
+    """
+    layout, (_, _, choice) = get_layout(name), name.partition(":")
+    if not choice:
+        return layout.read(root, need_labels)
+    if not hasattr(layout, "CHOICES"):
+        raise InputError(f"layout {layout.NAME} has nothing to choose, as {name!r} does; use --layout {layout.NAME}")
+    found = cast("Any", layout).read(root, need_labels, choice)
+    return replace(found, layout=name)
+
+
+def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
+    """The words of a choice such as "contrast,tumours".
+
+    Raises:
+        InputError: a word that the layout does not know.
+    """
+    known, words = list(known), {word.strip() for word in choice.split(",") if word.strip()}
+    if unknown := sorted(words - {*known}):
+        raise InputError(
+            f"layout {layout} has no choice {unknown[0]!r}{did_you_mean(unknown[0], known)}; write {layout}: and one "
+            f"or more, with commas, of {', '.join(known)}"
+        )
+    return words
 
 
 # ------------------------------------------------------------------------------------------ shared by the layouts
@@ -73,7 +109,7 @@ def class_key(name: str) -> str:
 def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:
     """One error out of many sentences: the first ``limit``, one a line, and how many more there are."""
     rest = [f"... and {len(problems) - limit} more problems"] if len(problems) > limit else []
-    return InputError("\n".join([*problems[:limit], *rest]))
+    return InputError("\n".join([*problems[:limit], *rest]), problems)
 
 
 def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
@@ -135,6 +171,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def peek_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is none to be read: for `looks_like`, which refuses nothing."""
+    try:
+        return read_object(path)
+    except InputError:
+        return {}
+
+
 def class_map(raw: Any, source: Path) -> dict[int, str]:
     """Label id -> name in ascending order, background left out.
 
@@ -178,6 +222,8 @@ def listed_file(entry: Any, source: Path) -> Path:
     path = Path(os.path.normpath(Path(folder, entry)))
     if not path.is_relative_to(folder):
         raise InputError(f"{source} names {entry}, which is outside its folder; move the file in, or link to it there")
+    if holds_dicom(path):  # a series is a folder
+        return path
     if not path.is_file():
         raise InputError(f"{source} names {entry}, which does not exist; correct the entry or add the file")
     if not path.name.lower().endswith(tuple(FORMATS)):
@@ -185,10 +231,22 @@ def listed_file(entry: Any, source: Path) -> Path:
     return path
 
 
+def _listed_label(entry: Any, source: Path) -> dict[str, Any]:
+    """{"label": file}, {"masks": {class id: file}} or, without a label, nothing."""
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict):
+        return {"label": listed_file(entry, source)}
+    if not entry or not all(key.isdecimal() and 0 < int(key) <= LARGEST_LABEL for key in entry):
+        raise InputError(f'{source} has a label {json.dumps(entry)[:60]}; write masks as {{"1": "mask.nii.gz", ...}}')
+    return {"masks": {int(key): listed_file(path, source) for key, path in entry.items()}}
+
+
 def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) -> list[dict[str, Any]]:
     """Keyword arguments of a Case for each entry {image, label, id, patient} of ``content["training"]``.
 
-    An id that is not given is the image's stem. Entries for macOS's ``._x.nii.gz`` files are left out.
+    An id that is not given is the image's stem. A label may be an object too, {class id: mask}, for classes that
+    overlap. Entries for macOS's ``._x.nii.gz`` files are left out.
 
     Raises:
         InputError: every problem of every entry, as `listed_file`, and labels that are missing where needed.
@@ -204,7 +262,7 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
             image = listed_file(entry.get("image"), source)
             if need_labels and entry.get("label") is None:
                 raise InputError(f"{source} gives no label for {entry['image']}; add it or remove the entry")
-            label = None if entry.get("label") is None else listed_file(entry["label"], source)
+            label = _listed_label(entry.get("label"), source)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -214,7 +272,7 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
             {
                 "id": volume_stem(image) if given is None else str(given),
                 "image": image,
-                "label": label,
+                **label,
                 "patient": None if patient is None else str(patient),
             }
         )

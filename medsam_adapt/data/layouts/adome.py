@@ -33,8 +33,8 @@ CLASSES = {
 
 
 def looks_like(root: Path) -> bool:
-    """Whether an image has FLARE's name."""
-    return any((root / "images").glob(f"FLARE*{CHANNEL}.nii*"))
+    """Whether an image has FLARE's name, and no datalist says otherwise."""
+    return not (root / "datalist.json").is_file() and any((root / "images").glob(f"FLARE*{CHANNEL}.nii*"))
 
 
 def read(root: Path, need_labels: bool) -> CaseList:

@@ -5,8 +5,9 @@
                                  "training": [{"image": "ct/a.nii.gz", "label": "seg/a.nii.gz",
                                                "id": "a_week_1", "patient": "a"}, ...]}
 
-"labels", "id" (or "case_id") and "patient" are optional. Cases of one patient are never split between training and
-held-out.
+"labels", "id" (or "case_id") and "patient" are optional. Where classes overlap, "label" is an object with a mask for
+each class, {"1": "seg/a_liver.nii.gz", ...}, and "labels" is needed. Cases of one patient are never split between
+training and held-out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from medsam_adapt.data.cases import Case, CaseList
 from medsam_adapt.data.layouts import class_map, listed_cases, read_object
+from medsam_adapt.data.parts import LabelCoding
+from medsam_adapt.errors import InputError
 
 NAME = "datalist"
 DESCRIPTION = 'MONAI: datalist.json (or the JSON file itself) with "training": [{"image", "label", "id", "patient"}]'
@@ -34,4 +37,9 @@ def read(root: Path, need_labels: bool) -> CaseList:
     source = _file(root)
     content = read_object(source)
     cases = tuple(Case(**entry) for entry in listed_cases(source, content, need_labels))
-    return CaseList(NAME, root, cases, class_map(content["labels"], source) if "labels" in content else {})
+    classes = class_map(content["labels"], source) if "labels" in content else {}
+    if not any(case.masks for case in cases):
+        return CaseList(NAME, root, cases, classes)
+    if not classes:
+        raise InputError(f'{source} lists masks and no "labels"; add the classes\' names, {{"1": "liver", ...}}')
+    return CaseList(NAME, root, cases, classes, coding=LabelCoding(overlapping=True))

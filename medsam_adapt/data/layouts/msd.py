@@ -14,15 +14,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapt.data.cases import Case, CaseList
-from medsam_adapt.data.layouts import class_map, listed_cases, read_object
+from medsam_adapt.data.layouts import class_map, listed_cases, nnunet, read_object
 
 NAME = "msd"
 DESCRIPTION = 'Medical Segmentation Decathlon: dataset.json with "training" and "labels", imagesTr/, labelsTr/'
 
 
 def looks_like(root: Path) -> bool:
-    """Whether there is a dataset.json beside imagesTr/."""
-    return (root / "dataset.json").is_file() and (root / "imagesTr").is_dir()
+    """Whether there is a dataset.json beside imagesTr/, and not nnU-Net's."""
+    there = (root / "dataset.json").is_file() and (root / "imagesTr").is_dir()
+    return there and not nnunet.looks_like(root)
 
 
 def read(root: Path, need_labels: bool) -> CaseList:

@@ -1,0 +1,145 @@
+"""``medsam-adapt data check|convert|split``: look at a data set, bring it to a plain form, deal out its patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Column, Table
+
+from medsam_adapt.errors import InputError
+
+from .console import Overwrite, console, progress_bar, say, warn
+
+if TYPE_CHECKING:
+    from medsam_adapt.data.survey import Survey
+
+app = typer.Typer(help="Check, convert and split data sets.", no_args_is_help=True)
+MEASURES = ("voxels", "mm", "axes", "intensities")
+Folder = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)]
+Layout = Annotated[str, typer.Option(help="Layout of the data on disk; auto recognises it.")]
+
+
+@app.command()
+def check(
+    folder: Folder,
+    layout: Layout = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """List the cases, and everything that is wrong with them."""
+    from medsam_adapt.data.survey import survey
+
+    if as_json:
+        seen = survey(folder, layout)
+        say(json.dumps(seen.as_json(), indent=2))
+        raise typer.Exit(2 if seen.problems else 0)
+    with progress_bar() as progress:
+        task = progress.add_task("reading", total=None, detail="")
+        seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total))
+    _print(folder, seen)
+    if seen.problems:
+        count = len(seen.problems)
+        raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
+    say("No problems found.")
+
+
+def _print(folder: Path, seen: Survey) -> None:
+    if seen.cases is None:
+        return
+    say(f"{folder}: {len(seen.looks)} case{'s' * (len(seen.looks) != 1)} in layout '{seen.cases.layout}'.")
+    table = Table("case", *(Column(name, no_wrap=True) for name in MEASURES), "labelled voxels", box=None)
+    for row in seen.as_json()["cases"]:
+        if row["shape"] is None:
+            table.add_row(row["id"], "unreadable")
+            continue
+        table.add_row(
+            row["id"],
+            " × ".join(map(str, row["shape"])),
+            " × ".join(f"{length:.3g}" for length in row["spacing"]),
+            row["orientation"],
+            "unreadable" if row["intensities"] is None else " to ".join(f"{value:g}" for value in row["intensities"]),
+            "-" if row["voxels"] is None else f"{sum(row['voxels'].values()):,}",
+        )
+    console.print(table, soft_wrap=False)
+    if seen.check.voxels:
+        console.print(_class_table(seen), soft_wrap=False)
+
+
+def _class_table(seen: Survey) -> Table:
+    """One row a class: how many of the labelled cases have it, and how much of it."""
+    labelled = len(seen.check.voxels)
+    table = Table("label", "class", f"in cases (of {labelled})", "fewest voxels", "median", "most", box=None)
+    for class_id, name in seen.check.classes.items():
+        counts = sorted(count[class_id] for count in seen.check.voxels.values() if count[class_id])
+        extent = [f"{counts[at]:,}" for at in (0, len(counts) // 2, -1)] if counts else ["-"] * 3
+        table.add_row(str(class_id), name, str(len(counts)), *extent)
+    return table
+
+
+@app.command()
+def convert(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.", show_default=False)],
+    layout: Layout = "auto",
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--map", help='JSON of the labels wanted: {"1": "liver"} or {"old": new}.', show_default=False),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", help="OLD=NEW; a label's id or name, again for more.", show_default=False),
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes to keep, as in liver,spleen.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Copy a data set as NIfTI and a datalist.json, relabelled if wanted; goes on after an interruption."""
+    from medsam_adapt.data.convert import convert_cases
+    from medsam_adapt.data.relabel import read_map, read_pairs
+
+    if mapping is not None and rename:
+        raise InputError("--map and --rename exclude each other: put all changes into the map.")
+    changes = read_map(mapping) if mapping is not None else read_pairs(rename) if rename else None
+    names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+    with progress_bar() as progress:
+        task = progress.add_task("checking", total=None, detail="")
+
+        def advance(doing: str, case: str, total: int) -> None:
+            progress.update(task, description=doing, advance=1, total=2 * total, detail=case)
+
+        made = convert_cases(folder, output, layout, changes, names, overwrite, advance)
+    listed = ", ".join(f"{class_id} {name}" for class_id, name in made.classes.items())
+    if made.unlabelled:
+        warn(f"without a label: {', '.join(made.unlabelled)}.")
+    say(f"Converted {len(made.cases)} case{'s' * (len(made.cases) != 1)}: {output}; labels: {listed or 'none'}")
+
+
+@app.command()
+def split(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", show_default=False)],
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Decides who is in which fold.")] = 0,
+    layout: Layout = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Deal the patients into folds for a cross-validation."""
+    from medsam_adapt.data.cases import find_cases
+    from medsam_adapt.data.splits import fold_cases, save_split
+
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"{output} cannot be written: name a JSON file in a folder that exists.")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} already exists: name another file, or add --overwrite.")
+    found = find_cases(folder, layout)
+    splits = fold_cases(found.cases, seed, folds)
+    try:
+        save_split(output, splits, seed)
+    except OSError as error:
+        raise InputError(f"cannot write {output} ({error.strerror}); choose another folder.") from error
+    patients = len({case.patient_id for case in found.cases})
+    say(
+        f"{patients} patients in {folds} folds: {output}\n"
+        f"Next: medsam-adapt train --data {folder} --split-file {output} --fold 0 --output …"
+    )

@@ -1,0 +1,180 @@
+"""What a comparison trains: methods, seeds and folds on the same splits, kept in its folder to go on after a stop.
+
+OUTPUT/comparison.json      the plan
+       splits.json          who is held out
+       runs/METHOD/…        one run for each fold and seed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medsam_adapt.comparison import ScoredRun
+from medsam_adapt.data.cases import CaseList
+from medsam_adapt.data.layouts import read_object
+from medsam_adapt.data.splits import fold_cases, save_split, split_cases
+from medsam_adapt.errors import InputError
+from medsam_adapt.files import write_json
+from medsam_adapt.metrics import MetricRules
+from medsam_adapt.runs import COST_FILE, MODEL_FILE, RUN_FILE, SPLIT_FILE, STATE_FILE, read_run
+from medsam_adapt.summary import METRICS_FILE, read_metrics
+
+PLAN_FILE, FORMAT = "comparison.json", 1
+HELD_OUT = 0.2  # of the patients, without folds
+
+State = Literal["new", "begun", "unusable", "trained"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        data: the data set's folder.
+        layout: its layout.
+        bundles: the methods.
+        settings: of every run: bundle -> name -> value, without seed and split.
+        recipe: ``default`` or ``paper``.
+        folds: of the cross-validation; 1 for one part held out.
+        seeds: how many, from 0.
+    """
+
+    data: str
+    layout: str
+    bundles: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    recipe: str = "default"
+    folds: int = 1
+    seeds: int = 1
+
+    def runs(self, folder: Path) -> Iterator[PlannedRun]:
+        """Every run, one seed of all methods after another, so that an interrupted comparison has whole rows."""
+        for seed in range(self.seeds):
+            for fold in range(self.folds):
+                for bundle in self.bundles:
+                    name = f"fold_{fold}_seed_{seed}" if self.folds > 1 else f"seed_{seed}"
+                    where = folder / "runs" / bundle / name
+                    yield PlannedRun(bundle, seed, fold if self.folds > 1 else None, where)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training of a plan, and where it goes."""
+
+    bundle: str
+    seed: int
+    fold: int | None
+    folder: Path
+
+    def state(self) -> State:
+        """How far it is: nothing there, to be resumed, to be begun anew, or trained."""
+        if not (self.folder / RUN_FILE).is_file():
+            return "new"
+        cost = _cost(self.folder)
+        if cost.get("finished") and (self.folder / MODEL_FILE).is_file():
+            return "trained"
+        return "begun" if (self.folder / STATE_FILE).is_file() else "unusable"
+
+    def train_arguments(self, plan: Plan, splits: Path, device: str) -> list[str]:
+        """What ``medsam-adapt`` gets to train it, or to go on with it."""
+        state = self.state()
+        if state == "begun":
+            return ["train", "--resume", "--output", str(self.folder), "--device", device]
+        settings = {**plan.settings[self.bundle], "seed": self.seed, "split_file": str(splits), "fold": self.fold}
+        return [
+            *("train", "--bundle", self.bundle, "--recipe", plan.recipe, "--data", plan.data, "--layout", plan.layout),
+            *("--output", str(self.folder), "--device", device),
+            *(part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")),
+            *(["--overwrite"] if state == "unusable" else []),
+        ]
+
+
+def begin(plan: Plan, folder: Path, cases: CaseList) -> tuple[Plan, Path]:
+    """Make the folder of a comparison, or go on with it; methods and seeds may be added to an earlier one.
+
+    Returns:
+        The plan, and the file of its splits.
+
+    Raises:
+        InputError: another comparison is there, or there are too few patients.
+    """
+    splits = folder / SPLIT_FILE
+    if (folder / PLAN_FILE).is_file():
+        return _extended(plan, folder), splits
+    held_out = max(float(settings.get("held_out", HELD_OUT)) for settings in plan.settings.values())
+    split = fold_cases(cases.cases, 0, plan.folds) if plan.folds > 1 else split_cases(cases.cases, 0, held_out)
+    if not isinstance(split, tuple) and not split.held_out:
+        raise InputError(f"{plan.data} has fewer than three patients: nothing can be held out to compare on.")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_split(splits, split, 0)
+    write_json(folder / PLAN_FILE, {"format": FORMAT, **asdict(plan)})
+    return plan, splits
+
+
+def is_scored(folder: Path, rules: MetricRules) -> bool:
+    """Whether a run has scores by these rules already."""
+    if not (folder / METRICS_FILE).is_file():
+        return False
+    scored = read_metrics(folder)["rules"]
+    same = all(scored[key] == getattr(rules, key) for key in ("protocol", "empty_policy", "surface"))
+    tolerances = {name: rules.tolerance(name) for name in scored["tolerances_mm"]}
+    return same and set(rules.metrics) <= set(scored["metrics"]) and tolerances == scored["tolerances_mm"]
+
+
+def scored_run(folder: Path, method: str | None = None, seed: int | None = None) -> ScoredRun:
+    """A folder with ``metrics.json``, and with ``run.json`` and ``training.json`` where it is a run.
+
+    Args:
+        folder: of a run, or of the scores of anybody's masks.
+        method: the name in the table; the folder's when None.
+        seed: the run's own when None.
+    """
+    summary = read_metrics(folder)
+    record = read_run(folder) if (folder / RUN_FILE).is_file() else None
+    cost = _cost(folder)
+    return ScoredRun(
+        method=method or folder.resolve().name,
+        seed=seed if seed is not None else record.knobs["seed"] if record else 0,
+        summary=summary,
+        where=str(folder),
+        trainable=record.trainable["total"] if record else None,
+        seconds=cost.get("seconds"),
+        peak_memory_bytes=cost.get("peak_memory_bytes"),
+    )
+
+
+def name_runs(folders: Sequence[Path]) -> dict[str, Path]:
+    """Names for the table: as much of the end of each folder's path as tells them apart."""
+    paths = [folder.resolve() for folder in folders]
+    length = 1
+    while len({path.parts[-length:] for path in paths}) < len(set(paths)):
+        length += 1
+    return {"/".join(path.parts[-length:]): folder for path, folder in zip(paths, folders, strict=True)}
+
+
+def _extended(plan: Plan, folder: Path) -> Plan:
+    """The plan of the folder with the methods and seeds of a later one."""
+    path = folder / PLAN_FILE
+    before = read_object(path)
+    if before.get("format") != FORMAT:
+        raise InputError(f"{path} is of another version: name another folder.")
+    for key in ("data", "layout", "folds", "recipe"):
+        if before[key] != getattr(plan, key):
+            raise InputError(f"{folder} was begun with another {key} ({before[key]}): name another folder.")
+    for bundle in set(before["settings"]) & set(plan.settings):
+        if before["settings"][bundle] != plan.settings[bundle]:
+            raise InputError(f"{folder} was begun with other settings of {bundle}: name another folder.")
+    settings = {**before["settings"], **plan.settings}
+    seeds = max(before["seeds"], plan.seeds)
+    extended = Plan(plan.data, plan.layout, tuple(settings), settings, plan.recipe, plan.folds, seeds)
+    write_json(path, {"format": FORMAT, **asdict(extended)})
+    return extended
+
+
+def _cost(folder: Path) -> dict[str, Any]:
+    path = folder / COST_FILE
+    return read_object(path) if path.is_file() else {}

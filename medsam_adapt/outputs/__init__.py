@@ -1,0 +1,91 @@
+"""File formats that segmentations are written in, one module each, found by listing this folder.
+
+A format is a module that offers the names of `OutputFormat`; its file name, with hyphens for underscores, is its name
+for ``--format``. Modules whose names begin with an underscore are shared by the formats.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from medsam_adapt.data.io import VolumeHeader
+from medsam_adapt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Structures in a volume's own voxels.
+
+    Attributes:
+        voxels: (X, Y, Z) label ids, 0 is background; or (C, X, Y, Z) masks of 0 and 1 where structures may overlap.
+        names: of the C structures.
+        label_ids: of the C structures, in the order of ``names``.
+    """
+
+    voxels: np.ndarray
+    names: Sequence[str]
+    label_ids: Sequence[int]
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may belong to several structures."""
+        return self.voxels.ndim == 4
+
+    def mask(self, index: int) -> np.ndarray:
+        """(X, Y, Z) bool, where structure ``index`` (from 0) is."""
+        return self.voxels[index] > 0 if self.overlapping else self.voxels == self.label_ids[index]
+
+    def structures(self) -> Iterator[tuple[str, int, np.ndarray]]:
+        """Name, label id and (X, Y, Z) bool mask of each structure in turn."""
+        for index, (name, label_id) in enumerate(zip(self.names, self.label_ids, strict=True)):
+            yield name, label_id, self.mask(index)
+
+
+class OutputFormat(Protocol):
+    """What a format's module offers.
+
+    Attributes:
+        SUFFIX: appended to the case's name, such as "_seg.nii.gz".
+        DESCRIPTION: what reads it, in a few words.
+        HOLDS_OVERLAP: whether one file holds structures that overlap.
+        NEEDS_DICOM: whether it refers to the DICOM images that were segmented.
+    """
+
+    SUFFIX: str
+    DESCRIPTION: str
+    HOLDS_OVERLAP: bool
+    NEEDS_DICOM: bool
+
+    def require(self) -> None:
+        """Raise an InputError when a library that the format needs is not installed."""
+
+    def write(self, path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
+        """Write one file, whole or not at all, on the grid of ``like``, whose files may be read again."""
+
+
+def format_names() -> tuple[str, ...]:
+    """Names of all formats, in alphabetical order; imports none of them."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name.replace("_", "-") for name in modules if not name.startswith("_")))
+
+
+def get_format(name: str) -> OutputFormat:
+    """The format's module.
+
+    Raises:
+        InputError: no such format.
+    """
+    known = format_names()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f", did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"no output format '{name}'{hint}; the formats are {', '.join(known)}")
+    return cast("OutputFormat", importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

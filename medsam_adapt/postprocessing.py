@@ -1,0 +1,89 @@
+"""Clean-up of masks, off unless asked for: the largest piece alone, holes filled, small pieces removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from monai.transforms.utils import get_largest_connected_component_mask
+from scipy import ndimage
+
+_ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # pieces that touch at a corner are one
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is done to each class by itself, in this order.
+
+    Attributes:
+        largest_component: only the largest connected piece is kept.
+        fill_holes: background that a class encloses on all sides becomes that class; other classes are left alone.
+        min_volume_ml: smaller pieces are removed.
+    """
+
+    largest_component: bool = False
+    fill_holes: bool = False
+    min_volume_ml: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.largest_component or self.fill_holes or self.min_volume_ml > 0
+
+    def __call__(self, voxels: np.ndarray, label_ids: Sequence[int], voxel_ml: float) -> np.ndarray:
+        """The cleaned map, a new array.
+
+        Args:
+            voxels: label ids (X, Y, Z), or masks of 0 and 1 (C, X, Y, Z).
+            label_ids: of the classes.
+            voxel_ml: volume of a voxel in millilitres.
+        """
+        cleaned = np.array(voxels)
+        if voxels.ndim == 4:
+            for mask in cleaned:
+                self._clean(mask, 1, voxel_ml)
+        else:
+            for label_id in label_ids:
+                self._clean(cleaned, label_id, voxel_ml)
+        return cleaned
+
+    def _clean(self, voxels: np.ndarray, label_id: int, voxel_ml: float) -> None:
+        """Clean one class in place, within the box that it occupies."""
+        for box in bounding_box(voxels, label_id):
+            part = voxels[box]
+            before = mask = part == label_id
+            if self.largest_component:
+                mask = np.asarray(get_largest_connected_component_mask(mask)).astype(bool)
+            if self.fill_holes:
+                mask = mask | (ndimage.binary_fill_holes(mask) & (part == 0))
+            if self.min_volume_ml > 0:
+                mask = _without_small(mask, self.min_volume_ml / voxel_ml)
+            part[before] = 0
+            part[mask] = label_id
+
+
+def bounding_box(voxels: np.ndarray, label_id: int) -> Iterator[Box]:
+    """The box of a label in (X, Y, Z) ``voxels``; nothing where it has no voxel."""
+    planes = np.array([(plane == label_id).any() for plane in voxels])
+    if not planes.any():
+        return
+    first, last = np.flatnonzero(planes)[[0, -1]]
+    outline = np.zeros(voxels.shape[1:], dtype=bool)
+    for plane in voxels[first : last + 1]:  # plane by plane: a mask of the whole volume would be another volume
+        outline |= plane == label_id
+    rows, columns = (np.flatnonzero(outline.any(axis=axis)) for axis in (1, 0))
+    yield slice(first, last + 1), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def piece_sizes(mask: np.ndarray) -> np.ndarray:
+    """Voxels of each connected piece of a mask (X, Y, Z), the largest first."""
+    pieces, _ = ndimage.label(mask, _ALL_NEIGHBOURS)
+    return np.sort(np.bincount(pieces.ravel())[1:])[::-1]
+
+
+def _without_small(mask: np.ndarray, smallest: float) -> np.ndarray:
+    """The pieces of at least ``smallest`` voxels."""
+    pieces, _ = ndimage.label(mask, _ALL_NEIGHBOURS)
+    kept = np.bincount(pieces.ravel()) >= smallest
+    kept[0] = False
+    return kept[pieces]

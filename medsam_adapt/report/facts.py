@@ -1,0 +1,149 @@
+"""What was trained on what, in words: rows of name and value for the page, without paths unless they are wanted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from rich.filesize import decimal
+
+from medsam_adapt.bundle import read_config
+from medsam_adapt.comparison_tables import duration
+from medsam_adapt.runs import ADAPTER_FOLDER, COST_FILE, RunRecord
+from medsam_adapt.weights.registry import WEIGHTS
+from medsam_adapt.weights.store import RANDOM
+
+Rows = list[tuple[str, str]]
+NOT_RECORDED = "not recorded"
+_PATHS = ("cache_dir", "split_file", "from_run", "checkpoint")  # settings that may be one
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the page tells of a run beside its scores.
+
+    Attributes:
+        method: what it is called.
+        summary: what it trains, in a sentence.
+        references: citations of its papers.
+        model: rows about the network.
+        data: rows about the data set.
+        training: rows about time and memory.
+        settings: every setting and its value.
+        versions: of what decided the numbers.
+    """
+
+    method: str
+    summary: str
+    references: list[str]
+    model: Rows
+    data: Rows
+    training: Rows
+    settings: Rows
+    versions: Rows
+
+
+def facts_of(run: Path, record: RunRecord, keep_identifiers: bool = False) -> Facts:
+    """The facts of a run's folder; with ``keep_identifiers`` also the folders of run and data set, and whole paths.
+
+    Raises:
+        InputError: a run of a bundle that this version does not have.
+    """
+    metadata = read_config(record.bundle, "metadata")
+    folders = [("data set folder", record.dataset_dir), ("run folder", str(run.resolve()))]
+    return Facts(
+        method=metadata["name"],
+        summary=metadata["summary"],
+        references=list(metadata["references"]),
+        model=_model(run, record),
+        data=[*_data(record), *(folders if keep_identifiers else [])],
+        training=_training(run),
+        settings=[(name, _setting(name, value, keep_identifiers)) for name, value in record.knobs.items()],
+        versions=list(record.versions.items()),
+    )
+
+
+def _model(run: Path, record: RunRecord) -> Rows:
+    total = record.trainable.get("total")
+    parts = ", ".join(f"{part} {count:,}" for part, count in record.trainable.items() if part != "total" and count)
+    adapter = record.adapter.name.rpartition(".")[2]
+    settings = ", ".join(f"{name} {value}" for name, value in record.adapter.settings.items())
+    prompts = {"none": "none: no click, no box", "box": "a box", "points": "points"}
+    policy = record.policy
+    window = "percentiles 0.5 to 99.5 become black to white"
+    if policy.kind == "window":
+        window = f"{policy.low:g} to {policy.high:g}{' HU' * (policy.modality == 'CT')} become black to white"
+    return [
+        ("backbone", record.backbone),
+        ("started from", _start(run, record)),
+        ("adapter", adapter + f" ({settings})" * bool(settings)),
+        ("trained values", NOT_RECORDED if total is None else f"{total:,}" + f" ({parts})" * bool(parts)),
+        ("image encoder", "trained whole" if record.tune_encoder else "frozen but for the adapter"),
+        ("prompt", prompts[record.prompt] + ", and one that is learnt" * record.learn_prompt),
+        ("slices", f"{record.axis}, {record.image_size} pixels"),
+        ("grey levels", window.replace("-", "−")),
+    ]
+
+
+def _start(run: Path, record: RunRecord) -> str:
+    """The weights that training began with."""
+    if record.knobs.get("from_run"):
+        return f"the run {_last_part(record.knobs['from_run'])}"
+    chosen, sha256 = record.knobs.get("checkpoint"), _base_sha256(run)
+    shipped = [weights.name for weights in WEIGHTS.values() if weights.shipped and weights.backbone == record.backbone]
+    if chosen and chosen != RANDOM:
+        name = _last_part(chosen)
+    elif chosen == RANDOM or not shipped:
+        name = "random weights"
+    else:
+        name = f"{shipped[0]}, where the package held it; else random weights"
+    return name + f" (SHA-256 of the tensors: {sha256[:12]}…)" * bool(sha256)
+
+
+def _base_sha256(run: Path) -> str:
+    path = run / ADAPTER_FOLDER / "adapter_config.json"
+    if not path.is_file():
+        return ""
+    return str(json.loads(path.read_text(encoding="utf-8")).get("base_sha256", ""))
+
+
+def _data(record: RunRecord) -> Rows:
+    held_out = ", ".join(record.held_out) or "nothing: scores on training cases flatter"
+    return [
+        ("layout", record.layout),
+        ("classes", ", ".join(record.class_names) + (" (may overlap)" if record.overlapping else "")),
+        *([("never seen in training", ", ".join(record.absent))] if record.absent else []),
+        (f"trained on ({len(record.train)})", ", ".join(record.train)),
+        (f"held out ({len(record.held_out)})", held_out),
+    ]
+
+
+def _training(run: Path) -> Rows:
+    path = run / COST_FILE
+    if not path.is_file():
+        return [("time and memory", NOT_RECORDED)]
+    cost: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    memory = "tensors on the GPU" if cost.get("memory") == "gpu" else "the whole process"
+    finished = "" if cost.get("finished", True) else " (training was not finished)"
+    return [
+        ("epochs", f"{cost['epochs']}{finished}"),
+        ("time", f"{duration(cost['seconds'])}, validation included"),
+        ("device", str(cost["device"])),
+        ("peak memory", f"{decimal(int(cost['peak_memory_bytes']))} ({memory})"),
+    ]
+
+
+def _setting(name: str, value: Any, keep_identifiers: bool) -> str:
+    """A setting as a person writes it; of a path, only its last part."""
+    if value is None:
+        return "–"
+    if name in _PATHS and isinstance(value, str) and not keep_identifiers:
+        return _last_part(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _last_part(path: str) -> str:
+    return PureWindowsPath(PurePosixPath(path).name).name

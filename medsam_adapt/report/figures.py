@@ -1,0 +1,52 @@
+"""Worst, median and best case as pictures that need no script, so that they are there in print too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medsam_adapt.report.contours import path_data
+from medsam_adapt.report.markup import Markup, data_uri, element
+from medsam_adapt.report.volumes import PackedCase
+
+ROLES = ("worst", "median", "best")
+
+
+def draw_case(packed: PackedCase, roles: str, score: Markup) -> Markup:
+    """A figure of the slice with most of the reference: the prediction's outlines, and the reference's.
+
+    Args:
+        packed: the case.
+        roles: what it is shown as, ``worst`` say.
+        score: its mean DSC.
+    """
+    index = packed.key_index
+    panels = [
+        element("div", _panel(packed, outlines[index], name), element("span", name), class_="panel")
+        for name, outlines in (("prediction", packed.prediction), ("reference", packed.reference))
+    ]
+    caption = element(
+        "figcaption",
+        element("strong", roles),
+        element("span", packed.case),
+        element("span", "mean DSC ", score),
+        element("span", f"slice {packed.numbers[index]} of {packed.slices}"),
+    )
+    return element("figure", caption, element("div", *panels, class_="panels"), class_="case")
+
+
+def _panel(packed: PackedCase, outlines: Mapping[int, str], name: str) -> Markup:
+    paths = [element("path", d=path_data(lines), class_=f"outline c{number}") for number, lines in outlines.items()]
+    image = element("image", href=data_uri(packed.key_slice, "jpeg"), width=packed.width, height=packed.height)
+    title = element("title", f"{packed.case}, slice {packed.numbers[packed.key_index]}: outlines of the {name}")
+    return element("svg", title, image, *paths, viewBox=f"0 0 {packed.width} {packed.height}", role="img")
+
+
+def saved_pictures(run: Path) -> Sequence[Markup]:
+    """The pictures that the evaluation left in the run's folder, for where its volumes are not at hand."""
+    paths = [(role, run / "pictures" / f"{role}.png") for role in ROLES]
+    return [
+        element("figure", element("img", src=data_uri(path.read_bytes(), "png"), alt=f"{role} case"), class_="saved")
+        for role, path in paths
+        if path.is_file()
+    ]

@@ -1,0 +1,182 @@
+"""The page put together: one HTML file whose script, style, pictures and data are all inside it.
+
+Its Content-Security-Policy admits this one script and this one style sheet by their hashes, pictures that are part of
+the page, and nothing from anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
+from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from medsam_adapt.report.curves import Curve, draw_curve
+from medsam_adapt.report.facts import Facts, Rows
+from medsam_adapt.report.figures import draw_case
+from medsam_adapt.report.markup import Markup, content_hash, data_uri, element, embedded_json, join
+from medsam_adapt.report.tables import case_table, class_table, key_figures, number, swatch
+from medsam_adapt.report.volumes import PackedCase
+
+# Bright enough on black, distinct beside each other; more classes get hues by the golden ratio.
+_COLOURS = (
+    "#ff5d5d", "#4cc2ff", "#ffd166", "#58e08a", "#d58bff", "#ff9f45", "#2fe0d0", "#ff8fc7", "#c3e04b",
+    "#8fa8ff", "#f2c6a0", "#e6e6e6", "#b5835a",
+)  # fmt: skip
+_GOLDEN = 0.61803398875
+_LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, right, top, bottom
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page tells.
+
+    Attributes:
+        run: name of the run.
+        facts: of the run.
+        metrics: content of ``metrics.json``.
+        trained_on: ids of the training cases.
+        curves: of the training.
+        axis: slicing direction.
+        letters: whether the sides of a slice are those of a patient.
+        shown: packed case -> what it is shown as, ``worst`` say; worst first.
+        pictures: saved ones, for want of packed cases.
+        notes: what a reader must know, beside the notes in ``metrics``.
+        about_slices: how the slices in the page differ from the volumes, and their size.
+    """
+
+    run: str
+    facts: Facts
+    metrics: Mapping[str, Any]
+    trained_on: Sequence[str]
+    curves: Sequence[Curve] = ()
+    axis: str = "axial"
+    letters: bool = True
+    shown: Sequence[tuple[str, PackedCase]] = ()
+    pictures: Sequence[Markup] = ()
+    notes: Sequence[str] = ()
+    about_slices: Sequence[str] = ()
+
+
+def make_page(report: Report) -> str:
+    """The whole HTML file."""
+    style = _asset("page.css") + _class_colours(len(report.metrics["classes"]))
+    script = _asset("page.js")
+    policy = (
+        f"default-src 'none'; script-src {content_hash(script)}; style-src {content_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    facts = report.facts
+    parts = {
+        "policy": join(policy),
+        "title": join(f"{report.run}: {facts.method}, report"),
+        "style": style,
+        "script": script,
+        "run": join(report.run),
+        "method": join(facts.method),
+        "summary": join(facts.summary),
+        "figures": key_figures(report.metrics),
+        "notes": _notes([*report.metrics["notes"], *report.notes]),
+        "class_scores": class_table(report.metrics),
+        "empty_rule": join(report.metrics["rules"]["empty_rule"]),
+        "tolerance": join(_tolerances(report.metrics)),
+        "interval": join(report.metrics["rules"]["interval"]),
+        "case_scores": case_table(report.metrics, [packed.case for _, packed in report.shown], report.trained_on),
+        "pictures": _pictures(report),
+        "viewer": _viewer(report),
+        "curves": join(*(draw_curve(curve) for curve in report.curves))
+        or element("p", "The run's folder holds no training curves.", class_="quiet"),
+        "references": join(*(element("li", reference) for reference in facts.references)),
+        "model": _rows(facts.model),
+        "data": _rows(facts.data),
+        "training": _rows(facts.training),
+        "settings": _rows(facts.settings),
+        "versions": _rows(facts.versions),
+        "data_json": embedded_json(_viewer_data(report)),
+    }
+    return Template(_asset("page.html")).substitute(parts)
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _class_colours(count: int) -> str:
+    """Style rules that give each class its colour."""
+    return "".join(f".c{index}{{--class:{class_colour(index)}}}\n" for index in range(1, count + 1))
+
+
+def class_colour(index: int) -> str:
+    """Colour of the class with this number, from 1."""
+    if index <= len(_COLOURS):
+        return _COLOURS[index - 1]
+    red, green, blue = (round(255 * part) for part in hsv_to_rgb(index * _GOLDEN % 1, 0.55, 1))
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _notes(notes: Sequence[str]) -> Markup | None:
+    unique = list(dict.fromkeys(notes))
+    items = element("ul", *(element("li", note) for note in unique))
+    return element("aside", element("h2", "Read this first"), items, class_="notes") if unique else Markup("")
+
+
+def _tolerances(metrics: Mapping[str, Any]) -> str:
+    tolerances = metrics["rules"]["tolerances_mm"]
+    different = sorted(set(tolerances.values()))
+    if not different:
+        return ""
+    if len(different) == 1:
+        return f"NSD has a tolerance of {different[0]:g} mm."
+    return "NSD has a tolerance of " + ", ".join(f"{value:g} mm ({name})" for name, value in tolerances.items()) + "."
+
+
+def _rows(rows: Rows) -> Markup:
+    return element(
+        "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in rows), class_="rows"
+    )
+
+
+def _pictures(report: Report) -> Markup:
+    if report.shown:
+        key = [element("li", swatch(index), name) for index, name in enumerate(report.metrics["classes"], start=1)]
+        scores = report.metrics["cases"]
+        drawn = [draw_case(packed, roles, number(scores[packed.case]["mean"]["dsc"])) for roles, packed in report.shown]
+        return join(element("ul", *key, class_="key"), element("div", *drawn, class_="cases"))
+    return join(*report.pictures) or element("p", "The page was made without pictures.", class_="quiet")
+
+
+def _viewer(report: Report) -> Markup:
+    if not report.shown:
+        return Markup("")
+    return Markup(Template(_asset("viewer.html")).substitute(about=join(" ".join(report.about_slices))))
+
+
+def _viewer_data(report: Report) -> dict[str, Any]:
+    """What the page's script reads."""
+    return {
+        "axis": report.axis,
+        "letters": _LETTERS[report.axis] if report.letters else "",
+        "classes": [
+            {"name": name, "colour": class_colour(index)}
+            for index, name in enumerate(report.metrics["classes"], start=1)
+        ],
+        "cases": [
+            {
+                "id": packed.case,
+                "role": roles,
+                "dsc": [score["dsc"] for score in report.metrics["cases"][packed.case]["classes"].values()],
+                "slices": packed.slices,
+                "numbers": packed.numbers,
+                "start": packed.key_index,
+                "width": packed.width,
+                "height": packed.height,
+                "perSheet": packed.per_sheet,
+                "sheets": [data_uri(sheet, "jpeg") for sheet in packed.sheets],
+                "prediction": packed.prediction,
+                "reference": packed.reference,
+            }
+            for roles, packed in report.shown
+        ],
+    }

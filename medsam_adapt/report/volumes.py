@@ -1,0 +1,207 @@
+"""Cases as the page shows them: segmented again, made small, and packed as grey JPEG sheets and outlines."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from medsam_adapt.config import Axis
+from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.evaluation import comparable, labelled_volumes
+from medsam_adapt.inference import SlicewiseInferer
+from medsam_adapt.metrics import mean_ignoring_undefined, score_volume
+from medsam_adapt.predictor import load_run
+from medsam_adapt.report.contours import outline
+from medsam_adapt.runs import RunRecord
+
+SHEET_ROWS = 4096  # pixels: phones refuse pictures that are much taller
+CASE_BYTES = 4_000_000  # of slices and outlines; a case that takes more is made smaller
+# Side of a slice in pixels, JPEG quality, and most slices (of a longer case every second or third is shown), tried in
+# turn.
+_SIZES = ((256, 80, 160), (192, 70, 160), (128, 60, 80), (96, 50, 40))
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """One case in RAS order: image (X, Y, Z) or (3, X, Y, Z) on the 0-255 scale, and its masks.
+
+    Attributes:
+        case: its id.
+        image: grey levels, or colours.
+        prediction: classes (X, Y, Z), or masks (C, X, Y, Z) of classes that may overlap.
+        reference: the same.
+        spacing: mm along X, Y and Z.
+    """
+
+    case: str
+    image: np.ndarray
+    prediction: np.ndarray
+    reference: np.ndarray
+    spacing: tuple[float, ...]
+
+    def mean_dsc(self, class_names: Sequence[str], absent: Sequence[str]) -> float:
+        """Mean DSC over classes, as the evaluation has it."""
+        scores = score_volume(self.prediction, self.reference, class_names, self.spacing, absent=absent)
+        return mean_ignoring_undefined([score["dsc"] for score in scores.values()])
+
+
+def segmented_cases(
+    run: Path, record: RunRecord, cases: Sequence[str], data: Path, layout: str, label_ids: Sequence[int], device: str
+) -> Iterator[Volumes]:
+    """Segment cases just as the evaluation does, one after another.
+
+    Raises:
+        InputError: a case that is not in the data set, or whatever its layout or the run refuses.
+    """
+    volumes = labelled_volumes(data, layout, cases, record.policy, label_ids)
+    predictor = load_run(run, device)
+    inferer = SlicewiseInferer(
+        record.axis,
+        record.channels,
+        record.prompt,
+        len(record.class_names),
+        record.absent_classes,
+        overlapping=record.overlapping,
+    )
+    for index in range(len(volumes)):
+        item: Any = volumes[index]
+        table = {"table": torch.as_tensor(item["table"])[None]} if "table" in item else {}
+        image = item["image"]
+        found = inferer(image[None].to(predictor.device), predictor.segmenter, reference=item["label"][None], **table)
+        prediction, reference = comparable(found[0].cpu(), item["label"], item.get("table"))
+        voxels = np.asarray(image)
+        spacing = tuple(float(side) for side in image.pixdim)
+        yield Volumes(item["id"], voxels if len(voxels) > 1 else voxels[0], prediction, reference, spacing)
+
+
+@dataclass(frozen=True)
+class PackedCase:
+    """One case in the page.
+
+    Attributes:
+        case: its id.
+        numbers: of the slices shown, counted from 1 as the volume has them.
+        slices: that the volume has.
+        width: of a slice, pixels.
+        height: of a slice, pixels.
+        native: (rows, columns) of a slice in the volume.
+        sheets: JPEG files, each of ``per_sheet`` slices one below the other.
+        per_sheet: slices in a sheet; fewer in the last one.
+        prediction: for each slice, number of the class -> outlines.
+        reference: the same.
+        key_index: index among the slices shown of the one with most of the reference.
+        key_slice: this one alone, JPEG.
+    """
+
+    case: str
+    numbers: list[int]
+    slices: int
+    width: int
+    height: int
+    native: tuple[int, int]
+    sheets: list[bytes]
+    per_sheet: int
+    prediction: list[dict[int, str]]
+    reference: list[dict[int, str]]
+    key_index: int
+    key_slice: bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Size of the pictures and the outlines before they are put into the page."""
+        outlines = (
+            len(line) for slices in (self.prediction, self.reference) for each in slices for line in each.values()
+        )
+        return sum(map(len, self.sheets)) + sum(outlines)
+
+
+def pack(volumes: Volumes, axis: Axis, classes: int, case_bytes: int = CASE_BYTES) -> PackedCase:
+    """Make a case small: slices in the physical proportion of their sides, at most 256 pixels a side.
+
+    Args:
+        volumes: of the case.
+        axis: slicing direction.
+        classes: how many there are.
+        case_bytes: of slices and outlines; a case that takes more is made smaller, down to the last of the sizes.
+    """
+    for side, quality, most_slices in _SIZES:
+        packed = _pack(volumes, axis, classes, side, quality, most_slices)
+        if packed.packed_bytes <= case_bytes:
+            break
+    return packed
+
+
+def _pack(volumes: Volumes, axis: Axis, classes: int, side: int, quality: int, most_slices: int) -> PackedCase:
+    stack = _stack(volumes.image, axis)
+    shown = np.arange(0, len(stack), math.ceil(len(stack) / most_slices))
+    plan = _plan(volumes, axis, side)
+    grey = plan.resize_image(as_tensor(stack[shown])).to(torch.uint8).numpy()
+    if grey.ndim == 4:  # colours come first
+        grey = np.moveaxis(grey, 1, -1)
+    per_sheet = max(1, SHEET_ROWS // plan.resized[0])
+    sheets = [np.concatenate([*grey[start : start + per_sheet]]) for start in range(0, len(grey), per_sheet)]
+    prediction, reference = (
+        _small_masks(labels, axis, shown, plan, classes) for labels in (volumes.prediction, volumes.reference)
+    )
+    looked_at = reference if any(mask.any() for mask in reference.values()) else prediction
+    area = sum((mask.sum(axis=(1, 2)) for mask in looked_at.values()), start=np.zeros(len(shown), int))
+    key = int(area.argmax())
+    return PackedCase(
+        case=volumes.case,
+        numbers=(shown + 1).tolist(),
+        slices=len(stack),
+        width=plan.resized[1],
+        height=plan.resized[0],
+        native=plan.native,
+        sheets=[_jpeg(sheet, quality) for sheet in sheets],
+        per_sheet=per_sheet,
+        prediction=_outlines(prediction, len(shown)),
+        reference=_outlines(reference, len(shown)),
+        key_index=key,
+        key_slice=_jpeg(grey[key], quality=85),
+    )
+
+
+def _stack(volume: np.ndarray, axis: Axis) -> np.ndarray:
+    """(N, rows, columns) of a volume (X, Y, Z), with colours last for one of (3, X, Y, Z)."""
+    return volume_to_slices(volume if volume.ndim == 3 else np.moveaxis(volume, 0, -1), axis)
+
+
+def _plan(volumes: Volumes, axis: Axis, side: int) -> SlicePlan:
+    shape = volumes.image.shape[-3:]
+    native = SlicePlan.of(shape, volumes.spacing, axis, side).native
+    return SlicePlan.of(shape, volumes.spacing, axis, min(side, max(native)))
+
+
+def _small_masks(
+    labels: np.ndarray, axis: Axis, shown: np.ndarray, plan: SlicePlan, classes: int
+) -> Mapping[int, np.ndarray]:
+    """Number of each class -> its mask (slices, rows, columns) bool, as small as the grey slices."""
+    if labels.ndim == 3:
+        small = plan.resize_label(as_tensor(_stack(labels, axis)[shown], torch.uint8)).numpy()
+        return {number: small == number for number in range(1, classes + 1)}
+    return {
+        number: plan.resize_label(as_tensor(_stack(mask, axis)[shown], torch.uint8)).numpy() > 0
+        for number, mask in enumerate(labels, start=1)
+    }
+
+
+def _outlines(masks: Mapping[int, np.ndarray], slices: int) -> list[dict[int, str]]:
+    return [
+        {number: line for number, mask in masks.items() if (line := outline(mask[index]))} for index in range(slices)
+    ]
+
+
+def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """A JPEG file of pixels (rows, columns) or (rows, columns, 3) uint8."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality, optimize=True)
+    return file.getvalue()

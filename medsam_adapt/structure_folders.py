@@ -1,0 +1,93 @@
+"""Cases that are folders with a mask of each structure, ``CASE/Larynx.nii.gz``, so that structures may overlap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medsam_adapt.data.cases import check_same_grid
+from medsam_adapt.data.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
+from medsam_adapt.errors import InputError
+from medsam_adapt.metrics import MetricRules, Scores, background_iou, score_volume
+from medsam_adapt.summary import CaseFacts
+
+
+def structure_files(folder: Path) -> dict[str, Path]:
+    """Structure -> its mask, in alphabetical order; empty for what is no folder of masks.
+
+    Raises:
+        InputError: two masks of one name.
+    """
+    if not folder.is_dir():
+        return {}
+    files: dict[str, Path] = {}
+    for path in volume_files(folder):
+        if path.is_file() and (other := files.setdefault(volume_stem(path), path)) != path:
+            raise InputError(f"{other} and {path.name} are both masks of '{volume_stem(path)}': remove one of them.")
+    return files
+
+
+def check_structures(prediction: Path, reference: Path) -> set[str]:
+    """Read every mask of a case once; the names of its structures.
+
+    Raises:
+        InputError: a mask that cannot be read, or that is not on the grid of the first one of the reference.
+    """
+    found = {folder: structure_files(folder) for folder in (prediction, reference)}
+    first = _first_header(reference)
+    for path in (*found[reference].values(), *found[prediction].values()):
+        require_same_grid(read_header(path), first)
+        read_label(path)
+    return {*found[prediction], *found[reference]}
+
+
+def without_mask(prediction: Path, reference: Path) -> list[str]:
+    """Structures of the reference that the prediction has no file of; they are scored as empty."""
+    return sorted(structure_files(reference).keys() - structure_files(prediction).keys())
+
+
+def score_structures(
+    prediction: Path, reference: Path, names: list[str], rules: MetricRules
+) -> tuple[Scores, CaseFacts]:
+    """Scores of one case, a structure at a time; a mask that is not there is empty.
+
+    Args:
+        prediction: the folder of its masks.
+        reference: the same.
+        names: the structures to score.
+        rules: which metrics, and how.
+    """
+    header = _first_header(reference)
+    axial = next(axis for axis, towards in enumerate(header.orientation) if towards in "SI")
+    files = [structure_files(folder) for folder in (prediction, reference)]
+    covered = [np.zeros(header.shape, bool) for _ in files]
+    scores: Scores = {}
+    for name in names:
+        masks = [read_label(found[name])[0] > 0 if name in found else np.zeros(header.shape, bool) for found in files]
+        scores |= score_volume({name: masks[0]}, {name: masks[1]}, [name], header.spacing, rules, slice_axis=axial)
+        for whole, mask in zip(covered, masks, strict=True):
+            whole |= mask
+    background = background_iou({"all": covered[0]}, {"all": covered[1]})
+    return scores, CaseFacts(header.spacing, header.shape, background)
+
+
+def require_same_grid(prediction: VolumeHeader, reference: VolumeHeader) -> None:
+    """Refuse two masks that are not on one grid.
+
+    Raises:
+        InputError: naming both.
+    """
+    try:
+        check_same_grid(reference, prediction)
+    except InputError as error:
+        sizes = [" × ".join(map(str, header.shape)) for header in (prediction, reference)]
+        apart = f"{sizes[0]} against {sizes[1]} voxels" if sizes[0] != sizes[1] else "equal sizes, other places in mm"
+        raise InputError(
+            f"{prediction.path} and {reference.path} are on different grids ({apart}): write the prediction in the "
+            "reference's own geometry."
+        ) from error
+
+
+def _first_header(reference: Path) -> VolumeHeader:
+    return read_header(next(iter(structure_files(reference).values())))

@@ -1,0 +1,268 @@
+"""Scores of many cases: means, spread, confidence intervals, and the files ``metrics.json`` and ``metrics.csv``.
+
+Means are over cases, then over classes. docs/metrics.md describes the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsam_adapt.errors import InputError
+from medsam_adapt.files import write_json, written_whole
+from medsam_adapt.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
+
+FORMAT = 1
+METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.csv"
+RESAMPLES, CONFIDENCE = 2000, 0.95
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What is known of a case beside its classes' scores.
+
+    Attributes:
+        spacing: mm along the axes of ``shape``.
+        shape: voxels.
+        background_iou: NaN where it was not computed.
+    """
+
+    spacing: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()
+    background_iou: float = math.nan
+
+
+def mean_scores(cases: Mapping[str, Scores], class_names: Sequence[str], metrics: Sequence[str]) -> dict[str, float]:
+    """The mean over classes of their means over cases, by metric."""
+    values = _values(cases, class_names, metrics)
+    return dict(zip(metrics, _mean_of_means(values).tolist(), strict=True))
+
+
+def summarise(
+    cases: Mapping[str, Scores],
+    class_names: Sequence[str],
+    rules: MetricRules = QUICK,
+    facts: Mapping[str, CaseFacts] | None = None,
+    absent: Collection[str] = (),
+    notes: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The content of ``metrics.json``; undefined values are None.
+
+    Args:
+        cases: scores by case id.
+        class_names: in the order of the table.
+        rules: by which they were scored.
+        facts: what else is known of the cases.
+        absent: classes that training never saw.
+        notes: what a reader must know.
+        seed: of the bootstrap.
+    """
+    facts = facts or {}
+    metrics = rules.metrics
+    values = _values(cases, class_names, metrics)
+    resampled = _resampled_means(values, _resamples(len(cases), seed))
+    classes = {
+        name: _class_summary(
+            [scores[name] for scores in cases.values()], values[:, index], resampled[:, index], metrics
+        )
+        for index, name in enumerate(class_names)
+    }
+    backgrounds = [facts[case].background_iou for case in cases if case in facts]
+    return without_nan(
+        {
+            "format": FORMAT,
+            "rules": _rules_of(rules, class_names),
+            "notes": [*rules.remarks, *notes],
+            "absent": list(absent),
+            "mean": _mean_of_classes(classes, metrics, mean_ignoring_undefined(backgrounds)),
+            "intervals": {
+                name: _interval(nanmean(resampled[:, :, index], axis=1), len(cases))
+                for index, name in enumerate(metrics)
+            },
+            "classes": classes,
+            "cases": {case: _case_summary(scores, facts.get(case), metrics) for case, scores in cases.items()},
+        }
+    )
+
+
+def write_metrics(folder: str | Path, summary: Mapping[str, Any]) -> None:
+    """Write ``metrics.csv`` (a row per case and class; undefined is an empty cell) and ``metrics.json``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / TABLE_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = [
+            (case, name, row) for case, content in summary["cases"].items() for name, row in content["classes"].items()
+        ]
+        columns = list(rows[0][2]) if rows else []
+        writer = csv.writer(file)
+        writer.writerow(["case", "class", *columns])
+        for case, name, row in rows:
+            writer.writerow([case, name, *("" if row[column] is None else row[column] for column in columns)])
+    write_json(folder / METRICS_FILE, summary)
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """The content of a folder's ``metrics.json``.
+
+    Raises:
+        InputError: none there, not JSON, or of another version.
+    """
+    from medsam_adapt.data.layouts import read_object
+
+    path = Path(folder) / METRICS_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {METRICS_FILE}: score it with 'medsam-adapt evaluate'.")
+    content = read_object(path)
+    if content.get("format") != FORMAT:
+        raise InputError(f"{path} is of another version: score it anew with 'medsam-adapt evaluate'.")
+    return content
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+
+
+def _values(cases: Mapping[str, Scores], class_names: Sequence[str], metrics: Sequence[str]) -> np.ndarray:
+    """(cases, classes, metrics), NaN where undefined."""
+    rows = [[[scores[name][metric] for metric in metrics] for name in class_names] for scores in cases.values()]
+    return np.asarray(rows, dtype=np.float64).reshape(len(cases), len(class_names), len(metrics))
+
+
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of what is defined, NaN (without a warning) where nothing is."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(defined, values, 0).sum(axis=axis) / defined.sum(axis=axis))
+
+
+def _mean_of_means(values: np.ndarray) -> np.ndarray:
+    """(cases, classes, metrics) -> (metrics)."""
+    return nanmean(nanmean(values, axis=0), axis=0)
+
+
+def _resamples(count: int, seed: int) -> np.ndarray:
+    """(resamples, count): how often each case is in each bootstrap sample."""
+    if not count:
+        return np.zeros((RESAMPLES, 0))
+    return np.random.default_rng(seed).multinomial(count, [1 / count] * count, RESAMPLES)
+
+
+def _resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Class means of bootstrap samples of the cases.
+
+    Args:
+        values: (cases, classes, metrics), NaN where undefined.
+        weights: (resamples, cases), how often each case is in each sample.
+
+    Returns:
+        (resamples, classes, metrics), NaN where a sample has no defined case.
+    """
+    defined = ~np.isnan(values)
+    sums = np.tensordot(weights, np.where(defined, values, 0), axes=1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums / np.tensordot(weights, defined.astype(np.float64), axes=1))
+
+
+def _interval(resampled: np.ndarray, defined: int) -> list[float]:
+    """The percentile bootstrap interval; NaN with fewer than two cases, whose spread says nothing."""
+    kept = resampled[~np.isnan(resampled)]
+    if defined < 2 or not kept.size:
+        return [math.nan, math.nan]
+    edge = 100 * (1 - CONFIDENCE) / 2
+    return [float(bound) for bound in np.percentile(kept, [edge, 100 - edge])]
+
+
+def _class_summary(
+    scores: Sequence[Mapping[str, float]], values: np.ndarray, resampled: np.ndarray, metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Of one class: means, counts, and the statistics of each metric; ``values`` is (cases, metrics)."""
+    outcomes = [outcome(score) for score in scores]
+    return {
+        **dict(zip(metrics, nanmean(values, axis=0).tolist(), strict=True)),
+        "cases": len(scores),
+        "undefined": sum(math.isnan(score["dsc"]) for score in scores),
+        **{kind: outcomes.count(kind) for kind in ("missed", "spurious")},
+        "statistics": {name: _statistics(values[:, index], resampled[:, index]) for index, name in enumerate(metrics)},
+        **(_pooled_slices(scores) if "slice_dsc" in metrics else {}),
+    }
+
+
+def _mean_of_classes(
+    classes: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], background: float
+) -> dict[str, float]:
+    """Means over classes; ``iou`` is the mIoU, and ``iou_with_background`` counts the background as a class."""
+    names = [*metrics, "slice_dsc_pooled"] if "slice_dsc" in metrics else metrics
+    mean = {name: mean_ignoring_undefined([row[name] for row in classes.values()]) for name in names}
+    known = [] if math.isnan(background) else [*(row["iou"] for row in classes.values()), background]
+    return {**mean, "iou_with_background": mean_ignoring_undefined(known)}
+
+
+def _statistics(values: np.ndarray, resampled: np.ndarray) -> dict[str, float]:
+    """Of the defined ones among the values of one metric and class."""
+    kept = values[~np.isnan(values)]
+    low, high = _interval(resampled, kept.size)
+    if not kept.size:
+        return {"defined": 0, **dict.fromkeys(("mean", "median", "sd", "low", "high", "least", "greatest"), math.nan)}
+    return {
+        "defined": kept.size,
+        "mean": float(kept.mean()),
+        "median": float(np.median(kept)),
+        "sd": float(kept.std(ddof=1)) if kept.size > 1 else math.nan,
+        "low": low,
+        "high": high,
+        "least": float(kept.min()),
+        "greatest": float(kept.max()),
+    }
+
+
+def _pooled_slices(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """DSC per slice over the slices of all cases together, as papers give it."""
+    pairs = [(score["slice_dsc"], score["slices"]) for score in scores if not math.isnan(score["slice_dsc"])]
+    count = sum(slices for _, slices in pairs)
+    pooled = sum(value * slices for value, slices in pairs) / count if count else math.nan
+    return {"slice_dsc_pooled": pooled, "slices": int(count)}
+
+
+def _case_summary(scores: Scores, facts: CaseFacts | None, metrics: Sequence[str]) -> dict[str, Any]:
+    known = facts or CaseFacts()
+    return {
+        "spacing_mm": [round(side, 6) for side in known.spacing],
+        "shape": list(known.shape),
+        "background_iou": known.background_iou,
+        "mean": {name: mean_ignoring_undefined([score[name] for score in scores.values()]) for name in metrics},
+        "classes": {name: {**score, "outcome": outcome(score)} for name, score in scores.items()},
+    }
+
+
+def _rules_of(rules: MetricRules, class_names: Sequence[str]) -> dict[str, Any]:
+    both_empty = {
+        "undefined": "a class that is empty in both masks has no score and is not counted",
+        "challenge": "a class that is empty in both masks scores 1 (HD95 has no value)",
+    }[rules.empty_policy]
+    return {
+        "protocol": rules.protocol,
+        "metrics": {
+            name: {"label": METRICS[name].label, "unit": METRICS[name].unit, "better": METRICS[name].better}
+            for name in rules.metrics
+        },
+        "empty_policy": rules.empty_policy,
+        "empty_rule": f"{both_empty}; one that is empty in one mask only scores 0 and has no HD95",
+        "surface": rules.surface,
+        "tolerances_mm": {name: rules.tolerance(name) for name in class_names} if "nsd" in rules.metrics else {},
+        "interval": f"{CONFIDENCE:.0%} percentile bootstrap of the mean over cases, {RESAMPLES} resamples",
+    }
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for every NaN, as JSON wants it."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from medsam_adapt.postprocessing import Cleaning, bounding_box, piece_sizes
+
+VOXEL_ML = 0.5
+
+
+def pieces():
+    """Label 3: a shell of 26 around a hole, one of 4 voxels, one of 1 touching nothing; label 7 inside another hole."""
+    voxels = np.zeros((12, 12, 12), np.uint8)
+    voxels[1:4, 1:4, 1:4] = 3
+    voxels[2, 2, 2] = 0
+    voxels[6:8, 6:8, 6] = 3
+    voxels[10, 10, 10] = 3
+    voxels[8:11, 1:4, 1:4] = 5
+    voxels[9, 2, 2] = 7
+    return voxels
+
+
+def as_masks(voxels):
+    return np.stack([voxels == label_id for label_id in (3, 5, 7)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("layout", ["labels", "masks"])
+@pytest.mark.parametrize(
+    ("cleaning", "expected"),
+    [
+        (Cleaning(), {3: 31, 5: 26, 7: 1}),
+        (Cleaning(largest_component=True), {3: 26, 5: 26, 7: 1}),
+        (Cleaning(fill_holes=True), {3: 32, 5: 26, 7: 1}),
+        (Cleaning(min_volume_ml=2.0), {3: 30, 5: 26, 7: 0}),  # 4 voxels
+        (Cleaning(min_volume_ml=2.1), {3: 26, 5: 26, 7: 0}),
+        (Cleaning(True, True, 1.0), {3: 27, 5: 26, 7: 0}),
+    ],
+)
+def test_each_class_is_cleaned_by_itself(layout, cleaning, expected):
+    voxels = pieces() if layout == "labels" else as_masks(pieces())
+    before = voxels.copy()
+    cleaned = cleaning(voxels, [3, 5, 7], VOXEL_ML)
+    np.testing.assert_array_equal(voxels, before)
+    assert bool(cleaning) == (cleaning != Cleaning())
+    if layout == "labels":
+        assert {label_id: int((cleaned == label_id).sum()) for label_id in expected} == expected
+        return
+    if cleaning.fill_holes:  # where classes may overlap, what lies in a hole of another one does not keep it open
+        expected = {**expected, 5: 27}
+    assert dict(zip(expected, cleaned.sum(axis=(1, 2, 3)).tolist(), strict=True)) == expected
+
+
+def test_a_hole_is_filled_only_where_nothing_else_is():
+    cleaned = Cleaning(fill_holes=True)(pieces(), [3, 5, 7], VOXEL_ML)
+    assert (cleaned[2, 2, 2], cleaned[9, 2, 2]) == (3, 7)
+
+
+def test_pieces_that_touch_at_a_corner_are_one():
+    mask = np.zeros((4, 4, 4), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[3, 3, 3] = True
+    assert piece_sizes(mask).tolist() == [2, 1]
+
+
+def test_the_box_of_a_label():
+    (box,) = bounding_box(pieces(), 5)
+    assert box == (slice(8, 11), slice(1, 4), slice(1, 4))
+    assert list(bounding_box(pieces(), 4)) == []
