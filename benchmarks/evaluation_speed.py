@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, MeanIoU, SurfaceDiceMetric
 
-from medsam_adapt.metrics import MetricRules, score_volume
+from medsam_adapt.scoring.metrics import MetricRules, score_volume
 
 SPACING = (0.8, 0.8, 2.5)  # mm
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.networks import DecoderOnly, build_segmenter
-from medsam_adapt.predictor import Predictor
+from medsam_adapt.prediction.predictor import Predictor
 from medsam_adapt.runs import RunRecord
 
 

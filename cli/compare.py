@@ -16,16 +16,16 @@ from rich.table import Table
 
 from medsam_adapt.bundle import bundle_folder, parse_sets, resolve_knobs
 from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.metrics import MetricRules
-from medsam_adapt.protocols import choose_rules
 from medsam_adapt.runs import read_run, require_trained
-from medsam_adapt.summary import METRICS_FILE
+from medsam_adapt.scoring.metrics import MetricRules
+from medsam_adapt.scoring.protocols import choose_rules
+from medsam_adapt.scoring.summary import METRICS_FILE
 from medsam_adapt.weights.store import resolve
 
 from .console import Device, Overwrite, check_output, console, say, warn
 
 if TYPE_CHECKING:
-    from medsam_adapt.comparison_plan import Plan
+    from medsam_adapt.comparison.plan import Plan
 
 _SPLIT_SETTINGS = ("split_file", "fold", "folds", "seed")
 
@@ -54,9 +54,9 @@ def compare(
     Trains what is not trained yet (the same command goes on after an interruption), or compares finished runs with
     --from. Writes compare.md, compare.csv and compare.json.
     """
-    from medsam_adapt.comparison import compare_runs
-    from medsam_adapt.comparison_plan import name_runs, scored_run
-    from medsam_adapt.comparison_tables import write_comparison
+    from medsam_adapt.comparison.plan import name_runs, scored_run
+    from medsam_adapt.comparison.run import compare_runs
+    from medsam_adapt.comparison.tables import write_comparison
 
     if output is None:
         raise InputError("compare needs --output, the folder of the comparison.")
@@ -94,7 +94,7 @@ def _prepare(
     overwrite: bool,
 ) -> tuple[Plan, Path]:
     """The plan and its splits; whatever is wrong with settings, files and labels is told here."""
-    from medsam_adapt.comparison_plan import PLAN_FILE, Plan, begin
+    from medsam_adapt.comparison.plan import PLAN_FILE, Plan, begin
     from medsam_adapt.data.cases import check_cases, find_cases, select_classes
 
     names = list(dict.fromkeys(name.strip() for name in (bundles or "").split(",") if name.strip()))
@@ -137,7 +137,7 @@ def _settings(names: Sequence[str], recipe: str, given: Mapping[str, Any]) -> di
 
 def _train_all(plan: Plan, splits: Path, output: Path, rules: MetricRules, device: str) -> list[Any]:
     """Train and score every run that is not there yet; the runs."""
-    from medsam_adapt.comparison_plan import scored_run
+    from medsam_adapt.comparison.plan import scored_run
 
     planned = list(plan.runs(output))
     for number, run in enumerate(planned, start=1):
@@ -151,7 +151,7 @@ def _train_all(plan: Plan, splits: Path, output: Path, rules: MetricRules, devic
 
 def _score(run: Path, rules: MetricRules, device: str) -> None:
     """Evaluate a run, unless it has its scores."""
-    from medsam_adapt.comparison_plan import is_scored
+    from medsam_adapt.comparison.plan import is_scored
 
     if not is_scored(run, rules):
         say(f"Scoring {run} …")
@@ -184,7 +184,7 @@ def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> No
 
 
 def _print(content: Mapping[str, Any]) -> None:
-    from medsam_adapt.comparison_tables import class_table, cost_table, score_table
+    from medsam_adapt.comparison.tables import class_table, cost_table, score_table
 
     for heads, rows in (score_table(content, narrow=True), cost_table(content), class_table(content)):
         table = Table(*map(escape, heads), box=None)

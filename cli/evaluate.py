@@ -14,10 +14,10 @@ from medsam_adapt.bundle import read_config, workflow
 from medsam_adapt.data.cases import CaseList, find_cases
 from medsam_adapt.data.layouts import class_key
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import METRICS, MetricRules
-from medsam_adapt.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.runs import RunRecord, read_run, require_trained
-from medsam_adapt.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
+from medsam_adapt.scoring.metrics import METRICS, MetricRules
+from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
+from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
 
 from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
 
@@ -136,7 +136,14 @@ def score_folders(
     workers: int = 1,
 ) -> dict[str, Any]:
     """Score the masks of one folder on those of another; returns the content of ``metrics.json``."""
-    from medsam_adapt.mask_pairs import Label, find_labels, match_masks, missing_masks, read_class_names, score_masks
+    from medsam_adapt.scoring.mask_pairs import (
+        Label,
+        find_labels,
+        match_masks,
+        missing_masks,
+        read_class_names,
+        score_masks,
+    )
 
     rules = rules or MetricRules()
     named = None if labels is None else read_class_names(labels)

@@ -13,14 +13,14 @@ import typer
 from medsam_adapt.data.layouts import problems_error
 from medsam_adapt.errors import InputError
 from medsam_adapt.outputs import format_names
-from medsam_adapt.prediction import Case, Outputs, Plan, plan_cases
-from medsam_adapt.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
+from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
+from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
 from medsam_adapt.runs import read_runs
 
 from .console import Device, Overwrite, progress_bar, say, warn
 
 if TYPE_CHECKING:  # it imports torch
-    from medsam_adapt.case_runner import CaseRunner, Report
+    from medsam_adapt.prediction.case_runner import CaseRunner, Report
 
 _FORMATS = " | ".join(format_names())
 _OUTPUT, _PROMPTS, _CLEANING = "What is written", "Prompts, for a run trained with them", "Clean-up, class by class"
@@ -140,10 +140,10 @@ def run_prediction(
         if not plan.cases:
             return []
 
-        from medsam_adapt.case_runner import CaseRunner, Report
-        from medsam_adapt.postprocessing import Cleaning
-        from medsam_adapt.predictor import load_run
-        from medsam_adapt.second_look import read_statistics
+        from medsam_adapt.prediction.case_runner import CaseRunner, Report
+        from medsam_adapt.prediction.postprocessing import Cleaning
+        from medsam_adapt.prediction.predictor import load_run
+        from medsam_adapt.prediction.second_look import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
         predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:])

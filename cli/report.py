@@ -12,7 +12,7 @@ from medsam_adapt.data.cases import find_cases
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import written_whole
 from medsam_adapt.runs import RunRecord, read_run, require_trained
-from medsam_adapt.summary import METRICS_FILE, read_metrics
+from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 
 from .console import Device, Overwrite, RunFolder, check_output, progress_bar, say, warn
 from .evaluate import matching_ids, run_evaluation

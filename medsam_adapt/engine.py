@@ -20,6 +20,7 @@ from medsam_adapt.errors import InputError, RunError
 from medsam_adapt.files import written_whole
 from medsam_adapt.networks.adapter import count_trainable, save_adapter, trainable_tensors
 from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.prediction.second_look import training_statistics
 from medsam_adapt.runs import (
     ADAPTER_FOLDER,
     MODEL_FILE,
@@ -31,7 +32,6 @@ from medsam_adapt.runs import (
     versions,
     write_run,
 )
-from medsam_adapt.second_look import training_statistics
 
 _PROMPT_KEYS = ("boxes", "points")
 

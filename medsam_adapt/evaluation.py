@@ -25,9 +25,9 @@ from medsam_adapt.data.transforms import volume_transforms
 from medsam_adapt.engine import prepare_volume
 from medsam_adapt.errors import InputError
 from medsam_adapt.inference import SlicewiseInferer
-from medsam_adapt.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.pictures import CaseView, save_pictures
-from medsam_adapt.summary import CaseFacts, mean_scores, summarise, write_metrics
+from medsam_adapt.scoring.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
+from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise, write_metrics
 
 KEY_METRIC = "val_mean_dsc"
 _KEYS = ("image", "label")

@@ -72,7 +72,7 @@ def export_run(folder: Path, to: str, output: Path | None = None, overwrite: boo
 
     from medsam_adapt.export_check import compare
     from medsam_adapt.networks.portable import PortableSegmenter
-    from medsam_adapt.predictor import load_run
+    from medsam_adapt.prediction.predictor import load_run
 
     merged, plain = (load_run(folder, "cpu", merge=merge).segmenter for merge in (True, False))
     absent = _absent_channels(record, plain)

@@ -11,7 +11,7 @@ import numpy as np
 
 from medsam_adapt.data.geometry import volume_to_slices
 from medsam_adapt.files import written_whole
-from medsam_adapt.metrics import Scores, mean_ignoring_undefined
+from medsam_adapt.scoring.metrics import Scores, mean_ignoring_undefined
 
 
 @dataclass(frozen=True)

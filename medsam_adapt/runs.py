@@ -26,7 +26,7 @@ from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_cod
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import write_json
-from medsam_adapt.second_look import STATISTICS_FILE, TrainingStatistics
+from medsam_adapt.prediction.second_look import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
 COST_FILE = "training.json"

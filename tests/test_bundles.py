@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from medsam_adapt.bundle import bundle_folder, bundle_names, recipe_values, resolve_knobs
 from medsam_adapt.cli.main import main
 from medsam_adapt.networks import build_segmenter, load_adapter
-from medsam_adapt.predictor import load_run
+from medsam_adapt.prediction.predictor import load_run
 
 SMALL = ("--epochs", "1", "--image-size", "32", "--device", "cpu", "--set", "min_steps=1")
 every_bundle = pytest.mark.parametrize("bundle", bundle_names())

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 
 from medsam_adapt.cost import TrainingCost
 from medsam_adapt.evaluation import VolumeScores, WriteReport
-from medsam_adapt.metrics import ALL, QUICK, MetricRules
+from medsam_adapt.scoring.metrics import ALL, QUICK, MetricRules
 
 NAMES = ["liver", "spleen"]
 SPACING = (1.0, 2.0, 5.0)

@@ -11,7 +11,7 @@ from medsam_adapt.errors import InputError
 from medsam_adapt.inference import SlicewiseInferer, SlicewiseSegmenter
 from medsam_adapt.networks import Segmenter, build_sam
 from medsam_adapt.networks.variants import PIXEL_MEAN
-from medsam_adapt.predictor import Predictor
+from medsam_adapt.prediction.predictor import Predictor
 from medsam_adapt.runs import RunRecord
 from tests.data.test_geometry import affine_of
 from tests.data.test_io import ORIENTATIONS

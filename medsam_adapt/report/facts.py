@@ -11,7 +11,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from medsam_adapt.bundle import read_config
-from medsam_adapt.comparison_tables import duration
+from medsam_adapt.comparison.tables import duration
 from medsam_adapt.runs import ADAPTER_FOLDER, COST_FILE, RunRecord
 from medsam_adapt.weights.registry import WEIGHTS
 from medsam_adapt.weights.store import RANDOM

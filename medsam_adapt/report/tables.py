@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from medsam_adapt.metrics import METRICS
 from medsam_adapt.report.markup import Markup, element, join
+from medsam_adapt.scoring.metrics import METRICS
 
 _SHOWN = ("dsc", "iou", "hd95", "nsd", "slice_dsc")
 _COUNTS = {

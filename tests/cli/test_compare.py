@@ -6,12 +6,12 @@ import pytest
 
 from medsam_adapt.cli import compare
 from medsam_adapt.cli.main import main
-from medsam_adapt.comparison_plan import Plan, PlannedRun, begin, is_scored, name_runs
+from medsam_adapt.comparison.plan import Plan, PlannedRun, begin, is_scored, name_runs
 from medsam_adapt.cost import TrainingCost
 from medsam_adapt.data.cases import find_cases
 from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.metrics import MetricRules
-from medsam_adapt.protocols import choose_rules
+from medsam_adapt.scoring.metrics import MetricRules
+from medsam_adapt.scoring.protocols import choose_rules
 
 SETTINGS = [part for pair in ("epochs=2", "image_size=32", "min_steps=1", "lora.rank=2") for part in ("--set", pair)]
 
@@ -174,7 +174,7 @@ def test_what_is_there_decides_what_is_done(tmp_path, plan):
 
 
 def test_scores_by_other_rules_are_made_anew(tmp_path):
-    from medsam_adapt.summary import summarise, write_metrics
+    from medsam_adapt.scoring.summary import summarise, write_metrics
 
     case = {"Larynx": {"dsc": 0.5, "iou": 0.4, "nsd": 0.5, "reference_ml": 1.0, "prediction_ml": 1.0}}
     rules = MetricRules(metrics=("nsd",))

@@ -15,11 +15,11 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from medsam_adapt import prediction
 from medsam_adapt.cli.main import main
 from medsam_adapt.data.io import read_header
 from medsam_adapt.files import write_json
-from medsam_adapt.predictor import load_run
+from medsam_adapt.prediction import plan
+from medsam_adapt.prediction.predictor import load_run
 from tests.data.dicom_files import save, series
 from tests.made_runs import NAMES, differing, make_run
 
@@ -247,7 +247,9 @@ def test_all_bad_volumes_are_told_before_the_model_is_loaded(made, tmp_path, cap
     (scans / "case_0.nii.gz").write_bytes(b"")
     content = (scans / "case_2.nii.gz").read_bytes()
     (scans / "case_2.nii.gz").write_bytes(content[: len(content) // 2])
-    monkeypatch.setattr("medsam_adapt.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "medsam_adapt.prediction.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out")
     assert "case_0.nii.gz is empty" in err
     assert "case_2.nii.gz" in err
@@ -293,7 +295,9 @@ def test_options_that_do_not_go_together(made, tmp_path, capsys, monkeypatch, ru
 
 def test_an_output_that_cannot_be_written_is_told_first(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
-    monkeypatch.setattr("medsam_adapt.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "medsam_adapt.prediction.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "out")
     assert f"{tmp_path} cannot be written to" in err
 
@@ -428,6 +432,6 @@ def test_another_run_proposes(made, tmp_path, capsys):
 
 def test_file_names_of_classes_are_plain_and_differ():
     names = ["left kidney", "Left_Kidney", "../etc", "…", "T1/T2"]
-    assert list(prediction.file_names(names, [1, 2, 3, 4, 5])) == [
+    assert list(plan.file_names(names, [1, 2, 3, 4, 5])) == [
         "left_kidney_1", "Left_Kidney_2", "etc", "class_4", "T1_T2",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.summary import read_metrics
+from medsam_adapt.scoring.summary import read_metrics
 from tests.report.conftest import HOSTILE_CASE, HOSTILE_CLASS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

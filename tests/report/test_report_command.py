@@ -9,7 +9,7 @@ import pytest
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.files import write_json
-from medsam_adapt.summary import read_metrics
+from medsam_adapt.scoring.summary import read_metrics
 from tests.report.conftest import HOSTILE_CASE, HOSTILE_CLASS
 
 

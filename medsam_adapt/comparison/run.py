@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import METRICS
-from medsam_adapt.summary import nanmean, without_nan
+from medsam_adapt.scoring.metrics import METRICS
+from medsam_adapt.scoring.summary import nanmean, without_nan
 
 FORMAT = 1
 _SIGNIFICANT = 0.05

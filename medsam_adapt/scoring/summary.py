@@ -16,7 +16,7 @@ import numpy as np
 
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import write_json, written_whole
-from medsam_adapt.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
+from medsam_adapt.scoring.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
 
 FORMAT = 1
 METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.csv"

@@ -6,7 +6,7 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import (
+from medsam_adapt.scoring.metrics import (
     ALL,
     QUICK,
     MetricRules,
@@ -16,7 +16,7 @@ from medsam_adapt.metrics import (
     score_volume,
     slice_scores,
 )
-from medsam_adapt.surface import hausdorff95, surface_dice, surface_dice_by_area, surface_distances
+from medsam_adapt.scoring.surface import hausdorff95, surface_dice, surface_dice_by_area, surface_distances
 
 NAMES = ["liver", "spleen"]
 EVERYTHING = MetricRules(metrics=(*ALL, "slice_dsc"))

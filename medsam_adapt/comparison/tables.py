@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_adapt.files import write_json, written_whole
-from medsam_adapt.metrics import METRICS
+from medsam_adapt.scoring.metrics import METRICS
 
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "compare.json", "compare.csv", "compare.md"
 SPREADS = ("mean", "sd_cases", "sd_seeds")

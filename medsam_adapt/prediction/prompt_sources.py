@@ -18,11 +18,11 @@ from medsam_adapt.data.layouts import class_key, class_map, problems_error, read
 from medsam_adapt.data.prompt_file import Prompt, read_prompts
 from medsam_adapt.data.prompt_geometry import prompts_on_slices
 from medsam_adapt.errors import InputError
-from medsam_adapt.prediction import Case
+from medsam_adapt.prediction.plan import Case
 from medsam_adapt.runs import RunRecord, read_runs
 
 if TYPE_CHECKING:  # it imports torch
-    from medsam_adapt.predictor import Predictor
+    from medsam_adapt.prediction.predictor import Predictor
 
 #: gives a case's label ids, or masks, from which prompts are taken; also takes its voxels
 ReferenceOf = Callable[[Case, np.ndarray], np.ndarray]
@@ -90,7 +90,7 @@ class PromptOptions:
         check_proposer(read_runs([folder])[folder], folder, record)
 
         def load(device: str, batch_size: int) -> ReferenceOf:
-            from medsam_adapt.predictor import load_run
+            from medsam_adapt.prediction.predictor import load_run
 
             return PromptsFromRun(load_run(folder, device, batch_size, merge=True), record)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import MetricRules
-from medsam_adapt.summary import CaseFacts, mean_scores, read_metrics, summarise, write_metrics
+from medsam_adapt.scoring.metrics import MetricRules
+from medsam_adapt.scoring.summary import CaseFacts, mean_scores, read_metrics, summarise, write_metrics
 
 NAMES = ["liver", "spleen"]
 

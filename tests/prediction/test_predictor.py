@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from medsam_adapt.case_runner import CaseRunner
+from medsam_adapt import load_run
 from medsam_adapt.data.io import from_ras, to_ras
 from medsam_adapt.data.prompt_file import Prompt
 from medsam_adapt.data.prompts import SlicePrompt
@@ -12,9 +12,10 @@ from medsam_adapt.errors import InputError
 from medsam_adapt.methods.samcobot import CobotLoRA
 from medsam_adapt.methods.samparser import Parser
 from medsam_adapt.networks import DecoderLoRA, LoRA
-from medsam_adapt.prediction import Outputs, plan_cases
-from medsam_adapt.predictor import Predictor, load_run
-from medsam_adapt.propagation import propagate
+from medsam_adapt.prediction.case_runner import CaseRunner
+from medsam_adapt.prediction.plan import Outputs, plan_cases
+from medsam_adapt.prediction.predictor import Predictor
+from medsam_adapt.prediction.propagation import propagate
 from tests.data.test_geometry import affine_of
 from tests.data.test_io import ORIENTATIONS
 from tests.made_runs import differing, make_run

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medsam_adapt.comparison import ScoredRun, compare_runs, holm, wilcoxon
-from medsam_adapt.comparison_tables import as_markdown, duration, write_comparison
+from medsam_adapt.comparison.run import ScoredRun, compare_runs, holm, wilcoxon
+from medsam_adapt.comparison.tables import as_markdown, duration, write_comparison
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import MetricRules
-from medsam_adapt.summary import summarise
+from medsam_adapt.scoring.metrics import MetricRules
+from medsam_adapt.scoring.summary import summarise
 
 NAMES = ["liver", "spleen"]
 RULES = MetricRules(metrics=("dsc", "iou", "hd95"))

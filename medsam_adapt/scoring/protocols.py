@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import get_args
 
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import EmptyPolicy, MetricRules, choose_metrics
+from medsam_adapt.scoring.metrics import EmptyPolicy, MetricRules, choose_metrics
 
 SEES_THE_ANSWER = (
     "The prompts were made from the very labels that the result is scored on: the model sees the answer, and these are "

@@ -9,8 +9,8 @@ from medsam_adapt.bundle import bundle_folder
 from medsam_adapt.data.slices import StoredCase
 from medsam_adapt.data.training import TrainingData
 from medsam_adapt.errors import InputError
+from medsam_adapt.prediction.second_look import ClassStatistics, class_flags, read_statistics, training_statistics
 from medsam_adapt.runs import read_run, write_run
-from medsam_adapt.second_look import ClassStatistics, class_flags, read_statistics, training_statistics
 from tests.made_runs import make_run
 
 KNOWN = ClassStatistics(volume_ml=[100.0, 120.0, 200.0], grey_level=[100.0, 140.0])

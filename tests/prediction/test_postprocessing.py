@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medsam_adapt.postprocessing import Cleaning, bounding_box, piece_sizes
+from medsam_adapt.prediction.postprocessing import Cleaning, bounding_box, piece_sizes
 
 VOXEL_ML = 0.5
 

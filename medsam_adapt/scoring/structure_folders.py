@@ -9,8 +9,8 @@ import numpy as np
 from medsam_adapt.data.cases import check_same_grid
 from medsam_adapt.data.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import MetricRules, Scores, background_iou, score_volume
-from medsam_adapt.summary import CaseFacts
+from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
+from medsam_adapt.scoring.summary import CaseFacts
 
 
 def structure_files(folder: Path) -> dict[str, Path]:

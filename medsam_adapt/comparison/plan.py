@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medsam_adapt.comparison import ScoredRun
+from medsam_adapt.comparison.run import ScoredRun
 from medsam_adapt.data.cases import CaseList
 from medsam_adapt.data.layouts import read_object
 from medsam_adapt.data.splits import fold_cases, save_split, split_cases
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import write_json
-from medsam_adapt.metrics import MetricRules
 from medsam_adapt.runs import COST_FILE, MODEL_FILE, RUN_FILE, SPLIT_FILE, STATE_FILE, read_run
-from medsam_adapt.summary import METRICS_FILE, read_metrics
+from medsam_adapt.scoring.metrics import MetricRules
+from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 
 PLAN_FILE, FORMAT = "comparison.json", 1
 HELD_OUT = 0.2  # of the patients, without folds

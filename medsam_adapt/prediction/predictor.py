@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_adapt.averaging import Scores
-from medsam_adapt.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.data.geometry import slices_to_volume, volume_to_slices
 from medsam_adapt.data.io import from_ras, to_ras
 from medsam_adapt.data.prompt_file import Prompt
@@ -27,7 +25,9 @@ from medsam_adapt.networks.adapter import Adapter, saved_base
 from medsam_adapt.networks.build import build_segmenter
 from medsam_adapt.networks.checkpoints import read_weights
 from medsam_adapt.networks.segmenter import Segmenter
-from medsam_adapt.propagation import propagate
+from medsam_adapt.prediction.averaging import Scores
+from medsam_adapt.prediction.byte_maps import map_on_disk, to_bytes
+from medsam_adapt.prediction.propagation import propagate
 from medsam_adapt.runs import ADAPTER_FOLDER, AdapterRecord, RunRecord, read_runs, require_trained
 from medsam_adapt.weights.store import RANDOM
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.mask_pairs import find_labels, match_masks, score_masks
-from medsam_adapt.metrics import MetricRules, score_volume
+from medsam_adapt.scoring.mask_pairs import find_labels, match_masks, score_masks
+from medsam_adapt.scoring.metrics import MetricRules, score_volume
 from tests.data.test_geometry import affine_of
 
 SPACING = (1.0, 2.0, 4.0)

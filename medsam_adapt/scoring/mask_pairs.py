@@ -20,15 +20,15 @@ from scipy.ndimage import find_objects
 from medsam_adapt.data.io import read_header, read_label, volume_files, volume_stem
 from medsam_adapt.data.layouts import class_map, problems_error, read_json
 from medsam_adapt.errors import InputError
-from medsam_adapt.metrics import MetricRules, Scores, background_iou, score_volume
-from medsam_adapt.structure_folders import (
+from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
+from medsam_adapt.scoring.structure_folders import (
     check_structures,
     require_same_grid,
     score_structures,
     structure_files,
     without_mask,
 )
-from medsam_adapt.summary import CaseFacts
+from medsam_adapt.scoring.summary import CaseFacts
 
 _SUFFIXES = re.compile(r"(_seg|_label|_labels|_0000)+$")
 

@@ -1,0 +1,1 @@
+"""Methods compared on the same splits: what is trained, what came out, and whether it differs."""
