@@ -10,6 +10,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
+from medsam_adapt.networks.attention import use_fast_attention
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
 from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.weights.store import resolve
@@ -64,19 +65,20 @@ def build_sam(
 
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
     grid = sizes.grid(image_size)
+    encoder = ImageEncoderViT(
+        img_size=image_size,
+        patch_size=sizes.patch_size,
+        embed_dim=sizes.embed_dim,
+        depth=sizes.depth,
+        num_heads=sizes.num_heads,
+        out_chans=sizes.prompt_dim,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=sizes.window_size,
+        global_attn_indexes=sizes.global_attention,
+    )
     return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=image_size,
-            patch_size=sizes.patch_size,
-            embed_dim=sizes.embed_dim,
-            depth=sizes.depth,
-            num_heads=sizes.num_heads,
-            out_chans=sizes.prompt_dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=sizes.window_size,
-            global_attn_indexes=sizes.global_attention,
-        ),
+        image_encoder=use_fast_attention(encoder),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),

@@ -1,0 +1,259 @@
+"""SAM's image-encoder attention, exact, without the matrix of position biases and without computing window padding.
+
+The score of a query q at (i, j) with a key k at (y, x) is q · k / √d + q · R_h[i - y] + q · R_w[j - x]. The last two
+terms have few values, rel_h (query, row of the key) and rel_w (query, column of the key), which are put together where
+the scores are made: on the CPU in tiles that fit into its caches, elsewhere inside a fused kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Attention
+from torch import Tensor, nn
+
+_TILE_BYTES = 2**21  # of scores at a time on the CPU: half or twice as much is slower
+_KEPT_BYTES = 2**24  # of probabilities that are kept for the gradient rather than made again
+_ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
+
+Place = tuple[slice, slice]
+
+
+def use_fast_attention(encoder: ImageEncoderViT) -> ImageEncoderViT:
+    """Give every block of ``encoder`` an :class:`EncoderAttention`, in place; returns it.
+
+    The names, shapes and values of all weights stay, and so does what the encoder computes, but for rounding.
+    """
+    for block in encoder.blocks:
+        block.attn = EncoderAttention(block.attn, block.window_size)
+        block.window_size = 0  # the block hands over the whole grid of tokens
+    return encoder
+
+
+class EncoderAttention(nn.Module):
+    """Attention with relative positions over a grid of tokens, (B, H, W, C) -> (B, H, W, C).
+
+    ``qkv`` and ``proj`` see real tokens only. The tokens with which segment-anything fills up windows are zero before
+    ``qkv``; one such token is enough to know the keys and values of all.
+
+    Args:
+        plain: the attention that is replaced; its layers are taken over.
+        window: side of a window in tokens, 0 for attention over the whole grid.
+    """
+
+    def __init__(self, plain: Attention, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.num_heads, self.scale = plain.num_heads, plain.scale
+        self.rel_pos_h, self.rel_pos_w = plain.rel_pos_h, plain.rel_pos_w
+        self.qkv, self.proj = plain.qkv, plain.proj
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, channels = tokens.shape[0], tokens.shape[3]
+        height, width = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
+        window = self.window or max(height, width)
+        padded = self.window > 0 and (height % window > 0 or width % window > 0)
+        flat = tokens.reshape(-1, channels)
+        qkv = self.qkv(F.pad(flat, (0, 0, 0, 1)) if padded else flat)
+        fill = qkv[-1] if padded else None
+        qkv = (qkv[:-1] if padded else qkv).reshape(batch, height, width, 3 * channels)
+        columns = _strips(width, window)
+        rows = [
+            _joined([self._windows(qkv[:, top, left], down, across, fill) for left, across in columns], dim=2)
+            for top, down in _strips(height, window)
+        ]
+        return self.proj(_joined(rows, dim=1))
+
+    def _windows(self, qkv: Tensor, down: int, across: int, fill: Tensor | None) -> Tensor:
+        """Attention in ``down`` x ``across`` windows of one size that cover ``qkv`` (B, H, W, 3 C); -> (B, H, W, C)."""
+        batch, height, width, channels = qkv.shape
+        rows, columns = int(height) // down, int(width) // across
+        parts = qkv.reshape(batch, down, rows, across, columns, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        query, key, value = parts.reshape(3, -1, rows, columns, parts.shape[-1]).unbind()
+        if self.window and (rows, columns) != (self.window, self.window):
+            assert fill is not None, "forward makes it where windows are padded"
+            _, fill_key, fill_value = fill.reshape(3, self.num_heads, 1, 1, -1)
+            key, value = self._filled(key, fill_key), self._filled(value, fill_value)
+        table_h = _relative(self.rel_pos_h, key.shape[1])[:rows]
+        table_w = _relative(self.rel_pos_w, key.shape[2])[:columns]
+        mixed = attend(query, key, value, table_h, table_w, self.scale)
+        mixed = mixed.reshape(batch, down, across, self.num_heads, rows, columns, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        return mixed.reshape(batch, height, width, channels // 3)
+
+    def _filled(self, tokens: Tensor, fill: Tensor) -> Tensor:
+        """(N heads, rows, columns, d) made as large as a window, with ``fill`` (heads, 1, 1, d) below and right."""
+        rows, columns = tokens.shape[1:3]
+        fill = fill.expand(tokens.shape[0] // self.num_heads, -1, -1, -1, -1).flatten(0, 1)
+        right = fill.expand(-1, rows, self.window - columns, -1)
+        below = fill.expand(-1, self.window - rows, self.window, -1)
+        return torch.cat([torch.cat([tokens, right], dim=2), below], dim=1)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
+    """Attention with decomposed relative positions, computed as suits the device.
+
+    Args:
+        query: (N, h, w, d).
+        key: (N, H, W, d).
+        value: (N, H, W, d).
+        table_h: (h, H, d), R_h of each row of queries and row of keys.
+        table_w: (w, W, d), R_w of each column of queries and column of keys.
+        scale: of the products of queries and keys.
+
+    Returns:
+        (N, h, w, d).
+    """
+    rel_h = torch.einsum("nhwd,hkd->nhwk", query, table_h).flatten(1, 2)
+    rel_w = torch.einsum("nhwd,wkd->nhwk", query, table_w).flatten(1, 2)
+    flat = (query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), rel_h, rel_w, scale)
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # neither can follow the tiles
+    mixed = tiled(*flat) if query.device.type == "cpu" and not recorded else widened(*flat)
+    return mixed.reshape(query.shape)
+
+
+def widened(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    """Plain attention of longer vectors: q' = [q / √d, rel_h, rel_w] and k' = [k, one-hot row, one-hot column].
+
+    Any fused kernel for attention can be used, backwards too; arguments as for :func:`tiled`.
+    """
+    rows, columns = rel_h.shape[-1], rel_w.shape[-1]
+    place = torch.arange(key.shape[1], device=key.device)
+    where = torch.cat([F.one_hot(place // columns, rows), F.one_hot(place % columns, columns)], dim=1)
+    spare = -(key.shape[-1] + rows + columns) % _ALIGNMENT
+    long_query = torch.cat([query * scale, rel_h, rel_w], dim=-1)
+    long_key = torch.cat([key, where.to(key.dtype).expand(key.shape[0], -1, -1)], dim=-1)
+    queries, keys = (F.pad(each, (0, spare))[:, None] for each in (long_query, long_key))
+    return F.scaled_dot_product_attention(queries, keys, value[:, None], scale=1.0)[:, 0]
+
+
+def tiled(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    """Attention in tiles of queries, whose scores are made again for the gradient unless they are few.
+
+    Args:
+        query: (N, Q, d).
+        key: (N, H W, d).
+        value: (N, H W, d).
+        rel_h: (N, Q, H), added to the scores of the keys in each row.
+        rel_w: (N, Q, W), added to the scores of the keys in each column.
+        scale: of the products of queries and keys.
+
+    Returns:
+        (N, Q, d).
+    """
+    few = query.shape[0] * query.shape[1] * key.shape[1] * query.element_size() <= _KEPT_BYTES
+    return _Tiled.apply(query, key, value, rel_h, rel_w, scale, few and torch.is_grad_enabled())
+
+
+class _Tiled(torch.autograd.Function):
+    """:func:`tiled` with a gradient; what it computes in is the type of its arguments, autocast or not."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float, keep: bool
+    ) -> Tensor:
+        output = torch.empty_like(query)
+        kept = query.new_empty(*query.shape[:2], key.shape[1]) if keep else None
+        with torch.autocast("cpu", enabled=False):
+            for at, probabilities in _tiles(query, key, rel_h, rel_w, scale, kept):
+                output[at] = probabilities @ value[at[0]]
+        ctx.save_for_backward(query, key, value, rel_h, rel_w, output, kept)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        query, key, value, rel_h, rel_w, output, kept = ctx.saved_tensors
+        inputs = (query, key, value, rel_h, rel_w)
+        if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the plain form
+            wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(_plain(*inputs, ctx.scale), wanted, grad, create_graph=True))
+            return (*(next(found) if needed else None for needed in ctx.needs_input_grad),)
+        with torch.autocast("cpu", enabled=False):
+            if kept is None:
+                tiles = _tiles(query, key, rel_h, rel_w, ctx.scale)
+            else:
+                tiles = ((at, kept[at]) for at in _places(query, key))
+            return *_gradients(*inputs, output, grad.to(output.dtype), ctx.scale, tiles), None, None
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(2)
+    return ((query * scale) @ key.transpose(1, 2) + bias).softmax(dim=-1) @ value
+
+
+def _gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    output: Tensor,
+    grad: Tensor,
+    scale: float,
+    tiles: Iterable[tuple[Place, Tensor]],
+) -> list[Tensor]:
+    """Gradients of all tensors; those of keys and values, sums over tiles, are summed in float32 at least."""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    to_query, to_h, to_w = (torch.empty_like(each) for each in (query, rel_h, rel_w))
+    to_key, to_value = (torch.zeros_like(each, dtype=exact) for each in (key, value))
+    along = (grad * output).sum(dim=-1, keepdim=True)
+    for at, probabilities in tiles:
+        group = at[0]
+        to_value[group] += probabilities.transpose(1, 2) @ grad[at]
+        to_scores = (grad[at] @ value[group].transpose(1, 2)).sub_(along[at]).mul_(probabilities)
+        to_query[at] = (to_scores @ key[group]).mul_(scale)
+        to_key[group] += to_scores.transpose(1, 2) @ (query[at] * scale)
+        by_place = to_scores.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
+        to_h[at], to_w[at] = by_place.sum(dim=-1), by_place.sum(dim=-2)
+    return [to_query, to_key.to(key.dtype), to_value.to(value.dtype), to_h, to_w]
+
+
+def _tiles(
+    query: Tensor, key: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float, kept: Tensor | None = None
+) -> Iterator[tuple[Place, Tensor]]:
+    """Each tile and its probabilities (n, q, H W): a part of ``kept``, or a space that the next tile overwrites."""
+    keys = key.shape[1]
+    spaces: list[Tensor] = []
+    for at in _places(query, key):
+        shape = (*query[at].shape[:2], keys)
+        size = math.prod(shape)
+        spaces = spaces or [query.new_empty(size) for _ in range(1 if kept is not None else 2)]  # no tile is larger
+        scores = spaces[0][:size].view(shape)
+        probabilities = spaces[1][:size].view(shape) if kept is None else kept[at]
+        bias = scores.view(*shape[:2], rel_h.shape[-1], rel_w.shape[-1])
+        torch.add(rel_h[at][..., :, None], rel_w[at][..., None, :], out=bias)
+        torch.baddbmm(scores, query[at] * scale, key[at[0]].transpose(1, 2), out=scores)
+        yield at, torch.softmax(scores, dim=-1, out=probabilities)
+
+
+def _places(query: Tensor, key: Tensor) -> Iterator[Place]:
+    """Where each tile is, of N and of Q: some of the queries of one of N, or all queries of some of N."""
+    count, queries = query.shape[:2]
+    row = key.shape[1] * query.element_size()  # bytes of the scores of a query
+    fitting = max(1, _TILE_BYTES * max(1, torch.get_num_threads() // 2) // row)
+    down, together = min(fitting, queries), max(1, fitting // queries)
+    for first in range(0, count, together):
+        for top in range(0, queries, down):
+            yield slice(first, min(first + together, count)), slice(top, min(top + down, queries))
+
+
+def _strips(length: int, window: int) -> list[tuple[slice, int]]:
+    """Where the whole windows along one side are and how many, then the same for what is left over."""
+    whole, rest = divmod(length, window)
+    strips = [(slice(0, whole * window), whole)] if whole else []
+    return [*strips, (slice(whole * window, length), 1)] if rest else strips
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _relative(table: Tensor, size: int) -> Tensor:
+    """(size, size, d): the entry of a table (2 size - 1, d) for each place of a query and of a key."""
+    place = torch.arange(size, device=table.device)
+    return table[place[:, None] - place + size - 1]

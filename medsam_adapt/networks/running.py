@@ -1,0 +1,58 @@
+"""How an image encoder is run: in which precision, and with what kept in memory for the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from medsam_adapt.config import Precision
+
+
+@dataclass(frozen=True)
+class Running:
+    """Settings of an encoder that change its speed and its memory, not its weights.
+
+    Attributes:
+        precision: ``fp32``; ``bf16`` for products in half the width (bfloat16), weights and sums staying as they are;
+            ``auto`` for bf16 on a GPU and fp32 elsewhere.
+        low_memory: whether the inside of each stage is computed again for the gradient instead of being kept, which
+            takes one more forward pass.
+    """
+
+    precision: Precision = "fp32"
+    low_memory: bool = False
+
+    def is_bf16(self, device: torch.device) -> bool:
+        """Whether products are in bfloat16 on this device."""
+        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+
+    def run(self, stages: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
+        """``value`` through all stages, in single precision at the end."""
+        if not self.is_bf16(value.device):  # whatever surrounds it, autocast of the caller's own say
+            return self._run(stages, value)
+        with torch.autocast(value.device.type, torch.bfloat16):
+            return self._run(stages, value).float()
+
+    def _run(self, stages: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
+        for stage in stages:
+            if self.low_memory and torch.is_grad_enabled():
+                value = checkpoint(stage, value, use_reentrant=False)
+            else:
+                value = stage(value)
+        return value
+
+
+def run_as(encoder: ImageEncoderViT, precision: Precision = "fp32", low_memory: bool = False) -> ImageEncoderViT:
+    """Have ``encoder`` run in this way from now on; returns it."""
+    encoder.running = Running(precision, low_memory)
+    return encoder
+
+
+def running_of(encoder: ImageEncoderViT) -> Running:
+    """How ``encoder`` is run: as :func:`run_as` said, else plainly."""
+    return getattr(encoder, "running", Running())

@@ -1,0 +1,97 @@
+"""Precision and memory of the image encoder: what changes, and what must not."""
+
+import pytest
+import torch
+
+from medsam_adapt.config import checked_precision
+from medsam_adapt.errors import InputError
+from medsam_adapt.methods import CobotAdaptFormer
+from medsam_adapt.networks import LoRA, SeriesAdapters, build_segmenter
+from medsam_adapt.networks.build import build_teacher
+from medsam_adapt.networks.frozen import stages_sha256
+from medsam_adapt.networks.running import Running, run_as, running_of
+from tests.method_tester import add_noise
+
+SIZE = 64
+
+
+def network(adapter, **running):
+    """The small SAM, its encoder frozen but for the adapter, no tensor as it starts."""
+    torch.manual_seed(0)
+    return add_noise(build_segmenter("vit_nano", SIZE, 2, adapter, checkpoint="random", tune_encoder=False, **running))
+
+
+def step(segmenter, seed=0):
+    """Loss and gradients of one training step, dropout drawn from ``seed``."""
+    torch.manual_seed(seed)
+    segmenter.train().zero_grad()
+    loss = segmenter(torch.rand(2, 3, SIZE, SIZE) * 255).square().mean()
+    loss.backward()
+    return loss, {name: tensor.grad for name, tensor in segmenter.named_parameters() if tensor.grad is not None}
+
+
+def kept(segmenter):
+    """Values that one training step keeps for its gradient."""
+    count = 0
+
+    def note(tensor):
+        nonlocal count
+        count += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        segmenter.train().encode(torch.zeros(2, 3, SIZE, SIZE))
+    return count
+
+
+@pytest.mark.parametrize(
+    "adapter", [LoRA(), SeriesAdapters(), CobotAdaptFormer()], ids=lambda each: type(each).__name__
+)
+def test_low_memory_gives_the_same_gradients_and_keeps_less(adapter):
+    plain, small = network(adapter), network(adapter, low_memory=True)
+    small.load_state_dict(plain.state_dict())
+    (loss, expected), (own_loss, found) = step(plain), step(small)
+    torch.testing.assert_close(own_loss, loss)
+    assert list(found) == list(expected)
+    assert any("image_encoder" in name for name in expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+    assert kept(small) < 0.3 * kept(plain)
+
+
+def test_bf16_is_near_fp32_and_ends_in_fp32():
+    plain, half = network(LoRA()), network(LoRA(), precision="bf16")
+    half.load_state_dict(plain.state_dict())
+    image = torch.rand(2, 3, SIZE, SIZE) * 255
+    exact, found = plain.eval().encode(image), half.eval().encode(image)
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).abs().mean() < 0.05 * exact.abs().mean()
+    (_, expected), (_, slopes) = step(plain), step(half)
+    for name in expected:
+        if "b_q" in name or "b_v" in name:
+            cosine = torch.cosine_similarity(slopes[name].flatten(), expected[name].flatten(), dim=0)
+            assert cosine > 0.95, name
+
+
+def test_features_of_another_precision_are_others():
+    """What frozen layers gave in one precision is never taken for what they give in the other."""
+    encoder = build_teacher("vit_nano", SIZE).sam.image_encoder
+    before = stages_sha256(encoder, 3)
+    assert stages_sha256(run_as(encoder, "bf16"), 3) != before
+    assert stages_sha256(run_as(encoder, "auto", low_memory=True), 3) == before  # on the CPU
+
+
+@pytest.mark.parametrize(("precision", "on"), [("auto", ("cuda",)), ("bf16", ("cuda", "cpu")), ("fp32", ())])
+def test_auto_is_bf16_on_a_gpu_only(precision, on):
+    assert [name for name in ("cuda", "cpu") if Running(precision).is_bf16(torch.device(name))] == list(on)
+
+
+@pytest.mark.parametrize(("tuned", "expected"), [(True, "fp32"), (False, "auto")])
+def test_auto_is_fp32_for_an_encoder_that_is_trained_whole(tuned, expected):
+    segmenter = build_segmenter("vit_nano", SIZE, 2, LoRA(), tune_encoder=tuned, precision="auto")
+    assert running_of(segmenter.sam.image_encoder).precision == expected
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(InputError, match="unknown precision 'fp16': use auto, fp32, bf16"):
+        checked_precision("fp16")
