@@ -1,25 +1,29 @@
 """Print how many slices a second reach the trainer, against reading the NIfTI file for every slice, and the memory.
 
-    python benchmarks/slice_loading.py [--shape 512 512 100] [--volumes 10 200] [--size 256] [--epochs 2]
+    python benchmarks/slice_loading.py [--shape 512 512 100] [--volumes 10 200] [--size 256] [--rounds 3]
 
-Three figures for each number of volumes: *cold* makes the slice cache and delivers one pass, *warm* delivers the
-passes that follow, *per slice* decompresses a volume for every slice. Memory is the peak of what the process holds
-for itself (anonymous memory, without the pages of the mapped cache, which the system takes back when it needs them),
-less what it held before; each number of volumes is measured in a process of its own.
+Speed, on the smallest number of volumes, as medians of rounds: *per slice*, the baseline, decompresses image and label
+for every slice; *cold* starts from the folder and ends with one pass over all slices (labels checked, slice cache made,
+every slice read from it); *warm* is a pass with the cache in place. Image and label are resized in all three.
+
+Memory is the peak resident size of a process that does what *cold* does and then a warm pass, mapped files included,
+beside what it held once everything was imported. Each number of volumes has a process of its own. The volumes differ in
+one voxel, since the cache knows files by their bytes. They and the caches lie in a temporary folder (about 9 GB for 200
+volumes), which is removed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
 from pathlib import Path
+from statistics import median
 
 import nibabel as nib
 import numpy as np
@@ -32,64 +36,58 @@ from medsam_adapt.data.sampling import slice_loader
 from medsam_adapt.data.training import TrainingData
 
 BATCH = 4
-SINGLE_SLICES = 12  # enough to time, for a volume is decompressed for each
+SINGLE_SLICES = 6  # a round, enough to time, for a volume is decompressed for each
+FIRST_BYTES = 1 << 16  # of a file, which hold the voxel that differs
 
 
 def write_volumes(folder: Path, count: int, shape: tuple[int, int, int]) -> None:
-    """Volumes that differ in one voxel, since the cache knows files by their bytes."""
+    """One phantom, ``count`` times, but for its first voxel; what the files share is compressed once."""
     phantom = make_phantom(0, shape=shape, orientation="RAS")
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
+    nib.save(nib.Nifti1Image(phantom.label, phantom.affine), folder / "label.nii.gz")
+    label = (folder / "label.nii.gz").read_bytes()
+    (folder / "label.nii.gz").unlink()
+    content = bytearray(nib.Nifti1Image(phantom.image, phantom.affine).to_bytes())
+    begin = len(content) - phantom.image.nbytes
+    end = zlib.compressobj(level=1, wbits=-15)
+    shared = end.compress(content[FIRST_BYTES:]) + end.flush()
     for index in range(count):
-        image = phantom.image.copy()
-        image[0, 0, 0] = -1024 + index
-        for part, array in (("images", image), ("labels", phantom.label)):
-            nib.save(nib.Nifti1Image(array, phantom.affine), folder / part / f"v{index:03}.nii.gz")
+        content[begin : begin + 2] = struct.pack("<h", -1024 + index)
+        (folder / f"images/v{index:03}.nii.gz").write_bytes(as_gzip(content, shared))
+        (folder / f"labels/v{index:03}.nii.gz").write_bytes(label)
 
 
-def own_memory() -> float:
-    """MiB of anonymous memory that this process holds now (Linux)."""
+def as_gzip(content: bytearray, shared: bytes) -> bytes:
+    """One gzip stream of ``content``, whose bytes from `FIRST_BYTES` on ``shared`` holds compressed."""
+    packer = zlib.compressobj(level=1, wbits=-15)
+    first = packer.compress(content[:FIRST_BYTES]) + packer.flush(zlib.Z_FULL_FLUSH)
+    ends = struct.pack("<LL", zlib.crc32(content), len(content) % 2**32)
+    return b"\x1f\x8b\x08" + bytes(6) + b"\xff" + first + shared + ends
+
+
+def resident(field: str) -> float:
+    """MiB that this process holds now (VmRSS), or has held at most (VmHWM); Linux."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field))
 
 
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """MiB beyond what the process held before, as the one item of a list when the block ends."""
-    before, peak, done = own_memory(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            peak[0] = max(peak[0], own_memory() - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-
-
-def measure(folder: Path, cache: Path, size: int, epochs: int) -> dict[str, float]:
-    """The figures of one data set; slices a second and MiB."""
-    torch.set_num_threads(1)
+def one_pass(folder: Path, cache: Path, size: int) -> tuple[TrainingData, float]:
+    """All slices of a folder, delivered once; and how many of them a second."""
+    started = time.perf_counter()
     data = TrainingData(folder, image_size=size, held_out=0.0, empty_share=1.0, augment="none", cache_dir=cache)
-    with peak_memory() as peak:
-        started = time.perf_counter()
-        loader = slice_loader(data.dataset(), BATCH)
-        delivered = sum(len(batch["image"]) for batch in loader)
-        cold = delivered / (time.perf_counter() - started)
-        started = time.perf_counter()
-        warm_slices = sum(len(batch["image"]) for _ in range(epochs) for batch in loader)
-        warm = warm_slices / (time.perf_counter() - started)
-    return {"slices": delivered, "cold": cold, "warm": warm, "per slice": one_by_one(data, size), "MiB": peak[0]}
+    return data, delivered(data) / (time.perf_counter() - started)
 
 
-def one_by_one(data: TrainingData, size: int) -> float:
+def delivered(data: TrainingData) -> int:
+    """Number of slices in one pass."""
+    return sum(len(batch["image"]) for batch in slice_loader(data.dataset(), BATCH))
+
+
+def one_by_one(data: TrainingData, size: int, first: int) -> float:
     """Slices a second where the NIfTI file is read for every slice, with the same preprocessing of that slice."""
     started = time.perf_counter()
-    for index in range(SINGLE_SLICES):
+    for index in range(first, first + SINGLE_SLICES):
         case = data.cases.cases[index % len(data.cases.cases)]
         assert case.label is not None
         (image, header), (label, _) = read_volume(case.image), read_label(case.label)
@@ -101,34 +99,79 @@ def one_by_one(data: TrainingData, size: int) -> float:
     return SINGLE_SLICES / (time.perf_counter() - started)
 
 
+def measure_speed(folder: Path, size: int, rounds: int) -> dict[str, list[float]]:
+    """Slices a second of each kind in every round."""
+    torch.set_num_threads(1)
+    speeds: dict[str, list[float]] = {"per slice": [], "cold": [], "warm": []}
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
+            data, cold = one_pass(folder, Path(cache), size)
+            started = time.perf_counter()
+            speeds["warm"].append(delivered(data) / (time.perf_counter() - started))
+        speeds["cold"].append(cold)
+        speeds["per slice"].append(one_by_one(data, size, number * SINGLE_SLICES))
+    return speeds
+
+
+def measure_memory(folder: Path, size: int) -> dict[str, float]:
+    """Slices, and MiB before and at most."""
+    torch.set_num_threads(1)
+    before = resident("VmRSS")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
+        data, _ = one_pass(folder, Path(cache), size)
+        slices = delivered(data)
+    return {"slices": slices, "before": before, "peak": resident("VmHWM")}
+
+
+def in_a_process(kind: str, folder: Path, options: argparse.Namespace) -> dict:
+    """What ``measure_speed`` or ``measure_memory`` gives in a process of its own."""
+    command = [sys.executable, __file__, "--measure", kind, str(folder), "--size", str(options.size)]
+    command += ["--rounds", str(options.rounds)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def subset(source: Path, folder: Path, count: int) -> Path:
+    """A data set of the first ``count`` volumes, which are linked to."""
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+        for path in sorted((source / part).iterdir())[:count]:
+            (folder / part / path.name).hardlink_to(path)
+    return folder
+
+
 def main() -> None:
-    """Make volumes, measure each number of them in a process of its own, and print a table."""
+    """Make volumes, measure, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=int, nargs=3, default=(128, 128, 40), help="voxels of a volume")
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 100), help="voxels of a volume")
     parser.add_argument("--volumes", type=int, nargs="+", default=(10, 200), help="numbers of volumes to measure")
-    parser.add_argument("--size", type=int, default=128, help="side of a slice in pixels")
-    parser.add_argument("--epochs", type=int, default=1, help="warm passes")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, default=256, help="side of a slice in pixels")
+    parser.add_argument("--rounds", type=int, default=3, help="of the speeds")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure is not None:
-        figures = measure(options.measure / "data", options.measure / "cache", options.size, options.epochs)
-        print(json.dumps(figures))
+        kind, folder = options.measure[0], Path(options.measure[1])
+        speed = kind == "speed"
+        found = measure_speed(folder, options.size, options.rounds) if speed else measure_memory(folder, options.size)
+        print(json.dumps(found))
         return
+    counts = sorted(options.volumes)
     print(f"volumes of {' × '.join(map(str, options.shape))} voxels, slices of {options.size} pixels, one thread\n")
-    print("| volumes | slices | cold, slices/s | warm, slices/s | per slice, slices/s | warm : per slice | peak MiB |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
-    for count in options.volumes:
-        with tempfile.TemporaryDirectory() as folder:
-            write_volumes(Path(folder) / "data", count, tuple(options.shape))
-            command = [sys.executable, __file__, "--measure", folder, "--size", str(options.size)]
-            command += ["--epochs", str(options.epochs)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        speeds = [found[name] for name in ("cold", "warm", "per slice", "MiB")]
-        cold, warm, single, memory = speeds
-        print(
-            f"| {count} | {found['slices']:.0f} | {cold:.0f} | {warm:.0f} | {single:.1f} | {warm / single:.0f} | "
-            f"{memory:.0f} |"
-        )
+    with tempfile.TemporaryDirectory() as scratch:
+        write_volumes(Path(scratch, "all"), counts[-1], tuple(options.shape))
+        folders = {count: subset(Path(scratch, "all"), Path(scratch, str(count)), count) for count in counts}
+        speeds = in_a_process("speed", folders[counts[0]], options)
+        base = median(speeds["per slice"])
+        print("| slices a second | median | rounds | : per slice |\n|---|---:|---|---:|")
+        for name, found in speeds.items():
+            each = ", ".join(f"{speed:.1f}" for speed in found)
+            print(f"| {name} | {median(found):.1f} | {each} | {median(found) / base:.0f} |", flush=True)
+        print("\n| volumes | slices | before, MiB | peak, MiB | : fewest volumes |\n|---:|---:|---:|---:|---:|")
+        fewest = 0.0
+        for count in counts:
+            memory = in_a_process("memory", folders[count], options)
+            fewest = fewest or memory["peak"]
+            figures = f"{memory['before']:.0f} | {memory['peak']:.0f} | {memory['peak'] / fewest:.3f}"
+            print(f"| {count} | {memory['slices']} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""``medsam-adapt bundles list|show``: what the package can train, from plain data."""
+"""``medsam-adapt bundles list|show|check|copy``: what the package can train, from plain data."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from medsam_adapt.bundle import RECIPES, bundle_names, describe_network, knobs_model, read_config, recipe_values
+from medsam_adapt.errors import InputError
+from medsam_adapt.foreign import base_bundle, copy_bundle, inspect, is_foreign
 
-from .console import console, say
+from .console import console, say, warn
 
-app = typer.Typer(help="List and describe the bundles.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+Bundle = Annotated[str, typer.Argument(help="Name of a bundle, or the folder of one.", show_default=False)]
 
 
 @app.command("list")
@@ -32,13 +37,19 @@ def list_bundles(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a bundle.", show_default=False)],
+    name: Bundle,
     backbone: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = "vit_b",
     classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes.")] = 1,
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Count a folder's parameters too, which runs its code.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a bundle: its settings, recipes and trainable parameters."""
-    facts = describe(name, backbone, classes)
+    """Show a bundle: its settings, recipes and trainable parameters.
+
+    Of a folder's bundle nothing is run, and so nothing counted, without --trust-bundle.
+    """
+    facts = describe(name, backbone, classes, trust_bundle)
     if as_json:
         say(json.dumps(facts, indent=2))
         return
@@ -47,6 +58,9 @@ def show(
     for knob, row in facts["settings"].items():
         settings.add_row(knob, *(json.dumps(row[recipe]) for recipe in RECIPES), row["description"])
     console.print(settings)
+    if "trainable" not in facts:
+        warn(f"the trainable values of {name} are counted with --trust-bundle only, since that runs its code.")
+        return
     counts = facts["trainable"]
     parts = ", ".join(f"{part} {counts[part]:,}" for part in ("encoder", "decoder", "other"))
     say(
@@ -57,25 +71,67 @@ def show(
         say(f"trainable in the authors' released code: {facts['released_counts']}")
 
 
-def describe(name: str, backbone: str, classes: int) -> dict[str, Any]:
-    """What ``show`` tells, as data."""
-    metadata = read_config(name, "metadata")
+@app.command()
+def check(
+    name: Bundle,
+    zoo: Annotated[bool, typer.Option("--zoo", help="Also hold it to the rules of MONAI's model zoo.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a bundle without running it, and list all code in it that no shipped bundle has.
+
+    With --zoo the network of a shipped bundle is also run once, as the model zoo does.
+    """
+    found = inspect(name)
+    if zoo:
+        found = replace(found, problems=(*found.problems, *_zoo_problems(name, found.folder)))
+    code = [{"config": config, "place": place, "text": text} for config, place, text in found.code]
+    if as_json:
+        say(json.dumps({"bundle": name, "settings_of": found.base, "code": code, "problems": found.problems}, indent=2))
+        raise typer.Exit(2 if found.problems else 0)
+    for item in code:
+        say(f"would run: {item['config']}, {item['place']}: {item['text'][:200]}")
+    if code:
+        warn("training with it runs this, with your rights: see --trust-bundle of 'train'.")
+    if found.problems:
+        raise InputError("\n".join(found.problems))
+    say(f"No problems found in {found.folder}.")
+
+
+def _zoo_problems(name: str, folder: Path) -> list[str]:
+    from medsam_adapt.zoo_rules import network_problem, zoo_problems
+
+    problem = None if is_foreign(name) else network_problem(folder)
+    return [*zoo_problems(folder), *([problem] if problem else [])]
+
+
+@app.command()
+def copy(
+    name: Bundle, folder: Annotated[Path, typer.Argument(help="Folder to make, to change it.", show_default=False)]
+) -> None:
+    """Copy a bundle's configs and documents, to change them; train with --bundle FOLDER --trust-bundle."""
+    files = copy_bundle(name, folder)
+    say(f"Copied {len(files)} files: {folder}\nNext: medsam-adapt train --bundle {folder} --trust-bundle --data …")
+
+
+def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> dict[str, Any]:
+    """What ``show`` tells, as data; without ``trainable`` for a folder's bundle that is not ``trusted``."""
+    metadata, base = read_config(name, "metadata"), base_bundle(name)
     values = {recipe: recipe_values(name, recipe) for recipe in RECIPES}
     settings = {
         knob: {
             "description": field.description,
             **{recipe: values[recipe].get(knob, field.get_default()) for recipe in RECIPES},
         }
-        for knob, field in knobs_model(name).model_fields.items()
+        for knob, field in knobs_model(base).model_fields.items()
     }
     return {
         "bundle": name,
-        "method": metadata["name"],
-        "description": metadata["description"],
-        "reference": metadata["references"][0],
+        "method": metadata.get("name", name),
+        "description": metadata.get("description", ""),
+        "reference": (metadata.get("references") or [""])[0],
         "backbone": backbone,
         "classes": classes,
         "settings": settings,
         "released_counts": metadata.get("released_counts"),
-        **describe_network(name, backbone, classes),
+        **(describe_network(name, backbone, classes, trusted) if trusted or not is_foreign(name) else {}),
     }

@@ -24,7 +24,8 @@ def info(
     """Tell where the cache is and how much it holds."""
     held = cache_info(cache_dir)
     if as_json:
-        facts = {"folder": str(held.folder), "bytes": held.bytes, "cases": len(held.cases)}
+        facts = {"folder": str(held.folder), "bytes": held.bytes, "cases": len(held.cases), "labels": len(held.labels)}
+        facts["features"] = len(held.features)
         leftovers = {"leftovers": len(held.leftovers), "leftover_bytes": sum(held.leftovers.values())}
         say(json.dumps({**facts, **leftovers, "datasets": held.datasets}, indent=2))
         return
@@ -32,6 +33,12 @@ def info(
     say(f"{held.folder}: {decimal(sum(held.cases.values()))} in {count} sliced case{'s' * (count != 1)}.")
     for dataset, number in held.datasets.items():
         say(f"{number:>8}  {dataset}")
+    if held.labels:
+        size, count = decimal(sum(held.labels.values())), len(held.labels)
+        say(f"Beside it {size} in {count} label{'s' * (count != 1)} that {'were' if count != 1 else 'was'} DICOM.")
+    if held.features:
+        size = decimal(sum(held.features.values()))
+        say(f"Beside it {size} of what frozen networks make of slices, for {len(held.features)} trainings.")
     if held.leftovers:
         size = decimal(sum(held.leftovers.values()))
         say(f"Killed runs left {size} behind; 'medsam-adapt cache clear' removes it too.")
@@ -39,8 +46,11 @@ def info(
 
 @app.command()
 def clear(cache_dir: CacheDir = None) -> None:
-    """Remove all cached slices; the next training makes its own again."""
+    """Remove all cached slices, frozen features and converted labels; the next training makes its own again."""
     removed = clear_cache(cache_dir)
     count = len(removed.cases)
+    labels = f", {len(removed.labels)} converted label{'s' * (len(removed.labels) != 1)}" if removed.labels else ""
+    labels += f", {len(removed.features)} of frozen features" if removed.features else ""
     left = f" and {len(removed.leftovers)} that killed runs left unfinished" if removed.leftovers else ""
-    say(f"Removed {count} sliced case{'s' * (count != 1)}{left} from {removed.folder}: {decimal(removed.bytes)}.")
+    cases = f"{count} sliced case{'s' * (count != 1)}{labels}{left}"
+    say(f"Removed {cases} from {removed.folder}: {decimal(removed.bytes)}.")

@@ -95,7 +95,8 @@ def _prepare(
 ) -> tuple[Plan, Path]:
     """The plan and its splits; whatever is wrong with settings, files and labels is told here."""
     from medsam_adapt.comparison.plan import PLAN_FILE, Plan, begin
-    from medsam_adapt.data.cases import check_cases, find_cases, select_classes
+    from medsam_adapt.data.case_checks import check_cases
+    from medsam_adapt.data.cases import find_cases, select_classes
 
     names = list(dict.fromkeys(name.strip() for name in (bundles or "").split(",") if name.strip()))
     if not names or data is None:
@@ -160,7 +161,7 @@ def _score(run: Path, rules: MetricRules, device: str) -> None:
 
 
 def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> None:
-    """Run one of our commands in a process of its own, which gives its memory back and dies with this one.
+    """Run one of our commands in a process of its own, which gives its memory back and ends with this one.
 
     Args:
         arguments: of ``medsam-adapt``.
@@ -171,15 +172,33 @@ def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> No
         RunError: it failed.
     """
     command = [sys.executable, "-m", "medsam_adapt.cli", *arguments]
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child is ended too
+    asked: list[int] = []  # signals that came; the child gets the first of them, once it is there
+    children: list[subprocess.Popen] = []
+
+    def pass_on(number: int, _: object = None) -> None:
+        asked.append(number)
+        if children and len(asked) == 1:
+            children[0].send_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
     try:
-        done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL if quiet else None)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None) as child:
+            if asked:
+                child.send_signal(asked[0])
+            children.append(child)
+            try:
+                code = child.wait()
+            except KeyboardInterrupt:  # the child got it too, and keeps a checkpoint
+                child.wait()
+                raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if done.returncode:
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        sys.exit(128 + signal.SIGTERM)
+    if code:
         raise RunError(
             f"the {title if title.startswith('evaluation') else f'training of {title}'} ended with exit code "
-            f"{done.returncode}: mend what is said above and give the same command again, which goes on from here."
+            f"{code}: mend what is said above and give the same command again, which goes on from here."
         )
 
 

@@ -27,6 +27,10 @@ console = Console(highlight=False, soft_wrap=True)
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Series = Annotated[
+    str | None,
+    typer.Option(help="A DICOM series' number, UID or description, where a folder has several.", show_default=False),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 
 
@@ -81,7 +85,7 @@ def check_output(path: Path, overwrite: bool, marker: str | None = None) -> None
     if marker and path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
         raise InputError(f"{path} holds other files (no {marker}) and will not be replaced: name another folder.")
     parent = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if not _writable(parent):
+    if not (parent.is_dir() and _writable(parent)):
         raise InputError(f"{parent} cannot be written to: name another folder.")
 
 

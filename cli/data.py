@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.errors import InputError
 
-from .console import Overwrite, console, progress_bar, say, warn
+from .console import Overwrite, Series, console, progress_bar, say, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.data.survey import Survey
@@ -26,18 +26,19 @@ Layout = Annotated[str, typer.Option(help="Layout of the data on disk; auto reco
 def check(
     folder: Folder,
     layout: Layout = "auto",
+    series: Series = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """List the cases, and everything that is wrong with them."""
     from medsam_adapt.data.survey import survey
 
     if as_json:
-        seen = survey(folder, layout)
+        seen = survey(folder, layout, series=series)
         say(json.dumps(seen.as_json(), indent=2))
         raise typer.Exit(2 if seen.problems else 0)
     with progress_bar() as progress:
         task = progress.add_task("reading", total=None, detail="")
-        seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total))
+        seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total), series)
     _print(folder, seen)
     if seen.problems:
         count = len(seen.problems)
@@ -83,6 +84,7 @@ def convert(
     folder: Folder,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.", show_default=False)],
     layout: Layout = "auto",
+    series: Series = None,
     mapping: Annotated[
         Path | None,
         typer.Option("--map", help='JSON of the labels wanted: {"1": "liver"} or {"old": new}.', show_default=False),
@@ -108,7 +110,7 @@ def convert(
         def advance(doing: str, case: str, total: int) -> None:
             progress.update(task, description=doing, advance=1, total=2 * total, detail=case)
 
-        made = convert_cases(folder, output, layout, changes, names, overwrite, advance)
+        made = convert_cases(folder, output, layout, changes, names, overwrite, advance, series)
     listed = ", ".join(f"{class_id} {name}" for class_id, name in made.classes.items())
     if made.unlabelled:
         warn(f"without a label: {', '.join(made.unlabelled)}.")

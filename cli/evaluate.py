@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.bundle import read_config, workflow
+from medsam_adapt.bundle import read_config, run_knobs, workflow
 from medsam_adapt.data.cases import CaseList, find_cases
+from medsam_adapt.data.image_pair import refuse_other_images
 from medsam_adapt.data.layouts import class_key
 from medsam_adapt.errors import InputError
 from medsam_adapt.runs import RunRecord, read_run, require_trained
@@ -92,11 +93,13 @@ def run_evaluation(
     record = read_run(run)
     require_trained(run)
     rules, output = rules or MetricRules(), output or run
-    values = {**record.config_values(), **record.adapter.settings}
+    knobs = run_knobs(record.bundle, **record.knobs).model_dump()
+    values = {**knobs, **record.config_values(), **record.adapter.settings}
     if data is None:
         data = Path(record.dataset_dir)
     else:
         found = find_cases(data, layout)
+        refuse_other_images(found.images, record.images, data, run)
         values |= {"layout": found.layout, "cases": None, "label_ids": matching_ids(found, record)}
 
     from medsam_adapt.engine import select_device

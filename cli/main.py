@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import typer
 
-from medsam_adapt.errors import InputError, RunError
+from medsam_adapt.errors import InputError, RunError, causes
 
 from . import bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
 
@@ -38,15 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except Exception as error:
-        told = next((cause for cause in _causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
+        told = told_of(error)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2 if isinstance(told, InputError) else 1)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from: MONAI wraps whatever is raised while it reads a config."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def told_of(error: BaseException) -> InputError | RunError | OSError | None:
+    """What the user is told of an error, in one sentence; None of one that is a fault of this package."""
+    return next((cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)), None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medsam_adapt.config import checked_precision
 from medsam_adapt.data.layouts import problems_error
 from medsam_adapt.errors import InputError
 from medsam_adapt.outputs import format_names
@@ -17,10 +18,11 @@ from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
 from medsam_adapt.runs import read_runs
 
-from .console import Device, Overwrite, progress_bar, say, warn
+from .console import Device, Overwrite, Series, progress_bar, say, warn
 
 if TYPE_CHECKING:  # it imports torch
-    from medsam_adapt.prediction.case_runner import CaseRunner, Report
+    from medsam_adapt.prediction.case_runner import CaseRunner
+    from medsam_adapt.prediction.report_file import Report
 
 _FORMATS = " | ".join(format_names())
 _OUTPUT, _PROMPTS, _CLEANING = "What is written", "Prompts, for a run trained with them", "Clean-up, class by class"
@@ -33,7 +35,9 @@ def predict(
         typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip of one, or a folder of volumes."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the masks.")],
+    series: Series = None,
     device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
     overwrite: Overwrite = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Go on with what is not there yet.")] = False,
@@ -58,6 +62,10 @@ def predict(
         Path | None,
         typer.Option(help="JSON: volumes in ml, and what is worth a second look.", rich_help_panel=_OUTPUT),
     ] = None,
+    keep_identifiers: Annotated[
+        bool,
+        typer.Option("--keep-identifiers", help="Tell inputs' whole paths in the report.", rich_help_panel=_OUTPUT),
+    ] = False,
     prompts: Annotated[
         Path | None, typer.Option(help="JSON of boxes and points; see docs/prompts.md.", rich_help_panel=_PROMPTS)
     ] = None,
@@ -92,9 +100,12 @@ def predict(
         skip_existing=skip_existing,
         outputs=Outputs(format, per_class, itk_snap, probabilities, uncertainty),
         report=report,
+        series=series,
         flips=flips,
         prompts=PromptOptions(prompts, prompts_from_run, prompts_from, propagate),
         cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
+        keep_identifiers=keep_identifiers,
+        precision=precision,
     )
     if files:
         say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
@@ -113,9 +124,12 @@ def run_prediction(
     skip_existing: bool = False,
     outputs: Outputs | None = None,
     report: Path | None = None,
+    series: str | None = None,
     flips: bool = False,
     prompts: PromptOptions | None = None,
     cleaning: Mapping[str, Any] | None = None,
+    keep_identifiers: bool = False,
+    precision: str = "auto",
 ) -> list[Path]:
     """Segment every volume of ``inputs``; returns the masks written, each a file or a folder.
 
@@ -128,34 +142,38 @@ def run_prediction(
     record = records[folders[0]]
     prompts = prompts or PromptOptions()
     prompts.check(record, folders[0])
+    checked_precision(precision)
     if overwrite and skip_existing:
         raise InputError("--overwrite and --skip-existing exclude each other: choose one.")
     if report is not None and report.is_dir():
         raise InputError(f"{report} is a folder: name a file for the report, such as {report / 'report.json'}.")
     outputs = (outputs or Outputs()).checked(record.overlapping)
     with _content_of(inputs) as found:
-        plan = plan_cases(found, output, outputs, overwrite, skip_existing)
+        plan = plan_cases(found, output, outputs, overwrite, skip_existing, series, record.images)
         given = None if prompts.file is None else read_case_prompts(prompts.file, [*plan.cases, *plan.skipped], record)
         reference_of = prompts.reference(plan.cases, record)
         if not plan.cases:
             return []
 
-        from medsam_adapt.prediction.case_runner import CaseRunner, Report
+        from medsam_adapt.prediction.case_runner import CaseRunner
         from medsam_adapt.prediction.postprocessing import Cleaning
         from medsam_adapt.prediction.predictor import load_run
+        from medsam_adapt.prediction.report_file import Report
         from medsam_adapt.prediction.second_look import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
-        predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:])
+        predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision)
         reference = reference_of(device, batch_size)
         statistics = read_statistics(folders[0])
         runner = CaseRunner(predictor, outputs, clean, statistics, flips, prompts.propagate, given, reference)
-        options = {**vars(outputs), **vars(clean), "flips": flips, "batch_size": batch_size, **prompts.told()}
+        speed = {"batch_size": batch_size, "precision": precision}
+        options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
         for note in notes:
             warn(note)
-        log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes)
-        return _segment(runner, plan.cases, log, inputs if found != inputs else None)
+        log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes, keep_identifiers)
+        with _without_empty(output):
+            return _segment(runner, plan.cases, log, inputs if found != inputs else None)
 
 
 def _segment(runner: CaseRunner, cases: list[Case], log: Report, archive: Path | None) -> list[Path]:
@@ -164,22 +182,34 @@ def _segment(runner: CaseRunner, cases: list[Case], log: Report, archive: Path |
     with progress_bar() as progress:
         total = sum(runner.predictor.slices_in(case.header.shape, case.header.affine) for case in cases)
         task = progress.add_task("slices", total=total, detail="")
-        for number, case in enumerate(cases, start=1):
-            progress.update(task, detail=f"{case.name} ({number} of {len(cases)})")
-            try:
-                entry = runner.run(case, lambda count: progress.update(task, advance=count))
-            except InputError as error:
-                problems.append(str(error))
-                log.fail(case.name, error)
+
+        def advance(case: Case, count: int) -> None:
+            progress.update(task, advance=count, detail=f"{case.name} ({cases.index(case) + 1} of {len(cases)})")
+
+        for case, entry in runner.run_all(cases, advance):
+            if isinstance(entry, InputError):
+                problems.append(str(entry))
+                log.fail(case.name, entry, case.header.path)
                 continue
             for flag in entry["flags"]:
                 if flag["kind"] == "modality":
                     warn(f"{case.name}: {flag['text']}.")
-            log.add(case.name, {**entry, "input": str(archive or case.header.path)})
+            log.add(case.name, entry, archive or case.header.path)
             written.append(case.outputs["segmentation"])
     if problems:
         raise problems_error(problems)
     return written
+
+
+@contextmanager
+def _without_empty(folder: Path) -> Iterator[None]:
+    """Remove a folder that the block made and left empty, as when its one volume could not be written."""
+    was_there = folder.exists()
+    try:
+        yield
+    finally:
+        if not was_there and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _content_of(inputs: Path) -> AbstractContextManager[Path]:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.bundle import parse_sets, read_config, resolve_knobs, run_knobs, workflow
+from medsam_adapt.bundle import parse_sets, resolve_knobs, run_knobs, workflow
 from medsam_adapt.config import Knobs
-from medsam_adapt.data.cache import cache_folder
+from medsam_adapt.data.cache import borrowed_cache, cache_folder
 from medsam_adapt.errors import InputError
-from medsam_adapt.files import folder_replaced
-from medsam_adapt.networks.variants import encoder_is_tuned
-from medsam_adapt.runs import RUN_FILE, STATE_FILE, read_run, require_trained
+from medsam_adapt.faults import FolderLock, Stopped, stopped_by_signals, told_of_faults
+from medsam_adapt.files import folder_replaced, forget_replaced
+from medsam_adapt.foreign import TRUST_HELP, base_bundle, require_trust
+from medsam_adapt.resuming import changed_setting, has_checkpoint, is_false_start, is_finished
+from medsam_adapt.runs import RUN_FILE, read_run, require_trained, same_origin
 from medsam_adapt.weights.store import resolve
 
-from .console import Device, Overwrite, check_output, progress_bar, say, warn
+from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
+from .processes import count_processes, is_one_of_several, is_told_of, train_together
+from .training_notes import Display, frozen_work_of, tell_data, tell_plan, tell_precision, tell_start
 
 if TYPE_CHECKING:
-    from ignite.engine import Engine
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 def train(
     data: Annotated[Path | None, typer.Option(help="Folder of the labelled volumes.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run to make.", show_default=False)] = None,
-    bundle: Annotated[str, typer.Option(help="Method to train; see 'bundles list'.")] = "blosam",
+    bundle: Annotated[
+        str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: blosam]")
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
     backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
@@ -42,6 +45,13 @@ def train(
     recipe: Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")] = "default",
     prompt: Annotated[str | None, typer.Option(help="none, box or points.")] = None,
     device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto; see 'bundles show'.")] = None,
+    low_memory: Annotated[
+        bool | None, typer.Option("--low-memory", help="Train in less memory, with more time a step.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that train together; with --device cpu, processes.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to learn, as in liver,spleen.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold held out in a cross-validation, counted from 0.")] = None,
@@ -53,8 +63,11 @@ def train(
         typer.Option("--from", help="Go on from this run's weights, with its settings, on other data."),
     ] = None,
     repeat: Annotated[Path | None, typer.Option(help="Take data, bundle and settings from this run.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output; begin it where nothing is there yet.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    trust_bundle: Annotated[bool, typer.Option("--trust-bundle", help=TRUST_HELP)] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="key=value; see 'bundles show'.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -66,6 +79,8 @@ def train(
         "image_size": image_size,
         "epochs": epochs,
         "prompt": prompt,
+        "precision": precision,
+        "low_memory": low_memory,
         "seed": seed,
         "fold": fold,
         "folds": folds,
@@ -79,25 +94,42 @@ def train(
     if start is not None and (repeat is not None or resume):
         raise InputError("--from begins a run of its own: leave out --repeat and --resume.")
     if start is not None:
-        bundle, knobs = _of_start(start, given)
+        bundle, knobs = _of_start(start, bundle, given)
     elif repeat is not None:
         record = read_run(repeat)
-        bundle, data = record.bundle, data or Path(record.dataset_dir)
-        knobs = run_knobs(bundle, **{**record.knobs, **given})
-    elif resume and output is not None:
-        bundle, data, knobs = _of_interrupted(output, given, data)
+        bundle, data = same_origin(record, bundle, repeat), data or Path(record.dataset_dir)
+        knobs = run_knobs(record.bundle, **{**record.knobs, **given})
+    elif resume and output is not None and ((output / RUN_FILE).is_file() or data is None):
+        bundle, data, knobs = _of_interrupted(output, bundle, given, data)
+        if is_finished(output):
+            say(f"{output} is finished: there is nothing to go on with.")
+            return
     else:
+        bundle = bundle or "blosam"
         knobs = resolve_knobs(bundle, recipe, sets=given)
     if data is None:
         raise InputError("train needs --data, the folder of the labelled volumes.")
+    require_trust(bundle, trust_bundle)
     if dry_run:
-        with tempfile.TemporaryDirectory() as nowhere:  # MONAI's TensorBoard handler writes as soon as it is made
-            _tell_plan(_prepare(bundle, data, Path(nowhere), knobs, device))
+        with borrowed_cache(knobs.cache_dir) as cache:
+            borrowed = knobs.model_copy(update={"cache_dir": str(cache)})
+            # An output too: MONAI's TensorBoard handler writes as soon as it is made.
+            tell_plan(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
         return
     assert output is not None
-    if not resume:
-        check_output(output, overwrite, RUN_FILE)
-    run_training(bundle, data, output, knobs, device, resume, overwrite)
+    begun = resume and (output / RUN_FILE).is_file()
+    count = count_processes(gpus, device, output if begun else repeat, begun)
+    if is_told_of():
+        FolderLock.refuse_if_held(output)
+        if not (begun or is_false_start(output)):
+            check_output(output, overwrite, RUN_FILE)
+    if count == 1:
+        run_training(bundle, data, output, knobs, device, resume, overwrite, trust_bundle)
+    else:
+        order = {"bundle": bundle, "data": str(data), "knobs": knobs.model_dump(), "device": device, "resume": resume}
+        order["trust_bundle"] = trust_bundle
+        with _kept_or_restored(output, overwrite and not resume):
+            train_together(count, output, **order)
     say(f"Trained: {output}\nNext: medsam-adapt evaluate {output}, or medsam-adapt predict {output} -i SCAN -o MASKS")
 
 
@@ -109,38 +141,79 @@ def run_training(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    trust_bundle: bool = False,
 ) -> None:
     """Train a bundle, with notes and a progress bar; raises InputError before anything is written."""
-    flow = _prepare(bundle, data, output, knobs, device, resume)
-    with folder_replaced(output) if overwrite and not resume else nullcontext(), progress_bar() as progress:
+    console.quiet = not is_told_of()
+    flow = _prepare(bundle, data, output, knobs, device, resume, trust_bundle)
+    with told_of_faults(output, knobs.model_dump()):
+        _do_frozen_work(flow)
+    with _kept_or_restored(output, overwrite and not resume and is_told_of()):
+        _run(flow, output, knobs)
+        if is_told_of():
+            require_trained(output)
+    if resume and is_told_of():  # the kill may have come while it replaced another run
+        forget_replaced(output)
+
+
+@contextmanager
+def _kept_or_restored(output: Path, overwrite: bool) -> Iterator[None]:
+    """Make the folder anew in the block; one that fails brings the folder back, unless it can be gone on with."""
+    failure: BaseException | None = None
+    with folder_replaced(output) if overwrite else nullcontext():
+        try:
+            yield
+        except BaseException as error:
+            if not has_checkpoint(output):
+                raise
+            failure = error  # raised again outside: what can be gone on with replaces what was there
+    if isinstance(failure, Stopped) and not is_one_of_several():
+        warn(f"stopped; 'medsam-adapt train --resume --output {output}' goes on from here.")
+    if failure is not None:
+        raise failure
+
+
+def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs) -> None:
+    with stopped_by_signals(), told_of_faults(output, knobs.model_dump()), progress_bar() as progress:
         trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
-        _Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
+        Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
         flow.run()
         flow.finalize()
-        require_trained(output)
 
 
-def _of_interrupted(output: Path, given: Mapping[str, Any], data: Path | None) -> tuple[str, Path, Knobs]:
+def _of_interrupted(
+    output: Path, bundle: str | None, given: Mapping[str, Any], data: Path | None
+) -> tuple[str, Path, Knobs]:
     """Bundle, data and settings of the run to go on with; refuses settings other than its own."""
     record = read_run(output)
-    if not (output / STATE_FILE).is_file():
-        raise InputError(f"{output} has no training state to resume from: train it anew with --overwrite.")
-    changed = [key for key, value in given.items() if record.knobs.get(key, record.layout) != value and key != "epochs"]
-    if changed:
-        raise InputError(f"{output} was begun with another {changed[0]}: resume it without that option.")
-    epochs = {"epochs": given["epochs"]} if "epochs" in given else {}
-    return record.bundle, data or Path(record.dataset_dir), run_knobs(record.bundle, **{**record.knobs, **epochs})
+    if record.bundle_sha256 is None and bundle not in (None, record.bundle):
+        raise InputError(f"{output} was begun with the bundle {record.bundle}: resume it without --bundle {bundle}.")
+    if changed := changed_setting(record, given):
+        longer = f", or begin another run with --from {output} to train longer" * (changed == "epochs")
+        raise InputError(f"{output} was begun with another {changed}: resume it without that option{longer}.")
+    how = {name: value for name, value in given.items() if name in record.knobs and name != "layout"}
+    knobs = run_knobs(record.bundle, **{**record.knobs, **how})
+    return same_origin(record, bundle, output), data or Path(record.dataset_dir), knobs
 
 
-def _of_start(start: Path, given: Mapping[str, Any]) -> tuple[str, Knobs]:
+def _of_start(start: Path, bundle: str | None, given: Mapping[str, Any]) -> tuple[str, Knobs]:
     """Bundle and settings of a run to start from; the layout and the split of its data are not those of the new."""
     record = read_run(start)
     require_trained(start)
     kept = {key: value for key, value in record.knobs.items() if key not in ("layout", "split_file", "fold")}
-    return record.bundle, run_knobs(record.bundle, **{**kept, **given, "from_run": str(start.resolve())})
+    knobs = run_knobs(record.bundle, **{**kept, **given, "from_run": str(start.resolve())})
+    return same_origin(record, bundle, start), knobs
 
 
-def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, resume: bool = False) -> ConfigWorkflow:
+def _prepare(
+    bundle: str,
+    data: Path,
+    output: Path,
+    knobs: Knobs,
+    device: str,
+    resume: bool = False,
+    trust_bundle: bool = False,
+) -> ConfigWorkflow:
     """The workflow with its data found, checked and sliced; everything that can be wrong is told here."""
     from medsam_adapt.data.cases import find_cases, select_classes
 
@@ -154,18 +227,20 @@ def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, r
 
     import logging
 
-    from medsam_adapt.engine import load_start, select_device
+    from medsam_adapt.engine import load_start, process_device, select_device
 
     logging.getLogger().setLevel(logging.WARNING)
-    logging.disable(logging.INFO)  # the progress bar tells what MONAI would log
+    # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.
+    logging.disable(logging.CRITICAL if is_one_of_several() else logging.INFO)
     values = {
-        "knobs": {"_target_": "medsam_adapt.bundle.run_knobs", "bundle": bundle, **knobs.model_dump()},
+        "knobs": {"_target_": "medsam_adapt.bundle.run_knobs", "bundle": base_bundle(bundle), **knobs.model_dump()},
         "dataset_dir": str(data),
         "output_dir": str(output),
-        "device": select_device(device),
+        "device": process_device(device) if is_one_of_several() else select_device(device),
         "resume": resume,
     }
-    flow = workflow(bundle, "train", values)
+    overlay = "multi_gpu_train" if is_one_of_several() else None
+    flow = workflow(bundle, "train", values, overlay=overlay, trusted=trust_bundle)
     training_data: TrainingData = flow.parser.get_parsed_content("data")
     if knobs.from_run and not resume:
         load_start(flow.parser.get_parsed_content("network_def"), knobs.from_run)
@@ -173,91 +248,20 @@ def _prepare(bundle: str, data: Path, output: Path, knobs: Knobs, device: str, r
     with progress_bar() as progress:
         task = progress.add_task("slicing", total=len(training_data.split.train), detail="")
         training_data.store(lambda case: progress.update(task, advance=1))
-    _tell_data(bundle, training_data)
-    _tell_start(start, knobs)
+    tell_data(bundle, training_data)
+    tell_start(start, knobs)
+    if knobs.precision != "fp32":
+        tell_precision(flow)
+    if (frozen := frozen_work_of(flow)) is not None:
+        say(frozen.describe())
     return flow
 
 
-def _tell_data(bundle: str, data: TrainingData) -> None:
-    split = data.split
-    say(
-        f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
-        f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
-    )
-    if not split.held_out:
-        warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
-    if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
-        warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
-    for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
-        warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")
-    if partial := data.check.partial_warning(split.train):
-        warn(partial)
-    for name in data.absent:
-        warn(f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted.")
-
-
-def _tell_start(start: Path | None, knobs: Knobs) -> None:
-    if knobs.from_run:
-        say(f"{knobs.backbone} starts from the weights of {knobs.from_run}.")
+def _do_frozen_work(flow: ConfigWorkflow) -> None:
+    frozen = frozen_work_of(flow)
+    if frozen is None or frozen.views is None:
         return
-    tuned = encoder_is_tuned(knobs.tune_encoder, knobs.backbone, start is not None)
-    encoder = ", and its whole image encoder is trained too." if tuned else "; its image encoder stays frozen."
-    if start is not None:
-        say(f"{knobs.backbone} starts from {start.name}{encoder}")
-        return
-    warn(
-        f"{knobs.backbone} starts from random weights{encoder}"
-        + (
-            f" 'medsam-adapt weights download sam_{knobs.backbone}' gives pretrained ones."
-            * (knobs.backbone != "vit_nano")
-        )
-    )
-
-
-def _tell_plan(flow: ConfigWorkflow) -> None:
-    """The dry run: one real step is timed, nothing is written."""
-    import resource
-
-    import torch
-
-    from medsam_adapt.networks import count_trainable
-
-    data: TrainingData = flow.parser.get_parsed_content("data")
-    trainer, segmenter = flow.trainer, flow.parser.get_parsed_content("network_def")
-    batch = next(iter(trainer.data_loader))
-    for _ in range(2):  # the first step also allocates
-        started = time.perf_counter()
-        trainer._process_function(trainer, batch)
-        seconds = time.perf_counter() - started
-    steps = trainer.state.max_epochs * len(trainer.data_loader)
-    on_gpu = trainer.state.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    beside = [flow.parser.get_parsed_content("distillation_def")] if "distillation_def" in flow.parser else []
-    counts = count_trainable(segmenter, *beside)
-    say(f"held out: {', '.join(data.split.held_out) or 'nothing'}")
-    say(f"training slices: {len(data.samples())}, {steps} steps of {trainer.data_loader.batch_size}")
-    say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")
-    say(f"estimated from one step: {steps * seconds / 60:.1f} min of training, {peak / 2**30:.1f} GiB of memory")
-
-
-class _Display:
-    """Progress of a training: epoch, loss, time left; validation scores as lines above the bar."""
-
-    def __init__(self, progress: Any, epochs: int) -> None:
-        self.progress, self.epochs = progress, epochs
-
-    def attach(self, trainer: Engine, validator: Engine | None) -> None:
-        from ignite.engine import Events
-
-        self.task = self.progress.add_task("training", total=self.epochs * len(trainer.data_loader), detail="")
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
-        if validator is not None:
-            validator.add_event_handler(Events.COMPLETED, self._validated, trainer)
-
-    def _step(self, trainer: Engine) -> None:
-        detail = f"epoch {trainer.state.epoch} loss {trainer.state.output[0]['loss']:.4f}"
-        self.progress.update(self.task, completed=trainer.state.iteration, detail=detail)
-
-    def _validated(self, validator: Engine, trainer: Engine) -> None:
-        (score,) = validator.state.metrics.values()
-        self.progress.console.print(f"epoch {trainer.state.epoch}: mean DSC {score:.3f} on the held-out volumes")
+    flow.parser.get_parsed_content("network")  # moves it to the device
+    with progress_bar() as progress:
+        task = progress.add_task("frozen work", total=frozen.steps, detail="slices and views")
+        frozen.fill(lambda count: progress.update(task, advance=count))

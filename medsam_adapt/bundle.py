@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.config import Knobs, check_knobs, extended_knobs, refuse_code
 from medsam_adapt.errors import InputError
+from medsam_adapt.foreign import base_bundle, is_foreign, read_foreign, require_trust
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -46,7 +47,9 @@ def bundle_folder(name: str) -> Path:
 
 @cache
 def read_config(name: str, config: str) -> dict[str, Any]:
-    """One config file of a shipped bundle, ``metadata`` or ``train`` say, as plain data."""
+    """One config file of a bundle, ``metadata`` or ``train`` say, as plain data."""
+    if is_foreign(name):
+        return read_foreign(Path(name), config)
     content = json.loads((bundle_folder(name) / "configs" / f"{config}.json").read_text(encoding="utf-8"))
     assert isinstance(content, dict)
     return content
@@ -71,7 +74,7 @@ def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
     own = {
         key: value for key, value in read_config(name, "train")["knobs"].items() if key not in ("_target_", "bundle")
     }
-    return own if recipe == "default" else {**own, **read_config(name, f"recipe_{recipe}")["+knobs"]}
+    return own if recipe == "default" else {**own, **read_config(name, f"recipe_{recipe}").get("+knobs", {})}
 
 
 def run_knobs(bundle: str, **values: Any) -> Knobs:
@@ -89,7 +92,7 @@ def resolve_knobs(
     """The settings of a run: recipe, then the command's options, then ``--set``.
 
     Args:
-        name: of the bundle.
+        name: of the bundle, or the folder of one that is not shipped.
         recipe: ``default`` or ``paper``.
         options: values given as options of the command, None where they were not.
         sets: values given by ``--set``.
@@ -98,7 +101,7 @@ def resolve_knobs(
         InputError: all faults at once.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
-    return run_knobs(name, **{**recipe_values(name, recipe), **given, **(sets or {})})
+    return run_knobs(base_bundle(name), **{**recipe_values(name, recipe), **given, **(sets or {})})
 
 
 def parse_sets(pairs: list[str]) -> dict[str, Any]:
@@ -121,19 +124,35 @@ def parse_sets(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def workflow(name: str, config: str, values: Mapping[str, Any], workflow_type: str = "train") -> ConfigWorkflow:
-    """MONAI's workflow of a shipped bundle's config, initialised, with ``values`` in place of its settings.
+def workflow(
+    name: str,
+    config: str,
+    values: Mapping[str, Any],
+    workflow_type: str = "train",
+    overlay: str | None = None,
+    trusted: bool = False,
+) -> ConfigWorkflow:
+    """MONAI's workflow of a bundle's config, initialised, with ``values`` in place of its settings.
+
+    Args:
+        name: of the bundle, or the folder of one that is not shipped.
+        config: ``train`` say.
+        values: of settings, by their names in the config.
+        workflow_type: ``train``, or ``infer`` for all others.
+        overlay: another config that is laid over it.
+        trusted: whether the user said that the author of a bundle that is not shipped is trusted.
 
     Raises:
-        InputError: for a value that the config parser would take for code.
+        InputError: for a value that the config parser would take for code, or a bundle that is not to be run.
     """
     refuse_code(values, f"bundle {name}")
+    require_trust(name, trusted)
     from monai.bundle import ConfigWorkflow
 
-    folder = bundle_folder(name)
+    folder = Path(name) if is_foreign(name) else bundle_folder(name)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it announces files that are known
     flow = ConfigWorkflow(
-        config_file=str(folder / "configs" / f"{config}.json"),
+        config_file=[str(folder / "configs" / f"{part}.json") for part in (config, overlay) if part],
         meta_file=str(folder / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=workflow_type,
@@ -143,15 +162,16 @@ def workflow(name: str, config: str, values: Mapping[str, Any], workflow_type: s
     return flow
 
 
-def describe_network(name: str, backbone: str, classes: int = 1) -> dict[str, Any]:
+def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool = False) -> dict[str, Any]:
     """How much a bundle trains, counted on the network itself, which is built without memory for its weights.
 
     Returns:
         ``trainable`` (``encoder``, ``decoder``, ``other``, ``total``), ``sam_parameters`` and ``share`` of them.
 
     Raises:
-        InputError: unknown bundle or backbone.
+        InputError: unknown bundle or backbone, or a foreign bundle that is not ``trusted``, for this runs its code.
     """
+    require_trust(name, trusted)
     import torch
     from monai.bundle import ConfigParser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -15,6 +15,8 @@ Channels = Literal["repeat", "adjacent"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "free"]
 Sampling = Literal["balanced", "slices"]
+Precision = Literal["auto", "fp32", "bf16"]
+Switch = Literal["auto", "on", "off"]
 Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h"]
 Intensity = Literal[
     "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
@@ -59,8 +61,33 @@ class Knobs(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
     weight_decay: float = Field(0.0, ge=0, description="of the model's trained weights")
     val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
+    precision: Precision = Field(
+        "auto",
+        description="of the image encoder: fp32, or bf16 (faster, less exact); auto: bf16 on a GPU, unless the encoder "
+        "is trained whole, else fp32",
+    )
+    low_memory: bool = Field(
+        False, description="compute the image encoder's inside again for the gradient: less memory, more time"
+    )
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
+    save_minutes: float = Field(
+        10.0, ge=0, description="minutes between checkpoints within an epoch; there is one after every epoch as well"
+    )
     cache_dir: str | None = Field(None, description="folder of the slice cache; null is below MEDSAM_ADAPT_HOME")
+    cache_frozen: Switch = Field(
+        "auto",
+        description="keep what frozen layers make of the slices instead of computing it in every step; auto: where "
+        "that changes nothing, or saves most of the work",
+    )
+    cached_views: int = Field(
+        8, ge=1, description="augmented views of each slice that cache_frozen keeps, of which every draw takes one"
+    )
+    cache_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="of what cache_frozen keeps; float16 is half as large and less exact (2e-4)"
+    )
+    cache_place: Literal["auto", "files", "memory", "gpu"] = Field(
+        "auto", description="where cache_frozen keeps it; auto: a GPU that has room, else files, else memory"
+    )
     split_file: str | None = Field(None, description="a saved splits.json to use; null draws a new split")
     fold: int | None = Field(None, ge=0, description="fold held out in a cross-validation, from 0; null is none")
     folds: int = Field(5, ge=2, description="folds that are drawn where split_file gives none")
@@ -120,6 +147,14 @@ def _explain(fault: Mapping[str, Any]) -> str:
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
+
+
+def checked_precision(name: str) -> Precision:
+    """``name`` as a precision; raises InputError when there is none of that name."""
+    found = next((known for known in get_args(Precision) if known == name), None)
+    if found is None:
+        raise InputError(f"unknown precision '{name}': use {', '.join(get_args(Precision))}.")
+    return found
 
 
 def refuse_code(value: Any, where: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,17 +20,19 @@ class TrainingCost:
     """Handler of the trainer that writes ``training.json`` after every epoch.
 
     {"format", "seconds", "epochs", "finished", "device", "peak_memory_bytes", "memory"}: seconds of training and
-    validation, without the preparation of slices, summed over interruptions (what was lost since the last whole epoch
+    validation, without the preparation of slices, summed over interruptions (what was lost since the last checkpoint
     is not counted); the greatest memory of all parts of the training, of the ``gpu``'s tensors, or on the CPU of the
     whole ``process``.
 
     Args:
         folder: the run's folder.
-        resume: whether to add to what is there.
+
+    Attributes:
+        before: the `totals` of the checkpoint that the training goes on from.
     """
 
-    def __init__(self, folder: str | Path, resume: bool = False) -> None:
-        self.path, self.resume = Path(folder) / COST_FILE, resume
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / COST_FILE
         self.before: dict[str, Any] = {}
 
     def attach(self, engine: Any) -> None:
@@ -40,24 +41,28 @@ class TrainingCost:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, self._write, finished=True)
 
+    def totals(self, engine: Any) -> dict[str, Any]:
+        """Seconds and peak memory so far, for a checkpoint."""
+        seconds = self.before.get("seconds", 0.0) + time.monotonic() - self.started
+        memory = max(self.before.get("peak_memory_bytes", 0), peak_memory(engine.state.device))
+        return {"seconds": seconds, "peak_memory_bytes": memory}
+
     def _start(self, engine: Any) -> None:
         self.started = time.monotonic()
-        if self.resume and self.path.is_file():
-            self.before = json.loads(self.path.read_text(encoding="utf-8"))
         if engine.state.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(engine.state.device)
 
     def _write(self, engine: Any, finished: bool = False) -> None:
-        device = engine.state.device
+        device, totals = engine.state.device, self.totals(engine)
         write_json(
             self.path,
             {
                 "format": FORMAT,
-                "seconds": round(self.before.get("seconds", 0.0) + time.monotonic() - self.started, 3),
+                "seconds": round(totals["seconds"], 3),
                 "epochs": engine.state.epoch,
                 "finished": finished,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                "peak_memory_bytes": max(self.before.get("peak_memory_bytes", 0), peak_memory(device)),
+                "peak_memory_bytes": totals["peak_memory_bytes"],
                 "memory": "gpu" if device.type == "cuda" else "process",
             },
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 class InputError(Exception):
@@ -25,3 +25,10 @@ class InputError(Exception):
 
 class RunError(Exception):
     """Something failed while running, through no mistake in the input (exit code 1)."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from: MONAI wraps whatever is raised while it reads a config."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

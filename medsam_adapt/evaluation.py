@@ -17,11 +17,13 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import nn
 
-from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.parts import IGNORED
 from medsam_adapt.data.training import TrainingData
 from medsam_adapt.data.transforms import volume_transforms
+from medsam_adapt.distributed import merge, share
 from medsam_adapt.engine import prepare_volume
 from medsam_adapt.errors import InputError
 from medsam_adapt.inference import SlicewiseInferer
@@ -72,7 +74,8 @@ class VolumeScores(Metric):
         self.facts[case_id] = CaseFacts(spacing, reference.shape[-3:], background_iou(prediction, reference))
 
     def compute(self) -> float:
-        return mean_scores(self.cases, self.class_names, ["dsc"])["dsc"] if self.cases else math.nan
+        cases = merge(self.cases)  # of all processes that train together
+        return mean_scores(cases, self.class_names, ["dsc"])["dsc"] if cases else math.nan
 
     def summary(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
@@ -135,8 +138,8 @@ def volume_evaluator(
 
 
 def validation_set(data: TrainingData) -> Dataset:
-    """The held-out volumes of a training run."""
-    return Dataset(data.volumes(), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
+    """The held-out volumes of a training run, or this process's part of them."""
+    return Dataset(share(data.volumes()), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
 
 
 def inferer_for(data: TrainingData) -> SlicewiseInferer:

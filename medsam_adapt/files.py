@@ -11,7 +11,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medsam_adapt.errors import InputError
+
+if TYPE_CHECKING:  # listings need no pydantic
+    from pydantic import BaseModel
+
+Record = TypeVar("Record", bound="BaseModel")
 
 
 def home() -> Path:
@@ -38,9 +45,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def folder_replaced(folder: str | Path) -> Iterator[None]:
     """Move a folder out of the way for the block that makes it anew, and back when the block fails."""
     folder = Path(folder)
-    previous = folder.with_name(f".{folder.name}.previous")
-    if previous.is_dir():  # of a process that was killed
-        shutil.rmtree(previous)
+    previous = _moved_away(folder)
+    forget_replaced(folder)
     if folder.is_dir():
         folder.rename(previous)
     try:
@@ -53,10 +59,44 @@ def folder_replaced(folder: str | Path) -> Iterator[None]:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def forget_replaced(folder: str | Path) -> None:
+    """Remove what `folder_replaced` had moved out of the way of ``folder`` when its process was killed."""
+    previous = _moved_away(Path(folder))
+    if previous.is_dir():
+        shutil.rmtree(previous)
+
+
+def _moved_away(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON with an indent of two, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(path: str | Path, model: type[Record], mend: str) -> Record:
+    """A JSON file of ours, checked; nothing in it is trusted.
+
+    Args:
+        path: the file.
+        model: what it must be.
+        mend: what to do about a damaged one, in an imperative.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or is not what ``model`` says.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): {mend}.") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part)[:60] for part in fault["loc"])
+        raise InputError(f"{path} is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}): {mend}.") from error
 
 
 def file_sha256(path: str | Path) -> str:
@@ -77,8 +117,8 @@ def file_sha256(path: str | Path) -> str:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of space, on the disk or in the user's share of it."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether a write failed for want of space, on the disk or in the user's share of it, or for a limit on files."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager

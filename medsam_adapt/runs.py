@@ -7,6 +7,7 @@ RUN/run.json                what was trained on what; this file decides how the 
     models/model.pt         all weights
     models/adapter/         the trained tensors alone
     state.pt                the training state, to resume from (not in models/, whose files MONAI Label serves)
+    state.previous.pt       the one before it, should that be damaged
     training.json           what the training cost
     logs/                   TensorBoard
 """
@@ -20,17 +21,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.data.image_pair import ImageName
 from medsam_adapt.data.intensity import IntensityPolicy
+from medsam_adapt.data.io import LARGEST_LABEL
 from medsam_adapt.errors import InputError
-from medsam_adapt.files import write_json
+from medsam_adapt.files import read_record, write_json
+from medsam_adapt.foreign import is_foreign, origin_sha256
 from medsam_adapt.prediction.second_look import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
 COST_FILE = "training.json"
 MODEL_FILE, ADAPTER_FOLDER, STATE_FILE, LOG_FOLDER = "models/model.pt", "models/adapter", "state.pt", "logs"
+PREVIOUS_STATE_FILE = "state.previous.pt"
 
 _SAME_TASK = {  # what runs that segment together have in common, in words
     "class_names": "classes",
@@ -38,6 +43,7 @@ _SAME_TASK = {  # what runs that segment together have in common, in words
     "overlapping": "overlap of classes",
     "axis": "slicing direction",
     "prompt": "prompt",
+    "images": "images of a case",
 }
 
 
@@ -49,6 +55,34 @@ class AdapterRecord(BaseModel):
     name: str = Field(pattern=r"^medsam_adapt\.(networks|methods)\.\w+\.\w+$")
     settings: dict[str, int | float | str | bool | None]
 
+    @classmethod
+    def of(cls, name: str, settings: dict[str, Any]) -> AdapterRecord:
+        """The record of an adapter.
+
+        Raises:
+            InputError: one that is not of this package, which no run could be loaded with.
+        """
+        try:
+            return cls(name=name, settings=settings)
+        except ValidationError as error:
+            raise InputError(
+                f"the adapter {name} is not one of this package, so nobody could load the run: put its class into a "
+                "module of medsam_adapt.networks or medsam_adapt.methods, with plain settings."
+            ) from error
+
+
+class CostRecord(BaseModel):
+    """What ``training.json`` holds (see `medsam_adapt.cost`), as far as it is read."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    seconds: float | None = Field(None, ge=0, le=1e12)
+    peak_memory_bytes: int | None = Field(None, ge=0, lt=1 << 60)
+    epochs: int | None = None
+    finished: bool = True
+    device: str = "not recorded"
+    memory: str = "process"
+
 
 class RunRecord(BaseModel):
     """What ``run.json`` holds: enough to build the network, slice a volume as in training, and repeat the run."""
@@ -57,6 +91,7 @@ class RunRecord(BaseModel):
 
     format: Literal[1] = 1
     bundle: str = Field(pattern=r"^\w+$")
+    bundle_sha256: str | None = None  # of the train.json of a bundle that is not shipped
     versions: dict[str, str]
     dataset_dir: str
     layout: str
@@ -72,13 +107,28 @@ class RunRecord(BaseModel):
     channels: Channels
     prompt: PromptMode
     overlapping: bool = False
+    images: list[ImageName] = []  # of a case, together as channels; none where it has one
     policy: IntensityPolicy
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
     trainable: dict[str, int]
     knobs: dict[str, Any]
+    started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
+    processes: int = Field(1, ge=1)  # that trained together, each on batches of its own
     statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a file of its own
+
+    @model_validator(mode="after")
+    def _agrees(self) -> RunRecord:
+        if len(self.class_names) != len(self.label_ids):
+            raise ValueError("there are not as many class_names as label_ids")
+        if len({*self.class_names}) < len(self.class_names) or len({*self.label_ids}) < len(self.label_ids):
+            raise ValueError("a class name or a label id is given twice")
+        if not all(0 < label_id <= LARGEST_LABEL for label_id in self.label_ids):
+            raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
+        if not {*self.absent} <= {*self.class_names}:
+            raise ValueError("a class that is absent is none of class_names")
+        return self
 
     @property
     def absent_classes(self) -> list[int]:
@@ -106,19 +156,45 @@ def read_run(folder: str | Path) -> RunRecord:
     """The record of a run's folder.
 
     Raises:
-        InputError: no such folder, no ``run.json``, or one that is damaged.
+        InputError: no such folder, no ``run.json``, or one that is damaged or holds what MONAI would take for code.
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that train --output made.")
-    try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
-        where = ".".join(str(part) for part in detail["loc"])
-        raise InputError(
-            f"{path} is damaged ({where}{': ' if where else ''}{detail['msg']}): restore it or train again."
-        ) from error
+    record = read_record(path, RunRecord, "restore it or train again")
+    refuse_code(record.model_dump(), str(path))
+    return record
+
+
+def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
+    """The bundle to train by as a run was: the shipped one, or the same foreign one, which must be given again.
+
+    Args:
+        record: of the run.
+        bundle: what the user gave as ``--bundle``.
+        run: for the sentence.
+
+    Raises:
+        InputError: the run is of a bundle that is not shipped, and that was not given.
+    """
+    if record.bundle_sha256 is None:
+        return record.bundle
+    given = origin_sha256(Path(bundle), record.bundle) if bundle is not None and is_foreign(bundle) else None
+    if bundle is not None and given == record.bundle_sha256:
+        return bundle
+    raise InputError(
+        f"{run} was trained by a bundle that is not shipped: give the same again, as --bundle FOLDER --trust-bundle."
+    )
+
+
+def read_cost(folder: str | Path) -> CostRecord | None:
+    """What a run's training cost; None where that was not recorded.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = Path(folder) / COST_FILE
+    return read_record(path, CostRecord, "restore it, or remove it to do without") if path.is_file() else None
 
 
 def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
@@ -167,12 +243,16 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
     refuse_code(record.model_dump(), "run")
     folder.mkdir(parents=True, exist_ok=True)
     if bundle_root.resolve() != folder.resolve():
+        record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
+    if bundle_root.resolve() != folder.resolve():
         for part in ("configs", "docs"):
             shutil.copytree(bundle_root / part, folder / part, dirs_exist_ok=True)
         shutil.copy2(bundle_root / "LICENSE", folder / "LICENSE")
     values = record.config_values()
     for path in sorted((folder / "configs").glob("*.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "inference.json" and record.images:
+            config["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
         if path.name == "metadata.json":
             _describe_output(config, record)
         for block in ("knobs", "settings"):
@@ -192,6 +272,9 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
     names = record.class_names if record.overlapping else ["background", *record.class_names]
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"] = len(names)
+    if record.images:
+        channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
+        metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}
 
 

@@ -56,11 +56,13 @@ def test_a_report_asks_for_all_metrics_in_mm(tmp_path, monkeypatch):
     assert content["notes"] == ["told"]
 
 
-def train(folder, epochs, resume=False):
+def train(folder, epochs, before=None):
     """A training of nothing whose epochs take no time; the cost that it wrote."""
     trainer = Engine(lambda engine, batch: None)
     trainer.state.device = torch.device("cpu")
-    TrainingCost(folder, resume).attach(trainer)
+    cost = TrainingCost(folder)
+    cost.before = before or {}
+    cost.attach(trainer)
     trainer.run([0, 1], max_epochs=epochs)
     return json.loads((folder / "training.json").read_text())
 
@@ -71,5 +73,5 @@ def test_the_cost_of_a_training_is_kept(tmp_path, monkeypatch):
     cost = train(tmp_path, 2)
     assert (cost["seconds"], cost["epochs"], cost["finished"], cost["device"]) == (30, 2, True, "cpu")
     assert cost["peak_memory_bytes"] > 1 << 20
-    assert train(tmp_path, 1, resume=True)["seconds"] == 30 + 20
+    assert train(tmp_path, 1, before=cost)["seconds"] == 30 + 20
     assert train(tmp_path, 1)["seconds"] == 20

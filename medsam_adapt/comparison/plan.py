@@ -19,14 +19,15 @@ from medsam_adapt.data.layouts import read_object
 from medsam_adapt.data.splits import fold_cases, save_split, split_cases
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import write_json
-from medsam_adapt.runs import COST_FILE, MODEL_FILE, RUN_FILE, SPLIT_FILE, STATE_FILE, read_run
+from medsam_adapt.resuming import is_finished
+from medsam_adapt.runs import RUN_FILE, SPLIT_FILE, read_cost, read_run
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 
 PLAN_FILE, FORMAT = "comparison.json", 1
 HELD_OUT = 0.2  # of the patients, without folds
 
-State = Literal["new", "begun", "unusable", "trained"]
+State = Literal["new", "begun", "trained"]
 
 
 @dataclass(frozen=True)
@@ -71,25 +72,20 @@ class PlannedRun:
     folder: Path
 
     def state(self) -> State:
-        """How far it is: nothing there, to be resumed, to be begun anew, or trained."""
+        """How far it is: nothing there, to be gone on with, or trained."""
         if not (self.folder / RUN_FILE).is_file():
             return "new"
-        cost = _cost(self.folder)
-        if cost.get("finished") and (self.folder / MODEL_FILE).is_file():
-            return "trained"
-        return "begun" if (self.folder / STATE_FILE).is_file() else "unusable"
+        return "trained" if is_finished(self.folder) else "begun"
 
     def train_arguments(self, plan: Plan, splits: Path, device: str) -> list[str]:
         """What ``medsam-adapt`` gets to train it, or to go on with it."""
-        state = self.state()
-        if state == "begun":
+        if self.state() == "begun":
             return ["train", "--resume", "--output", str(self.folder), "--device", device]
         settings = {**plan.settings[self.bundle], "seed": self.seed, "split_file": str(splits), "fold": self.fold}
         return [
             *("train", "--bundle", self.bundle, "--recipe", plan.recipe, "--data", plan.data, "--layout", plan.layout),
             *("--output", str(self.folder), "--device", device),
             *(part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")),
-            *(["--overwrite"] if state == "unusable" else []),
         ]
 
 
@@ -135,15 +131,15 @@ def scored_run(folder: Path, method: str | None = None, seed: int | None = None)
     """
     summary = read_metrics(folder)
     record = read_run(folder) if (folder / RUN_FILE).is_file() else None
-    cost = _cost(folder)
+    cost = read_cost(folder)
     return ScoredRun(
         method=method or folder.resolve().name,
         seed=seed if seed is not None else record.knobs["seed"] if record else 0,
         summary=summary,
         where=str(folder),
         trainable=record.trainable["total"] if record else None,
-        seconds=cost.get("seconds"),
-        peak_memory_bytes=cost.get("peak_memory_bytes"),
+        seconds=cost.seconds if cost else None,
+        peak_memory_bytes=cost.peak_memory_bytes if cost else None,
     )
 
 
@@ -173,8 +169,3 @@ def _extended(plan: Plan, folder: Path) -> Plan:
     extended = Plan(plan.data, plan.layout, tuple(settings), settings, plan.recipe, plan.folds, seeds)
     write_json(path, {"format": FORMAT, **asdict(extended)})
     return extended
-
-
-def _cost(folder: Path) -> dict[str, Any]:
-    path = folder / COST_FILE
-    return read_object(path) if path.is_file() else {}

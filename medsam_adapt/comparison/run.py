@@ -89,7 +89,7 @@ def compare_runs(runs: Sequence[ScoredRun]) -> dict[str, Any]:
             for index, metric in enumerate(metrics)
             if METRICS[metric].better != "zero"
         },
-        "notes": _notes(runs, len(cases)),
+        "notes": _notes(runs, len(cases), len(methods)),
     }
     return without_nan(content)
 
@@ -239,13 +239,15 @@ def _tests(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(runs: Sequence[ScoredRun], cases: int) -> list[str]:
+def _notes(runs: Sequence[ScoredRun], cases: int, methods: int) -> list[str]:
     notes = list(dict.fromkeys(note for run in runs for note in run.summary["notes"]))
-    smallest = 2.0 ** (1 - cases)
+    pairs = math.comb(methods, 2)
+    smallest = min(1.0, pairs * 2.0 ** (1 - cases))
     if smallest > _SIGNIFICANT:
+        corrected = f", corrected for {pairs} pairs of methods," if pairs > 1 else ""
         notes.append(
             f"With {cases} case{'s' * (cases != 1)} no difference can be significant: the smallest p that the test can "
-            f"give is {smallest:.2g}. Use --folds, or more cases."
+            f"give{corrected} is {smallest:.2g}. Use --folds, or more cases."
         )
     return notes
 

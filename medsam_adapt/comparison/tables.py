@@ -73,7 +73,7 @@ def class_table(content: Mapping[str, Any], metric: str = "dsc") -> tuple[list[s
         [name, *(spread(row["by_class"][name][metric], metric) for row in methods.values())]
         for name in content["classes"]
     ]
-    return [_head(metric), *methods], rows
+    return [_head(metric, of_means=False), *methods], rows
 
 
 def spread(scores: Mapping[str, float | None], metric: str, with_sd: bool = True) -> str:
@@ -150,9 +150,10 @@ def _markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in cells]
 
 
-def _head(metric: str) -> str:
+def _head(metric: str, of_means: bool = True) -> str:
+    """A column's head; the mean of IoU over classes is called mIoU."""
     unit = METRICS[metric].unit
-    label = "mIoU" if metric == "iou" else METRICS[metric].label
+    label = "mIoU" if metric == "iou" and of_means else METRICS[metric].label
     return f"{label} {unit}".strip()
 
 

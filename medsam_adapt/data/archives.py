@@ -41,7 +41,7 @@ def unpacked(path: str | Path, largest: int = LARGEST_CONTENT) -> Iterator[Path]
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise InputError(f"{path} is no zip archive, or a damaged one; copy or download it again") from error
     with archive, tempfile.TemporaryDirectory(prefix="medsam-adapt-") as temporary:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         _check(path, members, min(largest, shutil.disk_usage(temporary).free))
         content = Path(temporary, "content")
         content.mkdir()
@@ -62,7 +62,7 @@ def _check(path: Path, members: list[zipfile.ZipInfo], largest: int) -> None:
     seen = set()
     for member in members:
         name = PurePosixPath(member.filename)
-        outside = name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in name.parts[0]
+        outside = name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in (*name.parts, ":")[0]
         kind = stat.S_IFMT(member.external_attr >> 16)
         if outside or kind not in (0, stat.S_IFREG) or name in seen:
             raise InputError(

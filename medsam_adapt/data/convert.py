@@ -57,6 +57,7 @@ def convert_cases(
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    series: str | None = None,
 ) -> Converted:
     """Copy a data set; a copy that was interrupted is gone on with, file by file.
 
@@ -68,18 +69,23 @@ def convert_cases(
         classes: names, after the changes, of the classes to keep; all when None.
         overwrite: replace a copy that is there.
         progress: called when a case has been checked, and when it has been copied.
+        series: as for `find_cases`.
 
     Raises:
         InputError: all problems of all files, before anything is written; changes that do not fit; an output that is
             there already, is not ours, or cannot be written.
     """
     root, output = Path(root), Path(output)
-    cases = find_cases(root, layout, need_labels=False)
+    cases = find_cases(root, layout, need_labels=False, series=series)
     _check_place(root, output)
     if len(cases.classes) > MOST_CLASSES:
         raise InputError(f"{root} has {len(cases.classes)} classes, {MOST_CLASSES} are the most that can be converted")
     if cases.coding.ignored and cases.coding.overlapping:
         raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
+    if cases.images:
+        raise InputError(
+            f"{root} gives {' and '.join(cases.images)} together, and a copy holds one image a case; choose one of them"
+        )
     if pictures := picture_files(cases.cases[0].image.parent):
         raise InputError(
             f"{root} holds pictures, as {pictures[0].name}, and a copy holds volumes; train on it as it is"
@@ -94,6 +100,7 @@ def convert_cases(
         raise problems_error(seen.problems)
     names, new_ids = relabel(seen.check.classes, changes, classes)
     state = {"source": str(root.resolve()), "layout": cases.layout, "labels": names, "new_ids": new_ids}
+    state |= {} if series is None else {"series": series}
     state = {key: _text_keys(value) for key, value in state.items()}
     if begun and peek_object(output / STATE_FILE) != state:
         raise InputError(f"{output} holds a copy that was begun with other labels or data; add --overwrite")
@@ -156,7 +163,7 @@ def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_
         entry["label"] = _text_keys(paths) if cases.coding.overlapping else paths[0]
     undone = [path for path in labels.values() if not _is_newer(path, case.files())]
     if undone or not _is_newer(image, [case.image]):
-        voxels, header = read_volume(case.image)
+        voxels, header = read_volume(case.image, case.series)
         if not _is_newer(image, [case.image]):
             write_volume(image, voxels, header)
         if undone:

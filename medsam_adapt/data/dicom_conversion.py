@@ -11,39 +11,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from medsam_adapt.data.cache import labels_folder, made_in_cache
 from medsam_adapt.data.dicom_labels import read_dicom_labels
-from medsam_adapt.data.io import LARGEST_LABEL, read_header, write_label
+from medsam_adapt.data.io import LARGEST_LABEL, VolumeHeader, read_header, write_label
 from medsam_adapt.data.layouts import class_key
 from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.files import file_sha256, home, is_disk_full
+from medsam_adapt.files import file_sha256, is_disk_full
 
 _FORMAT = 1  # part of the key: raise it when the written files change their meaning
 
 
-def converted_label(label: Path, image: Path, classes: Mapping[int, str]) -> Path | dict[int, Path]:
+def converted_label(
+    label: Path, image: Path, classes: Mapping[int, str], series: str | None = None
+) -> Path | dict[int, Path]:
     """A label map's file, or class id -> mask where structures overlap, for a SEG or RTSTRUCT file.
 
     Args:
         label: the file.
         image: the folder of its series.
         classes: label id -> name; structures of other names are left out.
+        series: which series of that folder, where it holds several.
 
     Raises:
         InputError: as `read_dicom_labels`; the folder cannot be written to.
         RunError: the disk is full.
     """
-    folder = home() / "labels" / _key(label, image, classes)
+    folder = labels_folder() / _key(label, image, classes, series)
     if not folder.is_dir():
         try:
-            _make(label, image, classes, folder)
+            _make(label, read_header(image, series), classes, folder)
         except OSError as error:
             if is_disk_full(error):
                 raise RunError(f"{folder} could not take the labels of {label}: free some space") from error
@@ -55,16 +56,16 @@ def converted_label(label: Path, image: Path, classes: Mapping[int, str]) -> Pat
     return {int(path.name.partition(".")[0]): path for path in sorted(folder.glob("*.nii.gz"))}
 
 
-def _key(label: Path, image: Path, classes: Mapping[int, str]) -> str:
+def _key(label: Path, image: Path, classes: Mapping[int, str], series: str | None) -> str:
     """The label's bytes, and names, sizes and times of the image's files: whole series would take long to hash."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in image.iterdir()]
     description = [_FORMAT, file_sha256(label), str(image.resolve()), sorted(stats), sorted(classes.items())]
+    description += [] if series is None else [series]
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]
 
 
-def _make(label: Path, image: Path, classes: Mapping[int, str], folder: Path) -> None:
-    """Write to a folder beside it and rename that: another run sees all of it or nothing."""
-    header = read_header(image)
+def _make(label: Path, header: VolumeHeader, classes: Mapping[int, str], folder: Path) -> None:
+    """Convert, and write the folder as a whole."""
     structures, names = read_dicom_labels(label, header)
     ids = {class_key(name): class_id for class_id, name in classes.items()}
     wanted = {number: ids[class_key(name)] for number, name in names.items() if class_key(name) in ids}
@@ -81,17 +82,9 @@ def _make(label: Path, image: Path, classes: Mapping[int, str], folder: Path) ->
         table[[*wanted]] = [*wanted.values()]
         files["label"] = table[structures]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{os.getpid()}-"))
-    try:
+    with made_in_cache(folder) as temporary:
         for name, content in files.items():
             write_label(temporary / f"{name}.nii.gz", content, header)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another run was first, with the same bytes
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _overlap(structures: Mapping[str, np.ndarray], names: Mapping[int, str], wanted: Mapping[int, int]) -> bool:

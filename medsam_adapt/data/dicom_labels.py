@@ -8,6 +8,7 @@ number.
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ def dicom_kind(path: Path) -> str | None:
         return None  # whoever reads it tells
 
 
+@quiet_dicom()  # values are read, and remarked upon, when they are asked for
 def structure_names(path: str | Path) -> dict[int, str]:
     """Number -> name of the structures in a SEG or RTSTRUCT file, ascending.
 
@@ -51,6 +53,7 @@ def structure_names(path: str | Path) -> dict[int, str]:
     return _names(Path(path), _read(Path(path)))
 
 
+@quiet_dicom()
 def read_dicom_labels(
     path: str | Path, image: str | Path | VolumeHeader
 ) -> tuple[np.ndarray | dict[str, np.ndarray], dict[int, str]]:
@@ -95,7 +98,7 @@ def _read(path: Path) -> Dataset:
             if kind == "RTSTRUCT":
                 return pydicom.dcmread(path, force=True)
             return _highdicom().seg.segread(path)
-    except damage():
+    except damage(RuntimeError, sqlite3.Error):
         raise _damaged(path) from None  # the cause quotes values
 
 
@@ -154,7 +157,7 @@ def _segments(path: Path, dataset: Any, header: VolumeHeader) -> Iterator[tuple[
         try:
             with quiet_dicom():
                 volume = dataset.get_volume(segment_numbers=[number], combine_segments=False)
-        except damage(RuntimeError):
+        except damage(RuntimeError, sqlite3.Error):  # highdicom asks a small data base about the frames
             raise InputError(
                 f"{path} has frames that are damaged or make no even stack; export it again from its source"
             ) from None

@@ -45,9 +45,17 @@ class IntensityPolicy(BaseModel):
             raise ValueError("an intensity window needs low < high")
         return self
 
+    def window_of(self, volume: np.ndarray) -> IntensityPolicy:
+        """The window that this policy is for ``volume``: it gives any part of it the grey levels that the whole has."""
+        if self.kind == "window":
+            return self
+        low, high = _percentile_range(volume)
+        return self.model_copy(update={"kind": "window", "low": low, "high": high})
+
     def apply(self, volume: np.ndarray) -> np.ndarray:
         """Grey levels, float32 in 0..255 of the same shape."""
-        low, high = (self.low, self.high) if self.kind == "window" else _percentile_range(volume)
+        window = self.window_of(volume)
+        low, high = window.low, window.high
         assert low is not None
         assert high is not None
         scaled = (volume.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
@@ -96,5 +104,5 @@ def _percentile_range(volume: np.ndarray) -> tuple[float, float]:
     voxels = volume[volume != 0]
     if voxels.size == 0:
         return 0.0, 1.0
-    low, high = np.percentile(voxels, _PERCENTILES)
+    low, high = np.percentile(voxels, _PERCENTILES, overwrite_input=True)
     return float(low), float(high) if high > low else float(low) + 1.0

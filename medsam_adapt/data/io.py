@@ -1,6 +1,7 @@
 """Volumes on disk: a header is checked before any voxel is read, and a label is written with its image's geometry.
 
-A volume is a file whose suffix is in `FORMATS`, or a folder that holds a DICOM series. Whatever is wrong with it ends
+A volume is a file whose suffix is in `FORMATS`, a folder that holds a DICOM series, or one of an image without and one
+with contrast (`image_pair`). Whatever is wrong with it ends
 in an `InputError` that names it and the mend. The checks of values (finite images, whole-numbered labels) are the same
 for every format; a further format is a module in `formats` with the three functions of `VolumeFormat`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
@@ -32,6 +34,7 @@ __all__ = [
     "read_header",
     "read_label",
     "read_volume",
+    "stored_label_header",
     "to_ras",
     "volume_files",
     "volume_stem",
@@ -52,12 +55,12 @@ FORMATS: dict[str, VolumeFormat] = {
 PICTURES: dict[str, VolumeFormat] = {".png": PICTURE, ".jpg": PICTURE, ".jpeg": PICTURE}
 
 
-def read_header(path: str | Path, series: int | None = None) -> VolumeHeader:
+def read_header(path: str | Path, series: int | str | None = None) -> VolumeHeader:
     """Geometry of a volume, its files checked as far as that goes without decompressing them.
 
     Args:
         path: a file, or a folder that holds a DICOM series.
-        series: the number of the DICOM series, where the folder holds several.
+        series: the DICOM series' number, UID or description, where the folder holds several.
 
     Raises:
         InputError: no such file, an empty, truncated or corrupt one, a format that is not supported, not 3D (a
@@ -69,18 +72,18 @@ def read_header(path: str | Path, series: int | None = None) -> VolumeHeader:
     if chosen is DICOM:
         return read_series_header(path, series)
     if series is not None:
-        raise InputError(f"{path} is a file, which has no series {series}; name a series for a DICOM folder only")
+        raise InputError(f"{path} has no DICOM series to choose from; name a series for a DICOM folder only")
     return chosen.read_header(path)
 
 
-def read_volume(path: str | Path, series: int | None = None) -> tuple[np.ndarray, VolumeHeader]:
+def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.ndarray, VolumeHeader]:
     """An image: (X, Y, Z) float32 voxels in the file's own axis order, rescaled as its header says, and its header.
 
-    A picture in colour gives (X, Y, 1, 3).
+    A picture in colour gives (X, Y, 1, 3), and a pair of images (X, Y, Z, 3).
 
     Args:
         path: a file, or a folder that holds a DICOM series (X along its rows, Z along the normal of its slices).
-        series: the number of the DICOM series, where the folder holds several.
+        series: the DICOM series' number, UID or description, where the folder holds several.
 
     Raises:
         InputError: as `read_header`; also damaged voxel data, and NaN or infinite voxels.
@@ -210,6 +213,12 @@ def _write_nifti(path: Path, voxels: np.ndarray, like: VolumeHeader, slope: floa
         raise InputError(f"cannot write {path} ({error.strerror}); choose another folder or free some space") from error
 
 
+def stored_label_header(path: Path) -> nib.Nifti1Header:
+    """The NIfTI header that a label on the grid of this volume starts from."""
+    header = read_header(path)
+    return _format_of(path).label_header(header)
+
+
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A view of (X, Y, Z) ``array`` with its axes permuted and flipped nearest to RAS, and the affine of that view."""
     orientation = orientations.io_orientation(affine)
@@ -274,7 +283,11 @@ def _format_of(path: Path) -> VolumeFormat:
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     if path.is_dir():
+        from medsam_adapt.data.image_pair import PAIR, pair_files  # which reads the two with this module
+
         if not holds_dicom(path):
+            if pair_files(path):
+                return PAIR
             raise InputError(
                 f"{path} is a folder without DICOM files where a volume is wanted; give the file itself, or the "
                 "folder that holds the DICOM files"

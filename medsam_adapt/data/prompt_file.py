@@ -14,11 +14,14 @@ from medsam_adapt.data.layouts import problems_error, read_object
 from medsam_adapt.errors import InputError
 
 Units = Literal["voxel", "mm-ras", "mm-lps"]
+_FARTHEST = 1e6  # voxels or mm
 
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("give a finite number")
+    if abs(value) > _FARTHEST:
+        raise ValueError("give a place in the volume, this is none")
     return value
 
 

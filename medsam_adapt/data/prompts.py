@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # it imports torch, and prompts are checked before that
     from medsam_adapt.data.geometry import SlicePlan
 
 BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
+BOX_SLACK = 0.1  # of the structure's own width or height: a looser box says little of where a small one ends
 MAX_POINTS = 8
 _PADDING_POINT = (0.0, 0.0, -1.0)
 
@@ -30,19 +31,21 @@ def tight_box(mask: np.ndarray) -> np.ndarray | None:
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
 
 
-def jittered_box(mask: np.ndarray, image_size: int, random: np.random.RandomState) -> np.ndarray:
+def jittered_box(mask: np.ndarray, image_size: int, random: np.random.RandomState, slack: float = np.inf) -> np.ndarray:
     """The tight box, each side grown by 0 to 20 pixels (at 256-pixel scale) and clipped to the slice.
 
     Args:
         mask: (rows, columns) of the slice inside its square; an empty one gives the box of the whole slice.
         image_size: side of the square, which sets the scale.
         random: where the growth is drawn from.
+        slack: the most that a side grows, as a share of the structure's width or height.
     """
     height, width = mask.shape
     box = tight_box(mask)
     if box is None:
         return np.array([0, 0, width - 1, height - 1], dtype=np.float32)
-    growth = random.uniform(0, BOX_JITTER * image_size / 256, size=4) * (-1, -1, 1, 1)
+    most = np.minimum(BOX_JITTER * image_size / 256, slack * np.tile(box[2:] - box[:2] + 1, 2))
+    growth = random.uniform(0, 1, size=4) * most * (-1, -1, 1, 1)
     return np.clip(box + growth, 0, (width - 1, height - 1, width - 1, height - 1)).astype(np.float32)
 
 
@@ -68,7 +71,7 @@ def simulate_prompt(
         nothing, ``boxes`` (4,), or ``points`` (MAX_POINTS, 3) of which one to all are used and the rest are padding.
     """
     if mode == "box":
-        return {"boxes": jittered_box(mask, image_size, random)}
+        return {"boxes": jittered_box(mask, image_size, random, BOX_SLACK)}
     if mode == "points":
         points = points_inside(mask, MAX_POINTS, random)
         points[random.randint(1, MAX_POINTS + 1) :] = _PADDING_POINT

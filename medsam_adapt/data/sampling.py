@@ -10,6 +10,10 @@ from monai.data import DataLoader
 from monai.transforms import Compose
 from torch.utils.data import Dataset, Sampler
 
+from medsam_adapt.data.views import Views
+from medsam_adapt.distributed import process, processes
+from medsam_adapt.errors import InputError
+
 
 class SliceDataset(Dataset):
     """Samples and their transform; a draw is decided by its own seed, whatever worker or order it comes in.
@@ -18,22 +22,33 @@ class SliceDataset(Dataset):
         samples: what the transform takes.
         transform: random transforms included.
         weights: (N,) the share of the draws that each sample gets, summing to 1; all alike when None.
+        views: the versions of the slices that are drawn, each sample with the ``row`` of its own; anything when None.
     """
 
     def __init__(
-        self, samples: Sequence[dict[str, Any]], transform: Compose, weights: np.ndarray | None = None
+        self,
+        samples: Sequence[dict[str, Any]],
+        transform: Compose,
+        weights: np.ndarray | None = None,
+        views: Views | None = None,
     ) -> None:
         self.samples = samples
         self.transform = transform
         self.weights = weights
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, seed = key if isinstance(key, tuple) else (key, 0)
+        sample = self.samples[index]
         self.transform.set_random_state(seed=seed)
-        return self.transform(self.samples[index])
+        if self.views is None:
+            return self.transform(sample)
+        row = self.views.row(sample, seed)
+        self.views.fix(self.transform, row)
+        return {**self.transform(sample), "row": row}
 
 
 def balanced_weights(memberships: np.ndarray, plain_share: float = 0.5) -> np.ndarray:
@@ -59,15 +74,19 @@ def balanced_weights(memberships: np.ndarray, plain_share: float = 0.5) -> np.nd
 class DrawSampler(Sampler):
     """(index, seed of the draw) over a data set; epoch e of a given ``seed`` is always the same.
 
+    Of N processes that train together each draws all, and gives its part of each N · ``batch_size`` draws.
+
     Args:
         length: N, number of samples.
         seed: decides all epochs.
         shuffle: draw in random order; otherwise every epoch goes through the samples as they lie.
         draws: number of draws an epoch; N when None.
         weights: (N,) the share of the draws that each sample gets, all alike when None; not used without ``shuffle``.
+        batch_size: draws that a process takes at once.
 
     Attributes:
         epoch: number of passes begun; set it to go on from there.
+        skip: number of draws that the next pass leaves out at its begin.
     """
 
     def __init__(
@@ -77,18 +96,29 @@ class DrawSampler(Sampler):
         shuffle: bool = True,
         draws: int | None = None,
         weights: np.ndarray | None = None,
+        batch_size: int = 1,
     ) -> None:
-        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+        self.length, self.seed, self.shuffle, self.epoch, self.skip = length, seed, shuffle, 0, 0
         self.draws = length if draws is None else draws
         self.weights = weights
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return self.draws
+        return len(self._own(range(self.draws)))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
-        return iter([(int(index), int(random.integers(2**32))) for index in self._order(random)])
+        draws = [(int(index), int(random.integers(2**32))) for index in self._order(random)]
+        begin, self.skip = self.skip, 0
+        return iter(self._own(draws)[begin:])
+
+    def _own(self, draws: Sequence[Any]) -> Sequence[Any]:
+        """This process's draws: of every batch of all processes its part, as long as there is one for each of them."""
+        if processes() == 1:
+            return draws
+        whole = len(draws) - len(draws) % (self.batch_size * processes())
+        return [draws[place] for place in range(whole) if place // self.batch_size % processes() == process()]
 
     def _order(self, random: np.random.Generator) -> np.ndarray:
         if not self.shuffle:
@@ -113,6 +143,8 @@ def slice_loader(
 ) -> DataLoader:
     """Batches of a :class:`SliceDataset`; a last, smaller batch is dropped unless it is the only one.
 
+    N processes that train together get the batches of one with N times the ``batch_size``, each its part.
+
     Args:
         dataset: with the share of the draws that each sample gets.
         batch_size: samples a batch.
@@ -120,15 +152,35 @@ def slice_loader(
         num_workers: processes that prepare samples.
         shuffle: draw in random order.
         min_steps: batches that a pass has at least; samples are drawn repeatedly where they are too few.
+
+    Raises:
+        InputError: there are too few samples for one batch of several processes.
     """
-    draws = max(len(dataset), min_steps * batch_size) if min_steps > 1 else len(dataset)
+    together = batch_size * processes()
+    draws = max(len(dataset), min_steps * together) if min_steps > 1 else len(dataset)
+    if processes() > 1 and draws < together:
+        raise InputError(
+            f"there are {draws} training slices for {processes()} processes that take {batch_size} each: lower "
+            "batch_size, raise min_steps, or train with fewer processes."
+        )
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=DrawSampler(len(dataset), seed, shuffle, draws, dataset.weights),
+        sampler=DrawSampler(len(dataset), seed, shuffle, draws, dataset.weights, batch_size),
         num_workers=num_workers,
-        drop_last=draws > batch_size,
+        drop_last=draws > together,
     )
+
+
+def go_on_from(loader: DataLoader, batches: int) -> int:
+    """Let a :func:`slice_loader` go on as if that many batches had been drawn; how many of the present pass they are.
+
+    The next iterator gives the rest of that pass, or a whole one.
+    """
+    epoch, position = divmod(batches, len(loader))
+    sampler: Any = loader.sampler
+    sampler.epoch, sampler.skip = epoch, position * (loader.batch_size or 1)
+    return position
 
 
 class EndlessLoader:
@@ -157,13 +209,7 @@ class EndlessLoader:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on as if that many batches had been drawn."""
-        epoch, position = divmod(state["drawn"], len(self.loader))
-        sampler: Any = self.loader.sampler
-        sampler.epoch = epoch
+        position = go_on_from(self.loader, state["drawn"])
         # Between two passes no iterator is begun: that draws from torch's global generator, as it will in __next__.
-        self._batches = None
-        if position:
-            self._batches = iter(self.loader)
-            for _ in range(position):
-                next(self._batches)
+        self._batches = iter(self.loader) if position else None
         self.drawn = state["drawn"]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,14 @@ import numpy as np
 import torch
 
 from medsam_adapt.config import Axis, Channels
-from medsam_adapt.data.cache import ABOUT_FILE, MAKING, cache_folder, told_of_cache
+from medsam_adapt.data.cache import cache_folder, made_in_cache, told_of_cache
 from medsam_adapt.data.cases import Case
 from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.io import VolumeHeader, read_volume, to_ras
 from medsam_adapt.data.parts import EXCLUSIVE, LabelCoding, classes_in, count_classes, read_classes
 from medsam_adapt.data.parts import renumber as renumber  # found here too
+from medsam_adapt.data.stored_array import StoredArray
 from medsam_adapt.errors import RunError
 from medsam_adapt.files import file_sha256
 
@@ -41,10 +39,11 @@ class SliceSettings:
 
 
 class StoredCase:
-    """The slices of one case, memory-mapped.
+    """The slices of one case, each read from the disk when it is asked for.
 
     Attributes:
-        images: (N, h, w) uint8 grey levels, resized but not padded; (N, 3, h, w) of pictures in colour.
+        images: (N, h, w) uint8 grey levels, resized but not padded; (N, 3, h, w) of pictures in colour and
+            of pairs of images.
         labels: (N, h, w) uint8 classes, 0 is background; or, for classes that may overlap, parts.
         table: (P, C), which classes a part belongs to; None for classes that exclude each other.
         voxels: (N, C + 1) voxels of every class in every native slice.
@@ -52,21 +51,24 @@ class StoredCase:
 
     def __init__(self, case_id: str, folder: Path) -> None:
         self.case_id = case_id
-        self.images: np.ndarray = np.load(folder / "images.npy", mmap_mode="r")
-        self.labels: np.ndarray = np.load(folder / "labels.npy", mmap_mode="r")
+        self.images = StoredArray(folder / "images.npy")
+        self.labels = StoredArray(folder / "labels.npy")
         self.voxels: np.ndarray = np.load(folder / "voxels.npy")
         self.table: np.ndarray | None = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None
 
     def channels(self, index: int, channels: Channels) -> np.ndarray:
         """Slice ``index`` as (3, h, w): itself three times, itself between its two neighbours, or its colours."""
-        if self.images.ndim == 4:
-            return np.array(self.images[index])  # a copy, as below: torch wants arrays that it may write to
-        neighbours = (index, index, index) if channels == "repeat" else (index - 1, index, index + 1)
-        return self.images[np.clip(neighbours, 0, len(self.images) - 1)]
+        if len(self.images.shape) == 4:
+            return self.images[index]
+        if channels == "repeat":
+            return np.repeat(self.images[index][None], 3, axis=0)
+        neighbours = np.clip((index - 1, index, index + 1), 0, len(self.images) - 1)
+        return np.stack([self.images[neighbour] for neighbour in neighbours])
 
     def grey(self, index: int) -> np.ndarray:
         """Slice ``index`` as (h, w) grey levels; of colours their mean."""
-        return self.images[index] if self.images.ndim == 3 else self.images[index].mean(axis=0)
+        image = self.images[index]
+        return image if image.ndim == 2 else image.mean(axis=0)
 
     def classes_in(self, index: int) -> np.ndarray:
         """Numbers (from 1) of the classes that are left in slice ``index`` once it is resized."""
@@ -125,14 +127,14 @@ def _open(case_id: str, folder: Path) -> StoredCase:
         raise RunError(f"{folder} is damaged ({error}): remove it, or run 'medsam-adapt cache clear'") from error
 
 
-def stored_bytes(header: VolumeHeader, settings: SliceSettings) -> int:
-    """About how many bytes a case will take in the cache."""
+def stored_bytes(header: VolumeHeader, settings: SliceSettings, channels: int = 1) -> int:
+    """About how many bytes a case with this many channels will take in the cache."""
     view, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     plan = SlicePlan.of(view.shape, tuple(spacing), settings.axis, settings.image_size)
     count = len(volume_to_slices(view, settings.axis))
     height, width = plan.resized
-    return count * (2 * height * width + 8 * (len(settings.label_ids) + 1))
+    return count * ((channels + 1) * height * width + 8 * (len(settings.label_ids) + 1))
 
 
 def _key(case: Case, settings: SliceSettings) -> str:
@@ -167,21 +169,6 @@ def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path
     images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
     arrays = {"images": images.numpy().astype(np.uint8), "labels": resized.numpy().astype(label.dtype)}
     arrays |= {"voxels": voxels} if table is None else {"voxels": voxels, "table": table}
-    with told_of_cache(folder.parent):
-        _write(folder, arrays, dataset)
-
-
-def _write(folder: Path, arrays: Mapping[str, np.ndarray], dataset: str | Path | None) -> None:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{MAKING}{os.getpid()}-"))
-    try:
+    with told_of_cache(folder.parent), made_in_cache(folder, dataset) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array)
-        about = {"dataset": None if dataset is None else str(Path(dataset).resolve())}
-        (temporary / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another run was first, with the same bytes
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medsam_adapt.data.cases import Case, CaseCheck, CaseList, CaseLook, find_cases, gather, look_at, noted
+from medsam_adapt.data.case_checks import CaseCheck, CaseLook, gather, look_at, noted
+from medsam_adapt.data.cases import Case, CaseList, find_cases
 from medsam_adapt.data.io import read_header, read_volume, volume_files
 from medsam_adapt.errors import InputError
 
@@ -58,6 +59,7 @@ def survey(
     root: str | Path,
     layout: str = "auto",
     progress: Callable[[str, int], None] | None = None,
+    series: str | None = None,
 ) -> Survey:
     """Look at every file of a data set, whatever is wrong with the others.
 
@@ -65,12 +67,13 @@ def survey(
         root: the data set's folder, or the JSON file of a datalist.
         layout: a layout's name, or "auto".
         progress: called with each case's id and the number of cases when it is done.
+        series: as for `find_cases`.
 
     Raises:
         InputError: no such folder, or an unknown layout: there is nothing to look at.
     """
     problems: list[str] = []
-    cases = _find(Path(root), layout, problems)
+    cases = _find(Path(root), layout, problems, series)
     if cases is None:
         return Survey(None, (), {}, CaseCheck({}, {}, {}), (*problems, *_unreadable(Path(root), problems)))
     seen = survey_cases(cases, progress)
@@ -96,7 +99,7 @@ def survey_cases(
         if look.header is not None and read_image(case):
             more: list[str] = []
             with noted(more):
-                voxels, _ = read_volume(case.image)
+                voxels, _ = read_volume(case.image, case.series)
                 intensities[case.id] = (float(voxels.min()), float(voxels.max()))
             look = replace(look, problems=(*look.problems, *more))
         looks.append(look)
@@ -106,16 +109,16 @@ def survey_cases(
     return Survey(cases, tuple(looks), intensities, check, tuple(problems))
 
 
-def _find(root: Path, layout: str, problems: list[str]) -> CaseList | None:
+def _find(root: Path, layout: str, problems: list[str], series: str | None) -> CaseList | None:
     """The cases; where labels are missing, that is told and the images are looked at all the same."""
     try:
-        return find_cases(root, layout)
+        return find_cases(root, layout, series=series)
     except InputError as error:
         problems.extend(error.problems)
         if not root.exists():
             raise
     try:
-        return find_cases(root, layout, need_labels=False)
+        return find_cases(root, layout, need_labels=False, series=series)
     except InputError:
         return None
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
-from medsam_adapt.data.cases import Case, CaseCheck, CaseList, check_cases, find_cases, select_classes
+from medsam_adapt.data.case_checks import CaseCheck, check_cases
+from medsam_adapt.data.cases import Case, CaseList, find_cases, select_classes
 from medsam_adapt.data.continuation import fit_classes
+from medsam_adapt.data.image_pair import refuse_other_images
 from medsam_adapt.data.intensity import IntensityPolicy, choose_policy
 from medsam_adapt.data.io import read_volume
 from medsam_adapt.data.parts import MOST_CLASSES
@@ -19,6 +21,8 @@ from medsam_adapt.data.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.splits import Split, choose_split
 from medsam_adapt.data.transforms import training_transforms
+from medsam_adapt.data.views import Views
+from medsam_adapt.distributed import first_process_first
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.variants import get_variant
 
@@ -141,12 +145,14 @@ class TrainingData:
         """The slices of the training cases by case id, made or found in the cache."""
         if self._stored is None:
             cases = self._cases(self.split.train)
-            self._stored = store_cases(cases, self._slicing(), self.cache_dir, progress, self.cases.root)
+            with first_process_first():
+                self._stored = store_cases(cases, self._slicing(), self.cache_dir, progress, self.cases.root)
         return self._stored
 
     def store_bytes(self) -> int:
         """About how many bytes :meth:`store` takes in the cache."""
-        return sum(stored_bytes(self.check.headers[case_id], self._slicing()) for case_id in self.split.train)
+        channels = 3 if self.cases.images else 1
+        return sum(stored_bytes(self.check.headers[case_id], self._slicing(), channels) for case_id in self.split.train)
 
     def _slicing(self) -> SliceSettings:
         return SliceSettings(self.image_size, self.axis, self.policy, tuple(self.label_ids), self.cases.coding)
@@ -169,12 +175,18 @@ class TrainingData:
             )
         return samples
 
-    def dataset(self, part: Part = "train") -> SliceDataset:
-        """Training samples of ``part``, augmented and with prompts."""
-        transform = training_transforms(self.store(), self.image_size, self.prompt, self.channels, self.augment)
+    def dataset(self, part: Part = "train", views: Views | None = None) -> SliceDataset:
+        """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
+        images = views is None or views.images
+        transform = training_transforms(self.store(), self.image_size, self.prompt, self.channels, self.augment, images)
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
-        return SliceDataset(samples, transform, weights)
+        return SliceDataset(samples, transform, weights, views)
+
+    def views(self, count: int, images: bool) -> Views:
+        """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
+        settings = self.image_size, self.channels, self.augment
+        return Views(self.store(), self.samples(), *settings, count, self.seed, images)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
@@ -182,7 +194,12 @@ class TrainingData:
 
     def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None) -> CaseList:
         cases, earlier = find_cases(root, layout), self.earlier
+        if cases.images and self.channels != "repeat":
+            raise InputError(
+                f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
+            )
         if earlier is not None:
+            refuse_other_images(cases.images, earlier.images, root, "the run to start from")
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
         return select_classes(cases, list(classes)) if classes else cases

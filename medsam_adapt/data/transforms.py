@@ -30,6 +30,7 @@ from monai.transforms import (
 )
 
 from medsam_adapt.config import Augmentation, Channels, PromptMode
+from medsam_adapt.data.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.io import FORMATS, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.monai_reader import volume_loader
@@ -44,17 +45,21 @@ class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
 
     For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
+    Without ``images`` there is no image.
     """
 
-    def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat") -> None:
+    def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat", images: bool = True) -> None:
         self.stored = stored
         self.channels = channels
+        self.images = images
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         case = self.stored[data["case"]]
-        image = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
-        return {**data, "image": image, "label": label, "table": case.table}
+        loaded = {**data, "label": label, "table": case.table}
+        if self.images:
+            loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
+        return loaded
 
 
 class FinishSliced(Randomizable, Transform):
@@ -70,8 +75,10 @@ class FinishSliced(Randomizable, Transform):
         self.prompt = prompt
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        # Augmented or not, a plain tensor of whole numbers.
-        image, label = torch.as_tensor(data["image"]), torch.from_numpy(np.asarray(data["label"], dtype=np.int64))
+        label = torch.from_numpy(np.asarray(data["label"], dtype=np.int64))  # augmented or not, whole numbers
+        image = {}
+        if "image" in data:
+            image["image"] = pad_image(torch.as_tensor(data["image"]).clamp(0, 255), self.image_size)
         if (table := data.get("table")) is not None:
             label = torch.from_numpy(table.astype(np.int64))[label[0]].permute(2, 0, 1)
         prompt: dict[str, Any] = {}
@@ -81,7 +88,7 @@ class FinishSliced(Randomizable, Transform):
         return {
             "case": data["case"],
             "slice": data["slice"],
-            "image": pad_image(image.clamp(0, 255), self.image_size),
+            **image,
             "label": pad_label(label, self.image_size),
             **{name: torch.from_numpy(value) for name, value in prompt.items()},
         }
@@ -139,6 +146,7 @@ def training_transforms(
     prompt: PromptMode = "none",
     channels: Channels = "repeat",
     augment: Augmentation = "anatomical",
+    images: bool = True,
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -149,10 +157,10 @@ def training_transforms(
         channels: the slice repeated, or between its two neighbours.
         augment: ``anatomical`` keeps left left and up up (small rotations, zooms, shifts; contrast, noise);
             ``free`` adds mirroring and quarter turns, for images without a side; ``none`` changes nothing.
+        images: whether the sample has an image; its label is the same without it.
     """
-    return Compose(
-        [LoadStoredSliced(stored, channels), *_augmentations(augment, image_size), FinishSliced(image_size, prompt)]
-    )
+    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt)
+    return Compose([load, *_augmentations(augment, image_size), finish])
 
 
 def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
@@ -161,7 +169,10 @@ def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
     both = ("image", "label")
     turns: list[Transform] = []
     if augment == "free":
-        turns = [RandAxisFlipd(both, prob=0.5), RandRotate90d(both, prob=0.5)]
+        turns = [
+            RandAxisFlipd(both, prob=0.5, allow_missing_keys=True),
+            RandRotate90d(both, prob=0.5, allow_missing_keys=True),
+        ]
     return [
         *turns,
         RandAffined(
@@ -172,10 +183,11 @@ def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
             translate_range=0.05 * image_size,
             mode=("bilinear", "nearest"),
             padding_mode="zeros",
+            allow_missing_keys=True,
         ),
-        RandScaleIntensityd("image", factors=0.1, prob=0.5),
-        RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3),
-        RandGaussianNoised("image", std=6.0, prob=0.3),
+        RandScaleIntensityd("image", factors=0.1, prob=0.5, allow_missing_keys=True),
+        RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3, allow_missing_keys=True),
+        RandGaussianNoised("image", std=6.0, prob=0.3, allow_missing_keys=True),
     ]
 
 
@@ -241,8 +253,8 @@ def mask_transforms(
     )
 
 
-def volumes_in(folder: str | Path) -> list[dict[str, str]]:
-    """{image} of every volume file in a folder, or of the one file that it names.
+def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
+    """{image} of every volume file in a folder, or of the one file that it names; or of every pair of images.
 
     Raises:
         InputError: when there is none.
@@ -250,7 +262,9 @@ def volumes_in(folder: str | Path) -> list[dict[str, str]]:
     folder = Path(folder)
     files = [folder] if folder.is_file() else []
     if folder.is_dir():
-        files = volume_files(folder) or picture_files(folder)
+        files = pair_folders(folder) if pairs else volume_files(folder) or picture_files(folder)
+    if pairs and (not files or folder.is_file()):
+        raise InputError(f"{folder} holds no folder of {' and '.join(IMAGE_PAIR)}: give one of a case, or of cases.")
     if not files:
         raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
     return [{"image": str(file)} for file in files]

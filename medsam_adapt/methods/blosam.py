@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from medsam_adapt.data.sampling import EndlessLoader
+from medsam_adapt.distributed import average, average_gradients, bare
 
 Mode = Literal["finite_difference", "exact", "first_order"]
 RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||
@@ -36,7 +37,8 @@ def hypergradient(
     """Gradient of the D2 loss with respect to the prompt, through one virtual step of the weights on D1.
 
     Weights, gradients and random state are bitwise the same afterwards; optimisers are not touched. Every call of a
-    loss starts from the same random state, so that dropout is the same in all of them.
+    loss starts from the same random state, so that dropout is the same in all of them. Of several processes that train
+    together each gives its losses, of the whole batch, and gets the same result.
 
     Args:
         loss_d1: computes the scalar L(W, A; D1) from the tensors' present values.
@@ -53,9 +55,10 @@ def hypergradient(
 
     def gradients(loss: Callable[[], Tensor], *tensors: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
         with torch.random.fork_rng(devices=[prompt.device] if prompt.is_cuda else []), torch.enable_grad():
-            return torch.autograd.grad(
+            found = torch.autograd.grad(
                 loss(), tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True
             )
+        return found if create_graph else tuple(average(found))  # what is averaged has no graph
 
     if mode == "first_order":
         return gradients(loss_d2, prompt)[0]
@@ -68,7 +71,7 @@ def hypergradient(
             _set(weights, before)
             slopes = gradients(loss_d1, *weights, create_graph=True)
             along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
-            (mixed,) = torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True)
+            (mixed,) = average(torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True))
         else:
             length = torch.stack([v.double().square().sum() for v in vector]).sum().sqrt().item()
             if length == 0:  # the D2 loss does not depend on the weights here: nothing to follow
@@ -103,7 +106,8 @@ class BiLevelUpdate:
 
     Args:
         order: ``second`` follows the hypergradient by finite differences; ``first`` only ∇_A L(W, A; D2), the default
-            script of the paper's authors.
+            script of the paper's authors; ``joint`` is no bi-level step but what it is compared with: W and A descend
+            the mean of both losses together.
         step_size: η of the virtual step; the present learning rate of W when None.
         prompt_optimizer: holds A alone.
         second_loader: gives the batches of D2.
@@ -114,13 +118,14 @@ class BiLevelUpdate:
 
     def __init__(
         self,
-        order: Literal["first", "second"] = "second",
+        order: Literal["first", "second", "joint"] = "second",
         step_size: float | None = None,
         prompt_optimizer: Optimizer | None = None,
         second_loader: EndlessLoader | None = None,
     ) -> None:
-        if order not in ("first", "second"):
-            raise ValueError(f"order is '{order}': use first or second")
+        if order not in ("first", "second", "joint"):
+            raise ValueError(f"order is '{order}': use first, second or joint")
+        self.joint = order == "joint"
         self.mode: Mode = "finite_difference" if order == "second" else "first_order"
         self.step_size = step_size
         self.prompt_optimizer = prompt_optimizer
@@ -134,10 +139,13 @@ class BiLevelUpdate:
         loss_d2 = self._loss(engine, next(self.second_loader))
         optimizer = engine.optimizer
         optimizer.zero_grad()
+        if self.joint:
+            return self._joint_step(optimizer, self.prompt_optimizer, loss_d1, loss_d2)
         first = loss_d1()
         first.backward()
-        optimizer.step()
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        average_gradients(weights)
+        optimizer.step()
         (prompt,) = (tensor for group in self.prompt_optimizer.param_groups for tensor in group["params"])
         step_size = optimizer.param_groups[0]["lr"] if self.step_size is None else self.step_size
         prompt.grad = hypergradient(loss_d1, loss_d2, weights, prompt, step_size, self.mode)
@@ -145,17 +153,34 @@ class BiLevelUpdate:
         prompt.grad = None
         return [{"loss": first.item()}]  # decollated, as MONAI's own update leaves its output
 
+    @staticmethod
+    def _joint_step(
+        optimizer: Optimizer,
+        prompt_optimizer: Optimizer,
+        loss_d1: Callable[[], Tensor],
+        loss_d2: Callable[[], Tensor],
+    ) -> list[dict[str, float]]:
+        """One level: D1 and D2 train the weights and the prompt alike."""
+        prompt_optimizer.zero_grad()
+        both = (loss_d1() + loss_d2()) / 2
+        both.backward()
+        for each in (optimizer, prompt_optimizer):
+            average_gradients(weight for group in each.param_groups for weight in group["params"])
+        optimizer.step()
+        prompt_optimizer.step()
+        prompt_optimizer.zero_grad()
+        return [{"loss": both.item()}]
+
     def _loss(self, engine: Any, batch: Any) -> Callable[[], Tensor]:
-        """The loss of a batch as a function of the network's present weights; a frozen encoder runs once."""
+        """The loss of a batch as a function of the network's present weights; what is frozen runs once."""
         image, label, args, kwargs = engine.prepare_batch(
             batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
-        segmenter = getattr(engine.network, "module", engine.network)
-        if segmenter.encoder_is_frozen:
-            with torch.no_grad():
-                kwargs = {**kwargs, "embedding": segmenter.encode(image)}
+        segmenter: Any = bare(engine.network)  # DistributedDataParallel knows one backward pass for each forward pass
+        if "features" not in kwargs:
+            kwargs = {**kwargs, "features": segmenter.frozen_features(image)}
 
         def loss() -> Tensor:
-            return engine.loss_function(engine.inferer(image, engine.network, *args, **kwargs), label)
+            return engine.loss_function(engine.inferer(image, segmenter, *args, **kwargs), label)
 
         return loss

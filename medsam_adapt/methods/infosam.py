@@ -18,12 +18,12 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from monai.data import DataLoader
 from torch import Tensor, nn
 
 from medsam_adapt.data.parts import IGNORED
+from medsam_adapt.distributed import average_gradients, gather_batch, processes
 from medsam_adapt.errors import InputError
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
 from medsam_adapt.networks.segmenter import Head, Segmenter
@@ -161,16 +161,7 @@ class InformationDistillation(nn.Module):
     def _tokens(self, features: Tensor) -> Tensor:
         """An embedding (B, D, h, w) as tokens (B, hw, D), tokens as they are; of all processes, in full precision."""
         tokens = features.flatten(2).mT if features.ndim == 4 else features
-        return _gather_batch(tokens.to(self.relation.query_proj.weight.dtype))
-
-
-def _gather_batch(tensor: Tensor) -> Tensor:
-    """The batches of all processes in one, with gradients."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    from torch.distributed.nn.functional import all_gather  # builds of torch without distributed lack it
-
-    return torch.cat(all_gather(tensor.contiguous()))
+        return gather_batch(tokens.to(self.relation.query_proj.weight.dtype))
 
 
 def infosam_loss(head: Head, weighted_bce: bool = True) -> nn.Module:
@@ -213,7 +204,7 @@ class DistillationUpdate:
         relation_warmup_epochs: int = 0,
     ) -> None:
         slices, batch_size = len(loader.dataset), loader.batch_size or 1  # type: ignore[arg-type]
-        if min(batch_size, slices) * (dist.get_world_size() if dist.is_initialized() else 1) < 2:
+        if min(batch_size * processes(), slices) < 2:
             given = f"there is {slices} training slice" if slices < batch_size else f"batch_size is {batch_size}"
             raise InputError(f"{_TOO_FEW} ({given}).")
         self.teacher = teacher
@@ -224,29 +215,36 @@ class DistillationUpdate:
         image, label, args, kwargs = engine.prepare_batch(
             batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
+        teacher_embedding = kwargs.pop("teacher_embedding", None)
         engine.network.train()
         engine.optimizer.zero_grad()
         student = engine.inferer(image, engine.network, *args, **kwargs, full=True)
         head = getattr(engine.network, "module", engine.network).head
         prompts = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
         loss = engine.loss_function(student.logits, label) + self.distillation(
-            *self.ask_teacher(image, label, prompts),
+            *self.ask_teacher(image, label, prompts, teacher_embedding),
             student.image_embedding,
             student_token(student.mask_tokens, head),
             transfer=engine.state.epoch > self.relation_warmup_epochs,
         )
         loss.backward()
+        average_gradients(self.distillation.parameters())
         engine.optimizer.step()
         return [{"loss": loss.item()}]  # decollated, as MONAI's own update leaves its output
 
     @torch.no_grad()
-    def ask_teacher(self, image: Tensor, label: Tensor, prompts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The teacher's embedding (B, D, h, w) and first mask token (B, 1, D), on the same images and prompts."""
-        embedding = self.teacher.encode(image)
+    def ask_teacher(
+        self, image: Tensor | None, label: Tensor, prompts: dict[str, Tensor], embedding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's embedding (B, D, h, w) and first mask token (B, 1, D), on the same images and prompts.
+
+        An ``embedding`` that the teacher gave before is not computed again.
+        """
+        embedding = self.teacher.encode(image) if embedding is None else embedding
         if prompts:
             return embedding, self.teacher.decode(embedding, **prompts, upsample=False).mask_tokens[:, :1]
         boxes, found = tight_boxes(((label > 0) & (label != IGNORED)).any(dim=1))
-        tokens = embedding.new_empty(len(image), 1, embedding.shape[1])
+        tokens = embedding.new_empty(len(embedding), 1, embedding.shape[1])
         for chosen, prompt in ((found, boxes[found]), (~found, None)):
             if chosen.any():
                 prediction = self.teacher.decode(embedding[chosen], boxes=prompt, upsample=False)

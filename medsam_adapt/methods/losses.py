@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss
+from monai.losses.utils import compute_tp_fp_fn
+from monai.networks import one_hot
 from torch import Tensor, nn
 
 from medsam_adapt.data.parts import IGNORED
+from medsam_adapt.distributed import all_mean, all_sum
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.segmenter import Head
+
+EPSILON = 1e-5
 
 
 class SegmentationLoss(nn.Module):
     """L = w_ce CE + w_dice Dice, Dice = mean over channels of 1 - (2 Σ p t + ε) / (Σ p² + Σ t² + ε), ε = 1e-5.
 
-    The sums run over batch and pixels, `IGNORED` ones left out. ``exclusive`` heads use softmax (background included),
-    the others sigmoid and binary cross-entropy. A label larger than the logits is reduced to them by nearest neighbour.
+    The sums run over pixels and batch, of all processes that train together, `IGNORED` pixels left out. ``exclusive``
+    heads use softmax (background included), the others sigmoid and binary cross-entropy. A label larger than the
+    logits is reduced to them by nearest neighbour.
 
     Args:
         head: of the segmenter.
@@ -26,27 +31,30 @@ class SegmentationLoss(nn.Module):
 
     def __init__(self, head: Head = "exclusive", ce_weight: float = 1.0, dice_weight: float = 1.0) -> None:
         super().__init__()
-        self.loss = DiceCELoss(
-            softmax=head == "exclusive",
-            sigmoid=head != "exclusive",
-            to_onehot_y=head == "exclusive",
-            squared_pred=True,
-            batch=True,
-            lambda_ce=ce_weight,
-            lambda_dice=dice_weight,
-        )
-        self.head = head
+        self.head, self.ce_weight, self.dice_weight = head, ce_weight, dice_weight
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Scalar loss of logits (B, C', h, w); label: classes (B, 1, H, W), or masks (B, C', H, W) for sigmoids."""
+        logits = _single_precision(logits)
         label = _reduced(label, logits)
         known = (label != IGNORED).all(dim=1)
         if not known.all():
-            if not known.any():
-                return logits.sum() * 0  # nothing to learn from, and a gradient all the same
             # All sums run over batch and pixels, so the known pixels may stand in a row as one image.
             logits, label = (maps.movedim(1, -1)[known].T[None] for maps in (logits, label))
-        return self.loss(logits, label if self.head == "exclusive" else label.to(logits.dtype))
+        if self.head == "exclusive":
+            probabilities, truth = logits.softmax(dim=1), one_hot(label, logits.shape[1], logits.dtype)
+            cross_entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="sum")
+        else:
+            probabilities, truth = logits.sigmoid(), label.to(logits.dtype)
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+        axes = [0, *range(2, truth.ndim)]
+        counts = compute_tp_fp_fn(probabilities, truth, axes, ord=2, soft_label=False)
+        size = cross_entropy.new_tensor(label.numel())
+        sums = all_sum(torch.cat([*counts, torch.stack([cross_entropy, size])]))
+        both, predicted_only, true_only = sums[:-2].chunk(3)
+        dice = 1 - (2 * both + EPSILON) / (2 * both + predicted_only + true_only + EPSILON)
+        # Without one known pixel there is nothing to learn from, and a gradient of zero all the same.
+        return self.dice_weight * dice.mean() + self.ce_weight * sums[-2] / sums[-1].clamp(min=1)
 
 
 class StructureLoss(nn.Module):
@@ -57,8 +65,8 @@ class StructureLoss(nn.Module):
         L_iou = 1 - (Σ w p y + 1) / (Σ w (p + y) - Σ w p y + 1)
 
     The sums run over the pixels of one channel of one image. Each channel counts as an image of its own, and the
-    loss is the mean of L_bce + L_iou over images and channels. `IGNORED` pixels have w = 0. A label larger than the
-    logits is reduced to them by nearest neighbour.
+    loss is the mean of L_bce + L_iou over channels and images, of all processes. `IGNORED` pixels have w = 0. A label
+    larger than the logits is reduced to them by nearest neighbour.
 
     Args:
         weighted_bce: whether w weights the cross entropy too. The released code means to, but passes
@@ -80,8 +88,7 @@ class StructureLoss(nn.Module):
             InputError: when the numbers of channels differ.
         """
         logits, labels = (maps.unsqueeze(1) if maps.ndim == 3 else maps for maps in (logits, labels))
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
+        logits = _single_precision(logits)
         labels = _reduced(labels, logits)
         if logits.shape != labels.shape:
             raise InputError(
@@ -92,7 +99,8 @@ class StructureLoss(nn.Module):
         labels = labels.to(logits.dtype) * known
         weights = boundary_weights(labels) * known
         bce_weights = weights if self.weighted_bce else known
-        return (weighted_cross_entropy(logits, labels, bce_weights) + weighted_iou_loss(logits, labels, weights)).mean()
+        cross_entropy = weighted_cross_entropy(logits, labels, bce_weights)
+        return all_mean((cross_entropy + weighted_iou_loss(logits, labels, weights)).mean())
 
 
 def boundary_weights(labels: Tensor) -> Tensor:
@@ -114,6 +122,11 @@ def weighted_iou_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
     intersection = (weights * probabilities * labels).sum(dim=(2, 3))
     total = (weights * (probabilities + labels)).sum(dim=(2, 3))
     return 1 - (intersection + 1) / (total - intersection + 1)
+
+
+def _single_precision(logits: Tensor) -> Tensor:
+    """Half precision cannot hold the sums."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _reduced(label: Tensor, logits: Tensor) -> Tensor:

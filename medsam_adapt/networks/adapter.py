@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from segment_anything.modeling import Sam
 from torch import nn
 
 from medsam_adapt.errors import InputError
-from medsam_adapt.files import write_json, written_whole
+from medsam_adapt.files import read_record, write_json, written_whole
+from medsam_adapt.networks.frozen import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
 
@@ -98,6 +100,7 @@ def attach_adapter(
     freeze_unreachable(segmenter)
     segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)
     segmenter.adapter = adapter
+    segmenter.frozen_stages = frozen_stages(segmenter.sam.image_encoder)
     return segmenter
 
 
@@ -125,7 +128,7 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_tensors(segmenter).items()}
     with written_whole(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))  # its own writer does not tell a full disk from other faults
     adapter = _attached(segmenter)
     config = {
         "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
@@ -136,11 +139,23 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
     write_json(folder / CONFIG_FILE, config)
 
 
+class _AdapterConfig(BaseModel):
+    """What ``adapter_config.json`` holds, as far as it is read; the class that it names is compared, never imported."""
+
+    adapter: str
+    settings: dict[str, Any]
+    base_sha256: str
+
+
+def _read_config(folder: Path) -> _AdapterConfig:
+    return read_record(folder / CONFIG_FILE, _AdapterConfig, "copy the adapter's whole folder again")
+
+
 def saved_base(folder: str | Path) -> str:
     """SHA-256 of the SAM weights that the adapter in ``folder`` was trained on; empty when that cannot be read."""
     try:
-        return str(json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))["base_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _read_config(Path(folder)).base_sha256
+    except InputError:
         return ""
 
 
@@ -158,13 +173,13 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
             name or shape. No key is dropped silently.
     """
     folder = Path(folder)
+    config = _read_config(folder)
+    settings = (config.adapter, config.settings)
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
-        base, settings = config["base_sha256"], (config["adapter"], config["settings"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
-    if base != segmenter.base_sha256:
+    if config.base_sha256 != segmenter.base_sha256:
         raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
     own = _attached(segmenter)
     own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))

@@ -7,7 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from medsam_adapt.config import Precision
+from medsam_adapt.distributed import bare
 from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
+from medsam_adapt.networks.running import run_as
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Head, Segmenter
 from medsam_adapt.networks.variants import encoder_is_tuned
@@ -27,6 +30,8 @@ def build_segmenter(
     tune_encoder: bool | None = None,
     overlapping: bool = False,
     seed: int = 0,
+    precision: Precision = "fp32",
+    low_memory: bool = False,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -42,6 +47,9 @@ def build_segmenter(
         tune_encoder: also train the whole image encoder; when None, if it is small or has no pretrained weights.
         overlapping: whether classes may overlap.
         seed: of all random weights; the global random state is left as it was.
+        precision: of the image encoder, as for :class:`medsam_adapt.networks.running.Running`; ``auto`` is ``fp32``
+            where the whole image encoder is trained.
+        low_memory: whether the image encoder keeps less for the gradient, and computes it again.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -53,10 +61,14 @@ def build_segmenter(
         sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping)
         head: Head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
+        # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
+        run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
         return attach_adapter(Segmenter(sam, head), adapter, learn_prompt, tuned)
 
 
-def build_teacher(variant: str, image_size: int, checkpoint: str | Path | None = None, seed: int = 0) -> Segmenter:
+def build_teacher(
+    variant: str, image_size: int, checkpoint: str | Path | None = None, seed: int = 0, precision: Precision = "fp32"
+) -> Segmenter:
     """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
 
     With the same arguments it holds the weights from which :func:`build_segmenter` starts, random ones too.
@@ -66,6 +78,7 @@ def build_teacher(variant: str, image_size: int, checkpoint: str | Path | None =
         image_size: side of the square input in pixels.
         checkpoint: its weights, as for :func:`build_segmenter`.
         seed: of the random weights; the global random state is left as it was.
+        precision: of the image encoder, as for :func:`build_segmenter`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -74,14 +87,15 @@ def build_teacher(variant: str, image_size: int, checkpoint: str | Path | None =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sam = build_sam(variant, image_size, checkpoint=checkpoint)
+    run_as(sam.image_encoder, precision)
     return Segmenter(sam, "structure").requires_grad_(False).eval()
 
 
-def model_weights(segmenter: Segmenter) -> list[nn.Parameter]:
-    """The trained tensors but for the prompt embedding: BLO-SAM's W."""
-    return [tensor for name, tensor in trainable_tensors(segmenter).items() if name != _PROMPT]
+def model_weights(network: nn.Module) -> list[nn.Parameter]:
+    """The trained tensors of a segmenter, bare or wrapped, but for the prompt embedding: BLO-SAM's W."""
+    return [tensor for name, tensor in trainable_tensors(bare(network)).items() if name != _PROMPT]
 
 
-def prompt_embedding(segmenter: Segmenter) -> nn.Parameter:
-    """SAM's dense ``no_mask_embed`` (1, D): BLO-SAM's A."""
-    return segmenter.sam.prompt_encoder.no_mask_embed.weight
+def prompt_embedding(network: nn.Module) -> nn.Parameter:
+    """SAM's dense ``no_mask_embed`` (1, D) of a segmenter, bare or wrapped: BLO-SAM's A."""
+    return bare(network).get_parameter(_PROMPT)

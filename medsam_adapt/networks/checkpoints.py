@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from medsam_adapt.networks.variants import VARIANTS, Variant
 _NESTING = ("model", "state_dict", "model_state_dict")  # where training files keep the weights
 _MASK_MLP = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.(\d+)\.(.+)")
 _MASK_MLP_LAST = "layers.2."
+# What torch and safetensors raise on damaged files, found by damaging them.
+_DAMAGE = (
+    *(SafetensorError, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, AssertionError, MemoryError),
+)
 _CALM = 0.1  # of SAM's logits, which are tens: certain of a mask without having been asked for one
 _IOU_LAST = re.compile(r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\.(weight|bias)")
 
@@ -35,17 +41,13 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: give the path of a SAM or MedSAM weights file.")
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        content: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path} holds more than weights and was not opened, because that could run code: "
             "save its state_dict alone and give that file."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         raise InputError(
             f"checkpoint {path} cannot be read as weights (is it complete?): download it again."
         ) from error
@@ -54,7 +56,28 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint {path} holds no named weights: give a SAM or MedSAM weights file.")
-    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    weights = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, tensor in weights.items():
+        if not _is_stored_whole(tensor):
+            raise InputError(
+                f"checkpoint {path} has the tensor {name[:80]!r} in a form that no SAM weights have, or larger "
+                "than what the file holds: get the file from its source again."
+            )
+    return weights
+
+
+def _load_torch(path: Path) -> Any:
+    """A torch file, nothing in it run; torch's remarks on unusual files, which help no user, are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_stored_whole(tensor: Tensor) -> bool:
+    """Whether the file holds every value: a tensor that repeats a few of them can claim any size."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype.is_complex:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def detect_variant(weights: Mapping[str, Tensor]) -> Variant | None:

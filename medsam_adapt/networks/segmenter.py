@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from medsam_adapt.networks.frozen import frozen_stages, run_stages
+
 if TYPE_CHECKING:
     from medsam_adapt.networks.adapter import Adapter
 
@@ -51,16 +53,12 @@ class Segmenter(nn.Module):
         self.head = head
         self.adapter: Adapter | None = None  # set, with the hash of the weights it belongs to, by attach_adapter
         self.base_sha256 = ""
+        self.frozen_stages = frozen_stages(sam.image_encoder)  # the split of the encoder that features belong to
 
     @property
     def image_size(self) -> int:
         """Side of the square input, in pixels."""
         return self.sam.image_encoder.img_size
-
-    @property
-    def encoder_is_frozen(self) -> bool:
-        """Whether an image always has the same embedding."""
-        return not any(parameter.requires_grad for parameter in self.sam.image_encoder.parameters())
 
     @property
     def out_channels(self) -> int:
@@ -69,20 +67,19 @@ class Segmenter(nn.Module):
 
     def forward(
         self,
-        image: Tensor,
+        image: Tensor | None,
         boxes: Tensor | None = None,
         points: Tensor | None = None,
         low_res: bool = False,
-        embedding: Tensor | None = None,
+        features: Tensor | None = None,
         full: bool = False,
     ) -> Tensor | Prediction:
         """Logits, (B, C', S, S), or (B, C', s, s) with ``low_res``; arguments as in :meth:`predict`.
 
-        An ``embedding`` that :meth:`encode` gave for the same image is used instead of encoding it again. With
-        ``full`` the result is the whole :class:`Prediction`, which a wrapper for distributed training lets through.
+        ``features`` stand in for the image, as for :meth:`encode`. With ``full`` the result is the whole
+        :class:`Prediction`, which a wrapper for distributed training lets through.
         """
-        embedding = self.encode(image) if embedding is None else embedding
-        prediction = self.decode(embedding, boxes, points, upsample=not low_res)
+        prediction = self.decode(self.encode(image, features), boxes, points, upsample=not low_res)
         return prediction if full else prediction.logits
 
     def predict(
@@ -98,9 +95,30 @@ class Segmenter(nn.Module):
         """
         return self.decode(self.encode(image), boxes, points, upsample)
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Image embedding (B, D, h, w) of a batch (B, 3, S, S) on the 0-255 scale."""
-        return self.sam.image_encoder((image - self.sam.pixel_mean) / self.sam.pixel_std)
+    def encode(self, image: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """Image embedding (B, D, h, w) of a batch (B, 3, S, S) on the 0-255 scale.
+
+        Where :meth:`frozen_features` gave ``features`` of these images, only the stages behind them run, and the
+        images are not looked at.
+        """
+        if features is not None:
+            return run_stages(self.sam.image_encoder, features, self.frozen_stages)
+        assert image is not None, "an image or its features"
+        return run_stages(self.sam.image_encoder, self._normalised(image))
+
+    @torch.no_grad()
+    def frozen_features(self, image: Tensor) -> Tensor | None:
+        """What the frozen front of the encoder makes of a batch (B, 3, S, S) on the 0-255 scale.
+
+        Tokens (B, h, w, C), or the embedding (B, D, h, w) of an encoder that is frozen as a whole; None when training
+        reaches the first block.
+        """
+        if self.frozen_stages < 2:
+            return None
+        return run_stages(self.sam.image_encoder, self._normalised(image), last=self.frozen_stages)
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return (image - self.sam.pixel_mean) / self.sam.pixel_std
 
     def decode(
         self, embedding: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from medsam_adapt.data.formats.dicom import SeriesHeader
+from medsam_adapt.data.formats.dicom_headers import damage, quiet_dicom
 from medsam_adapt.data.io import VolumeHeader
 from medsam_adapt.errors import InputError
 from medsam_adapt.files import written_whole
@@ -17,6 +20,10 @@ from medsam_adapt.outputs._anatomy import Code
 
 MANUFACTURER = "medsam-adapt"
 SERIES_NUMBER = 900  # far from the scanner's own
+_MAY_BE_EMPTY = (  # attributes of patient and study that the standard wants there, if only empty
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
 
 
 def require_highdicom() -> None:
@@ -47,11 +54,32 @@ def source_images(series: SeriesHeader) -> tuple[list[Any], list[int]]:
     import pydicom
 
     paths = dict.fromkeys(item.path for item in series.slices)
-    images = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    images = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    for image in images:
+        for name in _MAY_BE_EMPTY:
+            if name not in image:  # as anonymisers leave it
+                setattr(image, name, "")
     if len(images) > 1 or series.slices[0].frame_count == 1:
         return images, list(range(len(series.slices)))
     place = {item.frame: index for index, item in enumerate(series.slices)}
     return images, [place[frame] for frame in sorted(place)]
+
+
+@contextmanager
+def refused_if_unusable(series: SeriesHeader) -> Iterator[None]:
+    """Errors in the block become a sentence: the series lacks, or misstates, what an object that refers to it repeats.
+
+    Raises:
+        InputError: instead of whatever highdicom and pydicom raise, which quote values of the header.
+    """
+    with quiet_dicom():
+        try:
+            yield
+        except damage(RuntimeError):
+            raise InputError(
+                f"{series.path} lacks identifiers or other attributes that a DICOM output must repeat, or they are "
+                "damaged: export the series again, or choose another --format."
+            ) from None
 
 
 def coded(code: Code) -> Any:
@@ -73,7 +101,7 @@ def save(dataset: Any, path: Path) -> None:
         InputError: the file cannot be written.
     """
     try:
-        with written_whole(path) as temporary:
+        with quiet_dicom(), written_whole(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}); choose another folder or free some space") from error

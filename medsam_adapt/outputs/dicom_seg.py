@@ -17,6 +17,7 @@ from medsam_adapt.outputs._dicom import (
     MANUFACTURER,
     SERIES_NUMBER,
     coded,
+    refused_if_unusable,
     require_highdicom,
     save,
     series_of,
@@ -39,27 +40,29 @@ def write(path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
     """Write all segments to one object that refers to the images."""
     import highdicom as hd
 
-    images, order = source_images(series_of(like))
-    frames = _frames(segmentation)[order]
-    described = [_describe(index, *pair) for index, pair in enumerate(_named(segmentation), start=1)]
-    dataset = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=frames,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=described,
-        series_instance_uid=hd.UID(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MANUFACTURER,
-        software_versions=version(),
-        device_serial_number="0",
-        content_label="SEGMENTATION",
-        series_description="Segmentation by medsam-adapt, for research",
-        omit_empty_frames=bool(frames.any()),
-    )
-    save(dataset, path)
+    series = series_of(like)
+    with refused_if_unusable(series):
+        images, order = source_images(series)
+        frames = _frames(segmentation)[order]
+        described = [_describe(index, *pair) for index, pair in enumerate(_named(segmentation), start=1)]
+        dataset = hd.seg.Segmentation(
+            source_images=images,
+            pixel_array=frames,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=described,
+            series_instance_uid=hd.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MANUFACTURER,
+            software_versions=version(),
+            device_serial_number="0",
+            content_label="SEGMENTATION",
+            series_description="Segmentation by medsam-adapt, for research",
+            omit_empty_frames=bool(frames.any()),
+        )
+        save(dataset, path)
 
 
 def _named(segmentation: Segmentation) -> list[tuple[str, int]]:

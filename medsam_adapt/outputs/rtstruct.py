@@ -24,6 +24,7 @@ from medsam_adapt.outputs._dicom import (
     SERIES_NUMBER,
     coded,
     lps_affine,
+    refused_if_unusable,
     require_highdicom,
     save,
     series_of,
@@ -45,12 +46,13 @@ def require() -> None:
 def write(path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
     """Write the contours of all structures to one structure set that refers to the images."""
     series = series_of(like)
-    images, _ = source_images(series)
-    dataset = _structure_set(images)
-    for number, (name, label_id, mask) in enumerate(segmentation.structures(), start=1):
-        _add_structure(dataset, number, name, label_id)
-        dataset.ROIContourSequence[-1].ContourSequence = list(_contours(mask, series, images[0].SOPClassUID))
-    save(dataset, path)
+    with refused_if_unusable(series):
+        images, _ = source_images(series)
+        dataset = _structure_set(images)
+        for number, (name, label_id, mask) in enumerate(segmentation.structures(), start=1):
+            _add_structure(dataset, number, name, label_id)
+            dataset.ROIContourSequence[-1].ContourSequence = list(_contours(mask, series, images[0].SOPClassUID))
+        save(dataset, path)
 
 
 def _structure_set(images: list[Any]) -> Any:

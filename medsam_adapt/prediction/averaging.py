@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from medsam_adapt.slice_logits import decide
+
 
 class Scores:
     """The scores of a batch of slices, from one pass or the mean of several.
@@ -43,9 +45,7 @@ class Scores:
         """Classes (n, 1, rows, columns) uint8, or where they may overlap masks (n, K, rows, columns) uint8."""
         # Of one pass the logits decide, whose order no rounding of a softmax has touched.
         scores, even = (self._logits, 0.0) if self._logits is not None else (self.probabilities, 0.5)
-        if self.overlapping:
-            return (scores > even).to(torch.uint8)
-        return scores.argmax(dim=1, keepdim=True).to(torch.uint8)
+        return decide(scores, self.overlapping, even)
 
     def uncertainty(self) -> Tensor:
         """(n, rows, columns) in 0..1: entropy as a share of its maximum; the largest over classes that may overlap."""

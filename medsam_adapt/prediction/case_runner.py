@@ -1,19 +1,22 @@
-"""One case after another: read, segmented, cleaned, measured, written; and the report of them all."""
+"""One case after another: read, segmented, cleaned, measured, written."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
+from medsam_adapt.data.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.io import VolumeHeader, read_volume, write_label
 from medsam_adapt.data.prompt_file import Prompt
 from medsam_adapt.errors import InputError
-from medsam_adapt.files import folder_written_whole, write_json
+from medsam_adapt.files import folder_written_whole
 from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
 from medsam_adapt.prediction.byte_maps import LEVELS
@@ -22,7 +25,17 @@ from medsam_adapt.prediction.postprocessing import Cleaning, bounding_box, piece
 from medsam_adapt.prediction.predictor import Predictor, Segmented
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
 from medsam_adapt.prediction.second_look import Flag, TrainingStatistics, class_flags
-from medsam_adapt.runs import RunRecord, versions
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A case that is segmented and not yet written."""
+
+    case: Case
+    segmentation: Segmentation
+    segmented: Segmented
+    header: VolumeHeader
+    entry: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,14 +62,64 @@ class CaseRunner:
     prompts: Mapping[str, Sequence[Prompt]] | None = None
     reference: ReferenceOf | None = None
 
-    def run(self, case: Case, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    def run_all(
+        self, cases: Sequence[Case], progress: Callable[[Case, int], None] | None = None
+    ) -> Iterator[tuple[Case, dict[str, Any] | InputError]]:
+        """Each case in turn with its entry in the report, or with what was wrong with it.
+
+        While one is computed, another thread writes the one before and reads the one after.
+
+        Args:
+            cases: to segment.
+            progress: called with a case and the number of its slices just done, 0 as it begins.
+        """
+        told = progress or (lambda case, count: None)
+        # Threads that silence pydicom by turns would undo each other's silence, and its warnings quote values.
+        with quiet_dicom(), ThreadPoolExecutor(1) as beside:
+            reading = [beside.submit(self._read, case) for case in cases[:1]]
+            last: tuple[Case, Future[dict[str, Any]]] | None = None
+            for case, following in zip_longest(cases, cases[1:]):
+                volume = reading.pop()
+                volume.exception()  # waits: no more than one volume is read ahead
+                if following is not None:
+                    reading.append(beside.submit(self._read, following))
+                told(case, 0)
+                written: Future[dict[str, Any]] = Future()
+                try:
+                    drawn = self._segment(case, *volume.result(), partial(told, case))
+                    written = beside.submit(self._write, drawn)
+                except InputError as error:
+                    written.set_exception(error)
+                del volume
+                if last is not None:
+                    yield last[0], _outcome(last[1])
+                last = case, written
+            if last is not None:
+                yield last[0], _outcome(last[1])
+
+    def run(self, case: Case) -> dict[str, Any]:
         """Segment one case; returns its entry in the report.
 
         Raises:
             InputError: unreadable voxels, prompts that do not fit, or an output that cannot be written.
         """
+        return self._write(self._segment(case, *self._read(case)))
+
+    def _read(self, case: Case) -> tuple[np.ndarray, VolumeHeader, float]:
+        """Voxels, header, and the seconds it took."""
         started = time.perf_counter()
-        image, header = read_volume(case.header.path)
+        image, header = read_volume(case.header.path, case.series)
+        return image, header, time.perf_counter() - started
+
+    def _segment(
+        self,
+        case: Case,
+        image: np.ndarray,
+        header: VolumeHeader,
+        seconds: float,
+        progress: Callable[[int], None] | None = None,
+    ) -> _Drawn:
+        started = time.perf_counter()
         record = self.predictor.record
         flags: list[Flag] = []
         if warning := record.policy.warning_for(image):
@@ -79,22 +142,20 @@ class CaseRunner:
             voxels = self.cleaning(voxels, record.label_ids, _voxel_ml(header))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
-        self._write(case, segmentation, segmented, header)
-        return {
-            "seconds": round(time.perf_counter() - started, 2),
+        entry = {
+            "seconds": seconds + time.perf_counter() - started,
             "volumes_ml": volumes,
             "flags": [flag.model_dump() for flag in (*flags, *more)],
             "files": {kind: str(path) for kind, path in case.outputs.items()},
         }
+        return _Drawn(case, segmentation, segmented, header, entry)
 
     def _measure(
         self, segmentation: Segmentation, image: np.ndarray, header: VolumeHeader
     ) -> tuple[dict[str, float], list[Flag]]:
         """Volume of each class in ml, and what is worth a second look."""
         record = self.predictor.record
-        grey = record.policy.apply(image)
-        if grey.ndim == 4:  # a picture in colour
-            grey = grey.mean(axis=3)
+        window = record.policy.window_of(image)
         volumes: dict[str, float] = {}
         flags: list[Flag] = []
         for index, (name, label_id) in enumerate(zip(segmentation.names, segmentation.label_ids, strict=True)):
@@ -104,15 +165,22 @@ class CaseRunner:
             mean, pieces = float("nan"), []
             for box in bounding_box(voxels, number):
                 mask = voxels[box] == number
-                mean, pieces = float(grey[box][mask].mean(dtype=np.float64)), piece_sizes(mask).tolist()
+                mean = float(window.apply(image[box][mask]).mean(dtype=np.float64))  # over colours too
+                pieces = piece_sizes(mask).tolist()
             volumes[name] = round(sum(pieces) * _voxel_ml(header), 4)
             if name not in record.absent:  # that one is never emitted, as training told
                 known = self.statistics.classes.get(name) if self.statistics else None
                 flags += class_flags(name, volumes[name], mean, pieces, known)
         return volumes, flags
 
-    def _write(self, case: Case, segmentation: Segmentation, segmented: Segmented, header: VolumeHeader) -> None:
-        """All files of a case, the segmentation last."""
+    def _write(self, drawn: _Drawn) -> dict[str, Any]:
+        """All files of a case, the segmentation last; returns its entry in the report."""
+        started = time.perf_counter()
+        self._write_files(drawn.case, drawn.segmentation, drawn.segmented, drawn.header)
+        seconds = drawn.entry["seconds"] + time.perf_counter() - started
+        return {**drawn.entry, "seconds": round(seconds, 2)}
+
+    def _write_files(self, case: Case, segmentation: Segmentation, segmented: Segmented, header: VolumeHeader) -> None:
         names = list(file_names(segmentation.names, segmentation.label_ids))
         paths = case.outputs
         if "label description" in paths:
@@ -134,57 +202,13 @@ class CaseRunner:
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
 
 
+def _outcome(written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
+    """The entry of a case once it is written, or why it could not be."""
+    try:
+        return written.result()
+    except InputError as error:
+        return error
+
+
 def _voxel_ml(header: VolumeHeader) -> float:
     return abs(float(np.linalg.det(header.affine[:3, :3]))) / 1000
-
-
-class Report:
-    """``report.json``: written anew after each case, so that a run that is killed leaves the report of what it did.
-
-    Args:
-        path: the file, None for none.
-        records: of the runs, by folder.
-        device: on which they run.
-        options: of the command, as they were given.
-        earlier: entries of cases that were done before.
-        notes: what a reader of the report must know.
-    """
-
-    def __init__(
-        self,
-        path: Path | None,
-        records: Mapping[Any, RunRecord],
-        device: str,
-        options: Mapping[str, Any],
-        earlier: Mapping[str, Any],
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.path = path
-        record = next(iter(records.values()))
-        self.content: dict[str, Any] = {
-            "versions": versions(),
-            "device": device,
-            "runs": [{"folder": str(folder), "bundle": each.bundle} for folder, each in records.items()],
-            "classes": dict(zip(record.class_names, record.label_ids, strict=True)),
-            "options": dict(options),
-            "notes": list(notes),
-            "cases": dict(earlier),
-            "failed": {},
-        }
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
-
-    def add(self, name: str, entry: Mapping[str, Any]) -> None:
-        """A case that is done."""
-        self.content["cases"][name] = dict(entry)
-        self._write()
-
-    def fail(self, name: str, error: InputError) -> None:
-        """A case that could not be done."""
-        self.content["failed"][name] = str(error)
-        self._write()
-
-    def _write(self) -> None:
-        if self.path is not None:
-            write_json(self.path, self.content)

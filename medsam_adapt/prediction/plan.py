@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsam_adapt.data.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.io import FORMATS, VolumeHeader, picture_files, read_header, volume_files, volume_stem
 from medsam_adapt.data.layouts import problems_error
 from medsam_adapt.errors import InputError
@@ -66,11 +67,12 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One volume to segment, its header checked, and the paths of its outputs by kind."""
+    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is."""
 
     name: str
     header: VolumeHeader
     outputs: dict[str, Path]
+    series: str | None = None
 
     @property
     def done(self) -> bool:
@@ -87,7 +89,13 @@ class Plan:
 
 
 def plan_cases(
-    inputs: Path, folder: Path, outputs: Outputs, overwrite: bool = False, skip_existing: bool = False
+    inputs: Path,
+    folder: Path,
+    outputs: Outputs,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+    series: str | None = None,
+    images: Sequence[str] = (),
 ) -> Plan:
     """Find the volumes and check every header.
 
@@ -97,6 +105,8 @@ def plan_cases(
         outputs: what is written.
         overwrite: whether outputs that exist are replaced.
         skip_existing: whether cases whose outputs all exist are left out.
+        series: number, UID or description of the series wanted, for DICOM folders that hold several.
+        images: names of the images of a case that the run takes together; none for one image.
 
     Raises:
         InputError: all problems of all volumes; no volume; outputs that exist.
@@ -110,16 +120,19 @@ def plan_cases(
         raise InputError(f"{folder} holds the volumes themselves: name another folder for the masks.")
     names: dict[str, Path] = {}
     problems: list[str] = []
-    for source in _sources(inputs):
+    for source in _pairs(inputs) if images else _sources(inputs):
         name = volume_stem(source)
         if name in names:
             problems.append(f"{source} and {names[name].name} would give outputs of the same name: rename one of them.")
         names.setdefault(name, source)
     needs_dicom = get_format(outputs.format).NEEDS_DICOM
     plan = Plan()
+    if series is not None and not any(source.is_dir() for source in names.values()):
+        raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
     for name, source in names.items():
+        chosen = series if source.is_dir() else None
         try:
-            case = Case(name, read_header(source), outputs.of(name, folder))
+            case = Case(name, read_header(source, chosen), outputs.of(name, folder), chosen)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -137,6 +150,16 @@ def plan_cases(
     if problems:
         raise problems_error(problems)
     return plan
+
+
+def _pairs(inputs: Path) -> list[Path]:
+    folders = pair_folders(inputs)
+    if not folders:
+        raise InputError(
+            f"{inputs} holds no folder of {' and '.join(IMAGE_PAIR)}, which this run takes together: give the folder "
+            "of a case, or one of such folders."
+        )
+    return folders
 
 
 def _sources(inputs: Path) -> list[Path]:

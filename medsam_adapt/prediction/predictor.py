@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,24 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_adapt.config import checked_precision
 from medsam_adapt.data.geometry import slices_to_volume, volume_to_slices
 from medsam_adapt.data.io import from_ras, to_ras
 from medsam_adapt.data.prompt_file import Prompt
 from medsam_adapt.data.prompt_geometry import prompts_on_slices
-from medsam_adapt.data.prompts import SlicePrompts, prompts_of_masks
+from medsam_adapt.data.prompts import prompts_of_masks
 from medsam_adapt.data.slices import renumber
 from medsam_adapt.engine import select_device
-from medsam_adapt.errors import InputError
-from medsam_adapt.inference import SliceLogits, SlicewiseInferer
-from medsam_adapt.networks.adapter import Adapter, saved_base
-from medsam_adapt.networks.build import build_segmenter
-from medsam_adapt.networks.checkpoints import read_weights
+from medsam_adapt.inference import SlicewiseInferer
+from medsam_adapt.networks.running import run_as
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.prediction.averaging import Scores
 from medsam_adapt.prediction.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.prediction.propagation import propagate
-from medsam_adapt.runs import ADAPTER_FOLDER, AdapterRecord, RunRecord, read_runs, require_trained
-from medsam_adapt.weights.store import RANDOM
+from medsam_adapt.prediction.run_network import load_network
+from medsam_adapt.runs import RunRecord, read_runs
+from medsam_adapt.slice_logits import PromptSource, SliceLogits
 
 _FLIPS = ((), (-1,), (-2,), (-2, -1))  # of rows and columns: never from slice to slice
 
@@ -119,7 +117,7 @@ class Predictor:
         Where classes exclude each other, background has what is left to 1.
         """
         slices = self._slices(image, affine, prompts, reference, propagate)
-        maps = np.empty((len(self.record.class_names), *slices[0].grey.shape[:3]), np.float32)
+        maps = np.empty((len(self.record.class_names), *slices[0].shape), np.float32)
         for indices, scores in self._scores(slices, flips):
             maps[:, indices] = self._foreground(scores.probabilities).transpose(0, 1).cpu().numpy()
         return self._in_place(maps, affine)
@@ -156,10 +154,16 @@ class Predictor:
             InputError: for a run that needs prompts and gets none, or prompts that do not fit the run or the volume.
         """
         slices = self._slices(image, affine, prompts, reference, propagate)
-        shape, count = slices[0].grey.shape[:3], len(self.record.class_names)
+        shape, count = slices[0].shape, len(self.record.class_names)
         classes = np.empty((count if self._overlapping else 1, *shape), np.uint8)
         maps = None if maps_in is None else map_on_disk((count, *shape), maps_in)
         unsure = np.empty((1, *shape), np.uint8) if uncertainty else None
+        if len(slices) == 1 and not flips and maps is None and unsure is None:
+            for indices in slices[0].batches():
+                classes[:, indices] = slices[0].classes(indices).transpose(0, 1).cpu().numpy()
+                if progress is not None:
+                    progress(len(indices))
+            return Segmented(self._as_ids(classes, affine))
         for indices, scores in self._scores(slices, flips):
             classes[:, indices] = scores.decide().transpose(0, 1).cpu().numpy()
             if maps is not None:
@@ -186,25 +190,35 @@ class Predictor:
         record = self.record
         volume, affine_ras = to_ras(image, affine)
         spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
-        given: SlicePrompts | None = None
-        classes: np.ndarray | None = None
-        if prompts is not None:
-            given = prompts_on_slices(prompts, record, image.shape[:3], affine)
-        elif reference is not None and reference.ndim == 4:
-            masks = [volume_to_slices(to_ras(mask, affine)[0], record.axis) for mask in reference]
-            given = prompts_of_masks(masks, record.prompt)
-        elif reference is not None:
-            classes = renumber(to_ras(reference, affine)[0], record.label_ids)
-        greys = {policy: policy.apply(volume) for policy, _, _ in self._members}
+        source = self._prompt_source(image.shape, affine, prompts, reference)
+        windows = {policy: policy.window_of(volume) for policy, _, _ in self._members}
         slices = [
-            inferer.slices_of(greys[policy], spacing, network, classes, given)
+            SliceLogits(inferer, volume, spacing, network, source, windows[policy])
             for policy, network, inferer in self._members
         ]
-        if follow and given is not None:
-            followed = propagate(slices[0], given, record.prompt)
+        if follow and prompts is not None and source.prompts is not None:
+            followed = propagate(slices[0], source.prompts, record.prompt)
             for each in slices:
                 each.prompts = followed
         return slices
+
+    def _prompt_source(
+        self,
+        shape: Sequence[int],
+        affine: np.ndarray,
+        prompts: Sequence[Prompt] | None,
+        reference: np.ndarray | None,
+    ) -> PromptSource:
+        """What points at the structures of a volume of this shape and affine; prompts come before a reference."""
+        record = self.record
+        if prompts is not None:
+            return PromptSource(prompts=prompts_on_slices(prompts, record, shape[:3], affine))
+        if reference is None:
+            return PromptSource()
+        if reference.ndim == 4:
+            masks = [volume_to_slices(to_ras(mask, affine)[0], record.axis) for mask in reference]
+            return PromptSource(prompts=prompts_of_masks(masks, record.prompt))
+        return PromptSource(renumber(to_ras(reference, affine)[0], record.label_ids))
 
     def _scores(self, slices: Sequence[SliceLogits], flips: bool) -> Iterator[tuple[np.ndarray, Scores]]:
         """Indices and scores of each batch of slices in turn."""
@@ -245,7 +259,12 @@ def _inferer(record: RunRecord, batch_size: int) -> SlicewiseInferer:
 
 
 def load_run(
-    folder: str | Path, device: str = "auto", batch_size: int = 8, merge: bool = False, also: Sequence[str | Path] = ()
+    folder: str | Path,
+    device: str = "auto",
+    batch_size: int = 8,
+    merge: bool = False,
+    also: Sequence[str | Path] = (),
+    precision: str = "auto",
 ) -> Predictor:
     """A trained run, ready to segment; reads ``run.json`` and weights, and executes nothing of the folder.
 
@@ -255,46 +274,17 @@ def load_run(
         batch_size: slices at a time.
         merge: whether a linear adapter is folded into SAM's weights, which is faster and differs by rounding.
         also: folders of further runs with the same classes: the mean of all runs' probabilities decides.
+        precision: of the image encoder: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU and fp32 elsewhere.
 
     Raises:
-        InputError: no such run, a damaged one, one that was not finished, an unknown device, or runs that do not
-            segment the same.
+        InputError: no such run, a damaged one, one that was not finished, an unknown device or precision, or runs that
+            do not segment the same.
     """
+    wanted = checked_precision(precision)
     records = read_runs([folder, *also])
     target = select_device(device)
-    networks = [_load(path, record, merge).to(target) for path, record in records.items()]
+    networks = [load_network(path, record, merge).to(target) for path, record in records.items()]
+    for network in networks:
+        run_as(network.sam.image_encoder, wanted)
     first, *others = zip(records.values(), networks, strict=True)
     return Predictor(*first, batch_size, others)
-
-
-def _load(folder: str | Path, record: RunRecord, merge: bool) -> Segmenter:
-    """The run's network with its weights."""
-    weights = require_trained(folder)
-    segmenter = build_segmenter(
-        record.backbone,
-        record.image_size,
-        len(record.class_names),
-        _adapter(record.adapter),
-        prompt=record.prompt,
-        checkpoint=RANDOM,  # the run's own weights replace them
-        learn_prompt=record.learn_prompt,
-        tune_encoder=record.tune_encoder,
-        overlapping=record.overlapping,
-    )
-    try:
-        segmenter.load_state_dict(read_weights(weights))
-    except RuntimeError as error:
-        raise InputError(f"{weights} does not fit {folder}/run.json: restore the run's folder.") from error
-    segmenter.base_sha256 = saved_base(Path(folder) / ADAPTER_FOLDER)  # not of the random weights just replaced
-    if merge and segmenter.adapter is not None and segmenter.adapter.mergeable:
-        segmenter.adapter.merge(segmenter.sam)
-    return segmenter
-
-
-def _adapter(record: AdapterRecord) -> Adapter:
-    """An adapter of this package by name; the record's pattern admits no other module."""
-    module, _, name = record.name.rpartition(".")
-    kind = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Adapter)):
-        raise InputError(f"{record.name} is no adapter of this version of medsam-adapt: install the run's version.")
-    return kind(**record.settings)

@@ -5,19 +5,19 @@ Structures are matched by name, whatever their ids in the other place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsam_adapt.data.cases import check_same_grid
-from medsam_adapt.data.io import read_header, read_label, volume_files, volume_stem
-from medsam_adapt.data.layouts import class_key, class_map, problems_error, read_json
+from medsam_adapt.data.image_pair import refuse_other_images
+from medsam_adapt.data.layouts import class_key, problems_error
 from medsam_adapt.data.prompt_file import Prompt, read_prompts
 from medsam_adapt.data.prompt_geometry import prompts_on_slices
 from medsam_adapt.errors import InputError
+from medsam_adapt.prediction.label_prompts import PromptsFromLabels, ids_by_name, translate
 from medsam_adapt.prediction.plan import Case
 from medsam_adapt.runs import RunRecord, read_runs
 
@@ -30,7 +30,6 @@ ReferenceOf = Callable[[Case, np.ndarray], np.ndarray]
 SEES_THE_ANSWER = (
     "the prompts were taken from labels: the model saw where the answer is, so these masks are for evaluation only"
 )
-_LABEL_ENDINGS = ("_seg", "_label", "_0000")
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class PromptOptions:
     from_labels: Path | None = None
     propagate: bool = False
 
-    def told(self) -> dict[str, str | bool]:
+    def told(self) -> dict[str, Path | bool]:
         """The options that were given, by name, for the report."""
         given = {"prompts": self.file, "prompts-from-run": self.from_run, "prompts-from": self.from_labels}
-        paths = {name: str(path) for name, path in given.items() if path is not None}
+        paths = {name: path for name, path in given.items() if path is not None}
         return {**paths, "propagate": self.propagate}
 
     def check(self, record: RunRecord, run: Path) -> None:
@@ -116,49 +115,6 @@ def read_case_prompts(path: Path, cases: Sequence[Case], record: RunRecord) -> d
     return found
 
 
-class PromptsFromLabels:
-    """The label of each case, found by its file's name; classes by name where a labels.json gives names.
-
-    Args:
-        source: a label file for one case, or a folder of them named as the images, or with _seg or _label behind.
-        cases: what is to be segmented.
-        record: of the run.
-
-    Raises:
-        InputError: all problems: a case without a label, a label on another grid, a class that is not in labels.json.
-    """
-
-    def __init__(self, source: Path, cases: Sequence[Case], record: RunRecord) -> None:
-        if record.overlapping:
-            raise InputError("--prompts-from takes one label map, but the run's classes overlap: give --prompts.")
-        if not source.exists():
-            raise InputError(f"{source} does not exist: give --prompts-from a label file or a folder of them.")
-        self.ids = record.label_ids
-        self.theirs = _ids_of(source, record)
-        files = {_plain(volume_stem(path)): path for path in volume_files(source)} if source.is_dir() else {}
-        if not source.is_dir() and len(cases) > 1:
-            raise InputError(f"{source} is one label, but there are {len(cases)} volumes: give a folder of labels.")
-        self.files: dict[str, Path] = {}
-        problems = []
-        for case in cases:
-            path = files.get(_plain(case.name)) if source.is_dir() else source
-            if path is None:
-                problems.append(f"{source} has no label for {case.name}; add one of that name")
-                continue
-            try:
-                check_same_grid(case.header, read_header(path))
-            except InputError as error:
-                problems.append(str(error))
-            self.files[case.name] = path
-        if problems:
-            raise problems_error(problems)
-
-    def __call__(self, case: Case, image: np.ndarray) -> np.ndarray:
-        """Label ids of the run, (X, Y, Z)."""
-        label, _ = read_label(self.files[case.name])
-        return translate(label, self.theirs, self.ids)
-
-
 class PromptsFromRun:
     """What a run that needs no prompts proposes.
 
@@ -182,6 +138,7 @@ class PromptsFromRun:
 
 def check_proposer(proposer: RunRecord, folder: Path, record: RunRecord) -> None:
     """Raise an InputError unless a run can propose for another: it needs no prompts and has all its classes."""
+    refuse_other_images(record.images, proposer.images, "the prompted run", folder)
     if proposer.prompt != "none":
         raise InputError(f"{folder} needs prompts itself: give --prompts-from-run one trained with --prompt none.")
     missing = sorted({*map(class_key, record.class_names)} - {*map(class_key, proposer.class_names)})
@@ -189,35 +146,3 @@ def check_proposer(proposer: RunRecord, folder: Path, record: RunRecord) -> None
         raise InputError(
             f"{folder} does not segment {', '.join(missing)}, which the run does: give --prompts-from-run another."
         )
-
-
-def ids_by_name(names: Sequence[str], label_ids: Sequence[int]) -> dict[str, int]:
-    """Label id of each class by its key."""
-    return dict(zip(map(class_key, names), label_ids, strict=True))
-
-
-def translate(label: np.ndarray, theirs: Sequence[int], ours: Sequence[int]) -> np.ndarray:
-    """The label with the ids ``ours`` for ``theirs``, and background for all others."""
-    table = np.zeros(max(int(label.max(initial=0)), *theirs) + 1, dtype=np.uint16)
-    table[list(theirs)] = ours
-    return table[label]
-
-
-def _ids_of(source: Path, record: RunRecord) -> list[int]:
-    """The ids of the run's classes in the label files: by the names in a labels.json, else the run's own."""
-    folder = source if source.is_dir() else source.parent
-    names = next((path for path in (folder / "labels.json", folder.parent / "labels.json") if path.is_file()), None)
-    if names is None:
-        return record.label_ids
-    found: Mapping[int, str] = class_map(read_json(names), names)
-    ids = ids_by_name(list(found.values()), list(found))
-    missing = [name for name in record.class_names if class_key(name) not in ids]
-    if missing:
-        raise InputError(f"{names} has no class '{missing[0]}', which the run segments: correct the names there.")
-    return [ids[class_key(name)] for name in record.class_names]
-
-
-def _plain(stem: str) -> str:
-    for ending in _LABEL_ENDINGS:
-        stem = stem.removesuffix(ending)
-    return stem

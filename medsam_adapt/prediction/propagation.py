@@ -12,7 +12,7 @@ import numpy as np
 
 from medsam_adapt.config import PromptMode
 from medsam_adapt.data.prompts import SlicePrompt, SlicePrompts, exact_prompt, tight_box
-from medsam_adapt.inference import SliceLogits
+from medsam_adapt.slice_logits import SliceLogits
 
 GROWTH = 0.01  # of the slice's longer side: how far each side of the next box lies outside the mask just drawn
 JUMP = 2.5  # a mask this many times larger or smaller than the last one is of something else
@@ -30,7 +30,7 @@ def propagate(slices: SliceLogits, prompts: SlicePrompts, mode: PromptMode) -> S
     for structure in sorted({structure for on_slice in prompts.values() for structure in on_slice}):
         started = sorted(index for index, on_slice in prompts.items() if structure in on_slice)
         for index in started:
-            for ahead in (range(index + 1, len(slices.grey)), range(index - 1, -1, -1)):
+            for ahead in (range(index + 1, slices.shape[0]), range(index - 1, -1, -1)):
                 _follow(slices, complete, structure, index, ahead, mode)
     return complete
 

@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=Recipe.boxes, help="box prompts an image")
     parser.add_argument("--tight", type=float, default=Recipe.tight, help="share of the boxes that are exact")
     parser.add_argument("--rate", type=float, default=Recipe.rate, help="highest learning rate")
+    parser.add_argument(
+        "--reading", type=float, default=Recipe.reading, help="weight of the error of reading the embedding"
+    )
     parser.add_argument("--average", type=float, default=Recipe.average, help="decay of the mean of the weights")
     parser.add_argument("--start-from", type=Path, help="weights of an earlier run to go on from, on a new schedule")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
@@ -39,6 +42,7 @@ def main() -> None:
         boxes=options.boxes,
         tight=options.tight,
         rate=options.rate,
+        reading=options.reading,
         average=options.average,
     )
     steps = options.steps or measure_steps(recipe, options.minutes, options.device)

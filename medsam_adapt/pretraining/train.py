@@ -23,10 +23,14 @@ from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.pretraining.images import make_sample
 from medsam_adapt.pretraining.objective import AllMasks, objective, true_quality
 from medsam_adapt.pretraining.prompts import draw_box, draw_longest, draw_points, exact_box
+from medsam_adapt.pretraining.reading import Reader
 from medsam_adapt.pretraining.start import prepare
 
 HELD_OUT = 1 << 40  # samples from this index on are never trained on
-_COLUMNS = ("step", "seconds", "rate", "loss", "single", "ambiguous", "quality", "iou", "iou_best", "held_out_iou")
+_COLUMNS = (
+    *("step", "seconds", "rate", "loss", "single", "ambiguous", "quality", "iou", "iou_best", "reading"),
+    "held_out_iou",
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Recipe:
         decay: its weight decay, of matrices and filters.
         warm_up: share of the steps in which the rate rises; it then falls to zero along a cosine.
         clip: largest norm of the gradient.
+        reading: weight of the error with which grey levels and place are read from the embedding; see `Reader`.
         average: decay of the running mean of the weights, which is what is saved.
         bfloat16: whether matrix products are in half precision; prompts, losses and weights stay in float32.
     """
@@ -56,6 +61,7 @@ class Recipe:
     decay: float = 0.05
     warm_up: float = 0.02
     clip: float = 1.0
+    reading: float = 0.0
     average: float = 0.999
     bfloat16: bool = True
 
@@ -120,7 +126,9 @@ class Pretraining:
         if start_from is None:
             prepare(sam)
         self.network = AllMasks(sam).to(self.device).train()
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.reader = Reader(sam.prompt_encoder.embed_dim).to(self.device)
+        parameters = [weight for weight in self.network.parameters() if weight.requires_grad]
+        parameters += self.reader.parameters()
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -148,6 +156,8 @@ class Pretraining:
             clicked = self.network.masks_and_quality(_each(embedding, self.recipe.points), points=batch.points)
         logits, quality = (torch.cat(pair) for pair in zip(boxed, clicked, strict=True))
         loss, report = objective(logits, quality, batch.targets)
+        reading = self.reader(embedding, batch.images)
+        loss, report = loss + self.recipe.reading * reading, report | {"reading": reading.item()}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
@@ -170,6 +180,7 @@ class Pretraining:
             "step": self.step,
             "sam": self.network.sam.state_dict(),
             "mean": self.mean,
+            "reader": self.reader.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
 
@@ -186,6 +197,7 @@ class Pretraining:
             )
         self.step, self.mean = state["step"], state["mean"]
         self.network.sam.load_state_dict(state["sam"])
+        self.reader.load_state_dict(state["reader"])
         self.optimiser.load_state_dict(state["optimiser"])
 
 

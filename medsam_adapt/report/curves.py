@@ -13,6 +13,8 @@ from medsam_adapt.report.markup import Markup, element, join
 _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34  # margins around the plot
 _MOST_POINTS = 240
+_FEW_POINTS = 40  # which are shown as dots on the line
+_NAMES = {"loss": "training loss", "val_mean_dsc": "mean DSC of the held-out cases"}
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,18 @@ def draw_curve(curve: Curve) -> Markup:
     def y(value: float) -> float:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (top - value) / (top - bottom)
 
-    points = zip(shown.steps.tolist(), shown.values.tolist(), strict=True)
-    line = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
+    points = [(x(step), y(value)) for step, value in zip(shown.steps.tolist(), shown.values.tolist(), strict=True)]
+    line = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
+    dots = [
+        element("circle", cx=f"{across:.1f}", cy=f"{down:.1f}", r=3, class_="measured")
+        for across, down in (points if len(points) <= _FEW_POINTS else [])
+    ]
     grid = [_tick_y(y(value), f"{value:g}") for value in ticks_y]
     below = [_tick_x(x(step), f"{step:,.0f}") for step in nice_ticks(0, right) if step <= right]
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    steps = f"{len(curve.steps):,} logged step{'s' * (len(curve.steps) > 1)}"
     told = (
-        f"{curve.name} over {len(curve.steps):,} logged steps: first {curve.values[0]:.3g}, lowest "
+        f"{_NAMES.get(curve.name, curve.name)} over {steps}: first {curve.values[0]:.3g}, lowest "
         f"{curve.values.min():.3g}, highest {curve.values.max():.3g}, last {curve.values[-1]:.3g}."
     )
     drawing = element(
@@ -90,6 +97,7 @@ def draw_curve(curve: Curve) -> Markup:
         *below,
         element("text", "training step", class_="axis", x=middle, y=_HEIGHT - 2, text_anchor="middle"),
         element("polyline", points=line, class_="curve"),
+        *dots,
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
     )

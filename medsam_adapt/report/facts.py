@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,7 +10,8 @@ from rich.filesize import decimal
 
 from medsam_adapt.bundle import read_config
 from medsam_adapt.comparison.tables import duration
-from medsam_adapt.runs import ADAPTER_FOLDER, COST_FILE, RunRecord
+from medsam_adapt.networks.adapter import saved_base
+from medsam_adapt.runs import ADAPTER_FOLDER, RunRecord, read_cost
 from medsam_adapt.weights.registry import WEIGHTS
 from medsam_adapt.weights.store import RANDOM
 
@@ -91,23 +90,16 @@ def _model(run: Path, record: RunRecord) -> Rows:
 def _start(run: Path, record: RunRecord) -> str:
     """The weights that training began with."""
     if record.knobs.get("from_run"):
-        return f"the run {_last_part(record.knobs['from_run'])}"
-    chosen, sha256 = record.knobs.get("checkpoint"), _base_sha256(run)
+        return f"the run {_last_part(str(record.knobs['from_run']))}"
+    chosen, sha256 = record.knobs.get("checkpoint"), saved_base(run / ADAPTER_FOLDER)
     shipped = [weights.name for weights in WEIGHTS.values() if weights.shipped and weights.backbone == record.backbone]
     if chosen and chosen != RANDOM:
-        name = _last_part(chosen)
+        name = _last_part(str(chosen))
     elif chosen == RANDOM or not shipped:
         name = "random weights"
     else:
         name = f"{shipped[0]}, where the package held it; else random weights"
     return name + f" (SHA-256 of the tensors: {sha256[:12]}…)" * bool(sha256)
-
-
-def _base_sha256(run: Path) -> str:
-    path = run / ADAPTER_FOLDER / "adapter_config.json"
-    if not path.is_file():
-        return ""
-    return str(json.loads(path.read_text(encoding="utf-8")).get("base_sha256", ""))
 
 
 def _data(record: RunRecord) -> Rows:
@@ -122,17 +114,17 @@ def _data(record: RunRecord) -> Rows:
 
 
 def _training(run: Path) -> Rows:
-    path = run / COST_FILE
-    if not path.is_file():
+    cost = read_cost(run)
+    if cost is None:
         return [("time and memory", NOT_RECORDED)]
-    cost: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    memory = "tensors on the GPU" if cost.get("memory") == "gpu" else "the whole process"
-    finished = "" if cost.get("finished", True) else " (training was not finished)"
+    peak = cost.peak_memory_bytes
+    memory = "tensors on the GPU" if cost.memory == "gpu" else "the whole process"
+    finished = "" if cost.finished else " (training was not finished)"
     return [
-        ("epochs", f"{cost['epochs']}{finished}"),
-        ("time", f"{duration(cost['seconds'])}, validation included"),
-        ("device", str(cost["device"])),
-        ("peak memory", f"{decimal(int(cost['peak_memory_bytes']))} ({memory})"),
+        ("epochs", f"{NOT_RECORDED if cost.epochs is None else cost.epochs}{finished}"),
+        ("time", NOT_RECORDED if cost.seconds is None else f"{duration(cost.seconds)}, validation included"),
+        ("device", cost.device),
+        ("peak memory", NOT_RECORDED if peak is None else f"{decimal(peak)} ({memory})"),
     ]
 
 

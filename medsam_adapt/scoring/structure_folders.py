@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medsam_adapt.data.cases import check_same_grid
+from medsam_adapt.data.grid import check_same_grid
 from medsam_adapt.data.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
 from medsam_adapt.errors import InputError
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume

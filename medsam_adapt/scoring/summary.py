@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from medsam_adapt.errors import InputError
-from medsam_adapt.files import write_json, written_whole
+from medsam_adapt.files import read_record, write_json, written_whole
 from medsam_adapt.scoring.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
+from medsam_adapt.scoring.stored import StoredMetrics
 
 FORMAT = 1
 METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.csv"
@@ -112,7 +113,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     """The content of a folder's ``metrics.json``.
 
     Raises:
-        InputError: none there, not JSON, or of another version.
+        InputError: none there, not JSON, of another version, or damaged.
     """
     from medsam_adapt.data.layouts import read_object
 
@@ -122,6 +123,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     content = read_object(path)
     if content.get("format") != FORMAT:
         raise InputError(f"{path} is of another version: score it anew with 'medsam-adapt evaluate'.")
+    read_record(path, StoredMetrics, "score it anew with 'medsam-adapt evaluate'")
     return content
 
 

@@ -1,5 +1,6 @@
 """Wrong input ends in one sentence that names the file and the mend, with exit code 2, and leaves nothing behind."""
 
+import errno
 import gzip
 import json
 import shutil
@@ -103,13 +104,13 @@ def not_gzip(data):
         (no_label, ["phantom_001", "label"]),
         (other_shape, ["phantom_001", "8 × 8 × 8 voxels", "resample"]),
         (other_affine, ["phantom_001", "40 mm", "resample"]),
-        (truncated, ["phantom_001.nii.gz"]),
-        (four_dimensional, ["phantom_001.nii.gz"]),
-        (not_finite, ["phantom_001.nii.gz"]),
+        (truncated, ["images/phantom_001.nii.gz cannot be read, truncated or damaged", "copy or download it again"]),
+        (four_dimensional, ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a file"]),
+        (not_finite, ["images/phantom_001.nii.gz has 1 NaN or infinite voxels; replace them"]),
         (outside_the_map, ["phantom_001", "77", "label map"]),
         (all_background, ["no labelled voxel"]),
         (code_for_a_name, ["MONAI would run"]),
-        (not_gzip, ["phantom_001.nii.gz"]),
+        (not_gzip, ["images/phantom_001.nii.gz is not gzip-compressed, which its name denies; rename it"]),
     ],
 )
 def test_bad_volumes(data, tmp_path, capsys, spoil, words):
@@ -164,6 +165,54 @@ def test_existing_outputs_are_kept(phantoms, tmp_path, capsys):
         assert code == 2
         assert str(tmp_path / "run") in err
     assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+SMALL = ["--device", "cpu", "--image-size", 32, "--epochs", 1]
+
+
+def test_an_output_that_cannot_be_written(phantoms, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    commands = {
+        "train": ["train", "--data", phantoms, *SMALL, "--output"],
+        "convert": ["data", "convert", phantoms, "-o"],
+        "split": ["data", "split", phantoms, "--folds", 3, "-o"],
+    }
+    for name, command in commands.items():
+        code, err = call(capsys, *command, tmp_path / "file" / "below")
+        assert code == 2, name
+        assert err.startswith("error: ")
+        assert f"{tmp_path / 'file'}" in err
+        assert any(words in err for words in ("cannot be written", "cannot write to"))
+        assert "name a" in err
+    monkeypatch.setattr("medsam_adapt.cli.console._writable", lambda folder: False)
+    code, err = call(capsys, *commands["train"], tmp_path / "run")
+    assert code == 2
+    assert f"{tmp_path} cannot be written to: name another folder" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk(phantoms, tmp_path, capsys, monkeypatch):
+    """While it runs the disk is full: exit code 1, or 2 where another folder mends it; no half file is left."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.save", full)
+        command = ["train", "--data", phantoms, *SMALL, "--cache-dir", tmp_path / "cache", "--output", tmp_path / "run"]
+        code, err = call(capsys, *command)
+        assert code == 1
+        assert "could not take the slices (No space left on device): free some space" in err
+        assert not (tmp_path / "run").exists()
+        assert not list((tmp_path / "cache").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("gzip.compress", full)
+        code, err = call(capsys, "data", "convert", phantoms, "-o", tmp_path / "copy")
+        assert code == 2
+        assert "phantom_000.nii.gz (No space left on device); choose another folder or free some space" in err
+        assert not list((tmp_path / "copy").rglob("*.nii.gz"))
+    code, _ = call(capsys, "data", "convert", phantoms, "-o", tmp_path / "copy")  # goes on
+    assert (code or 0, len(list((tmp_path / "copy").rglob("*.nii.gz")))) == (0, 6)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -1,6 +1,7 @@
 """``compare``: its trainings run in this process here, one after another."""
 
 import json
+import signal
 
 import pytest
 
@@ -110,6 +111,18 @@ def test_a_failed_training_is_told(monkeypatch):
         compare.run_command(["train"], "lora")
 
 
+def test_a_schedulers_signal_reaches_the_training(tmp_path, monkeypatch):
+    training = tmp_path / "training"
+    training.write_text("#!/bin/sh\ntrap 'exit 143' TERM\nkill -TERM $PPID\nwhile :; do sleep 0.05; done\n")
+    training.chmod(0o755)
+    monkeypatch.setattr(compare.sys, "executable", str(training))
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        compare.run_command(["train"], "lora")
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
 def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
     output, data = ["--output", tmp_path / "out"], ["--data", phantoms]
     refused = {
@@ -163,9 +176,6 @@ def test_what_is_there_decides_what_is_done(tmp_path, plan):
     assert run.state() == "new"
     (run.folder / "models").mkdir(parents=True)
     (run.folder / "run.json").touch()
-    assert run.state() == "unusable"
-    assert "--overwrite" in run.train_arguments(plan, tmp_path / "splits.json", "cpu")
-    (run.folder / "state.pt").touch()
     assert run.state() == "begun"
     assert run.train_arguments(plan, tmp_path, "cpu")[:2] == ["train", "--resume"]
     (run.folder / "training.json").write_text('{"finished": true}')

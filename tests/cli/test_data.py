@@ -8,6 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.data.dicom_files import save as save_series
+from tests.data.dicom_files import segmentation, series
+from tests.data.test_dicom_labels import MASKS
+
 from .test_train import call
 
 
@@ -244,8 +248,9 @@ def test_training_that_cannot_be(data, tmp_path, capsys, options, words):
 
 def test_the_cache_is_shown_and_emptied(data, tmp_path, capsys):
     cache = tmp_path / "cache"
-    options = ["--image-size", 32, "--device", "cpu", "--cache-dir", cache, "--set", "min_steps=1"]
-    code, out, _ = call(capsys, "train", "--data", data, *options, "--dry-run")
+    options = ["--image-size", 32, "--device", "cpu", "--cache-dir", cache, "--set", "min_steps=1", "--epochs", 1]
+    options += ["--bundle", "decoder", "--set", "tune_encoder=true"]
+    code, out, _ = call(capsys, "train", "--data", data, *options, "--output", tmp_path / "run")
     assert code == 0
     assert f"kB in {cache}" in out
     (cache / ".making-x").mkdir()
@@ -260,3 +265,17 @@ def test_the_cache_is_shown_and_emptied(data, tmp_path, capsys):
     assert code == 0
     assert "Removed 2 sliced cases and 1 that killed runs left unfinished" in out
     assert list(cache.iterdir()) == []
+
+
+def test_converted_labels_are_counted_and_removed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "home"))
+    for name in "ab":
+        slices = series()
+        save_series(tmp_path / "data" / name, slices)
+        segmentation(slices, MASKS, ["liver", "spleen"]).save_as(tmp_path / "data" / name / "seg.dcm")
+    assert call(capsys, "data", "check", tmp_path / "data")[0] == 0
+    (tmp_path / "home/labels/notes").mkdir()
+    assert "in 2 labels that were DICOM" in call(capsys, "cache", "info")[1]
+    assert json.loads(call(capsys, "cache", "info", "--json")[1])["labels"] == 2
+    assert "Removed 0 sliced cases, 2 converted labels from" in call(capsys, "cache", "clear")[1]
+    assert [path.name for path in (tmp_path / "home/labels").iterdir()] == ["notes"]

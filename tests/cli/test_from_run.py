@@ -55,6 +55,7 @@ def test_a_run_goes_on_with_more_data(run, more, tmp_path, capsys):
         assert new[key] == old[key]
     assert (new["policy"]["low"], new["policy"]["high"]) == (-450, 1050)
     assert new["knobs"]["batch_size"] == 2
+    assert new["started_from"] == "run"
     assert new["train"] == ["phantom_001", "phantom_002"]
     before, after = weights(run), weights(tmp_path / "new")
     assert any(not torch.equal(after[name], before[name]) for name in before)
@@ -116,5 +117,5 @@ def test_a_run_is_replaced_whole(phantoms, tmp_path, capsys):
     for seed in (0, 1):
         assert call(capsys, "train", "--data", phantoms, *options, "--seed", seed, "--overwrite")[0] == 0
         assert record(tmp_path / "run")["knobs"]["seed"] == seed
-        assert len(list((tmp_path / "run/logs").iterdir())) == 1
+        assert len(list((tmp_path / "run/logs").iterdir())) == 2  # of the trainer, and of the validator
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

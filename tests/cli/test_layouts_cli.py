@@ -6,9 +6,11 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.io import read_header
 from medsam_adapt.data.splits import split_cases
 from medsam_adapt.networks.variants import VARIANTS
@@ -84,3 +86,23 @@ def test_overlapping_classes_with_and_without_prompts(tmp_path, capsys, monkeypa
         samples.folder(tmp_path / "other")
         samples.text(tmp_path / "other/labels.json", {"1": "liver", "2": "organs"})
         assert list(scores(capsys, run, "--data", tmp_path / "other")) == ["organs", "liver"]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "prompt"),
+    [("adaptformer", "none"), ("infosam", "none"), ("infosam", "box"), ("samcobot", "none"), ("samparser", "none")],
+)
+def test_the_other_methods_train_on_overlapping_organs(tmp_path, capsys, monkeypatch, bundle, prompt):
+    monkeypatch.setattr("medsam_adapt.evaluation.save_pictures", lambda *arguments: None)
+    monkeypatch.setitem(VARIANTS, "vit_nano", replace(VARIANTS["vit_nano"], depth=3))  # InfoSAM adapts inner blocks
+    samples.segrap_maps(tmp_path / "data")
+    run, organs = tmp_path / "run", ["Brain", "BrainStem", "Hippocampus_L"]
+    options = ["--bundle", bundle, "--prompt", prompt, "--classes", ",".join(organs), *SMALL, "--set", "min_steps=3"]
+    call(capsys, "train", "--data", tmp_path / "data", *options, "--output", run)
+    assert json.loads((run / "run.json").read_text())["overlapping"] is True
+    trained = load_file(run / "models/adapter/adapter_model.safetensors")
+    assert trained
+    assert all(tensor.isfinite().all() for tensor in trained.values())
+    found = scores(capsys, run)
+    assert list(found) == organs
+    assert None not in found.values()

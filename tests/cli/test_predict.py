@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.data.io import read_header
+from medsam_adapt.data.io import read_header, read_volume
 from medsam_adapt.files import write_json
 from medsam_adapt.prediction import plan
 from medsam_adapt.prediction.predictor import load_run
@@ -208,13 +208,33 @@ def test_dicom_in_and_out(made, tmp_path, capsys):
     assert err.count("is no DICOM series, to which --format rtstruct refers") == 4
 
 
+def test_dicom_gives_the_voxels_of_the_same_data_as_nifti(made, tmp_path, capsys):
+    """A series stored head first, oblique, and its copies as NIfTI: in its own axis order, and in RAS."""
+    tilt = np.deg2rad(12)
+    orientation = (1, 0, 0, 0, np.cos(tilt), np.sin(tilt))
+    save(tmp_path / "scans" / "series", series(scan(0).transpose(2, 1, 0) + 1024, orientation))
+    image, header = read_volume(tmp_path / "scans" / "series")
+    copy = nib.Nifti1Image(image.astype(np.int16), header.affine)
+    nib.save(copy, tmp_path / "scans" / "copy.nii.gz")
+    nib.save(nib.as_closest_canonical(copy), tmp_path / "scans" / "turned.nii.gz")
+    code, _, err = call(capsys, made / "run", "-i", tmp_path / "scans", "-o", tmp_path / "out")
+    assert code == 0, err
+    masks = {name: nib.load(tmp_path / "out" / f"{name}_seg.nii.gz") for name in ("series", "copy", "turned")}
+    for mask in masks.values():
+        assert len(np.unique(mask.dataobj)) == 4
+        found = nib.as_closest_canonical(mask)
+        np.testing.assert_allclose(found.affine, masks["turned"].affine, atol=1e-4)
+        np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(masks["turned"].dataobj))
+
+
 def test_a_zip_archive_is_segmented_as_its_content(made, tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
         for path in (made / "scans").iterdir():
             archive.write(path, f"any/{path.name}")
     for source, folder in ((tmp_path / "scans.zip", "zipped"), (made / "scans", "plain")):
         report = tmp_path / f"{folder}.json"
-        assert call(capsys, made / "run", "-i", source, "-o", tmp_path / folder, "--report", report)[0] == 0
+        options = ["--report", report, "--keep-identifiers"]
+        assert call(capsys, made / "run", "-i", source, "-o", tmp_path / folder, *options)[0] == 0
         assert json.loads(report.read_text())["cases"]["case_1"]["input"].startswith(str(source))
     assert contents(tmp_path / "zipped") == contents(tmp_path / "plain")
 

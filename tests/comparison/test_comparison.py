@@ -106,6 +106,14 @@ def test_few_cases_are_told(scores):
     runs = [run_of(method, scores[method][:3]) for method in ("good", "poor")]
     (note,) = compare_runs(runs)["notes"]
     assert "With 3 cases no difference can be significant" in note
+    assert "the smallest p that the test can give is 0.25" in note
+
+
+def test_few_cases_for_many_methods_are_told(scores):
+    runs = [run_of(str(method), scores["good"][:7]) for method in range(7)]
+    (note,) = compare_runs(runs)["notes"]
+    assert "the smallest p that the test can give, corrected for 21 pairs of methods, is 0.33" in note
+    assert compare_runs(runs[:2])["notes"] == []
 
 
 def test_what_cannot_be_compared_is_refused(scores):

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom import Dataset, uid
 from pydicom.dataset import FileMetaDataset
+
+from medsam_adapt.data import io
+from medsam_adapt.errors import InputError
 
 SECRET = "Doe^Jane"
 IDENTIFIER = "PATIENT-4711"
@@ -12,6 +16,9 @@ BIRTH = "19610203"
 AXIAL = (1, 0, 0, 0, 1, 0)
 STORED = np.random.default_rng(0).integers(0, 2000, (6, 5, 4)).astype(np.int16)  # slices, rows, columns
 SPACING = (0.7, 0.9, 2.5)  # between rows, between columns, between slices
+HU = STORED.transpose(2, 1, 0).astype(np.float32) - 1024  # what `series` writes by default, (X, Y, Z)
+ANGLE = np.deg2rad(20)
+OBLIQUE = (np.cos(ANGLE), np.sin(ANGLE), 0, 0, 0, -1)
 
 
 def bare_image(modality="CT", sop_class=uid.CTImageStorage, **elements):
@@ -105,3 +112,13 @@ def structure_set(sources, structures):
         dataset.StructureSetROISequence.append(structure)
         dataset.ROIContourSequence.append(drawn)
     return dataset
+
+
+def refused(folder, sentence, read=io.read_header, **how):
+    """The sentence, which names the folder, is one line, and tells nothing of the patient."""
+    with pytest.raises(InputError, match=rf"^{folder}.*{sentence}") as told:
+        read(folder, **how)
+    text = str(told.value)
+    assert "\n" not in text
+    assert told.value.__cause__ is None  # it might quote values
+    assert not [word for word in (SECRET, "Doe", IDENTIFIER, BIRTH, "1.2.826") if word in text.replace(str(folder), "")]

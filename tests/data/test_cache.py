@@ -4,7 +4,7 @@ import os
 import pytest
 
 from medsam_adapt.data import slices
-from medsam_adapt.data.cache import MAKING, cache_info, clear_cache
+from medsam_adapt.data.cache import MAKING, borrowed_cache, cache_info, clear_cache, labels_folder
 from medsam_adapt.data.training import TrainingData
 from medsam_adapt.errors import InputError, RunError
 
@@ -90,3 +90,23 @@ def test_a_damaged_case_is_told(phantoms, tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(RunError, match=f"^{path.parent} is damaged .*cache clear"):
         data_in(phantoms, tmp_path).store()
+
+
+def test_a_borrowed_cache_has_what_the_real_one_holds_and_leaves_nothing(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "home"))
+    cache = tmp_path / "home" / "cache"
+    data_in(phantoms, cache).store()
+    (tmp_path / "home/labels" / ("a" * 32)).mkdir(parents=True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with borrowed_cache() as borrowed:
+        assert len(cache_info(borrowed).cases) == 3
+        data_in(phantoms, borrowed, 16).store()
+        assert (labels_folder() / ("a" * 32)).is_dir()
+        (labels_folder() / ("b" * 32)).mkdir()
+        assert len(cache_info(borrowed).cases) == 6
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path != cache} == {
+        path: time for path, time in before.items() if path != cache
+    }
+    with borrowed_cache(tmp_path / "none") as borrowed:
+        assert list(borrowed.iterdir()) == [borrowed / "labels"]
+    assert not (tmp_path / "none").exists()

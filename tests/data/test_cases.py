@@ -5,7 +5,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.data.cases import Case, CaseList, check_cases, find_cases, select_classes
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import Case, CaseList, find_cases, select_classes
 from medsam_adapt.errors import InputError
 
 AFFINE = np.diag([2.0, 2, 3, 1])

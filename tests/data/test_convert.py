@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medsam_adapt.data import convert
-from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.convert import convert_cases
 from medsam_adapt.data.io import read_header, read_label, read_volume
 from medsam_adapt.data.relabel import Changes

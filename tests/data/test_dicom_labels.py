@@ -10,8 +10,7 @@ from medsam_adapt.data import io
 from medsam_adapt.data.dicom_labels import read_dicom_labels, structure_names
 from medsam_adapt.errors import InputError
 
-from .dicom_files import AXIAL, BIRTH, IDENTIFIER, SECRET, save, segmentation, series, structure_set
-from .test_dicom import OBLIQUE
+from .dicom_files import AXIAL, BIRTH, IDENTIFIER, OBLIQUE, SECRET, save, segmentation, series, structure_set
 
 MASKS = np.zeros((6, 5, 4, 2), np.uint8)  # slices, rows, columns, structures
 MASKS[1:4, 1:3, 2, 0] = 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medsam_adapt.data import io
-from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.layouts import dicom
 from medsam_adapt.data.parts import read_classes
 from medsam_adapt.errors import InputError

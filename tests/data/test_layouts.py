@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medsam_adapt.data import layouts
-from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.io import write_label
 from medsam_adapt.errors import InputError
 from tests.data import samples

@@ -9,7 +9,7 @@ from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.transforms import mask_transforms, volume_transforms
 
 from . import dicom_files, test_formats
-from .test_dicom import OBLIQUE
+from .dicom_files import OBLIQUE
 
 POLICY = IntensityPolicy(kind="window", low=-1000, high=1000)
 

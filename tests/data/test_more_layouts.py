@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsam_adapt.data.cases import check_cases, find_cases
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases
 from medsam_adapt.data.geometry import volume_to_slices
 from medsam_adapt.data.io import read_header, read_label, read_volume, to_ras
 from medsam_adapt.data.layouts import segrap

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_adapt.data.cases import check_cases, find_cases, select_classes
+from medsam_adapt.data.case_checks import check_cases
+from medsam_adapt.data.cases import find_cases, select_classes
 from medsam_adapt.data.parts import (
     IGNORED,
     LabelCoding,

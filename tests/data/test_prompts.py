@@ -4,6 +4,7 @@ from scipy import ndimage
 
 from medsam_adapt.data.prompts import (
     BOX_JITTER,
+    BOX_SLACK,
     MAX_POINTS,
     exact_prompt,
     jittered_box,
@@ -39,6 +40,15 @@ def test_a_jittered_box_holds_the_structure_and_stays_in_the_slice(size):
     assert (growth <= limit + 1e-4).all()
     assert (growth.max(axis=0) > 0.9 * limit).all()  # every side is drawn up to its limit
     assert len(np.unique(growth[:, 0].round(3))) > 200
+
+
+def test_a_training_box_grows_with_its_structure():
+    boxes = np.array([simulate_prompt(MASK, "box", 256, state(seed))["boxes"] for seed in range(300)])
+    growth = (boxes - tight_box(MASK)) * (-1, -1, 1, 1)
+    limit = BOX_SLACK * np.array([20, 11, 20, 11])  # its width and height
+    assert (growth >= 0).all()
+    assert (growth <= limit + 1e-4).all()
+    assert (growth.max(axis=0) > 0.9 * limit).all()
 
 
 def test_a_prompt_for_nothing_is_the_whole_slice_or_no_point():

@@ -79,7 +79,7 @@ def test_other_voxels_are_other_slices(case, reads, tmp_path, part):
 def test_what_a_killed_run_left_is_not_used(case, tmp_path):
     (tmp_path / ".making-killed").mkdir()
     (tmp_path / ".making-killed" / "images.npy").write_bytes(b"half")
-    assert store_cases([case], SETTINGS, tmp_path)[case.id].images.any()
+    assert np.any(store_cases([case], SETTINGS, tmp_path)[case.id].images)
 
 
 def test_a_failure_leaves_nothing_behind(case, tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_failure_leaves_nothing_behind(case, tmp_path, monkeypatch):
         with pytest.raises(RunError, match="No space left"):
             store_cases([case], SETTINGS, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert store_cases([case], SETTINGS, tmp_path)[case.id].images.any()
+    assert np.any(store_cases([case], SETTINGS, tmp_path)[case.id].images)
 
 
 def test_two_runs_make_the_same_case_at_once(case, tmp_path, monkeypatch):
@@ -135,6 +135,11 @@ class Recorder(torch.nn.Module):
         return torch.zeros(len(images), 6, self.image_size, self.image_size)
 
 
+def without_air(images):
+    """Prediction shows air to the network only once; what is neither 0 nor the three colours of the border is more."""
+    return [image for image in images if image.unique().numel() > 4]
+
+
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("channels", ["repeat", "adjacent"])
 @pytest.mark.parametrize("policy", [WINDOW, IntensityPolicy(kind="percentile")], ids=["window", "percentile"])
@@ -146,10 +151,10 @@ def test_training_and_prediction_see_the_same_bits(phantoms, tmp_path, axis, cha
         recorder = Recorder(size)
         volume = volume_transforms(policy)({"image": str(case.image)})["image"]
         SlicewiseInferer(axis, channels, num_classes=5, batch_size=5)(volume[None], recorder)
-        predicted = torch.cat(recorder.images)
-        assert len(predicted) == len(stored[case.id].images)
-        for index, image in enumerate(predicted):
-            assert torch.equal(sample({"case": case.id, "slice": index})["image"], image)
+        trained = [sample({"case": case.id, "slice": index})["image"] for index in range(len(stored[case.id].images))]
+        predicted, trained = without_air(torch.cat(recorder.images)), without_air(trained)
+        assert len(predicted) == len(trained) > 0
+        assert all(torch.equal(*pair) for pair in zip(predicted, trained, strict=True))
 
 
 def write_stored(folder, voxels):

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,32 @@ def test_weights_are_restored_when_a_loss_fails():
     assert torch.equal(weight, torch.ones(2))
 
 
+class NothingFrozen(nn.Identity):
+    def frozen_features(self, image):
+        return None
+
+
+def test_joint_trains_weights_and_prompt_on_the_mean_of_both_losses():
+    weight, prompt = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor([3.0]))
+    engine = SimpleNamespace(
+        network=NothingFrozen(),
+        inferer=lambda image, network, **_: weight * prompt * image,
+        loss_function=lambda logits, label: (logits - label).sum(),
+        prepare_batch=lambda batch, *_: (batch, torch.zeros(1), (), {}),
+        optimizer=torch.optim.SGD([weight], lr=0.1),
+        state=SimpleNamespace(device="cpu"),
+        non_blocking=False,
+        to_kwargs={},
+    )
+    update = BiLevelUpdate(
+        "joint", prompt_optimizer=torch.optim.SGD([prompt], lr=0.01), second_loader=iter([torch.tensor([5.0])])
+    )
+    assert update(engine, torch.tensor([1.0])) == [{"loss": pytest.approx((6 + 30) / 2)}]
+    # ∂/∂w of w·a·(1 + 5)/2 = 9 and ∂/∂a = 6, both taken before either moved
+    assert weight.item() == pytest.approx(2 - 0.1 * 9)
+    assert prompt.item() == pytest.approx(3 - 0.01 * 6)
+
+
 def test_an_unknown_order_is_refused():
-    with pytest.raises(ValueError, match="first or second"):
+    with pytest.raises(ValueError, match="first, second or joint"):
         BiLevelUpdate(order="third")

@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from medsam_adapt.networks import Segmenter, build_sam
+from medsam_adapt.networks import DecoderOnly, Segmenter, attach_adapter, build_sam
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,10 @@ def test_a_batch_gives_what_sam_gives_image_by_image(sam, image, prompt):
         torch.testing.assert_close(logits[index : index + 1], expected)
 
 
-def test_an_embedding_is_used_instead_of_encoding_again(sam, image):
-    segmenter = Segmenter(sam, "structure")
-    embedding = segmenter.encode(image)
-    torch.testing.assert_close(segmenter(torch.zeros_like(image), embedding=embedding), segmenter(image))
+def test_frozen_features_stand_in_for_the_image(sam, image):
+    segmenter = attach_adapter(Segmenter(copy.deepcopy(sam), "structure"), DecoderOnly())
+    features = segmenter.frozen_features(image)
+    torch.testing.assert_close(segmenter(None, features=features), segmenter(image))
 
 
 def test_prompts_keep_full_precision_under_autocast(sam, image):

@@ -16,6 +16,7 @@ from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.prediction.predictor import Predictor
 from medsam_adapt.prediction.propagation import propagate
+from medsam_adapt.slice_logits import PromptSource, SliceLogits
 from tests.data.test_geometry import affine_of
 from tests.data.test_io import ORIENTATIONS
 from tests.made_runs import differing, make_run
@@ -254,7 +255,8 @@ def test_prompts_are_followed_until_the_structure_ends(mode, started):
         box = (15 - columns[-1], 15 - rows[-1], 15 - columns[0], 15 - rows[0])
         prompt = SlicePrompt(box=box) if mode == "box" else SlicePrompt(points=((7.0, 7.0, True),))
         given[index] = {2: prompt}
-    slices = predictor._members[0][2].slices_of(image, (1, 1, 1), predictor.segmenter, prompts=given)
+    source = PromptSource(prompts=given)
+    slices = SliceLogits(predictor._members[0][2], image, (1, 1, 1), predictor.segmenter, source)
     complete = propagate(slices, given, mode)
     assert sorted(complete) == [1, 2, 3, 4, 5, 6]  # on slice 7 it is a fourth of that on slice 6
     assert all(complete[index] == given[index] for index in started)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from medsam_adapt.report.curves import Curve, draw_curve, nice_ticks, read_curves
+from medsam_adapt.run_keeper import log_validations
 
 
 def test_the_later_of_two_values_of_a_step_counts_and_what_is_not_finite_does_not(tmp_path):
@@ -39,3 +41,16 @@ def test_ticks_span_the_values_in_few_steps(low, high):
 def test_a_constant_curve_of_one_step_is_drawn():
     drawn = draw_curve(Curve("loss", np.array([1.0]), np.array([0.5])))
     assert "nan" not in drawn.lower()
+    assert "loss over 1 logged step: first 0.5" in drawn
+    assert drawn.count("<circle") == 1
+
+
+def test_the_validations_of_a_training_are_a_curve_by_its_steps(tmp_path):
+    trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    log_validations(validator, trainer, tmp_path)
+    validator.add_event_handler(Events.STARTED, lambda engine: engine.state.metrics.update(val_mean_dsc=0.25))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validator.run([0]))
+    trainer.run([0, 1, 2], max_epochs=2)
+    (curve,) = read_curves(tmp_path)
+    assert (curve.name, curve.steps.tolist(), curve.values.tolist()) == ("val_mean_dsc", [3, 6], [0.25, 0.25])
+    assert "mean DSC of the held-out cases over 2 logged steps: first 0.25" in draw_curve(curve)

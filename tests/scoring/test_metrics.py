@@ -16,6 +16,7 @@ from medsam_adapt.scoring.metrics import (
     score_volume,
     slice_scores,
 )
+from medsam_adapt.scoring.summary import mean_scores
 from medsam_adapt.scoring.surface import hausdorff95, surface_dice, surface_dice_by_area, surface_distances
 
 NAMES = ["liver", "spleen"]
@@ -127,6 +128,18 @@ def test_a_challenge_scores_empty_in_both_as_one():
     assert math.isnan(score["hd95"])
     missed = scores_of([0] * 6, [1] * 6, rules=MetricRules(empty_policy="challenge"))["liver"]
     assert (missed["dsc"], missed["nsd"]) == (0, 0)
+
+
+def test_a_distance_of_nothing_counts_for_nothing_under_a_challenges_rule_too():
+    rules = MetricRules(empty_policy="challenge")
+    found, nothing, missed = (
+        scores_of(*pair, rules=rules)["liver"]
+        for pair in (([0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]), ([0] * 6, [0] * 6), ([0] * 6, [1] + 5 * [0]))
+    )
+    cases = {name: {"liver": score} for name, score in zip("abc", (found, nothing, missed), strict=True)}
+    means = mean_scores(cases, ["liver"], ["dsc", "hd95"])
+    assert means["dsc"] == pytest.approx((0 + 1 + 0) / 3)
+    assert means["hd95"] == found["hd95"] > 0
 
 
 def test_a_class_that_training_never_saw_is_undefined():

@@ -55,46 +55,75 @@ def patient_key(folder: Path) -> str | None:
     return None
 
 
-def read_series_header(folder: Path, series: int | None = None) -> SeriesHeader:
-    """The geometry of the one series in ``folder``, or of that with the number ``series``.
+def read_series_header(folder: Path, series: int | str | None = None) -> SeriesHeader:
+    """The geometry of the one series in ``folder``, or of that which ``series`` names.
 
     Scouts of one or two slices are passed over where there is exactly one other series.
+
+    Args:
+        folder: of the files.
+        series: a series' number, its UID (SeriesInstanceUID) or its description, where the folder holds several; upper
+            and lower case of a description are equal.
 
     Raises:
         InputError: damaged files, no series, several series, slices that make no even stack (missing, repeated,
             tilted, of different orientation or size), or voxels that are more than the files can hold.
     """
-    slices = read_slices(folder, _visible_files(folder))
-    by_series: dict[str, list[Slice]] = {}
-    for item in slices:
-        by_series.setdefault(item.series_uid, []).append(item)
-    chosen = _choose(folder, list(by_series.values()), series)
+    chosen = _choose(folder, _series_in(folder), series)
     ordered, affine = stack_slices(folder, chosen)
     return SeriesHeader(folder, (ordered[0].columns, ordered[0].rows, len(ordered)), affine, tuple(ordered))
+
+
+def holds_series(folder: Path, series: int | str) -> bool:
+    """Whether a folder holds the series that ``series`` names, as `read_series_header` takes it.
+
+    Raises:
+        InputError: damaged files.
+    """
+    return bool(_named(_series_in(folder), series))
+
+
+def _series_in(folder: Path) -> list[list[Slice]]:
+    by_series: dict[str, list[Slice]] = {}
+    for item in read_slices(folder, _visible_files(folder)):
+        by_series.setdefault(item.series_uid, []).append(item)
+    return list(by_series.values())
 
 
 def _visible_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
 
 
-def _choose(folder: Path, found: list[list[Slice]], wanted: int | None) -> list[Slice]:
+def _choose(folder: Path, found: list[list[Slice]], wanted: int | str | None) -> list[Slice]:
     if not found:
         raise InputError(
             f"{folder} holds DICOM files, but no slice with a position in the patient; give the folder of a CT or MR "
             "series"
         )
     if wanted is not None:
-        candidates = [slices for slices in found if slices[0].series_number == wanted]
+        candidates = _named(found, wanted)
         if not candidates:
             raise InputError(f"{folder} has no series {wanted}; it has {_listed(found)}, so choose one of these")
     else:
         candidates = [slices for slices in found if not _is_scout(slices)] or found
     if len(candidates) > 1:
         raise InputError(
-            f"{folder} holds {len(candidates)} series: {_listed(candidates)}; put each in a folder of its own, or name "
-            "one by its number in Python, as in read_volume(folder, series=2)"
+            f"{folder} holds {len(candidates)} series: {_listed(candidates)}; choose one with --series and its number, "
+            "its UID or its description (to train, copy the data with 'medsam-adapt data convert --series' first), or "
+            "put each in a folder of its own"
         )
     return candidates[0]
+
+
+def _named(found: list[list[Slice]], wanted: int | str) -> list[list[Slice]]:
+    """The series of a UID, of a number, or of a description, whichever there is first in this order."""
+    text = str(wanted).strip()
+    by_uid = [slices for slices in found if slices[0].series_uid == text]
+    by_number = [slices for slices in found if str(slices[0].series_number) == text]
+    by_description = [
+        slices for slices in found if slices[0].series_description.strip().casefold() == text.casefold() != ""
+    ]
+    return by_uid or by_number or by_description
 
 
 def _is_scout(slices: list[Slice]) -> bool:

@@ -27,6 +27,7 @@ _NO_IMAGES = {"SEG", "RTDOSE", "REG", "PR"}  # they have rows and columns, but a
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = [
     *("SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "Modality", "ImageType"),
+    "SeriesDescription",
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
@@ -41,6 +42,7 @@ class Slice:
     Attributes:
         path: the file, and ``frame``, which of its frames this is.
         series_uid, instance_uid, frame_of_reference: identifiers, to compare and never to show.
+        series_description: free text, to compare and never to show.
         position: centre of the first voxel.
         orientation: unit vectors along a row and along a column.
         pixel_spacing: between rows and between columns.
@@ -54,6 +56,7 @@ class Slice:
     series_uid: str = field(repr=False)
     instance_uid: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
+    series_description: str = field(repr=False)
     series_number: int | None
     modality: str
     localizer: bool
@@ -86,7 +89,8 @@ def damage(*more: type[Exception]) -> tuple[type[Exception], ...]:
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     values = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError)
-    files = (OSError, EOFError, RecursionError, struct.error, zlib.error)
+    # pydicom asks for as much memory as an element claims to be long.
+    files = (OSError, EOFError, RecursionError, MemoryError, struct.error, zlib.error)
     return (*values, *files, BytesLengthException, InvalidDicomError, *more)
 
 
@@ -167,6 +171,7 @@ def _slices_of(path: Path, dataset: Dataset) -> Iterator[Slice]:
         "series_uid": str(dataset.get("SeriesInstanceUID") or ""),
         "instance_uid": str(dataset.get("SOPInstanceUID") or ""),
         "frame_of_reference": str(dataset.get("FrameOfReferenceUID") or ""),
+        "series_description": str(dataset.get("SeriesDescription") or ""),
         "series_number": None if number is None else int(number),
         # Two or three letters by the standard; more might be anything.
         "modality": modality if re.fullmatch("[A-Z]{2,3}", modality) else "unknown modality",

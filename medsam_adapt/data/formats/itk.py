@@ -7,6 +7,7 @@ whether they are compressed, is read from the header's text, since ITK tells nei
 from __future__ import annotations
 
 import math
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -90,14 +91,22 @@ ITK = VolumeFormat(_read_header, _read_voxels, plain_label_header)
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """ITK's warnings off for the block: they go past Python, and may quote what a header says of the patient."""
+    """ITK's warnings off for the block: they go past Python, and may quote what a header says of the patient.
+
+    Its reader of MetaImage has no switch for them, so the process's standard error leads nowhere meanwhile.
+    """
     import SimpleITK as sitk
 
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
         yield
     finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
@@ -152,6 +161,8 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
 
 def _file_beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names, which must lie in the header's own folder."""
+    if not name:
+        raise InputError(f"{path} names no file of voxels; export it again")
     if name.upper().startswith("LIST") or re.search(r"%\d*d", name):
         raise InputError(f"{path} keeps its voxels in a list of files; save it as one file, .nrrd or .mha")
     if Path(name).name != name or "\\" in name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from medsam_adapt.data.formats.base import LPS_TO_RAS, VolumeFormat, VolumeHeader, plain_label_header, unreadable
+from medsam_adapt.data.formats.base import (
+    DEFLATE_RATIO,
+    LPS_TO_RAS,
+    VolumeFormat,
+    VolumeHeader,
+    check_size,
+    plain_label_header,
+    unreadable,
+)
 from medsam_adapt.errors import InputError
 
 _GREY = ("L", "I;16", "I", "F")  # Pillow's names of one number a pixel
@@ -33,7 +42,11 @@ def _read_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here
+            picture = Image.open(path, formats=("PNG", "JPEG"))
+        with picture:
+            check_size(path, picture.width * picture.height // 8, path.stat().st_size, DEFLATE_RATIO)
             yield picture
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is no PNG and no JPEG, whatever its name says; export it again") from error

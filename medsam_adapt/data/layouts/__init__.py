@@ -28,7 +28,8 @@ class Layout(Protocol):
     """What a layout's module offers.
 
     A layout that holds several data sets in one offers ``CHOICES`` too, word -> what it chooses, and its `read` takes
-    the words that follow the name in ``--layout segrap:contrast`` as a third argument.
+    the words that follow the name in ``--layout segrap:contrast`` as a third argument. One whose cases are folders of
+    DICOM files offers ``TAKES_SERIES = True``, and its `read` takes the ``series`` wanted as a keyword.
 
     Attributes:
         NAME: the name for ``--layout``.
@@ -62,13 +63,17 @@ def get_layout(name: str) -> Layout:
     return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
 
 
-def read_layout(name: str, root: Path, need_labels: bool) -> CaseList:
+def read_layout(name: str, root: Path, need_labels: bool, series: str | None = None) -> CaseList:
     """The cases below ``root`` in the layout ``name``, with its choice if it carries one: "segrap:contrast".
+
+    ``series`` is the DICOM series wanted of each case.
 
     Raises:
         InputError: no such layout, no such choice, or whatever the layout refuses.
     """
     layout, (_, _, choice) = get_layout(name), name.partition(":")
+    if series is not None and hasattr(layout, "TAKES_SERIES"):
+        return cast("Any", layout).read(root, need_labels, series=series)
     if not choice:
         return layout.read(root, need_labels)
     if not hasattr(layout, "CHOICES"):
@@ -153,13 +158,18 @@ def read_json(path: Path) -> Any:
         InputError: it cannot be read, or is not JSON (the sentence has the line).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text := path.read_text(encoding="utf-8-sig"))
+        if "\\ud" in text.lower():  # halves of characters, which no file can be written with if they stand alone
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}); check the path and its permissions") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise InputError(f"{path} is not text in UTF-8; save it as such") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON at line {error.lineno}: {error.msg}; correct that line") from error
+    except ValueError as error:  # Python's own limit
+        raise InputError(f"{path} has a number of too many digits to be read; correct it") from error
     except RecursionError as error:
         raise InputError(f"{path} is nested too deeply to be read; write it anew") from error
 

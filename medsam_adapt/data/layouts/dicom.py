@@ -11,7 +11,8 @@ or
       labels.json
 
 DICOM labels carry the names of their structures: labels.json chooses among them, and without it all are classes, in
-alphabetical order. Cases of one patient are never split between training and held-out.
+alphabetical order. Where a case's folder holds several series, or it has several folders of them, ``--series`` chooses.
+Cases of one patient are never split between training and held-out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from medsam_adapt.data.cases import Case, CaseList
 from medsam_adapt.data.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
-from medsam_adapt.data.formats.dicom import holds_dicom, patient_key
+from medsam_adapt.data.formats.dicom import holds_dicom, holds_series, patient_key
 from medsam_adapt.data.io import FORMATS, volume_files, volume_stem
 from medsam_adapt.data.layouts import class_key, class_map, problems_error, read_json
 from medsam_adapt.data.parts import EXCLUSIVE, LabelCoding
@@ -30,6 +31,7 @@ from medsam_adapt.errors import InputError
 
 NAME = "dicom"
 DESCRIPTION = "a folder with a DICOM series for each case, its label beside it or in labels/ (NIfTI, SEG or RTSTRUCT)"
+TAKES_SERIES = True
 _NO_IMAGES = {*LABEL_KINDS, "RTDOSE", "RTPLAN", "REG", "PR", "SR", "KO"}
 _LABEL_NAMES = {"label", "labels", "seg", "segmentation", "mask"}
 
@@ -51,8 +53,12 @@ def looks_like(root: Path) -> bool:
     return any(holds_dicom(folder) for case in _case_folders(root) for folder in (case, *_folders(case)))
 
 
-def read(root: Path, need_labels: bool) -> CaseList:
+def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
     """The cases; DICOM labels are converted once, and kept.
+
+    Args:
+        root, need_labels: as for every layout.
+        series: number, UID or description of the series wanted of each case.
 
     Raises:
         InputError: every case without one folder of images, or with several labels, or without one where it is needed;
@@ -61,7 +67,7 @@ def read(root: Path, need_labels: bool) -> CaseList:
     found, problems = [], []
     for folder in _case_folders(root):
         try:
-            if (case := _find(root, folder, need_labels)) is not None:
+            if (case := _find(root, folder, need_labels, series)) is not None:
                 found.append(case)
         except InputError as error:
             problems.append(str(error))
@@ -69,7 +75,7 @@ def read(root: Path, need_labels: bool) -> CaseList:
         raise problems_error(problems)
     classes = _classes(root, found)
     patients = _patients(found)
-    cases = [_case(case, classes, patients.get(case.id)) for case in found]
+    cases = [_case(case, classes, patients.get(case.id), series) for case in found]
     overlapping = any(case.masks for case in cases)
     return CaseList(
         NAME, root, tuple(cases), classes, coding=LabelCoding(overlapping=True) if overlapping else EXCLUSIVE
@@ -87,13 +93,18 @@ def _case_folders(root: Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------- images and labels
 
 
-def _find(root: Path, folder: Path, need_labels: bool) -> _Found | None:
+def _find(root: Path, folder: Path, need_labels: bool, series: str | None) -> _Found | None:
     """One case; None for a folder without DICOM images."""
-    series = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
-    if not series:
+    images = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
+    if not images:
         return None
-    if len(series) > 1:
-        raise InputError(f"{folder} has several folders of DICOM images; keep one of them a case, and move the others")
+    if len(images) > 1 and series is not None:
+        images = [path for path in images if holds_series(path, series)] or images
+    if len(images) > 1:
+        raise InputError(
+            f"{folder} has several folders of DICOM images; keep one of them a case and move the others, or choose one "
+            "series with --series (to train, copy the data with 'medsam-adapt data convert --series' first)"
+        )
     labels = [*_labels_beside(folder)]
     if root / "images" == folder.parent:
         labels += _labels_apart(root / "labels", folder.name)
@@ -101,7 +112,7 @@ def _find(root: Path, folder: Path, need_labels: bool) -> _Found | None:
         raise InputError(f"{folder} has {len(labels)} labels; keep one of them, and move the others")
     if need_labels and not labels:
         raise InputError(f"{folder} has no label; add label.nii.gz, or move the folder elsewhere")
-    return _Found(folder.name, series[0], labels[0] if labels else None)
+    return _Found(folder.name, images[0], labels[0] if labels else None)
 
 
 def _kinds(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -172,11 +183,11 @@ def _patients(found: list[_Found]) -> dict[str, str]:
     return {case_id: first[key] for case_id, key in keys.items()}
 
 
-def _case(case: _Found, classes: dict[int, str], patient: str | None) -> Case:
+def _case(case: _Found, classes: dict[int, str], patient: str | None, series: str | None) -> Case:
     label, masks = case.label, {}
     if label is not None and _is_dicom_label(label):
         from medsam_adapt.data.dicom_conversion import converted_label
 
-        converted = converted_label(label, case.image, classes)
+        converted = converted_label(label, case.image, classes, series)
         label, masks = (converted, {}) if isinstance(converted, Path) else (None, converted)
-    return Case(case.id, case.image, label, patient, masks)
+    return Case(case.id, case.image, label, patient, masks, series)

@@ -8,8 +8,9 @@
         Task001/segrap_0000.nii.gz                             the organs: a map of 54 disjoint parts, PARTS
         Task002/segrap_0000.nii.gz                             GTVp and GTVnd
 
-Maps are read where they are, masks otherwise. ``--layout segrap:contrast`` takes the images with contrast, ``tumours``
-Task002, and ``segrap:contrast,tumours`` both.
+Maps are read where they are, masks otherwise. ``--layout segrap:contrast`` takes the images with contrast,
+``segrap:both`` those without and with contrast together, as channels; ``tumours`` takes Task002, as in
+``segrap:both,tumours``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapt.data.cases import Case, CaseList
+from medsam_adapt.data.image_pair import IMAGE_PAIR
 from medsam_adapt.data.io import volume_files, volume_stem
 from medsam_adapt.data.layouts import chosen_words, problems_error
 from medsam_adapt.data.parts import LabelCoding
@@ -26,6 +28,7 @@ NAME = "segrap"
 DESCRIPTION = "SegRap2023: segrap_0000/image.nii.gz with a mask for each of 45 organs, or ..._OneHot_Labels/Task001"
 CHOICES = {
     "contrast": "image_contrast.nii.gz instead of image.nii.gz",
+    "both": "the two of them together, as channels",
     "tumours": "Task002, GTVp and GTVnd, instead of the organs",
 }
 # Organ -> the numbers in Task001's maps that make it up, in the order of those numbers: that of the challenge's own
@@ -94,15 +97,19 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     wanted = chosen_words(choice, CHOICES, NAME)
     if (folder := _cases_folder(root)) is None:
         raise InputError(f"{root} holds no segrap_0000/image.nii.gz or the like, which layout {NAME} needs")
+    if {"contrast", "both"} <= wanted:
+        raise InputError(f"layout {NAME} takes contrast or both, not both of these words; leave one of them out")
+    names = IMAGE_PAIR if "both" in wanted else ("image_contrast" if "contrast" in wanted else "image",)
     structures = TUMOURS if "tumours" in wanted else PARTS
     classes = dict(enumerate(structures, start=1))
     maps = _maps(root, folder, "Task002" if "tumours" in wanted else "Task001")
     cases, problems = [], []
     for place in sorted(path for path in folder.glob("segrap_[0-9]*") if path.is_dir()):
         files = {volume_stem(path): path for path in volume_files(place)}
-        if (image := files.get("image_contrast" if "contrast" in wanted else "image")) is None:
-            problems.append(f"{place} has no image{'_contrast' * ('contrast' in wanted)}.nii.gz; add it")
+        if missing := [name for name in names if name not in files]:
+            problems.append(f"{place} has no {missing[0]}.nii.gz; add it")
             continue
+        image = place if "both" in wanted else files[names[0]]
         label = maps.get(place.name)
         masks = {} if label else {class_id: files[name] for class_id, name in classes.items() if name in files}
         if need_labels and not (label or masks):
@@ -110,7 +117,15 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
         cases.append(Case(place.name, image, label, masks=masks))
     if problems:
         raise problems_error(problems)
-    return CaseList(NAME, root, tuple(cases), classes, coding=_coding(structures), intensity="ct-head-neck")
+    return CaseList(
+        NAME,
+        root,
+        tuple(cases),
+        classes,
+        coding=_coding(structures),
+        intensity="ct-head-neck",
+        images=IMAGE_PAIR if "both" in wanted else (),
+    )
 
 
 def _coding(structures: dict[str, tuple[int, ...]]) -> LabelCoding:

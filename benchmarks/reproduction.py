@@ -1,0 +1,139 @@
+"""Try the papers' claims in miniature, from ``sam_nano``, and print what comes out, with its spread and its tests.
+
+    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/reproduction.py --output FOLDER [--seeds 5]
+
+a  SAM-COBOT against plain LoRA and plain AdaptFormer
+b  SAM-PARSER's 512 parameters against LoRA's
+c  BLO-SAM against the same model trained on one level, with 4, 8 and 16 labelled slices
+d  InfoSAM against the same adapter without distillation, in and out of domain
+
+Each seed draws its own phantoms (six to train on, four held out, and those four from another scanner) and its own
+random numbers. With the folder of real volumes, the CT is cut into blocks of slices of which every other one is held
+out (one patient: seeds differ in random numbers alone), and its MR is the other domain. The image encoder is frozen but
+for the methods' own layers, and nothing is chosen on the held-out cases. Each training writes its rows to
+``scores.csv``; the same command goes on where it was interrupted, and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from reproduction_data import DataSet, few_slices, phantom_set, real_set
+from reproduction_table import table
+
+from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.cli.evaluate import run_evaluation
+from medsam_adapt.cli.train import run_training
+from medsam_adapt.runs import read_run
+from medsam_adapt.scoring.metrics import MetricRules
+
+COLUMNS = ("data", "arm", "slices", "seed", "scored_on", "dsc", "trained_in_encoder", "trained")
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LoRA": ("lora", {}),
+    "COBOT on LoRA": ("samcobot", {"form": "lora"}),
+    "AdaptFormer": ("adaptformer", {}),
+    "COBOT on AdaptFormer": ("samcobot", {"form": "adaptformer"}),
+    "PARSER": ("samparser", {}),
+    "InfoSAM": ("infosam", {}),
+    "InfoSAM's adapter alone": ("infosam", {"compression_weight": 0.0, "distillation_weight": 0.0}),
+}
+FEW: dict[str, tuple[str, dict[str, Any]]] = {
+    "BLO-SAM": ("blosam", {"order": "second"}),
+    "one level": ("blosam", {"order": "joint"}),
+}
+SLICES = (4, 8, 16)
+EPOCHS, STEPS = 4, 50  # 200 steps
+RULES = MetricRules(metrics=("dsc",))
+
+
+def trainings(claims: str) -> Iterator[tuple[str, int]]:
+    """Every arm, with the number of labelled slices (0: all of them)."""
+    if set(claims) & set("abd"):
+        yield from ((arm, 0) for arm in ARMS)
+    if "c" in claims:
+        yield from ((arm, count) for count in SLICES for arm in FEW)
+
+
+def fine_tune(data: DataSet, run: Path, arm: str, seed: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Train once; mean DSC by what it was scored on, and the counts of trained values."""
+    bundle, settings = {**ARMS, **FEW}[arm]
+    sets = {
+        "seed": seed,
+        "epochs": EPOCHS,
+        "min_steps": STEPS,
+        "held_out": 0.0,
+        "val_interval": EPOCHS + 1,
+        "tune_encoder": False,
+        **data.settings,
+        **settings,
+    }
+    run_training(bundle, data.train, run, resolve_knobs(bundle, sets=sets), overwrite=run.exists())
+    scores = {"training": mean_dsc(run)} if arm in FEW else {}
+    for name, folder in data.tests.items():
+        scores[name] = mean_dsc(run, folder)
+    return scores, read_run(run).trainable
+
+
+def mean_dsc(run: Path, data: Path | None = None) -> float:
+    """Mean over the classes that can be scored; on the run's own training cases without ``data``."""
+    return float(run_evaluation(run, data, rules=RULES)["mean"]["dsc"])
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of data, runs and scores.csv")
+    parser.add_argument("--seeds", type=int, default=5, help="replications")
+    parser.add_argument("--claims", default="abcd", help="which of a, b, c, d")
+    parser.add_argument("--data", default="phantoms,real", help="phantoms, real, or both")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor threads")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    scores = options.output / "scores.csv"
+    rows = list(csv.DictReader(scores.open())) if scores.is_file() else []
+    done = {(row["data"], row["arm"], row["slices"], row["seed"]) for row in rows}
+    for seed in range(options.seeds):
+        for source in sources(options.output, options.data, seed):
+            for arm, slices in trainings(options.claims):
+                key = (source.name, arm, str(slices), str(seed))
+                if key in done:
+                    continue
+                data = few_slices(source, slices, options.output / "few") if slices else source
+                found, trained = fine_tune(data, options.output / "run", arm, seed)
+                counts = (str(trained["encoder"]), str(trained["total"]))
+                for name, dsc in found.items():
+                    rows.append(dict(zip(COLUMNS, (*key, name, f"{dsc:.4f}", *counts), strict=True)))
+                    print(rows[-1], flush=True)
+                write(scores, rows)
+    print(table(rows))
+
+
+def sources(output: Path, which: str, seed: int) -> Iterator[DataSet]:
+    """The data sets of one seed; phantoms of earlier seeds are removed."""
+    if "phantoms" in which:
+        folder = output / f"phantoms_{seed}"
+        yield phantom_set(folder, seed)
+        shutil.rmtree(folder)
+    real = os.environ.get("MEDSAM_ADAPT_REAL_DATA")
+    if "real" in which and real:
+        yield real_set(output / "real", Path(real))
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    """All rows so far."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Print time and memory of a training step of each method: cached, online, and as the authors' code does the work.
+
+    python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
+        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--no-memory] [--quick] [--json FILE]
+
+A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no prompt) one image of each half:
+forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
+
+- *cached*: this package, with the features of what is frozen at hand. *online*: this package without that.
+- *reference*: authors_steps.py, as the authors' code does the work. segment-anything's own attention; encoder and
+  teacher in every step; InfoSAM's boundary weights by one pooling of 31 x 31; BLO-SAM with a data loader that is begun
+  again in every step and, in the second order, a copy of the network and five passes through the encoder. Nothing is
+  augmented, as in their loaders.
+- *fill*: what a slice costs once, before the cached steps. *25 epochs* is computed from these medians: 25 reference
+  steps a slice, against 25 cached steps and one fill.
+
+Where training reaches the first block there is nothing to cache.
+
+InfoSAM compares the images of a batch, which takes two at least; here one image goes through all of its work, and the
+Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it had when
+its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference; slice_loading.py
+measures it. With --bf16 this package's steps run under autocast in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from authors_steps import Step, blosam_step, infosam_step, plain_segmenter, plain_step
+from timing import add_options, extra_memory, interleaved_medians, markdown_table, start, write_results
+from torch import Tensor
+
+from medsam_adapt.methods import (
+    BiLevelUpdate,
+    CobotAdaptFormer,
+    CobotLoRA,
+    DistillationUpdate,
+    InformationDistillation,
+    Parser,
+    SegmentationLoss,
+    StructureLoss,
+)
+from medsam_adapt.networks import (
+    AdaptFormer,
+    DecoderLoRA,
+    DecoderOnly,
+    LoRA,
+    Segmenter,
+    SeriesAdapters,
+    build_segmenter,
+    build_teacher,
+    model_weights,
+    prompt_embedding,
+)
+
+ADAPTERS: dict[str, Callable] = {
+    "samparser": Parser,
+    "infosam": SeriesAdapters,
+    "samcobot-lora": CobotLoRA,
+    "samcobot-adaptformer": CobotAdaptFormer,
+    "blosam-first": DecoderLoRA,
+    "blosam-second": DecoderLoRA,
+    "decoder": DecoderOnly,
+    "lora": LoRA,
+    "adaptformer": AdaptFormer,
+}
+PAPERS = ["samparser", "infosam", "samcobot-lora", "samcobot-adaptformer", "blosam-first", "blosam-second"]
+CACHED = ["samparser", "infosam", "blosam-first", "blosam-second", "decoder"]
+KINDS = ("reference", "online", "cached", "fill")
+EPOCHS = 25
+
+
+class OneImage(InformationDistillation):
+    """The relations of teacher and student for one image, without the Gram matrices, which would be of 1 x 1."""
+
+    def forward(self, *features: Tensor, transfer: bool = True) -> Tensor:
+        teacher, student = features[:2], features[2:]
+        relations = [self.relation(*map(self._tokens, each)) for each in (teacher, student)]
+        return (relations[0] * relations[1]).sum()
+
+
+def prepare(method: str, kind: str, variant: str, size: int, device: torch.device, bf16: bool = False) -> Step:
+    """What one step of a method does, ready to be run."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, size, size, device=device) * 255
+    label = torch.zeros(1, 1, size, size, dtype=torch.int64, device=device)
+    label[..., size // 4 : size // 2, size // 3 : size // 2] = 1
+    boxes = torch.tensor([[size / 3, size / 4, size / 2, size / 2]], device=device)
+    bi_level = method.startswith("blosam")
+    adapter = ADAPTERS[method]()
+    if kind == "reference":
+        segmenter = plain_segmenter(variant, size, adapter, not bi_level, learn_prompt=bi_level).to(device).train()
+        if bi_level:
+            return blosam_step(segmenter, image, label, method == "blosam-second")
+        if method == "infosam":
+            teacher = plain_segmenter(variant, size, DecoderOnly(), prompted=True).to(device).requires_grad_(False)
+            return infosam_step(segmenter, teacher, OneImage(_channels(segmenter)).to(device), image, label, boxes)
+        return plain_step(segmenter, image, label, boxes)
+    prompt = "none" if bi_level else "box"
+    segmenter = build_segmenter(variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False).to(device)
+    batch = {"image": image, "label": label} | ({} if bi_level else {"boxes": boxes})
+    step = _own_step(method, kind, segmenter, batch, variant)
+    if not bf16:
+        return step
+
+    def step_in_bf16() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            step()
+
+    return step_in_bf16
+
+
+def _own_step(method: str, kind: str, segmenter: Segmenter, batch: dict[str, Tensor], variant: str) -> Step:
+    image, frozen = batch["image"], segmenter.frozen_features
+    teacher = build_teacher(variant, segmenter.image_size, "random").to(image.device) if method == "infosam" else None
+    with torch.no_grad():
+        if kind == "fill":
+            return lambda: _fill(image, segmenter, teacher)
+        given = dict(batch)
+        if kind == "cached":
+            given["features"] = frozen(image)
+            given |= {} if teacher is None else {"teacher_embedding": teacher.encode(image)}
+    trainer = _trainer(method, segmenter, given)
+    update: Callable = _plain_update
+    if method == "infosam":
+        assert teacher is not None
+        distillation = OneImage(_channels(segmenter)).to(image.device)
+        loader: Any = SimpleNamespace(dataset=range(2), batch_size=2)  # of which the update asks the sizes
+        update = DistillationUpdate(teacher, distillation, loader)
+        trainer.optimizer.add_param_group({"params": list(distillation.parameters())})
+    elif method.startswith("blosam"):
+        prompt_optimizer = torch.optim.AdamW([prompt_embedding(segmenter)], lr=1e-6)
+        second: Any = iter(lambda: given, None)
+        update = BiLevelUpdate(method.removeprefix("blosam-"), None, prompt_optimizer, second)  # type: ignore[arg-type]
+    return lambda: update(trainer, given)
+
+
+@torch.no_grad()
+def _fill(image: Tensor, segmenter: Segmenter, teacher: Segmenter | None) -> None:
+    segmenter.frozen_features(image)
+    if teacher is not None:
+        teacher.encode(image)
+
+
+def _channels(segmenter: Segmenter) -> int:
+    return segmenter.sam.prompt_encoder.embed_dim
+
+
+def _trainer(method: str, segmenter: Segmenter, given: dict[str, Tensor]) -> Any:
+    """What the updates ask of MONAI's trainer."""
+    weights = (0.2, 0.8) if method.startswith("blosam") else (1.0, 1.0)
+    others = {name: value for name, value in given.items() if name not in ("image", "label")}
+    kwargs = {**others, "low_res": method != "infosam"}
+    return SimpleNamespace(
+        network=segmenter,
+        optimizer=torch.optim.AdamW(model_weights(segmenter), lr=1e-6),
+        loss_function=StructureLoss() if method == "infosam" else SegmentationLoss(segmenter.head, *weights),
+        inferer=lambda image, network, *args, **kwargs: network(image, *args, **kwargs),
+        prepare_batch=lambda *_, **__: (given["image"], given["label"], (), dict(kwargs)),
+        state=SimpleNamespace(device=given["image"].device, epoch=1),
+        non_blocking=False,
+        to_kwargs={},
+    )
+
+
+def _plain_update(trainer: Any, batch: Any) -> None:
+    image, label, args, kwargs = trainer.prepare_batch(batch)
+    trainer.network.train()
+    trainer.optimizer.zero_grad()
+    trainer.loss_function(trainer.inferer(image, trainer.network, *args, **kwargs), label).backward()
+    trainer.optimizer.step()
+
+
+def measure(method: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Seconds and bytes of each kind of step, and what they are to the reference."""
+    size = options.image_size or (256 if method.startswith("blosam") else 1024)
+    size = 64 if options.quick else size
+    given = ("vit_nano" if options.quick else options.backbone, size, device)
+    kinds = KINDS if method in CACHED else KINDS[:2]
+    works = {kind: prepare(method, kind, *given, bf16=options.bf16 and kind != "reference") for kind in kinds}
+    seconds = interleaved_medians(works, options.rounds, device)
+    del works
+    found: dict[str, Any] = {"method": method, "backbone": given[0], "image_size": size, "seconds": seconds}
+    found["extra_bytes"] = {
+        kind: extra_memory(prepare, method, kind, *given, options.bf16 and kind != "reference", device=device)
+        for kind in kinds
+        if kind != "fill" and not options.no_memory
+    }
+    found["times"] = {kind: seconds["reference"] / seconds[kind] for kind in kinds if kind != "fill"}
+    if "cached" in kinds:
+        run = seconds["fill"] + EPOCHS * seconds["cached"]
+        found["times"]["run"] = EPOCHS * seconds["reference"] / run
+    return found
+
+
+def rows_of(found: dict[str, Any]) -> list[list[Any]]:
+    """The lines of one method in the table."""
+    rows = []
+    for kind, seconds in found["seconds"].items():
+        extra, against = found["extra_bytes"].get(kind), found["times"].get(kind, "")
+        run = found["times"]["run"] if kind == "cached" else ""
+        memory = "" if extra is None else f"{extra / 1e9:.2f}"
+        name = f"{found['method']}, {found['backbone']} {found['image_size']}, {kind}"
+        rows.append([name, seconds * 1e3, 1 / seconds, against, run, memory])
+    return rows
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--methods", nargs="+", default=PAPERS, choices=[*ADAPTERS], help="methods to measure")
+    parser.add_argument("--backbone", default="vit_b", help="size of the SAM")
+    parser.add_argument("--image-size", type=int, help="side of the image; 1024, and 256 for BLO-SAM, when not given")
+    parser.add_argument("--bf16", action="store_true", help="this package's steps under autocast in bfloat16")
+    parser.add_argument("--no-memory", action="store_true", help="times alone")
+    options = parser.parse_args()
+    device = start(options)
+    header = ["step", "ms", "samples / s", "× reference", f"{EPOCHS} epochs × reference", "extra memory, GB"]
+    results, rows = [], []
+    for method in options.methods:
+        results.append(measure(method, options, device))
+        rows += rows_of(results[-1])
+        write_results(options.json, results, device)
+    print(markdown_table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

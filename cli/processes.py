@@ -1,0 +1,162 @@
+"""``train --gpus N``: N processes at one training, started and watched by torch's launcher, as ``torchrun`` does.
+
+The launcher's process says what is wrong for all of them. Each of the others runs this file with the training to do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_adapt.errors import InputError, RunError
+from medsam_adapt.resuming import has_checkpoint
+from medsam_adapt.runs import read_run
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+
+def is_one_of_several() -> bool:
+    """Whether ``torchrun``, or `train_together`, started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_told_of() -> bool:
+    """Whether this process shows how far it is: the first of several, or the only one."""
+    return not is_one_of_several() or os.environ["RANK"] == "0"
+
+
+def count_processes(gpus: int | None, device: str, run: Path | None = None, resume: bool = False) -> int:
+    """How many processes to start.
+
+    Args:
+        gpus: as the user said; None is as many as ``run`` had, or one.
+        device: as the user said.
+        run: the run that is gone on with or repeated.
+        resume: whether it is gone on with.
+
+    Raises:
+        InputError: the machine has too few GPUs, or the run was begun with another number of processes.
+    """
+    if is_one_of_several():
+        return 1
+    begun = 1 if run is None else read_run(run).processes
+    count = gpus or begun
+    if resume and count != begun:
+        raise InputError(f"{run} was begun with {begun} process{'es' * (begun > 1)}: resume it with --gpus {begun}.")
+    if count > 1 and device != "cpu":
+        import torch
+
+        there = torch.cuda.device_count()
+        if there < count:
+            raise InputError(
+                f"this machine has {there} GPU{'s' * (there != 1)}, and --gpus asks for {count}: ask for fewer, or add "
+                "--device cpu for processes on the processor."
+            )
+    return count
+
+
+def train_together(count: int, output: Path, **order: Any) -> None:
+    """Train with ``count`` processes; when one of them ends early, all are ended.
+
+    Args:
+        count: at least two.
+        output: the run's folder.
+        order: the other arguments of `run_training`, as JSON has them.
+
+    Raises:
+        InputError: as `run_training`.
+        RunError: a process failed, or was killed.
+        Stopped: a signal asked for the end.
+    """
+    from torch.distributed.elastic.agent.server.api import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from medsam_adapt.faults import Stopped
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we tell what it would log
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        words = json.dumps({"output": str(output), **order})
+        try:
+            elastic_launch(config, sys.executable)("-m", "medsam_adapt.cli.processes", words)
+        except ChildFailedError as error:
+            rank, failure = next(iter(error.failures.items()))  # the first that was seen to fail
+            raise _explained(rank, count, failure, output) from None
+        except SignalException as error:
+            raise Stopped(error.sigval) from None
+
+
+def _explained(rank: int, count: int, failure: ProcessFailure, output: Path) -> InputError | RunError:
+    """What the process of a rank failed of."""
+    who = f"the process of rank {rank} (of {count}, counted from 0)"
+    go_on = f"train --resume --output {output}" if has_checkpoint(output) else "train again"
+    if failure.exitcode < 0 or failure.exitcode > 128:
+        number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
+        why = " (for want of memory perhaps)" * (number == signal.SIGKILL)
+        return RunError(f"{who} was ended by {signal.Signals(number).name}{why}, and all others with it: {go_on}.")
+    if not isinstance(failure.message, dict):
+        return RunError(f"{who} ended with exit code {failure.exitcode}, and all others with it: {go_on}.")
+    kind, _, sentence = failure.message["message"].partition(": ")
+    if kind == InputError.__name__:
+        return InputError(sentence)
+    if kind == RunError.__name__:
+        return RunError(sentence)
+    print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
+    return RunError(f"{who} failed with {kind}: {sentence}")
+
+
+def _work(order: Mapping[str, Any]) -> None:
+    """One of the processes of `train_together`: train, or leave to the launcher what went wrong and exit."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from medsam_adapt.bundle import run_knobs
+    from medsam_adapt.foreign import base_bundle
+
+    from .main import told_of
+    from .train import run_training
+
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    folders = {name: Path(order[name]) for name in ("data", "output")}
+    try:
+        run_training(**{**order, **folders, "knobs": run_knobs(base_bundle(order["bundle"]), **order["knobs"])})
+    except Exception as error:
+        told = told_of(error)
+        if told is None:  # perhaps but the echo of another's end, which the launcher is to see first
+            time.sleep(5)
+        get_error_handler().record_exception(told or error)
+        sys.exit(2 if isinstance(told, InputError) else 1)
+
+
+def _end_with(launcher: int) -> None:
+    """End this process, as a scheduler would, when the launcher is no more."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))

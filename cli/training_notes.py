@@ -1,0 +1,127 @@
+"""What ``medsam-adapt train`` tells: data, start and precision of a training, its plan, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_adapt.bundle import read_config
+from medsam_adapt.config import Knobs
+from medsam_adapt.networks.variants import encoder_is_tuned
+
+from .console import say, warn
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from monai.bundle import ConfigWorkflow
+
+    from medsam_adapt.data import TrainingData
+    from medsam_adapt.frozen_work import FrozenWork
+
+
+def tell_precision(flow: ConfigWorkflow) -> None:
+    """A line where the image encoder does not compute in full precision."""
+    from medsam_adapt.networks.running import running_of
+
+    network, where = (flow.parser.get_parsed_content(name) for name in ("network_def", "device"))
+    if running_of(network.sam.image_encoder).is_bf16(where):
+        say("The image encoder computes in bf16: --precision fp32 is slower and more exact.")
+
+
+def frozen_work_of(flow: ConfigWorkflow) -> FrozenWork | None:
+    """What is frozen in a training; None for a bundle that was copied before there was such a thing."""
+    return flow.parser.get_parsed_content("frozen") if "frozen" in flow.parser else None
+
+
+def tell_data(bundle: str, data: TrainingData) -> None:
+    """What is trained on and held out, and what is unusual about it."""
+    split = data.split
+    say(
+        f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
+        f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
+    )
+    if not split.held_out:
+        warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
+    if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
+        warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
+    for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
+        warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")
+    if partial := data.check.partial_warning(split.train):
+        warn(partial)
+    for name in data.absent:
+        warn(f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted.")
+
+
+def tell_start(start: Path | None, knobs: Knobs) -> None:
+    """Which weights are the first ones, and whether the encoder is trained."""
+    if knobs.from_run:
+        say(f"{knobs.backbone} starts from the weights of {knobs.from_run}.")
+        return
+    tuned = encoder_is_tuned(knobs.tune_encoder, knobs.backbone, start is not None)
+    encoder = ", and its whole image encoder is trained too." if tuned else "; its image encoder stays frozen."
+    if start is not None:
+        say(f"{knobs.backbone} starts from {start.name}{encoder}")
+        return
+    warn(
+        f"{knobs.backbone} starts from random weights{encoder}"
+        + (
+            f" 'medsam-adapt weights download sam_{knobs.backbone}' gives pretrained ones."
+            * (knobs.backbone != "vit_nano")
+        )
+    )
+
+
+def tell_plan(flow: ConfigWorkflow) -> None:
+    """The dry run: one real step is timed, nothing is written."""
+    import resource
+
+    import torch
+
+    from medsam_adapt.networks import count_trainable
+
+    data: TrainingData = flow.parser.get_parsed_content("data")
+    trainer, segmenter = flow.trainer, flow.parser.get_parsed_content("network_def")
+    frozen = frozen_work_of(flow)
+    batch = next(iter(trainer.data_loader))
+    for _ in range(2):  # the first step also allocates
+        if frozen is not None:
+            frozen.rehearse()
+        started = time.perf_counter()
+        trainer._process_function(trainer, batch)
+        seconds = time.perf_counter() - started
+    steps = trainer.state.max_epochs * len(trainer.data_loader)
+    on_gpu = trainer.state.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    beside = [flow.parser.get_parsed_content("distillation_def")] if "distillation_def" in flow.parser else []
+    counts = count_trainable(segmenter, *beside)
+    say(f"held out: {', '.join(data.split.held_out) or 'nothing'}")
+    say(f"training slices: {len(data.samples())}, {steps} steps of {trainer.data_loader.batch_size}")
+    say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")
+    if frozen is not None and frozen.done:
+        seconds -= frozen.seconds
+        say(f"estimated frozen work: {frozen.steps * frozen.seconds / frozen.done / 60:.1f} min before the first step")
+    say(f"estimated from one step: {steps * seconds / 60:.1f} min of training, {peak / 2**30:.1f} GiB of memory")
+
+
+class Display:
+    """Progress of a training: epoch, loss, time left; validation scores as lines above the bar."""
+
+    def __init__(self, progress: Any, epochs: int) -> None:
+        self.progress, self.epochs = progress, epochs
+
+    def attach(self, trainer: Engine, validator: Engine | None) -> None:
+        from ignite.engine import Events
+
+        self.task = self.progress.add_task("training", total=self.epochs * len(trainer.data_loader), detail="")
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        if validator is not None:
+            validator.add_event_handler(Events.COMPLETED, self._validated, trainer)
+
+    def _step(self, trainer: Engine) -> None:
+        detail = f"epoch {trainer.state.epoch} loss {trainer.state.output[0]['loss']:.4f}"
+        self.progress.update(self.task, completed=trainer.state.iteration, detail=detail)
+
+    def _validated(self, validator: Engine, trainer: Engine) -> None:
+        (score,) = validator.state.metrics.values()
+        self.progress.console.print(f"epoch {trainer.state.epoch}: mean DSC {score:.3f} on the held-out volumes")

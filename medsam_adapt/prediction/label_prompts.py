@@ -1,0 +1,146 @@
+"""Labels from which prompts are taken: label maps, DICOM segmentations and structure sets, or a mask a structure.
+
+Structures are matched by name, whatever their ids in the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medsam_adapt.data.dicom_labels import read_dicom_labels, structure_names
+from medsam_adapt.data.grid import check_same_grid
+from medsam_adapt.data.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.layouts import class_key, class_map, problems_error, read_json
+from medsam_adapt.errors import InputError
+from medsam_adapt.prediction.plan import Case
+from medsam_adapt.runs import RunRecord
+
+_LABEL_ENDINGS = ("_seg", "_label", "_0000", "_rtstruct")
+
+
+class PromptsFromLabels:
+    """The label of each case, found by its name; classes by name where the label or a labels.json gives names.
+
+    A label is a label map, a DICOM segmentation or structure set (.dcm), or a folder with a mask for each structure,
+    named after it, so that structures may overlap. A structure that a case does not have gets no prompt.
+
+    Args:
+        source: a label file for one case, or a folder of labels named as the images, or with an ending such as _seg.
+        cases: what is to be segmented.
+        record: of the run.
+
+    Raises:
+        InputError: all problems: a case without a label, a label on another grid, a class that is not in labels.json,
+            a label without any of the run's structures.
+    """
+
+    def __init__(self, source: Path, cases: Sequence[Case], record: RunRecord) -> None:
+        if not source.exists():
+            raise InputError(f"{source} does not exist: give --prompts-from a label file or a folder of them.")
+        if not source.is_dir() and len(cases) > 1:
+            raise InputError(f"{source} is one label, but there are {len(cases)} volumes: give a folder of labels.")
+        self.record = record
+        self.ids = _ids_of(source, record)
+        files = _labels_in(source) if source.is_dir() else {}
+        self.files: dict[str, Path] = {}
+        problems = []
+        for case in cases:
+            path = files.get(_plain(case.name)) if source.is_dir() else source
+            if path is None:
+                problems.append(f"{source} has no label for {case.name}; add one of that name")
+                continue
+            try:
+                self._check(path, case.header)
+            except InputError as error:
+                problems.append(str(error))
+            self.files[case.name] = path
+        if problems:
+            raise problems_error(problems)
+
+    def __call__(self, case: Case, image: np.ndarray) -> np.ndarray:
+        """Label ids of the run (X, Y, Z), or masks (C, X, Y, Z)."""
+        path, record = self.files[case.name], self.record
+        if path.is_dir():
+            files = _masks_in(path)
+            return self._stacked({key: read_label(file)[0] > 0 for key, file in files.items()}, case.header)
+        if not _is_dicom_label(path):
+            return translate(read_label(path)[0], self.ids, record.label_ids)
+        label, names = read_dicom_labels(path, case.header)
+        if isinstance(label, dict):
+            return self._stacked({class_key(name): mask for name, mask in label.items()}, case.header)
+        numbers = ids_by_name(list(names.values()), list(names))
+        pairs = zip(record.class_names, record.label_ids, strict=True)
+        known = {numbers[class_key(name)]: label_id for name, label_id in pairs if class_key(name) in numbers}
+        return translate(label, list(known), list(known.values()))
+
+    def _stacked(self, masks: Mapping[str, np.ndarray], header: VolumeHeader) -> np.ndarray:
+        """(C, X, Y, Z) in the order of the run's classes."""
+        nothing = np.zeros(header.shape, dtype=bool)
+        return np.stack([masks.get(class_key(name), nothing) for name in self.record.class_names])
+
+    def _check(self, path: Path, header: VolumeHeader) -> None:
+        """Raise an InputError for a label that is not on the image's grid, or has none of the run's structures."""
+        if _is_dicom_label(path):
+            keys = {class_key(name) for name in structure_names(path).values()}
+        elif path.is_dir():
+            masks = _masks_in(path)
+            for mask in masks.values():
+                check_same_grid(header, read_header(mask))
+            keys = {*masks}
+        else:
+            check_same_grid(header, read_header(path))
+            return
+        if not keys & {class_key(name) for name in self.record.class_names}:
+            names = ", ".join(self.record.class_names)
+            raise InputError(f"{path} has none of the run's structures ({names}); correct the names there")
+
+
+def ids_by_name(names: Sequence[str], label_ids: Sequence[int]) -> dict[str, int]:
+    """Label id of each class by its key."""
+    return dict(zip(map(class_key, names), label_ids, strict=True))
+
+
+def translate(label: np.ndarray, theirs: Sequence[int], ours: Sequence[int]) -> np.ndarray:
+    """The label with the ids ``ours`` for ``theirs``, and background for all others."""
+    table = np.zeros(max(int(label.max(initial=0)), *theirs) + 1, dtype=np.uint16)
+    table[list(theirs)] = ours
+    return table[label]
+
+
+def _ids_of(source: Path, record: RunRecord) -> list[int]:
+    """The ids of the run's classes in the label files: by the names in a labels.json, else the run's own."""
+    folder = source if source.is_dir() else source.parent
+    names = next((path for path in (folder / "labels.json", folder.parent / "labels.json") if path.is_file()), None)
+    if names is None:
+        return record.label_ids
+    found: Mapping[int, str] = class_map(read_json(names), names)
+    ids = ids_by_name(list(found.values()), list(found))
+    missing = [name for name in record.class_names if class_key(name) not in ids]
+    if missing:
+        raise InputError(f"{names} has no class '{missing[0]}', which the run segments: correct the names there.")
+    return [ids[class_key(name)] for name in record.class_names]
+
+
+def _plain(stem: str) -> str:
+    for ending in _LABEL_ENDINGS:
+        stem = stem.removesuffix(ending)
+    return stem
+
+
+def _is_dicom_label(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".dcm"
+
+
+def _labels_in(folder: Path) -> dict[str, Path]:
+    """Labels directly in a folder by the name of their case: files, and folders of masks."""
+    found = {_plain(path.name): path for path in folder.iterdir() if path.is_dir() and _masks_in(path)}
+    found |= {_plain(path.stem): path for path in folder.iterdir() if _is_dicom_label(path)}
+    return found | {_plain(volume_stem(path)): path for path in volume_files(folder) if path.is_file()}
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the key of their structure."""
+    return {class_key(volume_stem(path)): path for path in volume_files(folder) if path.is_file()}
