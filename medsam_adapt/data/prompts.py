@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # it imports torch, and prompts are checked before that
 
 BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
 BOX_SLACK = 0.1  # of the structure's own width or height: a looser box says little of where a small one ends
+BOX_TIGHT = 0.5  # share of sides left tight: if every box were too large, masks in tight boxes would be too small
 MAX_POINTS = 8
 _PADDING_POINT = (0.0, 0.0, -1.0)
 
@@ -31,7 +32,9 @@ def tight_box(mask: np.ndarray) -> np.ndarray | None:
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
 
 
-def jittered_box(mask: np.ndarray, image_size: int, random: np.random.RandomState, slack: float = np.inf) -> np.ndarray:
+def jittered_box(
+    mask: np.ndarray, image_size: int, random: np.random.RandomState, slack: float = np.inf, tight: float = 0.0
+) -> np.ndarray:
     """The tight box, each side grown by 0 to 20 pixels (at 256-pixel scale) and clipped to the slice.
 
     Args:
@@ -39,6 +42,7 @@ def jittered_box(mask: np.ndarray, image_size: int, random: np.random.RandomStat
         image_size: side of the square, which sets the scale.
         random: where the growth is drawn from.
         slack: the most that a side grows, as a share of the structure's width or height.
+        tight: share of the sides that do not grow.
     """
     height, width = mask.shape
     box = tight_box(mask)
@@ -46,6 +50,8 @@ def jittered_box(mask: np.ndarray, image_size: int, random: np.random.RandomStat
         return np.array([0, 0, width - 1, height - 1], dtype=np.float32)
     most = np.minimum(BOX_JITTER * image_size / 256, slack * np.tile(box[2:] - box[:2] + 1, 2))
     growth = random.uniform(0, 1, size=4) * most * (-1, -1, 1, 1)
+    if tight:
+        growth *= random.uniform(0, 1, size=4) >= tight
     return np.clip(box + growth, 0, (width - 1, height - 1, width - 1, height - 1)).astype(np.float32)
 
 
@@ -71,7 +77,7 @@ def simulate_prompt(
         nothing, ``boxes`` (4,), or ``points`` (MAX_POINTS, 3) of which one to all are used and the rest are padding.
     """
     if mode == "box":
-        return {"boxes": jittered_box(mask, image_size, random, BOX_SLACK)}
+        return {"boxes": jittered_box(mask, image_size, random, BOX_SLACK, BOX_TIGHT)}
     if mode == "points":
         points = points_inside(mask, MAX_POINTS, random)
         points[random.randint(1, MAX_POINTS + 1) :] = _PADDING_POINT

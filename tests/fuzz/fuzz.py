@@ -55,9 +55,13 @@ class Fuzzer:
             os.environ["MEDSAM_ADAPT_HOME"] = self._before["home"]
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def kind_of(self, number):
+        """The kind of this input."""
+        return self.kinds[number % len(self.kinds)]
+
     def attempt(self, number, keep=False):
         """Kind and verdict of one input."""
-        kind = self.kinds[number % len(self.kinds)]
+        kind = self.kind_of(number)
         rng = np.random.default_rng([self.seed, number])
         folder = self.folder / f"input_{number}"
         for part in ("home", "temporary"):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES = 1 << 16  # more text than any header of these formats has
 _BLOCK = 1 << 16  # bytes that become 66 MB at most
+_LONGEST_FIELD = 500  # letters of a header's line; ITK crashes from about 900
 _LARGEST_AXES = 6  # ITK sets arrays of the claimed number of axes aside
 
 
@@ -127,7 +128,7 @@ def _voxels_of(path: Path) -> _Voxels:
         beside = fields.get("data file", fields.get("datafile"))
         compressed = fields.get("encoding", "raw").lower() != "raw"
         skipped = fields.get("byte skip", fields.get("byteskip", ""))
-    begin = int(skipped) if skipped.isdecimal() else 0
+    begin = int(skipped[:18]) if skipped.isdecimal() else 0
     if beside is None:
         return _Voxels(path, length + begin, compressed)
     return _Voxels(_file_beside(path, beside), begin, compressed)
@@ -140,30 +141,47 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
     if not _is_metaimage(path) and not block.startswith(b"NRRD000"):
         raise InputError(f"{path} is not an NRRD volume, whatever its name says; export it again")
     fields: dict[str, str] = {}
-    length = 0
-    for line in block.splitlines(keepends=True):
-        length += len(line)
+    length, ended = 0, len(block) < _HEADER_BYTES
+    for line in block.split(b"\n"):
+        length += len(line) + 1
         text = line.strip().decode("latin-1")
         if not text and not _is_metaimage(path):  # an empty line ends an NRRD header
+            ended = True
             break
-        name, separator, value = text.partition("=" if _is_metaimage(path) else ":")
-        if separator and not text.startswith("#"):
-            fields.setdefault(name.strip().lower(), value.strip())
-        if name.strip().lower() == "elementdatafile":
+        if not _is_metaimage(path):
+            _check_nrrd_line(path, line)
+        name, separator, value = (part.strip() for part in text.partition("=" if _is_metaimage(path) else ":"))
+        if separator and not text.startswith("#") and fields.setdefault(name.lower(), value) != value:
+            raise InputError(f"{path} gives {name[:40]!r} twice in its header; export it again")
+        if name.lower() == "elementdatafile":
+            ended = True
             break
     if _is_metaimage(path) and "elementdatafile" not in fields:
         raise InputError(f"{path} is not a MetaImage volume, whatever its name says; export it again")
+    if not ended:
+        raise InputError(f"{path} has no end of its header in its first {_HEADER_BYTES:,} bytes; export it again")
     axes = fields.get("ndims" if _is_metaimage(path) else "dimension", "")
-    if not axes.isdecimal() or not 1 <= int(axes) <= _LARGEST_AXES:
+    if not axes.isdecimal() or len(axes) > 9 or not 1 <= int(axes) <= _LARGEST_AXES:
         raise InputError(f"{path} has a corrupt header ({axes[:20] or 'no number of'} axes); export it again")
-    return fields, length
+    return fields, min(length, len(block))
+
+
+def _check_nrrd_line(path: Path, line: bytes) -> None:
+    """Refuse a line that is longer than any field: quoting it in a sentence of its own, ITK writes beyond its memory.
+
+    Comments, the free text and a program's own values, which ITK takes as they are, may be long.
+    """
+    before, own, _ = line.partition(b":=")
+    free = line.startswith((b"#", b"content: ")) or (own and b": " not in before)
+    if len(line) > _LONGEST_FIELD and not free:
+        raise InputError(f"{path} has a corrupt header (a line of {len(line):,} letters); export it again")
 
 
 def _file_beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names, which must lie in the header's own folder."""
     if not name:
         raise InputError(f"{path} names no file of voxels; export it again")
-    if name.upper().startswith("LIST") or re.search(r"%\d*d", name):
+    if name.upper().startswith("LIST") or "%" in name:  # a pattern, which ITK hands to printf
         raise InputError(f"{path} keeps its voxels in a list of files; save it as one file, .nrrd or .mha")
     if Path(name).name != name or "\\" in name:
         raise InputError(f"{path} names its voxels' file in another folder; put both into one folder")
