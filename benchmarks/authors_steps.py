@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from medsam_adapt.methods import InformationDistillation, SegmentationLoss
 from medsam_adapt.methods.losses import weighted_iou_loss
 from medsam_adapt.networks import Adapter, Segmenter, attach_adapter, model_weights, prompt_embedding
-from medsam_adapt.networks.sam import build_sam
+from medsam_adapt.networks.sam import build_sam, plain_encoder
 from medsam_adapt.networks.variants import get_variant
 
 Step = Callable[[], Any]
@@ -28,20 +26,8 @@ Step = Callable[[], Any]
 
 def plain_segmenter(variant: str, size: int, adapter: Adapter, prompted: bool, learn_prompt: bool = False) -> Segmenter:
     """A segmenter with random weights and segment-anything's own image encoder."""
-    sizes = get_variant(variant)
     sam = build_sam(variant, size, None if prompted else 1)
-    encoder = ImageEncoderViT(
-        img_size=size,
-        patch_size=sizes.patch_size,
-        embed_dim=sizes.embed_dim,
-        depth=sizes.depth,
-        num_heads=sizes.num_heads,
-        out_chans=sizes.prompt_dim,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=sizes.window_size,
-        global_attn_indexes=sizes.global_attention,
-    )
+    encoder = plain_encoder(get_variant(variant), size)
     encoder.load_state_dict(sam.image_encoder.state_dict())
     sam.image_encoder = encoder
     return attach_adapter(Segmenter(sam, "structure" if prompted else "exclusive"), adapter, learn_prompt)

@@ -16,18 +16,17 @@ from __future__ import annotations
 import argparse
 import copy
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Block
 from timing import Work, add_options, extra_memory, interleaved_medians, markdown_table, matrix_rate, start
 from timing import write_results as write
 from torch import Tensor, nn
 
 from medsam_adapt.networks.attention import EncoderAttention, use_fast_attention
+from medsam_adapt.networks.sam import plain_encoder
 from medsam_adapt.networks.variants import Variant, get_variant
 
 NAMES = ("segment-anything", "ours")
@@ -67,7 +66,9 @@ def networks(row: Row) -> tuple[nn.Module, nn.Module]:
     """segment-anything's network and ours with the same weights."""
     torch.manual_seed(0)
     sizes = get_variant(row.variant)
-    plain: Any = _encoder(sizes, row.size) if row.part == "encoder" else _block(sizes, row.size, row.part == "windows")
+    plain: Any = (
+        plain_encoder(sizes, row.size) if row.part == "encoder" else _block(sizes, row.size, row.part == "windows")
+    )
     for name, parameter in plain.named_parameters():
         if "pos" in name:  # zeros in a new network
             nn.init.normal_(parameter, std=0.02)
@@ -154,21 +155,6 @@ def main() -> None:
     header = ["", "segment-anything, ms", "ours, ms", "ratio", "share", "its extra MiB", "our extra MiB", "difference"]
     print(markdown_table(header, [as_cells(figures) for figures in results]))
     write(options.json, {"matrix_rate": rate, "precision": str(precision), "rows": results}, device)
-
-
-def _encoder(sizes: Variant, size: int) -> ImageEncoderViT:
-    return ImageEncoderViT(
-        img_size=size,
-        patch_size=sizes.patch_size,
-        embed_dim=sizes.embed_dim,
-        depth=sizes.depth,
-        num_heads=sizes.num_heads,
-        out_chans=sizes.prompt_dim,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=sizes.window_size,
-        global_attn_indexes=sizes.global_attention,
-    )
 
 
 def _block(sizes: Variant, grid: int, windowed: bool) -> Block:

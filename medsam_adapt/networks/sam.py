@@ -63,9 +63,12 @@ def build_sam(
     return sam.eval()
 
 
-def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
-    grid = sizes.grid(image_size)
-    encoder = ImageEncoderViT(
+def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
+    """segment-anything's own image encoder, with its own attention: (B, 3, S, S) -> (B, prompt_dim, S / 16, S / 16).
+
+    The last two are S / 8 for a variant whose patches have 8 pixels.
+    """
+    return ImageEncoderViT(
         img_size=image_size,
         patch_size=sizes.patch_size,
         embed_dim=sizes.embed_dim,
@@ -77,8 +80,12 @@ def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
         window_size=sizes.window_size,
         global_attn_indexes=sizes.global_attention,
     )
+
+
+def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
+    grid = sizes.grid(image_size)
     return Sam(
-        image_encoder=use_fast_attention(encoder),
+        image_encoder=use_fast_attention(plain_encoder(sizes, image_size)),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),
