@@ -12,6 +12,7 @@ from torch import nn
 
 from medsam_adapt.networks.attention import use_fast_attention
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
+from medsam_adapt.networks.feed_forward import FeedForward
 from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.weights.store import resolve
 
@@ -82,10 +83,18 @@ def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
     )
 
 
+def with_fast_layers(encoder: ImageEncoderViT) -> ImageEncoderViT:
+    """Replace the layers of ``encoder`` that ours outdo, in place; returns it. Names and results stay."""
+    use_fast_attention(encoder)
+    for block in encoder.blocks:
+        block.mlp = FeedForward(block.mlp)
+    return encoder
+
+
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
     grid = sizes.grid(image_size)
     return Sam(
-        image_encoder=use_fast_attention(plain_encoder(sizes, image_size)),
+        image_encoder=with_fast_layers(plain_encoder(sizes, image_size)),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),
