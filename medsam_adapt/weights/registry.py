@@ -51,7 +51,7 @@ WEIGHTS = {
             file_name="sam_nano.safetensors",
             licence="Apache-2.0",
             size=5_753_296,
-            sha256="7eee07da8d006db98cb52fc408d3f8913f407ab677b001b3f026cc82240b151b",
+            sha256="bc30692a50dc3c8430bd2f34dd9d50159891aa5f0a072f0099d520d1326d357f",
             shipped=True,
         ),
         Weights(
