@@ -15,7 +15,7 @@ from medsam_adapt.data.cases import CaseList, find_cases
 from medsam_adapt.data.image_pair import refuse_other_images
 from medsam_adapt.data.layouts import class_key
 from medsam_adapt.errors import InputError
-from medsam_adapt.runs import RunRecord, read_run, require_trained
+from medsam_adapt.runs import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
@@ -96,7 +96,7 @@ def run_evaluation(
     knobs = run_knobs(record.bundle, **record.knobs).model_dump()
     values = {**knobs, **record.config_values(), **record.adapter.settings}
     if data is None:
-        data = Path(record.dataset_dir)
+        data = data_of(record, run)
     else:
         found = find_cases(data, layout)
         refuse_other_images(found.images, record.images, data, run)

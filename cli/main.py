@@ -9,7 +9,7 @@ import typer
 
 from medsam_adapt.errors import InputError, RunError, causes
 
-from . import bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
+from . import adapters, bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
 
 app = typer.Typer(
     name="medsam-adapt",
@@ -29,6 +29,7 @@ app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.add_typer(bundles.app, name="bundles")
 app.add_typer(weights.app, name="weights")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(cache.app, name="cache")
 app.command("info")(info.info)
 

@@ -95,7 +95,7 @@ def _place_of(run: Path, record: RunRecord, data: Path | None, layout: str) -> A
     if data is not None:
         found = find_cases(data, layout)
         return Place(data, found.layout, matching_ids(found, record))
-    if not Path(record.dataset_dir).exists():
+    if not record.dataset_dir or not Path(record.dataset_dir).exists():
         warn(f"the data set of {run} is not where it was: the page has no slices; --data FOLDER names the place.")
         return None
     return Place(Path(record.dataset_dir), record.layout, record.label_ids)

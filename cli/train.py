@@ -18,7 +18,7 @@ from medsam_adapt.faults import FolderLock, Stopped, stopped_by_signals, told_of
 from medsam_adapt.files import folder_replaced, forget_replaced
 from medsam_adapt.foreign import TRUST_HELP, base_bundle, require_trust
 from medsam_adapt.resuming import changed_setting, has_checkpoint, is_false_start, is_finished
-from medsam_adapt.runs import RUN_FILE, read_run, require_trained, same_origin
+from medsam_adapt.runs import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.weights.store import resolve
 
 from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
@@ -97,7 +97,7 @@ def train(
         bundle, knobs = _of_start(start, bundle, given)
     elif repeat is not None:
         record = read_run(repeat)
-        bundle, data = same_origin(record, bundle, repeat), data or Path(record.dataset_dir)
+        bundle, data = same_origin(record, bundle, repeat), data or data_of(record, repeat)
         knobs = run_knobs(record.bundle, **{**record.knobs, **given})
     elif resume and output is not None and ((output / RUN_FILE).is_file() or data is None):
         bundle, data, knobs = _of_interrupted(output, bundle, given, data)
@@ -186,6 +186,8 @@ def _of_interrupted(
 ) -> tuple[str, Path, Knobs]:
     """Bundle, data and settings of the run to go on with; refuses settings other than its own."""
     record = read_run(output)
+    if not record.dataset_dir:
+        raise InputError(f"{output} was pulled and cannot be resumed: begin another run with --from {output}.")
     if record.bundle_sha256 is None and bundle not in (None, record.bundle):
         raise InputError(f"{output} was begun with the bundle {record.bundle}: resume it without --bundle {bundle}.")
     if changed := changed_setting(record, given):

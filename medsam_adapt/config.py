@@ -21,6 +21,7 @@ Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h"]
 Intensity = Literal[
     "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
 ]
+PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may tell folders of a machine
 
 
 class Knobs(BaseModel):

@@ -56,6 +56,8 @@ def random_inputs(image_size: int, prompt: PromptMode, batch: int, points: int =
 
 def real_slice(record: RunRecord) -> Tensor | None:
     """The middle slice (1, 3, S, S) of one of the run's cases; None when they are no longer where they were."""
+    if not record.dataset_dir:
+        return None
     try:
         cases = find_cases(record.dataset_dir, record.layout).cases
         case = next((case for case in cases if case.id in {*record.held_out, *record.train}), None)

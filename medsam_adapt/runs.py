@@ -93,7 +93,7 @@ class RunRecord(BaseModel):
     bundle: str = Field(pattern=r"^\w+$")
     bundle_sha256: str | None = None  # of the train.json of a bundle that is not shipped
     versions: dict[str, str]
-    dataset_dir: str
+    dataset_dir: str  # empty in a run that was pulled: nobody told
     layout: str
     class_names: list[str] = Field(min_length=1, max_length=255)
     label_ids: list[int] = Field(min_length=1, max_length=255)
@@ -140,7 +140,7 @@ class RunRecord(BaseModel):
         return {
             **self.knobs,
             "layout": self.layout,
-            "cases": self.held_out or self.train,
+            "cases": (self.held_out or self.train) if self.dataset_dir else None,
             "image_size": self.image_size,
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
@@ -164,6 +164,17 @@ def read_run(folder: str | Path) -> RunRecord:
     record = read_record(path, RunRecord, "restore it or train again")
     refuse_code(record.model_dump(), str(path))
     return record
+
+
+def data_of(record: RunRecord, run: str | Path) -> Path:
+    """The folder of the data set that a run was trained on.
+
+    Raises:
+        InputError: the run was pulled, and does not tell.
+    """
+    if not record.dataset_dir:
+        raise InputError(f"{run} was pulled and does not tell its data: give --data FOLDER.")
+    return Path(record.dataset_dir)
 
 
 def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
@@ -260,7 +271,7 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
                 known = set(config[block]) | (set(record.knobs) if block == "knobs" else set())
                 config[block].update({key: value for key, value in values.items() if key in known})
         if path.name in ("train.json", "evaluate.json"):
-            config["dataset_dir"] = record.dataset_dir
+            config["dataset_dir"] = record.dataset_dir or config["dataset_dir"]
         write_json(path, config)
     write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
     if record.statistics is not None:

@@ -31,17 +31,7 @@ def load_network(folder: str | Path, record: RunRecord, merge: bool = False) -> 
         InputError: no weights, or weights or an adapter that do not fit the record.
     """
     weights = require_trained(folder)
-    segmenter = build_segmenter(
-        record.backbone,
-        record.image_size,
-        len(record.class_names),
-        _adapter(record.adapter),
-        prompt=record.prompt,
-        checkpoint=RANDOM,  # the run's own weights replace them
-        learn_prompt=record.learn_prompt,
-        tune_encoder=record.tune_encoder,
-        overlapping=record.overlapping,
-    )
+    segmenter = build_network(record, RANDOM)  # the run's own weights replace them
     try:
         segmenter.load_state_dict(read_weights(weights))
     except RuntimeError as error:
@@ -50,6 +40,31 @@ def load_network(folder: str | Path, record: RunRecord, merge: bool = False) -> 
     if merge and segmenter.adapter is not None and segmenter.adapter.mergeable:
         segmenter.adapter.merge(segmenter.sam)
     return segmenter
+
+
+def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> Segmenter:
+    """The run's network as it was before training.
+
+    Args:
+        record: of the run.
+        checkpoint: a name of pretrained weights, a file, or ``random``.
+        seed: of what the checkpoint does not hold.
+
+    Raises:
+        InputError: an adapter that this version does not have, or weights that do not fit.
+    """
+    return build_segmenter(
+        record.backbone,
+        record.image_size,
+        len(record.class_names),
+        _adapter(record.adapter),
+        prompt=record.prompt,
+        checkpoint=checkpoint,
+        learn_prompt=record.learn_prompt,
+        tune_encoder=record.tune_encoder,
+        overlapping=record.overlapping,
+        seed=seed,
+    )
 
 
 def _adapter(record: AdapterRecord) -> Adapter:

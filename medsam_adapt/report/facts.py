@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from medsam_adapt.bundle import read_config
 from medsam_adapt.comparison.tables import duration
+from medsam_adapt.config import PATH_SETTINGS
 from medsam_adapt.networks.adapter import saved_base
 from medsam_adapt.runs import ADAPTER_FOLDER, RunRecord, read_cost
 from medsam_adapt.weights.registry import WEIGHTS
@@ -17,7 +18,6 @@ from medsam_adapt.weights.store import RANDOM
 
 Rows = list[tuple[str, str]]
 NOT_RECORDED = "not recorded"
-_PATHS = ("cache_dir", "split_file", "from_run", "checkpoint")  # settings that may be one
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _setting(name: str, value: Any, keep_identifiers: bool) -> str:
     """A setting as a person writes it; of a path, only its last part."""
     if value is None:
         return "–"
-    if name in _PATHS and isinstance(value, str) and not keep_identifiers:
+    if name in PATH_SETTINGS and isinstance(value, str) and not keep_identifiers:
         return _last_part(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 

@@ -117,7 +117,7 @@ def _show(
 def _without_folders(metrics: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """The same with no path of these folders in its notes."""
     notes = list(metrics["notes"])
-    for folder in folders:
+    for folder in filter(None, folders):
         notes = [note.replace(folder, "(folder)") for note in notes]
     return {**metrics, "notes": notes}
 
