@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import into_page
+
 from medsam_adapt.comparison.tables import MARKDOWN_FILE
 from medsam_adapt.data.phantom import write_phantoms
 from medsam_adapt.runs import COST_FILE, MODEL_FILE
@@ -28,7 +30,6 @@ METHODS = ("blosam", "infosam", "samcobot", "samparser", "lora", "adaptformer", 
 HELD_OUT = 0.5
 SHAPE = (64, 64, 24)
 SEED = 700  # of the phantoms
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
         print(f"gone on: {first} was left as it was, {second} trained to its end")
     print(f"{(time.monotonic() - started) / 60:.1f} min on {os.cpu_count()} cores")
     if arguments.page:
-        into_page(arguments.page, (comparison / MARKDOWN_FILE).read_text(encoding="utf-8"))
+        into_page(arguments.page, lowered((comparison / MARKDOWN_FILE).read_text(encoding="utf-8")))
 
 
 def parse() -> argparse.Namespace:
@@ -113,14 +114,9 @@ def modified(run: Path) -> int:
     return (run / MODEL_FILE).stat().st_mtime_ns
 
 
-def into_page(page: Path, table: str) -> None:
-    """Put the comparison between the page's markers, a level of headings lower."""
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page} has no {BEGIN} … {END} to put the table between.")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    content = table.partition("\n")[2].strip().replace("\n## ", "\n### ")
-    page.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}", encoding="utf-8")
+def lowered(table: str) -> str:
+    """The comparison's Markdown without its title, a level of headings lower."""
+    return table.partition("\n")[2].replace("\n## ", "\n### ")
 
 
 if __name__ == "__main__":

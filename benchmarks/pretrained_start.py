@@ -1,6 +1,7 @@
 """Print what fine-tuning reaches from ``sam_nano`` and from random weights, everything else being equal.
 
-    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/pretrained_start.py --output FOLDER [--seeds 3]
+    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/pretrained_start.py --output FOLDER [--seeds 3] [--epochs 2 6]
+        [--page docs/pretrained_start.md]
 
 Two data sets: phantoms, of which a quarter is held out; and the real CT in FOLDER/adome_one_case, cut into blocks of
 slices of which every other one is held out (the same patient, so this says how well it is learnt, not how well it
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from pages import into_page
 
 from medsam_adapt.bundle import resolve_knobs
 from medsam_adapt.cli.evaluate import run_evaluation
@@ -33,8 +36,8 @@ METHODS = ("blosam", "infosam", "samcobot", "samparser")
 STARTS = ("sam_nano", "random")
 PHANTOMS, PHANTOM_SHAPE = 8, (64, 64, 24)
 BLOCK = 8  # slices
-EPOCHS = 2  # of 50 steps or a few more each
-COLUMNS = ("data", "method", "start", "seed", "dsc")
+STEPS = 50  # of an epoch, or a few more
+COLUMNS = ("data", "epochs", "method", "start", "seed", "dsc")
 
 
 def phantoms(folder: Path) -> tuple[Path, Path]:
@@ -70,16 +73,9 @@ def _saved(folder: Path, train: list[str], held_out: list[str]) -> Path:
     return path
 
 
-def fine_tune(data: Path, split: Path, run: Path, method: str, start: str, seed: int, tune_encoder: bool) -> float:
-    """Mean held-out DSC of one training."""
-    sets: dict[str, Any] = {
-        "checkpoint": start,
-        "split_file": str(split),
-        "seed": seed,
-        "epochs": EPOCHS,
-        "val_interval": EPOCHS + 1,  # scored once, after the last step
-        "tune_encoder": tune_encoder,
-    }
+def fine_tune(data: Path, split: Path, run: Path, method: str, **values: Any) -> float:
+    """Mean held-out DSC of one training with these settings, scored after its last step."""
+    sets = {**values, "split_file": str(split), "min_steps": STEPS, "val_interval": values["epochs"] + 1}
     if method == "blosam":
         sets["order"] = "first"  # as in the demo: quicker
     run_training(method, data, run, resolve_knobs(method, sets=sets), overwrite=run.exists())
@@ -87,19 +83,28 @@ def fine_tune(data: Path, split: Path, run: Path, method: str, start: str, seed:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Mean ± sd over seeds, as Markdown."""
-    lines = ["| data | method | from `sam_nano` | from random weights | seeds |", "|---|---|---:|---:|---:|"]
-    for data, method in dict.fromkeys((row["data"], row["method"]) for row in rows):
-        cells, count = [], 0
-        for start in STARTS:
-            scores = [
-                float(row["dsc"]) for row in rows if (row["data"], row["method"], row["start"]) == (data, method, start)
-            ]
-            count = len(scores)
-            spread = f" ± {np.std(scores, ddof=1):.3f}" if count > 1 else ""
-            cells.append(f"{np.mean(scores):.3f}{spread}" if scores else "")
-        lines.append(f"| {data} | {method} | {cells[0]} | {cells[1]} | {count} |")
+    """Mean ± sd over seeds, and in how many seeds the pretrained start is better, as Markdown."""
+    lines = [
+        "| data | epochs | method | from `sam_nano` | from random weights | better in |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for place in dict.fromkeys((row["data"], row["epochs"], row["method"]) for row in rows):
+        scores: dict[str, dict[str, float]] = {start: {} for start in STARTS}
+        for row in rows:
+            if (row["data"], row["epochs"], row["method"]) == place and row["start"] in STARTS:
+                scores[row["start"]][row["seed"]] = float(row["dsc"])
+        pretrained, random = (scores[start] for start in STARTS)
+        both = [seed for seed in pretrained if seed in random]
+        better = sum(pretrained[seed] > random[seed] for seed in both)
+        cells = [*place, *(_spread(list(scores[start].values())) for start in STARTS), f"{better} of {len(both)} seeds"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _spread(scores: list[float]) -> str:
+    if not scores:
+        return ""
+    return f"{np.mean(scores):.3f}" + (f" ± {np.std(scores, ddof=1):.3f}" if len(scores) > 1 else "")
 
 
 def main() -> None:
@@ -107,11 +112,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of data, runs and scores.csv")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[2], help=f"of about {STEPS} steps; one or more")
     parser.add_argument("--methods", default=",".join(METHODS), help="which methods")
     parser.add_argument("--starts", default=",".join(STARTS), help="names or files of weights to start from")
     parser.add_argument("--data", default="phantoms,real", help="phantoms, real, or both")
     parser.add_argument("--tune-encoder", action="store_true", help="train the whole encoder too, as by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor threads")
+    parser.add_argument("--page", type=Path, help="Markdown page between whose comments the table goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -124,20 +131,26 @@ def main() -> None:
     scores = options.output / "scores.csv"
     rows = list(csv.DictReader(scores.open())) if scores.is_file() else []
     done = {tuple(row[name] for name in COLUMNS[:-1]) for row in rows}
-    for seed in range(options.seeds):
-        for name, (data, split) in sets.items():
-            for method in options.methods.split(","):
-                for start in options.starts.split(","):
-                    if (name, method, start, str(seed)) in done:
-                        continue
-                    dsc = fine_tune(data, split, options.output / "run", method, start, seed, options.tune_encoder)
-                    rows.append(dict(zip(COLUMNS, (name, method, start, str(seed), f"{dsc:.4f}"), strict=True)))
-                    print(rows[-1], flush=True)
-                    with scores.open("w", newline="") as file:
-                        writer = csv.DictWriter(file, COLUMNS)
-                        writer.writeheader()
-                        writer.writerows(rows)
+    wanted = itertools.product(
+        range(options.seeds), sets, options.epochs, options.methods.split(","), options.starts.split(",")
+    )
+    for seed, name, epochs, method, start in wanted:
+        key = (name, str(epochs), method, start, str(seed))
+        if key in done:
+            continue
+        values = {"checkpoint": start, "seed": seed, "epochs": epochs}
+        if not options.tune_encoder:
+            values["tune_encoder"] = False
+        dsc = fine_tune(*sets[name], options.output / "run", method, **values)
+        rows.append(dict(zip(COLUMNS, (*key, f"{dsc:.4f}"), strict=True)))
+        print(rows[-1], flush=True)
+        with scores.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
     print(table(rows))
+    if options.page:
+        into_page(options.page, table(rows))
 
 
 if __name__ == "__main__":

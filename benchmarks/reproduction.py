@@ -1,6 +1,7 @@
 """Try the papers' claims in miniature, from ``sam_nano``, and print what comes out, with its spread and its tests.
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/reproduction.py --output FOLDER [--seeds 5]
+        [--page docs/reproduction.md]
 
 a  SAM-COBOT against plain LoRA and plain AdaptFormer
 b  SAM-PARSER's 512 parameters against LoRA's
@@ -11,7 +12,8 @@ Each seed draws its own phantoms (six to train on, four held out, and those four
 random numbers. With the folder of real volumes, the CT is cut into blocks of slices of which every other one is held
 out (one patient: seeds differ in random numbers alone), and its MR is the other domain. The image encoder is frozen but
 for the methods' own layers, and nothing is chosen on the held-out cases. Each training writes its rows to
-``scores.csv``; the same command goes on where it was interrupted, and prints the table.
+``scores.csv``; the same command goes on where it was interrupted, and prints the table. Folders of several processes
+(``--data phantoms`` in one and ``--data real`` in another) are put together by ``--table-of FOLDER FOLDER``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import into_page
 from reproduction_data import DataSet, few_slices, phantom_set, real_set
 from reproduction_table import table
 
@@ -89,16 +92,30 @@ def mean_dsc(run: Path, data: Path | None = None) -> float:
 def main() -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of data, runs and scores.csv")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, help="folder of data, runs and scores.csv")
+    what.add_argument("--table-of", type=Path, nargs="+", metavar="FOLDER", help="print the table of earlier runs")
     parser.add_argument("--seeds", type=int, default=5, help="replications")
     parser.add_argument("--claims", default="abcd", help="which of a, b, c, d")
     parser.add_argument("--data", default="phantoms,real", help="phantoms, real, or both")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor threads")
+    parser.add_argument("--page", type=Path, help="Markdown page between whose comments the table goes")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    if options.table_of:
+        rows = [row for folder in options.table_of for row in read(folder / "scores.csv")]
+    else:
+        torch.set_num_threads(options.threads)
+        rows = train_all(options)
+    print(table(rows))
+    if options.page:
+        into_page(options.page, table(rows))
+
+
+def train_all(options: argparse.Namespace) -> list[dict[str, str]]:
+    """Train what is missing; the rows of all trainings."""
     options.output.mkdir(parents=True, exist_ok=True)
     scores = options.output / "scores.csv"
-    rows = list(csv.DictReader(scores.open())) if scores.is_file() else []
+    rows = read(scores)
     done = {(row["data"], row["arm"], row["slices"], row["seed"]) for row in rows}
     for seed in range(options.seeds):
         for source in sources(options.output, options.data, seed):
@@ -113,7 +130,7 @@ def main() -> None:
                     rows.append(dict(zip(COLUMNS, (*key, name, f"{dsc:.4f}", *counts), strict=True)))
                     print(rows[-1], flush=True)
                 write(scores, rows)
-    print(table(rows))
+    return rows
 
 
 def sources(output: Path, which: str, seed: int) -> Iterator[DataSet]:
@@ -125,6 +142,11 @@ def sources(output: Path, which: str, seed: int) -> Iterator[DataSet]:
     real = os.environ.get("MEDSAM_ADAPT_REAL_DATA")
     if "real" in which and real:
         yield real_set(output / "real", Path(real))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of earlier trainings."""
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
