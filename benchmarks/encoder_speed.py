@@ -1,7 +1,7 @@
 """Print how fast SAM's image encoder is here, against segment-anything's own with the same weights, and its memory.
 
     python benchmarks/encoder_speed.py [--backbone vit_b] [--device cpu] [--threads 2] [--bf16] [--rounds 5]
-        [--cpu-time] [--no-memory] [--quick] [--json FILE]
+        [--cpu-time] [--no-memory] [--quick] [--json FILE] [--page docs/speed.md]
 
 Rows are the encoder alone (forward); the encoder of vit_nano at its default size, which demo and tests run on (forward,
 and with backward); and attention alone: a global block of 64 x 64 tokens, and windows of the same grid (forward, and
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from segment_anything.modeling.image_encoder import Block
-from timing import Work, add_options, extra_memory, interleaved_medians, markdown_table, matrix_rate, start
+from timing import Work, add_options, extra_memory, interleaved_medians, markdown_table, matrix_rate, show, start
 from timing import write_results as write
 from torch import Tensor, nn
 
@@ -153,7 +153,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {precision}, matrix products at {rate / 1e9:.0f} GFLOP/s\n")
     results = [measure(row, device, options, rate) for row in rows_of(options.backbone, options.quick)]
     header = ["", "segment-anything, ms", "ours, ms", "ratio", "share", "its extra MiB", "our extra MiB", "difference"]
-    print(markdown_table(header, [as_cells(figures) for figures in results]))
+    show(markdown_table(header, [as_cells(figures) for figures in results]), "encoder", options.page)
     write(options.json, {"matrix_rate": rate, "precision": str(precision), "rows": results}, device)
 
 

@@ -1,6 +1,6 @@
 """Print what prediction costs outside the network and end to end, against SAMed's way of doing the same.
 
-    python benchmarks/predict_speed.py [--sizes 512 256] [--quick] [--json FILE]
+    python benchmarks/predict_speed.py [--sizes 512 256] [--quick] [--json FILE] [--page docs/speed.md]
 
 SAMed's way, written here from what its released test script does: a Python loop over the slices; each is enlarged or
 reduced to the network's size by cubic splines (scipy), repeated to three channels, sent through the network alone, its
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import zoom
-from timing import add_options, interleaved_medians, markdown_table, start, write_results
+from timing import add_options, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor, nn
 
 from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
@@ -177,7 +177,7 @@ def main() -> None:
         for way in figures
         if way != "differing voxels"
     ]
-    print(markdown_table(["what", "way", "ms a slice", "against SAMed's"], rows))
+    show(markdown_table(["what", "way", "ms a slice", "against SAMed's"], rows), "prediction", options.page)
     differing = sum(figures.get("differing voxels", 0) for figures in found.values())
     print(f"\n{differing:.0f} voxels differ between this package and the same, one by one.")
     write_results(options.json, found, device)

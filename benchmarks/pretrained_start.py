@@ -76,6 +76,7 @@ def _saved(folder: Path, train: list[str], held_out: list[str]) -> Path:
 def fine_tune(data: Path, split: Path, run: Path, method: str, **values: Any) -> float:
     """Mean held-out DSC of one training with these settings, scored after its last step."""
     sets = {**values, "split_file": str(split), "min_steps": STEPS, "val_interval": values["epochs"] + 1}
+    sets["cache_frozen"] = "off"  # every method and start draws its augmentation anew
     if method == "blosam":
         sets["order"] = "first"  # as in the demo: quicker
     run_training(method, data, run, resolve_knobs(method, sets=sets), overwrite=run.exists())

@@ -74,6 +74,8 @@ def fine_tune(data: DataSet, run: Path, arm: str, seed: int) -> tuple[dict[str, 
         "held_out": 0.0,
         "val_interval": EPOCHS + 1,
         "tune_encoder": False,
+        # Augmentation is drawn anew in every arm; few slices have eight views in both arms, which takes less time.
+        "cache_frozen": "auto" if arm in FEW else "off",
         **data.settings,
         **settings,
     }

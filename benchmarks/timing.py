@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pages import into_page
 
 from medsam_adapt.engine import select_device
 from medsam_adapt.files import write_json
@@ -28,12 +29,13 @@ Work = Callable[[], Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """``--device``, ``--threads``, ``--rounds``, ``--quick`` and ``--json``, the same in every benchmark."""
+    """``--device``, ``--threads``, ``--rounds``, ``--quick``, ``--json`` and ``--page``, as in every benchmark."""
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the processor")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of which the median is taken")
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that it runs")
     parser.add_argument("--json", type=Path, help="file of the figures")
+    parser.add_argument("--page", type=Path, help="Markdown page between whose comments the table goes")
 
 
 def start(options: argparse.Namespace) -> torch.device:
@@ -107,6 +109,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table with the first column to the left and the others to the right; floats keep three figures."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *([_text(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def show(table: str, name: str, page: Path | None) -> None:
+    """Print a table, and put it between the comments of that name in a page, where one is given."""
+    print(table)
+    if page is not None:
+        into_page(page, table, name)
 
 
 def write_results(path: Path | None, results: Any, device: torch.device | None = None) -> None:

@@ -1,7 +1,7 @@
 """Print time and memory of a training step of each method: cached, online, and as the authors' code does the work.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
-        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--no-memory] [--quick] [--json FILE]
+        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--no-memory] [--quick] [--json FILE] [--page docs/speed.md]
 
 A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no prompt) one image of each half:
 forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from authors_steps import Step, blosam_step, infosam_step, plain_segmenter, plain_step
-from timing import add_options, extra_memory, interleaved_medians, markdown_table, start, write_results
+from timing import add_options, extra_memory, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor
 
 from medsam_adapt.methods import (
@@ -226,7 +226,7 @@ def main() -> None:
         results.append(measure(method, options, device))
         rows += rows_of(results[-1])
         write_results(options.json, results, device)
-    print(markdown_table(header, rows))
+    show(markdown_table(header, rows), "bf16 steps" if options.bf16 else "steps", options.page)
 
 
 if __name__ == "__main__":

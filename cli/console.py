@@ -34,6 +34,9 @@ Series = Annotated[
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 
 
+IN_BF16 = "The image encoder computes in bf16: --precision fp32 is slower and more exact."
+
+
 def say(message: str) -> None:
     """Print a line."""
     console.print(message, markup=False)

@@ -18,7 +18,7 @@ from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
 from medsam_adapt.runs import read_runs
 
-from .console import Device, Overwrite, Series, progress_bar, say, warn
+from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, warn
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.prediction.case_runner import CaseRunner
@@ -163,10 +163,12 @@ def run_prediction(
 
         clean = Cleaning(**(cleaning or {}))
         predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision)
+        if predictor.precision == "bf16":
+            say(IN_BF16)
         reference = reference_of(device, batch_size)
         statistics = read_statistics(folders[0])
         runner = CaseRunner(predictor, outputs, clean, statistics, flips, prompts.propagate, given, reference)
-        speed = {"batch_size": batch_size, "precision": precision}
+        speed = {"batch_size": batch_size, "precision": predictor.precision}
         options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
         for note in notes:

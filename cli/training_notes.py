@@ -10,7 +10,7 @@ from medsam_adapt.bundle import read_config
 from medsam_adapt.config import Knobs
 from medsam_adapt.networks.variants import encoder_is_tuned
 
-from .console import say, warn
+from .console import IN_BF16, say, warn
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -26,7 +26,7 @@ def tell_precision(flow: ConfigWorkflow) -> None:
 
     network, where = (flow.parser.get_parsed_content(name) for name in ("network_def", "device"))
     if running_of(network.sam.image_encoder).is_bf16(where):
-        say("The image encoder computes in bf16: --precision fp32 is slower and more exact.")
+        say(IN_BF16)
 
 
 def frozen_work_of(flow: ConfigWorkflow) -> FrozenWork | None:

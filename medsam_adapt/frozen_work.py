@@ -201,7 +201,9 @@ class FrozenWork:
             front = self.parts.get("features")
             if knobs.augment != "none" and (front is None or not front.whole_trunk):
                 return "slices are augmented anew each time, and much of the image encoder is trained"
-            if knobs.epochs <= views.count:
+            # In an epoch of few slices each is drawn several times.
+            draws = knobs.epochs * max(1, knobs.min_steps * knobs.batch_size / len(views.slices))
+            if draws <= views.count:
                 return f"{knobs.epochs} epochs would not pay for {views.count} views of each slice"
         self.place = self._choose_place()
         if self.place is not None:

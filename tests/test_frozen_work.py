@@ -15,6 +15,7 @@ from tests.cli.test_train import SMALL, call
 CPU = torch.device("cpu")
 STEPS = 5  # few, for a rounding error grows with every one
 FROZEN = {"tune_encoder": False, "augment": "none", "cache_frozen": "on"}
+ONE_DRAW = {"cache_frozen": "auto", "min_steps": 1}  # of each slice in an epoch
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,8 @@ def test_features_are_known_by_weights_slices_and_settings(work_of):
         (DecoderOnly(), {"tune_encoder": True}, "training reaches the first block"),
         (LoRA(), {}, "training reaches the first block"),
         (DecoderOnly(), {"cache_frozen": "off"}, "cache_frozen is off"),
-        (DecoderOnly(), {"cache_frozen": "auto", "epochs": 1}, "1 epochs would not pay for 1 views"),
-        (DecoderOnly(), {"cache_frozen": "auto", "epochs": 8, "augment": "free"}, "would not pay for 8 views"),
+        (DecoderOnly(), {**ONE_DRAW, "epochs": 1}, "1 epochs would not pay for 1 views"),
+        (DecoderOnly(), {**ONE_DRAW, "epochs": 8, "augment": "free"}, "would not pay for 8 views"),
         (SeriesAdapters(), {"cache_frozen": "auto", "augment": "free"}, "augmented anew"),
         (DecoderOnly(), {"cache_frozen": "auto", "cache_place": "gpu"}, "find no room"),
     ],
@@ -127,6 +128,8 @@ def test_frozen_work_that_is_done_in_every_step_is_told(work_of, adapter, knobs,
         (Parser(), {}, "all 6 blocks of the image encoder, for"),
         (SeriesAdapters(), {}, "the first 2 of 6 blocks of the image encoder, for"),
         (Parser(), {"cache_place": "memory"}, "in memory"),
+        # One epoch of 100 steps draws each of 24 slices eight times.
+        (DecoderOnly(), {"augment": "free", "cached_views": 8, "epochs": 1, "min_steps": 100}, "in 8 augmented views"),
     ],
 )
 def test_what_is_kept_is_told(work_of, adapter, knobs, told):

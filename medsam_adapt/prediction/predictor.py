@@ -20,7 +20,7 @@ from medsam_adapt.data.prompts import prompts_of_masks
 from medsam_adapt.data.slices import renumber
 from medsam_adapt.engine import select_device
 from medsam_adapt.inference import SlicewiseInferer
-from medsam_adapt.networks.running import run_as
+from medsam_adapt.networks.running import run_as, running_of
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.prediction.averaging import Scores
 from medsam_adapt.prediction.byte_maps import map_on_disk, to_bytes
@@ -80,6 +80,11 @@ class Predictor:
     def device(self) -> torch.device:
         """Where the network is."""
         return self.segmenter.sam.pixel_mean.device
+
+    @property
+    def precision(self) -> str:
+        """What the image encoder computes in: ``fp32`` or ``bf16``."""
+        return "bf16" if running_of(self.segmenter.sam.image_encoder).is_bf16(self.device) else "fp32"
 
     def slices_in(self, shape: Sequence[int], affine: np.ndarray) -> int:
         """How many slices a volume of this shape and affine has in the run's slicing direction."""

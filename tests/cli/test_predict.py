@@ -130,6 +130,15 @@ def test_everything_beside_the_mask(made, tmp_path, capsys):
     assert all(Path(path).exists() for path in entry["files"].values())
 
 
+@pytest.mark.parametrize(("asked", "used"), [("auto", "fp32"), ("bf16", "bf16")])  # auto: bf16 on a GPU alone
+def test_half_precision_is_told_and_recorded(made, tmp_path, capsys, asked, used):
+    options = ["--precision", asked, "--report", tmp_path / "report.json"]
+    code, out, _ = call(capsys, made / "run", "-i", made / "scans" / "case_1.nii.gz", "-o", tmp_path / "out", *options)
+    assert code == 0
+    assert ("computes in bf16" in out) is (used == "bf16")
+    assert json.loads((tmp_path / "report.json").read_text())["options"]["precision"] == used
+
+
 def test_an_image_of_another_modality_is_flagged(made, tmp_path, capsys):
     nib.save(nib.Nifti1Image(np.abs(scan(0)), np.eye(4)), tmp_path / "mr.nii.gz")
     report = tmp_path / "report.json"
