@@ -11,7 +11,7 @@ from monai.bundle import ConfigWorkflow
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.data.phantom import PHANTOM_CLASSES
-from tests.test_hub import adapted_run, files_in, same_weights
+from tests.hub.runs import adapted_run, files_in, same_weights
 
 from .test_train import call
 
