@@ -10,8 +10,9 @@ d  InfoSAM against the same adapter without distillation, in and out of domain
 
 Each seed draws its own phantoms (six to train on, four held out, and those four from another scanner) and its own
 random numbers. With the folder of real volumes, the CT is cut into blocks of slices of which every other one is held
-out (one patient: seeds differ in random numbers alone), and its MR is the other domain. The image encoder is frozen but
-for the methods' own layers, and nothing is chosen on the held-out cases. Each training writes its rows to
+out (one patient: seeds differ in random numbers alone), and its MR is the other domain. As in the papers, a box prompts
+every structure but in (c), where nothing does; the image encoder is frozen but for the methods' own layers, and nothing
+is chosen on the held-out cases. Each training writes its rows to
 ``scores.csv``; the same command goes on where it was interrupted, and prints the table. Folders of several processes
 (``--data phantoms`` in one and ``--data real`` in another) are put together by ``--table-of FOLDER FOLDER``.
 """
@@ -52,7 +53,7 @@ FEW: dict[str, tuple[str, dict[str, Any]]] = {
     "one level": ("blosam", {"order": "joint"}),
 }
 SLICES = (4, 8, 16)
-EPOCHS, STEPS = 4, 50  # 200 steps
+EPOCHS, STEPS = {"box": 3, "none": 4}, 50  # 150 and 200 steps
 RULES = MetricRules(metrics=("dsc",))
 
 
@@ -67,12 +68,14 @@ def trainings(claims: str) -> Iterator[tuple[str, int]]:
 def fine_tune(data: DataSet, run: Path, arm: str, seed: int) -> tuple[dict[str, float], dict[str, int]]:
     """Train once; mean DSC by what it was scored on, and the counts of trained values."""
     bundle, settings = {**ARMS, **FEW}[arm]
+    prompt = "none" if arm in FEW else "box"
     sets = {
         "seed": seed,
-        "epochs": EPOCHS,
+        "prompt": prompt,
+        "epochs": EPOCHS[prompt],
         "min_steps": STEPS,
         "held_out": 0.0,
-        "val_interval": EPOCHS + 1,
+        "val_interval": EPOCHS[prompt] + 1,
         "tune_encoder": False,
         # Augmentation is drawn anew in every arm; few slices have eight views in both arms, which takes less time.
         "cache_frozen": "auto" if arm in FEW else "off",
