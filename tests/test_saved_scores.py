@@ -17,6 +17,6 @@ from .doc_blocks import REPOSITORY
 )
 def test_a_page_has_the_table_of_the_saved_scores(module, scores, page, monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    with (REPOSITORY / "benchmarks/results" / scores / "scores.csv").open(encoding="utf-8") as file:
+    with (REPOSITORY / "benchmarks/scores" / scores / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert importlib.import_module(module).table(rows) in (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
