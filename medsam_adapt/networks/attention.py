@@ -207,7 +207,7 @@ def _gradients(
 ) -> list[Tensor]:
     """Gradients of all tensors; those of keys and values, sums over tiles, are summed in float32 at least.
 
-    These two are summed as (N, d, H W): a product whose long side is the tile's own is a third faster.
+    These two are summed as (N, d, H W): a product whose long side is the tile's own is faster.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     to_query, to_h, to_w = (torch.empty_like(each) for each in (query, rel_h, rel_w))
