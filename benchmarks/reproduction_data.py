@@ -39,13 +39,15 @@ class DataSet:
     """Folders in the `folder` layout: what is trained on, and what is scored on, by name.
 
     With prompts an epoch goes through all structures of all slices; the settings then make it about 150 steps in all.
+    Without prompts an epoch has 50 steps of few slices.
     """
 
     name: str
     train: Path
     tests: Mapping[str, Path]
+    prompted: Mapping[str, Any]
+    unprompted: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    prompted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def phantom_set(folder: Path, seed: int) -> DataSet:
@@ -60,7 +62,7 @@ def phantom_set(folder: Path, seed: int) -> DataSet:
         changed = other_scanner(np.asarray(image.dataobj, np.float32), rng)
         nib.save(nib.Nifti1Image(changed, image.affine, image.header), path)
     prompted = {"epochs": 1, "held_out": 0.5}  # three of six are enough
-    return DataSet("phantoms", train, {"held out": same, "other scanner": other}, prompted=prompted)
+    return DataSet("phantoms", train, {"held out": same, "other scanner": other}, prompted, {"epochs": 4})
 
 
 def other_scanner(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -85,20 +87,23 @@ def real_set(folder: Path, source: Path) -> DataSet:
     _write_case(folder / "mr", "mr", nib.load(source / "mr_abdomen/image.nii.gz"), mr)
     tests = {"held out": folder / "held_out", "MR": folder / "mr"}
     # Percentiles, so that one policy reads both modalities.
-    return DataSet("real CT", folder / "train", tests, {"intensity": "percentile"}, {"epochs": 3})
+    return DataSet("real CT", folder / "train", tests, {"epochs": 3}, {"epochs": 6}, {"intensity": "percentile"})
 
 
 def few_slices(source: DataSet, count: int, folder: Path) -> DataSet:
-    """``count`` labelled slices: as many of each of up to four training volumes, from the middle outwards."""
+    """``count`` labelled slices, each a case: spread over the training slices with at least half the structures."""
     shutil.rmtree(folder, ignore_errors=True)
-    images = sorted((source.train / "images").iterdir())
-    chosen = [images[index] for index in np.linspace(0, len(images) - 1, 4).round().astype(int)]
-    for path in chosen:
-        volumes = [nib.as_closest_canonical(nib.load(source.train / kind / path.name)) for kind in ("images", "labels")]
-        depth = volumes[0].shape[2]
-        first = (depth - count // 4) // 2
-        parts = (volume.slicer[:, :, first : first + count // 4] for volume in volumes)
-        _write_case(folder, path.name.removesuffix(".nii.gz"), *parts)
+    structures = len(json.loads((source.train / "labels.json").read_text()))
+    slices = []
+    for path in sorted((source.train / "labels").iterdir()):
+        label = nib.as_closest_canonical(nib.load(path))
+        shown = [len(np.unique(plane)) - 1 for plane in np.moveaxis(np.asarray(label.dataobj), 2, 0)]
+        slices += [(path.name, index) for index, number in enumerate(shown) if number >= structures / 2]
+    for place in np.linspace(0, len(slices) - 1, count).round().astype(int):
+        name, index = slices[place]
+        volumes = [nib.as_closest_canonical(nib.load(source.train / kind / name)) for kind in ("images", "labels")]
+        case = f"{name.removesuffix('.nii.gz')}_{index:02d}"
+        _write_case(folder, case, *(volume.slicer[:, :, index : index + 1] for volume in volumes))
     shutil.copy(source.train / "labels.json", folder)
     return replace(source, train=folder)
 

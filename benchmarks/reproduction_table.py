@@ -15,6 +15,7 @@ PAIRS = {
     "b": (("PARSER", "LoRA"),),
     "c": (("BLO-SAM", "one level"),),
     "d": (("InfoSAM", "InfoSAM's adapter alone"),),
+    "e": (("LoRA", "decoder alone"), ("AdaptFormer", "decoder alone"), ("InfoSAM", "decoder alone")),
 }
 
 
@@ -46,7 +47,7 @@ def _comparisons(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, tuple[str
             if not seeds or (claim == "c") != (slices != "0"):
                 continue
             where = data if slices == "0" else f"{data}, {slices} slices"
-            for name in scored if claim == "d" else [name for name in scored if name in ("held out", "training")]:
+            for name in scored if claim in "de" else [name for name in scored if name in ("held out", "training")]:
                 first, second = (np.array([found[arm][seed][name] for seed in seeds]) for arm in pair)
                 yield claim, where, name, pair, first, second
             if "training" in scored:

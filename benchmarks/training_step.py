@@ -133,7 +133,7 @@ def _own_step(method: str, kind: str, segmenter: Segmenter, batch: dict[str, Ten
         update = DistillationUpdate(teacher, distillation, loader)
         trainer.optimizer.add_param_group({"params": list(distillation.parameters())})
     elif method.startswith("blosam"):
-        prompt_optimizer = torch.optim.AdamW([prompt_embedding(segmenter)], lr=1e-6)
+        prompt_optimizer = torch.optim.AdamW([prompt_embedding(segmenter)], lr=1e-6, fused=True)
         second: Any = iter(lambda: given, None)
         update = BiLevelUpdate(method.removeprefix("blosam-"), None, prompt_optimizer, second)  # type: ignore[arg-type]
     return lambda: update(trainer, given)
@@ -157,7 +157,7 @@ def _trainer(method: str, segmenter: Segmenter, given: dict[str, Tensor]) -> Any
     kwargs = {**others, "low_res": method != "infosam"}
     return SimpleNamespace(
         network=segmenter,
-        optimizer=torch.optim.AdamW(model_weights(segmenter), lr=1e-6),
+        optimizer=torch.optim.AdamW(model_weights(segmenter), lr=1e-6, fused=True),
         loss_function=StructureLoss() if method == "infosam" else SegmentationLoss(segmenter.head, *weights),
         inferer=lambda image, network, *args, **kwargs: network(image, *args, **kwargs),
         prepare_batch=lambda *_, **__: (given["image"], given["label"], (), dict(kwargs)),

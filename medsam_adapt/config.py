@@ -70,6 +70,15 @@ class Knobs(BaseModel):
     low_memory: bool = Field(
         False, description="compute the image encoder's inside again for the gradient: less memory, more time"
     )
+    slices_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="slices of a batch that go through the network together; fewer take less memory and one more pass "
+        "forward, and the step is that of the whole batch all the same; null: all",
+    )
+    compile: bool = Field(
+        False, description="compile the network's training step: a minute or more at the start, then faster steps"
+    )
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
     save_minutes: float = Field(
         10.0, ge=0, description="minutes between checkpoints within an epoch; there is one after every epoch as well"

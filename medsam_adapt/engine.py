@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,23 @@ def process_device(name: str = "auto") -> torch.device:
             f"this machine has {torch.cuda.device_count()} GPUs, too few for its processes: start one for each GPU."
         )
     return torch.device("cuda", number)
+
+
+def compiles(knobs: Knobs, device: torch.device) -> bool:
+    """Whether the training step is to be compiled, as the settings say.
+
+    Raises:
+        InputError: it is, and what compiles for this device is not on this machine.
+    """
+    if not knobs.compile:
+        return False
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise InputError(
+            "compile=true needs a C++ compiler on a CPU, and none was found: install g++, or leave it out."
+        )
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
+    return True
 
 
 class PrepareSlices:

@@ -32,6 +32,7 @@ def build_segmenter(
     seed: int = 0,
     precision: Precision = "fp32",
     low_memory: bool = False,
+    slices_at_once: int | None = None,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -50,6 +51,7 @@ def build_segmenter(
         precision: of the image encoder, as for :class:`medsam_adapt.networks.running.Running`; ``auto`` is ``fp32``
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
+        slices_at_once: of a batch, as for :class:`Segmenter`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -63,7 +65,7 @@ def build_segmenter(
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
         run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
-        return attach_adapter(Segmenter(sam, head), adapter, learn_prompt, tuned)
+        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned)
 
 
 def build_teacher(

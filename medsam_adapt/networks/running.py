@@ -1,4 +1,4 @@
-"""How an image encoder is run: in which precision, and with what kept in memory for the gradient."""
+"""How a network is run: in which precision, how much of a batch at once, and what is kept for the gradient."""
 
 from __future__ import annotations
 
@@ -45,6 +45,27 @@ class Running:
             else:
                 value = stage(value)
         return value
+
+
+def in_parts(network: Callable[..., Sequence[Tensor]], size: int, *batch: Tensor | None) -> tuple[Tensor, ...]:
+    """The results of ``network`` for a batch of which only ``size`` examples are kept in memory for the gradient.
+
+    Each part is computed again when its gradient is wanted. A loss that couples the examples of a batch, as Dice over
+    the batch and InfoSAM's relations do, sees the results of all of them.
+
+    Args:
+        network: from tensors (b, ...) to several tensors (b, ...).
+        size: how many examples make a part.
+        batch: what it takes, (B, ...) each, or None.
+    """
+    count = next(len(each) for each in batch if each is not None)
+    if count <= size:
+        return tuple(network(*batch))
+    parts = [
+        checkpoint(network, *(each if each is None else each[i : i + size] for each in batch), use_reentrant=False)
+        for i in range(0, count, size)
+    ]
+    return tuple(torch.cat(results) for results in zip(*parts, strict=True))
 
 
 def run_as(encoder: ImageEncoderViT, precision: Precision = "fp32", low_memory: bool = False) -> ImageEncoderViT:

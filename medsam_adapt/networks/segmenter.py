@@ -10,6 +10,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.networks.frozen import frozen_stages, run_stages
+from medsam_adapt.networks.running import in_parts
 
 if TYPE_CHECKING:
     from medsam_adapt.networks.adapter import Adapter
@@ -45,12 +46,15 @@ class Segmenter(nn.Module):
     Args:
         sam: from :func:`medsam_adapt.networks.build_sam`, with as many mask tokens as the head needs.
         head: as above.
+        slices_at_once: how many images of a batch are kept in memory for the gradient, the rest being computed again;
+            all when None. The gradient is the same.
     """
 
-    def __init__(self, sam: Sam, head: Head = "exclusive") -> None:
+    def __init__(self, sam: Sam, head: Head = "exclusive", slices_at_once: int | None = None) -> None:
         super().__init__()
         self.sam = sam
         self.head = head
+        self.slices_at_once = slices_at_once
         self.adapter: Adapter | None = None  # set, with the hash of the weights it belongs to, by attach_adapter
         self.base_sha256 = ""
         self.frozen_stages = frozen_stages(sam.image_encoder)  # the split of the encoder that features belong to
@@ -79,7 +83,17 @@ class Segmenter(nn.Module):
         ``features`` stand in for the image, as for :meth:`encode`. With ``full`` the result is the whole
         :class:`Prediction`, which a wrapper for distributed training lets through.
         """
-        prediction = self.decode(self.encode(image, features), boxes, points, upsample=not low_res)
+
+        def predict(
+            image: Tensor | None, boxes: Tensor | None, points: Tensor | None, features: Tensor | None
+        ) -> Prediction:
+            return self.decode(self.encode(image, features), boxes, points, upsample=not low_res)
+
+        batch = image, boxes, points, features
+        if self.slices_at_once is None or not torch.is_grad_enabled():
+            prediction = predict(*batch)
+        else:
+            prediction = Prediction(*in_parts(predict, self.slices_at_once, *batch))
         return prediction if full else prediction.logits
 
     def predict(

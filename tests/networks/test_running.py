@@ -21,17 +21,17 @@ def network(adapter, **running):
     return add_noise(build_segmenter("vit_nano", SIZE, 2, adapter, checkpoint="random", tune_encoder=False, **running))
 
 
-def step(segmenter, seed=0):
-    """Loss and gradients of one training step, dropout drawn from ``seed``."""
+def step(segmenter, seed=0, batch=2):
+    """Loss and gradients of one training step, dropout drawn from ``seed``; the loss couples the slices of a batch."""
     torch.manual_seed(seed)
     segmenter.train().zero_grad()
-    loss = segmenter(torch.rand(2, 3, SIZE, SIZE) * 255).square().mean()
+    loss = segmenter(torch.rand(batch, 3, SIZE, SIZE) * 255).square().mean().log()
     loss.backward()
     return loss, {name: tensor.grad for name, tensor in segmenter.named_parameters() if tensor.grad is not None}
 
 
-def kept(segmenter):
-    """Values that one training step keeps for its gradient."""
+def kept(work):
+    """Values that ``work`` keeps for its gradient."""
     count = 0
 
     def note(tensor):
@@ -40,7 +40,7 @@ def kept(segmenter):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        segmenter.train().encode(torch.zeros(2, 3, SIZE, SIZE))
+        work()
     return count
 
 
@@ -56,7 +56,28 @@ def test_low_memory_gives_the_same_gradients_and_keeps_less(adapter):
     assert any("image_encoder" in name for name in expected)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, msg=name)
-    assert kept(small) < 0.3 * kept(plain)
+    images = torch.zeros(2, 3, SIZE, SIZE)
+    assert kept(lambda: small.encode(images)) < 0.3 * kept(lambda: plain.encode(images))
+
+
+@pytest.mark.parametrize("head", [{}, {"prompt": "box"}], ids=["classes", "box"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_few_slices_at_once_give_the_same_gradients_and_keep_less(size, head):
+    plain, small = network(SeriesAdapters(), **head), network(SeriesAdapters(), slices_at_once=size, **head)
+    small.load_state_dict(plain.state_dict())
+    (loss, expected), (own_loss, found) = step(plain, batch=3), step(small, batch=3)
+    torch.testing.assert_close(own_loss, loss)
+    assert list(found) == list(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+    images = torch.zeros(3, 3, SIZE, SIZE)
+    assert kept(lambda: small(images)) < 0.1 * kept(lambda: plain(images))
+
+
+def test_a_batch_that_is_small_enough_is_not_computed_again():
+    plain, small = network(LoRA()), network(LoRA(), slices_at_once=2)
+    images = torch.zeros(2, 3, SIZE, SIZE)
+    assert kept(lambda: small(images)) == kept(lambda: plain(images))
 
 
 def test_bf16_is_near_fp32_and_ends_in_fp32():

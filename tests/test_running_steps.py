@@ -1,0 +1,46 @@
+"""Ways to run a training step that must not change what it does: few slices at once, and compiled."""
+
+import functools
+
+import pytest
+import torch
+
+from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.engine import compiles
+from medsam_adapt.errors import InputError
+from tests.test_frozen_work import STEPS, losses_of
+
+BUNDLES = ["samcobot", "infosam", "blosam"]
+PLAIN = {"prompt": "none", "cache_frozen": "off", "batch_size": 3}
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_run_of_few_slices_at_once_equals_that_of_all(phantoms, tmp_path, bundle):
+    together = losses_of(bundle, phantoms, tmp_path, **PLAIN)
+    in_parts = losses_of(bundle, phantoms, tmp_path / "parts", slices_at_once=2, **PLAIN)
+    assert len(together) == STEPS
+    torch.testing.assert_close(in_parts, together, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bundle", ["infosam", "blosam"])
+def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bundle):
+    """What is recorded of the network, without the minute that making machine code of it takes."""
+    graphs = []
+
+    def record(graph, examples):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, examples)
+
+    plain = losses_of(bundle, phantoms, tmp_path, **PLAIN)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=record))
+    compiled = losses_of(bundle, phantoms, tmp_path / "compiled", compile=True, **PLAIN)
+    assert graphs
+    torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_compiler_that_is_missing_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    knobs = resolve_knobs("lora", sets={"compile": True})
+    with pytest.raises(InputError, match=r"needs a C\+\+ compiler .*: install g\+\+, or leave it out"):
+        compiles(knobs, torch.device("cpu"))
+    assert not compiles(resolve_knobs("lora"), torch.device("cpu"))
