@@ -193,7 +193,7 @@ def _of_interrupted(
     if changed := changed_setting(record, given):
         longer = f", or begin another run with --from {output} to train longer" * (changed == "epochs")
         raise InputError(f"{output} was begun with another {changed}: resume it without that option{longer}.")
-    how = {name: value for name, value in given.items() if name in record.knobs and name != "layout"}
+    how = {name: value for name, value in given.items() if name != "layout"}
     knobs = run_knobs(record.bundle, **{**record.knobs, **how})
     return same_origin(record, bundle, output), data or Path(record.dataset_dir), knobs
 

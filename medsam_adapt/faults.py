@@ -187,12 +187,18 @@ def _explain(error: BaseException, output: Path, settings: Mapping[str, Any]) ->
     """What happened and what to do about it; None for any other error."""
     go_on = f"go on with 'medsam-adapt train --resume --output {output}'"
     if is_out_of_memory(error):
-        low_memory = "--low-memory, " if settings.get("low_memory") is False else ""
-        in_parts = "--set slices_at_once=1, " if settings.get("slices_at_once", 1) is None else ""
+        settings_left = "".join(
+            option
+            for name, value, option in (
+                ("slices_at_once", None, " --set slices_at_once=1"),
+                ("low_memory", False, " --low-memory"),
+            )
+            if settings.get(name, "") == value
+        )
+        less = f"{go_on[:-1]}{settings_left}', or " if settings_left else ""
         return (
-            f"there is not enough memory for this training: add {in_parts}{low_memory}or lower batch_size "
-            f"(it is {settings['batch_size']}) or --image-size, or choose a smaller --backbone, and train anew with "
-            "--overwrite."
+            f"there is not enough memory for this training: {less}lower batch_size (it is {settings['batch_size']}) or "
+            "--image-size, or choose a smaller --backbone, and train anew with --overwrite."
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return (

@@ -30,7 +30,8 @@ _REST = (
     *(f"{ADAPTER_FOLDER}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")),
 )
 
-_HOW = ("num_workers", "cache_dir", "save_minutes")  # settings of how a training is done, not of what comes out
+# Settings of how a training is done, not of what comes out (but for rounding).
+_HOW = ("num_workers", "cache_dir", "save_minutes", "low_memory", "slices_at_once", "compile")
 _SAME_DATA = {  # what decides a training besides its settings, in words
     "train": "training cases",
     "held_out": "held-out cases",
