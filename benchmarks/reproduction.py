@@ -1,7 +1,7 @@
 """Try the papers' claims in miniature, from ``sam_nano``, and print what comes out, with its spread and its tests.
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/reproduction.py --output FOLDER [--seeds 5]
-        [--page docs/reproduction.md]
+        [--checkpoint FILE] [--page docs/reproduction.md]
 
 a  SAM-COBOT against plain LoRA and plain AdaptFormer
 b  SAM-PARSER's 512 parameters against LoRA's
@@ -63,6 +63,7 @@ FEW: dict[str, tuple[str, dict[str, Any]]] = {
 SLICES = (4, 8, 16)
 STEPS = 50  # the least of an epoch
 RULES = MetricRules(metrics=("dsc",))
+Scores = dict[str, float]  # by what was scored
 
 
 def trainings(claims: str) -> Iterator[tuple[str, int]]:
@@ -73,12 +74,15 @@ def trainings(claims: str) -> Iterator[tuple[str, int]]:
         yield from ((arm, count) for count in SLICES for arm in FEW)
 
 
-def fine_tune(data: DataSet, run: Path, arm: str, seed: int) -> tuple[dict[str, float], dict[str, int]]:
+def fine_tune(
+    data: DataSet, run: Path, arm: str, seed: int, checkpoint: str
+) -> tuple[dict[str, float], dict[str, int]]:
     """Train once; mean DSC by what it was scored on, and the counts of trained values."""
     bundle, settings = {**ARMS, **FEW}[arm]
     length = data.unprompted if arm in FEW else data.prompted
     sets = {
         "seed": seed,
+        "checkpoint": checkpoint,
         "min_steps": STEPS,
         "held_out": 0.0,
         "val_interval": length["epochs"] + 1,
@@ -111,6 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="replications")
     parser.add_argument("--claims", default="abcde", help="which of a, b, c, d, e")
     parser.add_argument("--data", default="phantoms,real", help="phantoms, real, or both")
+    parser.add_argument("--checkpoint", default="sam_nano", help="weights to start from: a name or a file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor threads")
     parser.add_argument("--page", type=Path, help="Markdown page between whose comments the table goes")
     options = parser.parse_args()
@@ -137,7 +142,7 @@ def train_all(options: argparse.Namespace) -> list[dict[str, str]]:
                 if key in done:
                     continue
                 data = few_slices(source, slices, options.output / "few") if slices else source
-                found, trained = fine_tune(data, options.output / "run", arm, seed)
+                found, trained = fine_tune(data, options.output / "run", arm, seed, options.checkpoint)
                 counts = (str(trained["encoder"]), str(trained["total"]))
                 for name, dsc in found.items():
                     rows.append(dict(zip(COLUMNS, (*key, name, f"{dsc:.4f}", *counts), strict=True)))
