@@ -1,7 +1,8 @@
 """Print time and memory of a training step of each method: cached, online, and as the authors' code does the work.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
-        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--no-memory] [--quick] [--json FILE] [--page docs/speed.md]
+        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile] [--no-memory] [--quick] [--json FILE]
+        [--page docs/speed.md]
 
 A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no prompt) one image of each half:
 forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
@@ -19,7 +20,7 @@ Where training reaches the first block there is nothing to cache.
 InfoSAM compares the images of a batch, which takes two at least; here one image goes through all of its work, and the
 Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it had when
 its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference; slice_loading.py
-measures it. With --bf16 this package's steps run under autocast in bfloat16.
+measures it. With --bf16 this package's steps run under autocast in bfloat16, with --compile they are compiled.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class OneImage(InformationDistillation):
         return (relations[0] * relations[1]).sum()
 
 
-def prepare(method: str, kind: str, variant: str, size: int, device: torch.device, bf16: bool = False) -> Step:
+def prepare(
+    method: str, kind: str, variant: str, size: int, device: torch.device, bf16: bool = False, compiled: bool = False
+) -> Step:
     """What one step of a method does, ready to be run."""
     torch.manual_seed(0)
     image = torch.rand(1, 3, size, size, device=device) * 255
@@ -103,7 +106,7 @@ def prepare(method: str, kind: str, variant: str, size: int, device: torch.devic
     prompt = "none" if bi_level else "box"
     segmenter = build_segmenter(variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False).to(device)
     batch = {"image": image, "label": label} | ({} if bi_level else {"boxes": boxes})
-    step = _own_step(method, kind, segmenter, batch, variant)
+    step = _own_step(method, kind, segmenter, batch, variant, compiled)
     if not bf16:
         return step
 
@@ -114,7 +117,9 @@ def prepare(method: str, kind: str, variant: str, size: int, device: torch.devic
     return step_in_bf16
 
 
-def _own_step(method: str, kind: str, segmenter: Segmenter, batch: dict[str, Tensor], variant: str) -> Step:
+def _own_step(
+    method: str, kind: str, segmenter: Segmenter, batch: dict[str, Tensor], variant: str, compiled: bool
+) -> Step:
     image, frozen = batch["image"], segmenter.frozen_features
     teacher = build_teacher(variant, segmenter.image_size, "random").to(image.device) if method == "infosam" else None
     with torch.no_grad():
@@ -125,6 +130,8 @@ def _own_step(method: str, kind: str, segmenter: Segmenter, batch: dict[str, Ten
             given["features"] = frozen(image)
             given |= {} if teacher is None else {"teacher_embedding": teacher.encode(image)}
     trainer = _trainer(method, segmenter, given)
+    if compiled:
+        trainer.network = torch.compile(segmenter)
     update: Callable = _plain_update
     if method == "infosam":
         assert teacher is not None
@@ -181,12 +188,13 @@ def measure(method: str, options: argparse.Namespace, device: torch.device) -> d
     size = 64 if options.quick else size
     given = ("vit_nano" if options.quick else options.backbone, size, device)
     kinds = KINDS if method in CACHED else KINDS[:2]
-    works = {kind: prepare(method, kind, *given, bf16=options.bf16 and kind != "reference") for kind in kinds}
+    ours = options.bf16, options.compile
+    works = {kind: prepare(method, kind, *given, *(ours if kind != "reference" else ())) for kind in kinds}
     seconds = interleaved_medians(works, options.rounds, device)
     del works
     found: dict[str, Any] = {"method": method, "backbone": given[0], "image_size": size, "seconds": seconds}
     found["extra_bytes"] = {
-        kind: extra_memory(prepare, method, kind, *given, options.bf16 and kind != "reference", device=device)
+        kind: extra_memory(prepare, method, kind, *given, *(ours if kind != "reference" else ()), device=device)
         for kind in kinds
         if kind != "fill" and not options.no_memory
     }
@@ -217,6 +225,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_b", help="size of the SAM")
     parser.add_argument("--image-size", type=int, help="side of the image; 1024, and 256 for BLO-SAM, when not given")
     parser.add_argument("--bf16", action="store_true", help="this package's steps under autocast in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="this package's steps compiled by PyTorch")
     parser.add_argument("--no-memory", action="store_true", help="times alone")
     options = parser.parse_args()
     device = start(options)
