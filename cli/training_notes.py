@@ -74,10 +74,7 @@ def tell_start(start: Path | None, knobs: Knobs) -> None:
 
 def tell_plan(flow: ConfigWorkflow) -> None:
     """The dry run: one real step is timed, nothing is written."""
-    import resource
-
-    import torch
-
+    from medsam_adapt.cost import peak_memory
     from medsam_adapt.networks import count_trainable
 
     data: TrainingData = flow.parser.get_parsed_content("data")
@@ -91,8 +88,7 @@ def tell_plan(flow: ConfigWorkflow) -> None:
         trainer._process_function(trainer, batch)
         seconds = time.perf_counter() - started
     steps = trainer.state.max_epochs * len(trainer.data_loader)
-    on_gpu = trainer.state.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory(trainer.state.device)
     beside = [flow.parser.get_parsed_content("distillation_def")] if "distillation_def" in flow.parser else []
     counts = count_trainable(segmenter, *beside)
     say(f"held out: {', '.join(data.split.held_out) or 'nothing'}")

@@ -72,6 +72,10 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the most that tensors took on a GPU, or on the CPU the most that this process ever took."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

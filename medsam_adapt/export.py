@@ -112,6 +112,7 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "image_size": record.image_size,
         "axis": record.axis,
         "channels": record.channels,
+        "images": record.images,
         "intensity_policy": record.policy.model_dump(),
         "padding": list(PIXEL_MEAN),
     }

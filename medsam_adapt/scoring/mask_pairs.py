@@ -60,7 +60,7 @@ class Matched:
 
 
 def match_masks(predictions: Path, references: Path) -> Matched:
-    """Pair the cases of two folders by name; ``_seg``, ``_label`` and ``_0000`` at the end of a name are ignored.
+    """Pair the cases of two folders by name; ``_seg``, ``_label(s)`` and ``_0000`` at the end of a name are ignored.
 
     Raises:
         InputError: no such folder, two cases of one name in it, or not one pair.
@@ -70,7 +70,7 @@ def match_masks(predictions: Path, references: Path) -> Matched:
     if not shared:
         raise InputError(
             f"no mask in {predictions} has the name of one in {references}: name both alike "
-            "(_seg, _label and _0000 at the end do not matter)."
+            "(_seg, _label, _labels and _0000 at the end do not matter)."
         )
     pairs = [MaskPair(_stem(found[1][name]), found[0][name], found[1][name]) for name in shared]
     alone = [path for files in found for name, path in files.items() if name not in shared]
