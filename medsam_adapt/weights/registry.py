@@ -51,7 +51,7 @@ WEIGHTS = {
             file_name="sam_nano.safetensors",
             licence="Apache-2.0",
             size=5_753_296,
-            sha256="bc30692a50dc3c8430bd2f34dd9d50159891aa5f0a072f0099d520d1326d357f",
+            sha256="e7a7977d1074effaf12ee83c7ddfb48a5bfb5312147db13d4d8d569db5b35f9b",
             shipped=True,
         ),
         Weights(
