@@ -7,8 +7,7 @@ the scores are made: on the CPU in tiles that fit into its caches, elsewhere ins
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,12 +16,11 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-_TILE_BYTES = 2**21  # of scores at a time on the CPU: half or twice as much is slower
+_TILE_BYTES = 2**21  # of scores at a time on the CPU, for each thread: half or twice as much is no faster
 _KEPT_BYTES = 2**24  # of probabilities that are kept for the gradient rather than made again
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
-Place = tuple[slice, slice]
-Tile = tuple[Place, Tensor, Tensor]
+Tile = tuple[slice, Tensor, Tensor]
 
 
 def use_fast_attention(encoder: ImageEncoderViT) -> ImageEncoderViT:
@@ -164,11 +162,15 @@ class _Tiled(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float, keep: bool
     ) -> Tensor:
-        output = torch.empty_like(query)
+        output = query.new_empty(query.shape)
         kept = query.new_empty(*query.shape[:2], key.shape[1]) if keep else None
         with torch.autocast("cpu", enabled=False):
-            for at, probabilities, _ in _tiles(query, key, rel_h, rel_w, scale, kept):
-                output[at] = probabilities @ value[at[0]]
+            spaces = _spaces(query, key, kept)
+            for group in _groups(query, key):
+                queries, keys, values = query[group] * scale, key[group].contiguous(), value[group].contiguous()
+                biases, own = (rel_h[group], rel_w[group]), None if kept is None else kept[group]
+                for part, probabilities, _ in _tiles(queries, keys, *biases, spaces, own):
+                    torch.bmm(probabilities, values, out=output[group][:, part])
         ctx.save_for_backward(query, key, value, rel_h, rel_w, output, kept)
         ctx.scale = scale
         return output
@@ -182,11 +184,7 @@ class _Tiled(torch.autograd.Function):
             found = iter(torch.autograd.grad(_plain(*inputs, ctx.scale), wanted, grad, create_graph=True))
             return (*(next(found) if needed else None for needed in ctx.needs_input_grad),)
         with torch.autocast("cpu", enabled=False):
-            if kept is None:
-                tiles = _tiles(query, key, rel_h, rel_w, ctx.scale)
-            else:
-                tiles = ((at, kept[at], torch.empty_like(kept[at])) for at in _places(query, key))
-            return *_gradients(*inputs, output, grad.to(output.dtype), ctx.scale, tiles), None, None
+            return *_gradients(*inputs, output, grad.to(output.dtype), ctx.scale, kept), None, None
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
@@ -203,26 +201,33 @@ def _gradients(
     output: Tensor,
     grad: Tensor,
     scale: float,
-    tiles: Iterable[Tile],
+    kept: Tensor | None,
 ) -> list[Tensor]:
     """Gradients of all tensors; those of keys and values, sums over tiles, are summed in float32 at least.
 
     These two are summed as (N, d, H W): a product whose long side is the tile's own is faster.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
-    to_query, to_h, to_w = (torch.empty_like(each) for each in (query, rel_h, rel_w))
-    to_key, to_value = (torch.zeros_like(each.transpose(1, 2), dtype=exact) for each in (key, value))
-    along = (grad * output).sum(dim=-1, keepdim=True)
-    for at, probabilities, space in tiles:
-        group, values = at[0], value[at[0]].transpose(1, 2)
-        _add_product(to_value[group], grad[at].transpose(1, 2), probabilities)
-        to_scores = torch.baddbmm(along[at], grad[at], values, beta=-1, out=space).mul_(probabilities)
-        to_query[at] = (to_scores @ key[group]).mul_(scale)
-        _add_product(to_key[group], (query[at] * scale).transpose(1, 2), to_scores)
-        by_place = to_scores.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
-        to_h[at], to_w[at] = by_place.sum(dim=-1), by_place.sum(dim=-2)
+    to_query, to_h, to_w = (each.new_empty(each.shape) for each in (query, rel_h, rel_w))
+    to_key, to_value = (each.new_zeros(each.transpose(1, 2).shape, dtype=exact) for each in (key, value))
+    along = -(grad * output).sum(dim=-1, keepdim=True)
+    spaces = _spaces(query, key, kept)
+    for group in _groups(query, key):
+        queries, keys, grads = query[group] * scale, key[group].contiguous(), grad[group].contiguous()
+        values = value[group].contiguous().transpose(1, 2)
+        own = None if kept is None else kept[group]
+        tiles = _tiles(queries, keys, rel_h[group], rel_w[group], spaces, own, made=own is not None)
+        for part, probabilities, space in tiles:
+            _add_product(to_value[group], grads[:, part].transpose(1, 2), probabilities)
+            to_scores = space.copy_(along[group][:, part].expand_as(space)).baddbmm_(grads[:, part], values)
+            to_scores *= probabilities
+            torch.bmm(to_scores, keys, out=to_query[group][:, part])
+            _add_product(to_key[group], queries[:, part].transpose(1, 2), to_scores)
+            by_place = to_scores.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
+            torch.sum(by_place, dim=-1, out=to_h[group][:, part])
+            torch.sum(by_place, dim=-2, out=to_w[group][:, part])
     sums = (total.transpose(1, 2).to(query.dtype) for total in (to_key, to_value))
-    return [to_query, *sums, to_h, to_w]
+    return [to_query.mul_(scale), *sums, to_h, to_w]
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -233,36 +238,62 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-def _tiles(
-    query: Tensor, key: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float, kept: Tensor | None = None
-) -> Iterator[Tile]:
-    """Each tile, its probabilities (n, q, H W) and a space of that shape, which is free.
+def _groups(query: Tensor, key: Tensor) -> Iterator[slice]:
+    """Of N, one at a time or as many as fit into a tile.
 
-    The probabilities are a part of ``kept``, or in a space that the next tile overwrites.
+    Their keys and values are copied for all of the group's tiles, which read them again and again: in the product of
+    the layer from which they come, their rows lie far apart.
     """
-    keys = key.shape[1]
-    spaces: list[Tensor] = []
-    for at in _places(query, key):
-        shape = (*query[at].shape[:2], keys)
-        size = math.prod(shape)
-        spaces = spaces or [query.new_empty(size) for _ in range(1 if kept is not None else 2)]  # no tile is larger
-        scores = spaces[0][:size].view(shape)
-        probabilities = spaces[1][:size].view(shape) if kept is None else kept[at]
-        bias = scores.view(*shape[:2], rel_h.shape[-1], rel_w.shape[-1])
-        torch.add(rel_h[at][..., :, None], rel_w[at][..., None, :], out=bias)
-        torch.baddbmm(scores, query[at] * scale, key[at[0]].transpose(1, 2), out=scores)
-        yield at, torch.softmax(scores, dim=-1, out=probabilities), scores
+    together = max(1, _fitting(query, key) // query.shape[1])
+    for first in range(0, query.shape[0], together):
+        yield slice(first, min(first + together, query.shape[0]))
 
 
-def _places(query: Tensor, key: Tensor) -> Iterator[Place]:
-    """Where each tile is, of N and of Q: some of the queries of one of N, or all queries of some of N."""
-    count, queries = query.shape[:2]
+def _fitting(query: Tensor, key: Tensor) -> int:
+    """How many queries make a tile."""
     row = key.shape[1] * query.element_size()  # bytes of the scores of a query
-    fitting = max(1, _TILE_BYTES * max(1, torch.get_num_threads() // 2) // row)
-    down, together = min(fitting, queries), max(1, fitting // queries)
-    for first in range(0, count, together):
-        for top in range(0, queries, down):
-            yield slice(first, min(first + together, count)), slice(top, min(top + down, queries))
+    return max(1, _TILE_BYTES * torch.get_num_threads() // row)
+
+
+def _spaces(query: Tensor, key: Tensor, kept: Tensor | None) -> list[Tensor]:
+    """Room for the scores of a tile, and for its probabilities unless they are kept; all tiles use it in turn."""
+    together = max(1, _fitting(query, key) // query.shape[1])
+    size = min(together, query.shape[0]) * min(_fitting(query, key), query.shape[1]) * key.shape[1]
+    return [query.new_empty(size) for _ in range(2 if kept is None else 1)]
+
+
+def _tiles(
+    query: Tensor,
+    key: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    spaces: list[Tensor],
+    kept: Tensor | None,
+    made: bool = False,
+) -> Iterator[Tile]:
+    """Each tile of a group: which of the queries, their probabilities (n, q, H W) and a free space of that shape.
+
+    Args:
+        query: (n, Q, d), scaled.
+        key: (n, H W, d).
+        rel_h: (n, Q, H).
+        rel_w: (n, Q, W).
+        spaces: from :func:`_spaces`; the next tile overwrites them.
+        kept: (n, Q, H W), of which the probabilities are to be a part rather than in a space.
+        made: whether they are there already.
+    """
+    down = min(_fitting(query, key), query.shape[1])
+    for top in range(0, query.shape[1], down):
+        part = slice(top, min(top + down, query.shape[1]))
+        shape = torch.Size((query.shape[0], part.stop - part.start, key.shape[1]))
+        scores, *rest = (space[: shape.numel()].view(shape) for space in spaces)
+        probabilities = rest[0] if kept is None else kept[:, part]
+        if not made:
+            bias = scores.view(*shape[:2], rel_h.shape[-1], rel_w.shape[-1])
+            torch.add(rel_h[:, part, :, None], rel_w[:, part, None, :], out=bias)
+            torch.baddbmm(scores, query[:, part], key.transpose(1, 2), out=scores)
+            torch.softmax(scores, dim=-1, out=probabilities)
+        yield part, probabilities, scores
 
 
 def _strips(length: int, window: int) -> list[tuple[slice, int]]:
