@@ -63,7 +63,6 @@ FEW: dict[str, tuple[str, dict[str, Any]]] = {
 SLICES = (4, 8, 16)
 STEPS = 50  # the least of an epoch
 RULES = MetricRules(metrics=("dsc",))
-Scores = dict[str, float]  # by what was scored
 
 
 def trainings(claims: str) -> Iterator[tuple[str, int]]:
