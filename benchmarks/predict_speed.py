@@ -7,7 +7,8 @@ reduced to the network's size by cubic splines (scipy), repeated to three channe
 logits go through softmax and argmax, and the labels are brought back to the slice's size by nearest neighbour (scipy).
 Outside the network: a stub stands for it, which returns the same logits at no cost. "One by one" is the arithmetic of
 this package, a slice at a time, written out plainly; masks are compared with it voxel by voxel. End to end: volumes
-read from NIfTI files, segmented by a random vit_nano, and written.
+read from NIfTI files, segmented by a random vit_nano, and written. What the random network draws is noise all over the
+volume, which no trained one draws: it does its work, and then each class is a disc of its own, the same on every slice.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.data.phantom import make_phantom
 from medsam_adapt.data.transforms import pad_image
 from medsam_adapt.inference import SlicewiseInferer
-from medsam_adapt.networks import DecoderOnly, build_segmenter
+from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.prediction.predictor import Predictor
@@ -56,6 +57,27 @@ class Stub(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits[: len(images)]
+
+
+class Discs(nn.Module):
+    """A segmenter that does its work and then answers each class with a disc, the same on every slice.
+
+    Args:
+        segmenter: whose logits (n, CLASSES + 1, S, S) are replaced.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.image_size, self.head, self.sam = segmenter.image_size, segmenter.head, segmenter.sam
+        self.segmenter = segmenter
+        place = (torch.arange(self.image_size) + 0.5) / self.image_size * 4
+        centres = torch.arange(CLASSES)[:, None, None]
+        away = ((place[:, None] - centres // 4 - 0.5) ** 2 + (place - centres % 4 - 0.5) ** 2).sqrt()
+        self.register_buffer("logits", torch.cat([torch.zeros_like(away[:1]), 10 * (0.35 - away)]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.segmenter(images)
+        return self.logits.expand(len(images), -1, -1, -1)
 
 
 def in_batches(volume: np.ndarray, network: nn.Module) -> np.ndarray:
@@ -113,7 +135,7 @@ def _bound(way: Callable, *arguments: object) -> Callable[[], object]:
 
 def end_to_end(side: int, slices: int, size: int, rounds: int, device: torch.device) -> dict[str, float]:
     """Milliseconds a slice from file to file, over three volumes."""
-    network = build_segmenter("vit_nano", size, CLASSES, DecoderOnly(), checkpoint="random").eval().to(device)
+    network = Discs(build_segmenter("vit_nano", size, CLASSES, DecoderOnly(), checkpoint="random")).eval().to(device)
     runner = CaseRunner(Predictor(_record(), network, BATCH))
     with tempfile.TemporaryDirectory() as folder:
         scans, masks = Path(folder) / "scans", Path(folder) / "masks"

@@ -2,13 +2,11 @@
 
 The score of a query q at (i, j) with a key k at (y, x) is q · k / √d + q · R_h[i - y] + q · R_w[j - x]. The last two
 terms have few values, rel_h (query, row of the key) and rel_w (query, column of the key), which are put together where
-the scores are made: on the CPU in tiles that fit into its caches, elsewhere inside a fused kernel.
+the scores are made: on the CPU in tiles that fit into its caches
+(attention_tiles.py), elsewhere inside a fused kernel.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +14,10 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-_TILE_BYTES = 2**21  # of scores at a time on the CPU, for each thread: half or twice as much is no faster
-_KEPT_BYTES = 2**24  # of probabilities that are kept for the gradient rather than made again
-_ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
+from medsam_adapt.networks.attention_tiles import tiled
+from medsam_adapt.networks.products import TokenLinear
 
-Tile = tuple[slice, Tensor, Tensor]
+_ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
 
 def use_fast_attention(encoder: ImageEncoderViT) -> ImageEncoderViT:
@@ -50,7 +47,7 @@ class EncoderAttention(nn.Module):
         self.window = window
         self.num_heads, self.scale = plain.num_heads, plain.scale
         self.rel_pos_h, self.rel_pos_w = plain.rel_pos_h, plain.rel_pos_w
-        self.qkv, self.proj = plain.qkv, plain.proj
+        self.qkv, self.proj = TokenLinear(plain.qkv), TokenLinear(plain.proj)
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, channels = tokens.shape[0], tokens.shape[3]
@@ -135,165 +132,6 @@ def widened(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Ten
     long_key = torch.cat([key, where.to(key.dtype).expand(key.shape[0], -1, -1)], dim=-1)
     queries, keys = (F.pad(each, (0, spare))[:, None] for each in (long_query, long_key))
     return F.scaled_dot_product_attention(queries, keys, value[:, None], scale=1.0)[:, 0]
-
-
-def tiled(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
-    """Attention in tiles of queries, whose scores are made again for the gradient unless they are few.
-
-    Args:
-        query: (N, Q, d).
-        key: (N, H W, d).
-        value: (N, H W, d).
-        rel_h: (N, Q, H), added to the scores of the keys in each row.
-        rel_w: (N, Q, W), added to the scores of the keys in each column.
-        scale: of the products of queries and keys.
-
-    Returns:
-        (N, Q, d).
-    """
-    few = query.shape[0] * query.shape[1] * key.shape[1] * query.element_size() <= _KEPT_BYTES
-    return _Tiled.apply(query, key, value, rel_h, rel_w, scale, few and torch.is_grad_enabled())
-
-
-class _Tiled(torch.autograd.Function):
-    """:func:`tiled` with a gradient; what it computes in is the type of its arguments, autocast or not."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float, keep: bool
-    ) -> Tensor:
-        output = query.new_empty(query.shape)
-        kept = query.new_empty(*query.shape[:2], key.shape[1]) if keep else None
-        with torch.autocast("cpu", enabled=False):
-            spaces = _spaces(query, key, kept)
-            for group in _groups(query, key):
-                queries, keys, values = query[group] * scale, key[group].contiguous(), value[group].contiguous()
-                biases, own = (rel_h[group], rel_w[group]), None if kept is None else kept[group]
-                for part, probabilities, _ in _tiles(queries, keys, *biases, spaces, own):
-                    torch.bmm(probabilities, values, out=output[group][:, part])
-        ctx.save_for_backward(query, key, value, rel_h, rel_w, output, kept)
-        ctx.scale = scale
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        query, key, value, rel_h, rel_w, output, kept = ctx.saved_tensors
-        inputs = (query, key, value, rel_h, rel_w)
-        if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the plain form
-            wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(_plain(*inputs, ctx.scale), wanted, grad, create_graph=True))
-            return (*(next(found) if needed else None for needed in ctx.needs_input_grad),)
-        with torch.autocast("cpu", enabled=False):
-            return *_gradients(*inputs, output, grad.to(output.dtype), ctx.scale, kept), None, None
-
-
-def _plain(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
-    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(2)
-    return ((query * scale) @ key.transpose(1, 2) + bias).softmax(dim=-1) @ value
-
-
-def _gradients(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rel_h: Tensor,
-    rel_w: Tensor,
-    output: Tensor,
-    grad: Tensor,
-    scale: float,
-    kept: Tensor | None,
-) -> list[Tensor]:
-    """Gradients of all tensors; those of keys and values, sums over tiles, are summed in float32 at least.
-
-    These two are summed as (N, d, H W): a product whose long side is the tile's own is faster.
-    """
-    exact = torch.promote_types(query.dtype, torch.float32)
-    to_query, to_h, to_w = (each.new_empty(each.shape) for each in (query, rel_h, rel_w))
-    to_key, to_value = (each.new_zeros(each.transpose(1, 2).shape, dtype=exact) for each in (key, value))
-    along = -(grad * output).sum(dim=-1, keepdim=True)
-    spaces = _spaces(query, key, kept)
-    for group in _groups(query, key):
-        queries, keys, grads = query[group] * scale, key[group].contiguous(), grad[group].contiguous()
-        values = value[group].contiguous().transpose(1, 2)
-        own = None if kept is None else kept[group]
-        tiles = _tiles(queries, keys, rel_h[group], rel_w[group], spaces, own, made=own is not None)
-        for part, probabilities, space in tiles:
-            _add_product(to_value[group], grads[:, part].transpose(1, 2), probabilities)
-            to_scores = space.copy_(along[group][:, part].expand_as(space)).baddbmm_(grads[:, part], values)
-            to_scores *= probabilities
-            torch.bmm(to_scores, keys, out=to_query[group][:, part])
-            _add_product(to_key[group], queries[:, part].transpose(1, 2), to_scores)
-            by_place = to_scores.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
-            torch.sum(by_place, dim=-1, out=to_h[group][:, part])
-            torch.sum(by_place, dim=-2, out=to_w[group][:, part])
-    sums = (total.transpose(1, 2).to(query.dtype) for total in (to_key, to_value))
-    return [to_query.mul_(scale), *sums, to_h, to_w]
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left @ right`` to ``total`` in place, at its precision."""
-    if total.dtype == left.dtype:
-        total.baddbmm_(left, right)
-    else:
-        total += left @ right
-
-
-def _groups(query: Tensor, key: Tensor) -> Iterator[slice]:
-    """Of N, one at a time or as many as fit into a tile.
-
-    Their keys and values are copied for all of the group's tiles, which read them again and again: in the product of
-    the layer from which they come, their rows lie far apart.
-    """
-    together = max(1, _fitting(query, key) // query.shape[1])
-    for first in range(0, query.shape[0], together):
-        yield slice(first, min(first + together, query.shape[0]))
-
-
-def _fitting(query: Tensor, key: Tensor) -> int:
-    """How many queries make a tile."""
-    row = key.shape[1] * query.element_size()  # bytes of the scores of a query
-    return max(1, _TILE_BYTES * torch.get_num_threads() // row)
-
-
-def _spaces(query: Tensor, key: Tensor, kept: Tensor | None) -> list[Tensor]:
-    """Room for the scores of a tile, and for its probabilities unless they are kept; all tiles use it in turn."""
-    together = max(1, _fitting(query, key) // query.shape[1])
-    size = min(together, query.shape[0]) * min(_fitting(query, key), query.shape[1]) * key.shape[1]
-    return [query.new_empty(size) for _ in range(2 if kept is None else 1)]
-
-
-def _tiles(
-    query: Tensor,
-    key: Tensor,
-    rel_h: Tensor,
-    rel_w: Tensor,
-    spaces: list[Tensor],
-    kept: Tensor | None,
-    made: bool = False,
-) -> Iterator[Tile]:
-    """Each tile of a group: which of the queries, their probabilities (n, q, H W) and a free space of that shape.
-
-    Args:
-        query: (n, Q, d), scaled.
-        key: (n, H W, d).
-        rel_h: (n, Q, H).
-        rel_w: (n, Q, W).
-        spaces: from :func:`_spaces`; the next tile overwrites them.
-        kept: (n, Q, H W), of which the probabilities are to be a part rather than in a space.
-        made: whether they are there already.
-    """
-    down = min(_fitting(query, key), query.shape[1])
-    for top in range(0, query.shape[1], down):
-        part = slice(top, min(top + down, query.shape[1]))
-        shape = torch.Size((query.shape[0], part.stop - part.start, key.shape[1]))
-        scores, *rest = (space[: shape.numel()].view(shape) for space in spaces)
-        probabilities = rest[0] if kept is None else kept[:, part]
-        if not made:
-            bias = scores.view(*shape[:2], rel_h.shape[-1], rel_w.shape[-1])
-            torch.add(rel_h[:, part, :, None], rel_w[:, part, None, :], out=bias)
-            torch.baddbmm(scores, query[:, part], key.transpose(1, 2), out=scores)
-            torch.softmax(scores, dim=-1, out=probabilities)
-        yield part, probabilities, scores
 
 
 def _strips(length: int, window: int) -> list[tuple[slice, int]]:

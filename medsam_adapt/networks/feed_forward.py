@@ -6,6 +6,8 @@ import torch
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
+from medsam_adapt.networks.products import TokenLinear
+
 _TOKENS = 512  # at a time; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
 
 
@@ -21,7 +23,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, plain: MLPBlock) -> None:
         super().__init__()
-        self.lin1, self.lin2, self.act = plain.lin1, plain.lin2, plain.act
+        self.lin1, self.lin2, self.act = TokenLinear(plain.lin1), TokenLinear(plain.lin2), plain.act
 
     def forward(self, tokens: Tensor) -> Tensor:
         recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
@@ -31,4 +33,6 @@ class FeedForward(nn.Module):
         return torch.cat([self._at_once(part) for part in parts]).reshape(tokens.shape)
 
     def _at_once(self, tokens: Tensor) -> Tensor:
+        if isinstance(self.lin1, TokenLinear) and isinstance(self.act, nn.GELU) and self.act.approximate == "none":
+            return self.lin2(self.lin1(tokens, gelu=True))
         return self.lin2(self.act(self.lin1(tokens)))

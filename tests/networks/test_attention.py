@@ -9,7 +9,7 @@ from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import nn
 
 from medsam_adapt.methods import CobotLoRA, Parser
-from medsam_adapt.networks import LoRA, attention, build_sam
+from medsam_adapt.networks import LoRA, attention, attention_tiles, build_sam
 from medsam_adapt.networks.attention import EncoderAttention, use_fast_attention
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.series import SeriesAdapters
@@ -63,9 +63,9 @@ def assert_same(plain: nn.Module, fast: nn.Module, image: torch.Tensor) -> None:
 def form(request, monkeypatch):
     """Each way of computing: on the CPU with probabilities kept or made again, and in many tiles; then as on a GPU."""
     if request.param in ("made again", "small tiles"):
-        monkeypatch.setattr(attention, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(attention_tiles, "_KEPT_BYTES", 0)
     if request.param == "small tiles":
-        monkeypatch.setattr(attention, "_TILE_BYTES", 40_000)  # rows of the large grids, a few of the small ones
+        monkeypatch.setattr(attention_tiles, "_TILE_BYTES", 40_000)  # rows of the large grids, a few of the small ones
     if request.param == "widened":
         monkeypatch.setattr(attention, "tiled", attention.widened)
     return request.param
@@ -179,7 +179,7 @@ def test_no_matrix_of_all_scores_is_kept(monkeypatch):
     """For the gradient, a large attention saves tensors as long as its tokens only."""
     saved = []
     fast = use_fast_attention(plain_encoder(32, heads=4)).blocks[1].attn
-    monkeypatch.setattr(attention, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(attention_tiles, "_KEPT_BYTES", 0)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
         fast(torch.randn(1, 32, 32, 32, requires_grad=True))
     assert max(saved) < 32**4  # the scores of one head

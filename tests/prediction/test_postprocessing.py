@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from medsam_adapt.prediction.postprocessing import Cleaning, bounding_box, piece_sizes
+from medsam_adapt.prediction.postprocessing import (
+    Cleaning,
+    bounding_boxes,
+    in_memory_order,
+    piece_sizes,
+)
 
 VOXEL_ML = 0.5
 
@@ -59,7 +64,23 @@ def test_pieces_that_touch_at_a_corner_are_one():
     assert piece_sizes(mask).tolist() == [2, 1]
 
 
-def test_the_box_of_a_label():
-    (box,) = bounding_box(pieces(), 5)
-    assert box == (slice(8, 11), slice(1, 4), slice(1, 4))
-    assert list(bounding_box(pieces(), 4)) == []
+def test_boxes_of_labels():
+    assert bounding_boxes(pieces(), [7, 5, 4, 9]) == {
+        7: (slice(9, 10), slice(2, 3), slice(2, 3)),
+        5: (slice(8, 11), slice(1, 4), slice(1, 4)),
+    }
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_how_voxels_lie_in_memory_changes_nothing(axes):
+    voxels = pieces()
+    laid_out = np.ascontiguousarray(voxels.transpose(axes)).transpose(np.argsort(axes))
+    flipped = np.ascontiguousarray(laid_out[::-1])[::-1]
+    cleaning = Cleaning(True, True, 1.0)
+    for view in (laid_out, flipped):
+        np.testing.assert_array_equal(view, voxels)
+        np.testing.assert_array_equal(cleaning(view, [3, 5, 7], VOXEL_ML), cleaning(voxels, [3, 5, 7], VOXEL_ML))
+    colours = np.arange(12**3 * 3).reshape(12, 12, 12, 3)
+    ordered, beneath = in_memory_order(laid_out, colours)
+    assert ordered.flags.c_contiguous
+    np.testing.assert_array_equal(np.sort(beneath[ordered == 5], axis=0), np.sort(colours[voxels == 5], axis=0))

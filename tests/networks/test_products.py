@@ -1,0 +1,118 @@
+"""oneDNN's products equal PyTorch's own, forwards and backwards, and step aside where they cannot be used."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medsam_adapt.networks import products
+from medsam_adapt.networks.products import TokenLinear, linear
+
+needs_onednn = pytest.mark.skipif(not products._HAS_OPERATOR, reason="this PyTorch or processor is without oneDNN")
+
+
+@pytest.fixture
+def by_onednn(monkeypatch):
+    """Matrices of any size are worth it, and what oneDNN is asked is counted."""
+    monkeypatch.setattr(products, "_WORTHWHILE", 0)
+    asked = []
+    theirs = products._product
+    monkeypatch.setattr(products, "_product", lambda *given: asked.append(given) or theirs(*given))
+    return asked
+
+
+def matrices(inputs: int = 24, outputs: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(2, 5, 7, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+
+
+@needs_onednn
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("laid_out", ["whole", "turned", "a part"])
+def test_forwards(by_onednn, gelu, biased, laid_out):
+    tokens, weight, bias = matrices()
+    tokens = {"whole": tokens, "turned": tokens.transpose(0, 2), "a part": tokens[:, 1:, ::2]}[laid_out]
+    bias = bias if biased else None
+    expected = F.linear(tokens, weight, bias)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            linear(tokens, weight, bias, gelu), F.gelu(expected) if gelu else expected, rtol=0, atol=1e-5
+        )
+    assert len(by_onednn) == 1
+
+
+@needs_onednn
+@pytest.mark.parametrize("gelu", [False, True])
+def test_gradients_of_what_enters_a_frozen_layer(by_onednn, gelu):
+    """The first derivative, and the second, which asks for another form."""
+    tokens, weight, bias = matrices()
+    tokens.requires_grad_()
+
+    def slopes(product):
+        result = F.gelu(product) if gelu else product
+        (first,) = torch.autograd.grad(result.square().sum(), tokens, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), tokens, retain_graph=True)
+        (alone,) = torch.autograd.grad(result.square().sum(), tokens)
+        return first.detach(), second, alone
+
+    wanted = slopes(F.linear(tokens, weight, bias))
+    assert not by_onednn
+    found = slopes(linear(tokens, weight, bias))
+    assert len(by_onednn) == 3, "forwards, and at the end of each way back that is not itself derived"
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+@needs_onednn
+@pytest.mark.parametrize("reason", ["trained weight", "trained bias", "small", "float64", "autocast", "switched off"])
+def test_where_it_steps_aside(by_onednn, reason, monkeypatch):
+    tokens, weight, bias = matrices()
+    expected = F.linear(tokens, weight, bias)
+    if reason == "float64":
+        tokens, weight, bias = tokens.double(), weight.double(), bias.double()
+    elif reason == "small":
+        monkeypatch.setattr(products, "_WORTHWHILE", weight.numel() + 1)
+    elif reason == "switched off":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    weight.requires_grad_(reason == "trained weight")
+    bias.requires_grad_(reason == "trained bias")
+    with torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"):
+        found = linear(tokens, weight, bias)
+    assert not by_onednn
+    assert found.requires_grad == reason.startswith("trained")
+    assert found.dtype == {"autocast": torch.bfloat16, "float64": torch.float64}.get(reason, torch.float32)
+    rough = 0.2 if reason == "autocast" else 1e-5
+    torch.testing.assert_close(found.to(expected.dtype), expected, rtol=0, atol=rough)
+
+
+def test_a_recording_holds_plain_operators(by_onednn):
+    tokens, weight, bias = matrices()
+    layer = TokenLinear(_layer(weight, bias)).requires_grad_(False)
+    recorded = torch.jit.trace(layer, tokens, check_trace=False)
+    assert not by_onednn
+    assert "mkldnn" not in str(recorded.graph)
+
+
+def test_a_layer_keeps_its_tensors_and_what_it_computes():
+    _, weight, bias = matrices()
+    plain = _layer(weight, bias)
+    ours = TokenLinear(plain)
+    assert ours.weight is plain.weight
+    assert ours.bias is plain.bias
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert repr(ours).replace("TokenLinear", "Linear") == repr(plain)
+    twin = copy.deepcopy(ours)
+    tokens = torch.randn(3, 24)
+    assert torch.equal(twin(tokens), plain(tokens))
+    without = TokenLinear(nn.Linear(24, 40, bias=False))
+    assert without.bias is None
+    assert torch.equal(without(tokens), F.linear(tokens, without.weight))
+
+
+def _layer(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return layer
