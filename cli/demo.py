@@ -22,7 +22,7 @@ SETTINGS = {"order": "first", "rank": 16, "learning_rate": 0.006, "min_steps": 1
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("medsam-adapt-demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = 11,
     seed: Annotated[int, typer.Option(min=0, help="Decides the scans and every random draw.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
