@@ -72,8 +72,8 @@ class Discs(nn.Module):
         self.segmenter = segmenter
         place = (torch.arange(self.image_size) + 0.5) / self.image_size * 4
         centres = torch.arange(CLASSES)[:, None, None]
-        away = ((place[:, None] - centres // 4 - 0.5) ** 2 + (place - centres % 4 - 0.5) ** 2).sqrt()
-        self.register_buffer("logits", torch.cat([torch.zeros_like(away[:1]), 10 * (0.35 - away)]))
+        distance = ((place[:, None] - centres // 4 - 0.5) ** 2 + (place - centres % 4 - 0.5) ** 2).sqrt()
+        self.register_buffer("logits", torch.cat([torch.zeros_like(distance[:1]), 10 * (0.35 - distance)]))
 
     def forward(self, images: Tensor) -> Tensor:
         self.segmenter(images)

@@ -1,4 +1,4 @@
-"""Print time and memory of a training step of each method: cached, online, and as the authors' code does the work.
+"""Print time and memory of a training step of each method: in this package's ways, and as the authors' code does it.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
         [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile] [--no-memory] [--quick] [--json FILE]
@@ -8,6 +8,7 @@ A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no
 forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
 
 - *cached*: this package, with the features of what is frozen at hand. *online*: this package without that.
+- *low memory*: online with `--low-memory`, where gradients go through the encoder.
 - *reference*: authors_steps.py, as the authors' code does the work. segment-anything's own attention; encoder and
   teacher in every step; InfoSAM's boundary weights by one pooling of 31 x 31; BLO-SAM with a data loader that is begun
   again in every step and, in the second order, a copy of the network and five passes through the encoder. Nothing is
@@ -71,7 +72,7 @@ ADAPTERS: dict[str, Callable] = {
 }
 PAPERS = ["samparser", "infosam", "samcobot-lora", "samcobot-adaptformer", "blosam-first", "blosam-second"]
 CACHED = ["samparser", "infosam", "blosam-first", "blosam-second", "decoder"]
-KINDS = ("reference", "online", "cached", "fill")
+DEEP = ["infosam", "samcobot-lora", "samcobot-adaptformer", "lora", "adaptformer"]  # gradients through the encoder
 EPOCHS = 25
 
 
@@ -104,7 +105,9 @@ def prepare(
             return infosam_step(segmenter, teacher, OneImage(_channels(segmenter)).to(device), image, label, boxes)
         return plain_step(segmenter, image, label, boxes)
     prompt = "none" if bi_level else "box"
-    segmenter = build_segmenter(variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False).to(device)
+    segmenter = build_segmenter(
+        variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False, low_memory=kind == "low memory"
+    ).to(device)
     batch = {"image": image, "label": label} | ({} if bi_level else {"boxes": boxes})
     step = _own_step(method, kind, segmenter, batch, variant, compiled)
     if not bf16:
@@ -187,7 +190,9 @@ def measure(method: str, options: argparse.Namespace, device: torch.device) -> d
     size = options.image_size or (256 if method.startswith("blosam") else 1024)
     size = 64 if options.quick else size
     given = ("vit_nano" if options.quick else options.backbone, size, device)
-    kinds = KINDS if method in CACHED else KINDS[:2]
+    kinds = ["reference", "online"]
+    kinds += ["low memory"] if method in DEEP else []
+    kinds += ["cached", "fill"] if method in CACHED else []
     ours = options.bf16, options.compile
     works = {kind: prepare(method, kind, *given, *(ours if kind != "reference" else ())) for kind in kinds}
     seconds = interleaved_medians(works, options.rounds, device)

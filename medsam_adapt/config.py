@@ -74,7 +74,8 @@ class Knobs(BaseModel):
         None,
         ge=1,
         description="slices of a batch that go through the network together; fewer take less memory and one more pass "
-        "forward, and the step is that of the whole batch all the same; null: all",
+        "forward, and the step is that of the whole batch all the same (but for the random numbers of AdaptFormer's "
+        "dropout); null: all",
     )
     compile: bool = Field(
         False, description="compile the network's training step: a minute or more at the start, then faster steps"

@@ -2,8 +2,7 @@
 
 The score of a query q at (i, j) with a key k at (y, x) is q · k / √d + q · R_h[i - y] + q · R_w[j - x]. The last two
 terms have few values, rel_h (query, row of the key) and rel_w (query, column of the key), which are put together where
-the scores are made: on the CPU in tiles that fit into its caches
-(attention_tiles.py), elsewhere inside a fused kernel.
+the scores are made: on the CPU in tiles that fit into its caches (attention_tiles.py), elsewhere in a fused kernel.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.networks.attention_tiles import tiled
 from medsam_adapt.networks.products import TokenLinear
+from medsam_adapt.networks.running import is_recorded
 
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
@@ -114,8 +114,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, table_h: Tensor, table_w: 
     rel_h = torch.einsum("nhwd,hkd->nhwk", query, table_h).flatten(1, 2)
     rel_w = torch.einsum("nhwd,wkd->nhwk", query, table_w).flatten(1, 2)
     flat = (query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), rel_h, rel_w, scale)
-    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # neither can follow the tiles
-    mixed = tiled(*flat) if query.device.type == "cpu" and not recorded else widened(*flat)
+    mixed = tiled(*flat) if query.device.type == "cpu" and not is_recorded() else widened(*flat)
     return mixed.reshape(query.shape)
 
 

@@ -7,6 +7,7 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from medsam_adapt.networks.products import TokenLinear
+from medsam_adapt.networks.running import is_recorded
 
 _TOKENS = 512  # at a time; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
 
@@ -26,13 +27,12 @@ class FeedForward(nn.Module):
         self.lin1, self.lin2, self.act = TokenLinear(plain.lin1), TokenLinear(plain.lin2), plain.act
 
     def forward(self, tokens: Tensor) -> Tensor:
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if torch.is_grad_enabled() or recorded or tokens.device.type != "cpu":
-            return self._at_once(tokens)
+        if torch.is_grad_enabled() or is_recorded() or tokens.device.type != "cpu":
+            return self.lin2(self.act(self.lin1(tokens)))
         parts = tokens.flatten(0, -2).split(_TOKENS)
-        return torch.cat([self._at_once(part) for part in parts]).reshape(tokens.shape)
+        return torch.cat([self.lin2(self._hidden(part)) for part in parts]).reshape(tokens.shape)
 
-    def _at_once(self, tokens: Tensor) -> Tensor:
+    def _hidden(self, tokens: Tensor) -> Tensor:
         if isinstance(self.lin1, TokenLinear) and isinstance(self.act, nn.GELU) and self.act.approximate == "none":
-            return self.lin2(self.lin1(tokens, gelu=True))
-        return self.lin2(self.act(self.lin1(tokens)))
+            return self.lin1(tokens, gelu=True)
+        return self.act(self.lin1(tokens))

@@ -1,7 +1,8 @@
-"""Products of matrices on the processor by oneDNN, which PyTorch has at hand and its own layers use in bf16 alone.
+"""The encoder's linear layers on x86 processors by oneDNN, in float32 and where their weights are not trained.
 
-In float32 they leave these products to another library, slower on some processors, and go through memory once more
-for a GELU. The operator has no public name; PyTorch's compiler calls it in what it compiles.
+There PyTorch's own layers use another library by default, slower on the processor that this was measured on (AMD with
+AVX-512; others were not at hand), and go through memory once more for a GELU. The operator has no public name;
+PyTorch's compiler calls it in what it compiles.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WORTHWHILE = 2**17  # values of the right matrix; below, there is nothing to gain
+from medsam_adapt.networks.running import is_recorded
+
+_WORTHWHILE = 2**17  # values of a weight; below, as in vit_nano, there is nothing to gain
 _ARGUMENTS = ["X", "W", "B", "attr", "scalars", "algorithm"]
 
 
@@ -32,7 +35,7 @@ class TokenLinear(nn.Linear):
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """x Wᵀ + b, and GELU of it if wanted: :func:`torch.nn.functional.linear` but for rounding.
+    """x Wᵀ + b, and GELU of it if wanted: what :func:`torch.nn.functional.linear` gives but for rounding.
 
     Args:
         tokens: (..., in).
@@ -43,17 +46,17 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
     Returns:
         (..., out).
     """
-    trained = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    if trained or not _is_faster(tokens, weight):
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if (trained and torch.is_grad_enabled()) or not _is_faster(tokens, weight):
         plain = F.linear(tokens, weight, bias)
         return F.gelu(plain) if gelu else plain
     if torch.is_grad_enabled() and tokens.requires_grad:
-        product: Tensor = _Frozen.apply(tokens, weight, bias)
+        product: Tensor = _FrozenLinear.apply(tokens, weight, bias)
         return F.gelu(product) if gelu else product
     return _product(tokens, weight, bias, gelu)
 
 
-class _Frozen(torch.autograd.Function):
+class _FrozenLinear(torch.autograd.Function):
     """x Wᵀ + b with a gradient for x alone."""
 
     @staticmethod
@@ -70,17 +73,17 @@ class _Frozen(torch.autograd.Function):
 
 
 def _product(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    then, form = ("gelu", "none") if gelu else ("none", "")  # the form of a GELU that is not approximate
-    return torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, then, [], form)
+    attribute, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none" of its algorithms is the exact GELU
+    return torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, attribute, [], algorithm)
 
 
-def _is_faster(left: Tensor, right: Tensor) -> bool:
+def _is_faster(tokens: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN can multiply these, and has something to gain."""
     return (
-        not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-        and left.device.type == "cpu"
-        and left.dtype == right.dtype == torch.float32
-        and right.numel() >= _WORTHWHILE
+        not is_recorded()
+        and tokens.device.type == "cpu"
+        and tokens.dtype == weight.dtype == torch.float32
+        and weight.numel() >= _WORTHWHILE
         and _HAS_OPERATOR
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
@@ -88,7 +91,7 @@ def _is_faster(left: Tensor, right: Tensor) -> bool:
 
 
 def _has_operator() -> bool:
-    """Whether this PyTorch has the operator with the arguments that are meant here, for a processor that gains."""
+    """Whether this PyTorch has the operator with the arguments that are meant here, on x86."""
     found = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if found is None or not torch.backends.mkldnn.is_available():
         return False

@@ -68,6 +68,11 @@ def in_parts(network: Callable[..., Sequence[Tensor]], size: int, *batch: Tensor
     return tuple(torch.cat(results) for results in zip(*parts, strict=True))
 
 
+def is_recorded() -> bool:
+    """Whether operators are being recorded, to be exported or compiled: what follows must be plain ones."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 def run_as(encoder: ImageEncoderViT, precision: Precision = "fp32", low_memory: bool = False) -> ImageEncoderViT:
     """Have ``encoder`` run in this way from now on; returns it."""
     encoder.running = Running(precision, low_memory)

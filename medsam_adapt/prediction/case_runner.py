@@ -21,7 +21,7 @@ from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
 from medsam_adapt.prediction.byte_maps import LEVELS
 from medsam_adapt.prediction.plan import Case, Outputs, file_names
-from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, in_memory_order, piece_sizes
+from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.predictor import Predictor, Segmented
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
 from medsam_adapt.prediction.second_look import Flag, TrainingStatistics, class_flags
@@ -158,9 +158,10 @@ class CaseRunner:
         window = record.policy.window_of(image)
         volumes: dict[str, float] = {}
         flags: list[Flag] = []
-        for name, mask, inside in _cut_out(segmentation, image):
+        for name, mask, crop in _crops(segmentation, image):
             pieces = piece_sizes(mask).tolist()
-            mean = float(window.apply(inside[mask]).mean(dtype=np.float64)) if pieces else float("nan")  # colours too
+            grey = window.apply(crop[mask])  # or the three levels of each colour
+            mean = float(grey.mean(dtype=np.float64)) if pieces else float("nan")
             volumes[name] = round(sum(pieces) * _voxel_ml(header), 4)
             if name not in record.absent:  # that one is never emitted, as training told
                 known = self.statistics.classes.get(name) if self.statistics else None
@@ -204,18 +205,17 @@ def _outcome(written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
         return error
 
 
-def _cut_out(segmentation: Segmentation, image: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _crops(segmentation: Segmentation, image: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, mask and image of each structure in the box around it; both are empty where it was not found."""
     named = dict(zip(segmentation.names, segmentation.label_ids, strict=True))
     maps = [(segmentation.voxels, named)]
     if segmentation.overlapping:
         maps = [(mask, {name: 1}) for mask, name in zip(segmentation.voxels, named, strict=True)]
     for voxels, labels in maps:
-        ordered, beneath = in_memory_order(voxels, image)
-        boxes = bounding_boxes(ordered, list(labels.values()))
+        boxes = bounding_boxes(voxels, list(labels.values()))
         for name, label_id in labels.items():
             box = boxes.get(label_id, (slice(0),) * 3)
-            yield name, ordered[box] == label_id, beneath[box]
+            yield name, voxels[box] == label_id, image[box]
 
 
 def _voxel_ml(header: VolumeHeader) -> float:

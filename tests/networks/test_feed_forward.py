@@ -6,7 +6,7 @@ import pytest
 import torch
 from segment_anything.modeling.common import MLPBlock
 
-from medsam_adapt.networks import feed_forward
+from medsam_adapt.networks import feed_forward, products
 from medsam_adapt.networks.feed_forward import FeedForward
 
 
@@ -17,9 +17,11 @@ def layers():
     return plain, FeedForward(copy.deepcopy(plain))
 
 
+@pytest.mark.parametrize("worthwhile", [0, 2**17], ids=["by oneDNN", "plain"])
 @pytest.mark.parametrize("grid", [2, 5, 8])  # 8, 50 and 128 tokens, in parts of 7
-def test_parts_equal_the_whole(layers, grid, monkeypatch):
+def test_parts_equal_the_whole(layers, grid, worthwhile, monkeypatch):
     plain, ours = layers
+    monkeypatch.setattr(products, "_WORTHWHILE", worthwhile)
     monkeypatch.setattr(feed_forward, "_TOKENS", 7)
     sizes = []
     ours.lin1.register_forward_pre_hook(lambda layer, inputs: sizes.append(inputs[0].shape[0]))

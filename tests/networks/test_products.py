@@ -7,9 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medsam_adapt.networks import products
+from medsam_adapt.methods import CobotLoRA
+from medsam_adapt.networks import AdaptFormer, LoRA, build_sam, products
+from medsam_adapt.networks.frozen import run_stages
 from medsam_adapt.networks.products import TokenLinear, linear
+from medsam_adapt.networks.running import run_as
+from medsam_adapt.networks.series import SeriesAdapters
 
+x86 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 needs_onednn = pytest.mark.skipif(not products._HAS_OPERATOR, reason="this PyTorch or processor is without oneDNN")
 
 
@@ -26,6 +31,12 @@ def by_onednn(monkeypatch):
 def matrices(inputs: int = 24, outputs: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     return torch.randn(2, 5, 7, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+
+
+@pytest.mark.skipif(not x86, reason="not an x86 processor with AVX2")
+def test_this_pytorch_has_the_operator():
+    """If this fails with a new PyTorch, its operator has other arguments: everything still works, and is slower."""
+    assert products._HAS_OPERATOR
 
 
 @needs_onednn
@@ -51,16 +62,16 @@ def test_gradients_of_what_enters_a_frozen_layer(by_onednn, gelu):
     tokens, weight, bias = matrices()
     tokens.requires_grad_()
 
-    def slopes(product):
-        result = F.gelu(product) if gelu else product
+    def slopes(result):
         (first,) = torch.autograd.grad(result.square().sum(), tokens, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), tokens, retain_graph=True)
         (alone,) = torch.autograd.grad(result.square().sum(), tokens)
         return first.detach(), second, alone
 
-    wanted = slopes(F.linear(tokens, weight, bias))
+    plain = F.linear(tokens, weight, bias)
+    wanted = slopes(F.gelu(plain) if gelu else plain)
     assert not by_onednn
-    found = slopes(linear(tokens, weight, bias))
+    found = slopes(linear(tokens, weight, bias, gelu))
     assert len(by_onednn) == 3, "forwards, and at the end of each way back that is not itself derived"
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
@@ -110,6 +121,34 @@ def test_a_layer_keeps_its_tensors_and_what_it_computes():
     without = TokenLinear(nn.Linear(24, 40, bias=False))
     assert without.bias is None
     assert torch.equal(without(tokens), F.linear(tokens, without.weight))
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "adapter", [LoRA(), AdaptFormer(), CobotLoRA(), SeriesAdapters(first_block=0)], ids=lambda each: type(each).__name__
+)
+@pytest.mark.parametrize("low_memory", [False, True], ids=["kept", "computed again"])
+def test_a_whole_encoder_with_an_adapter(by_onednn, adapter, low_memory, monkeypatch):
+    """Embedding and gradients of a SAM whose frozen layers oneDNN computes, against the same without it."""
+    torch.manual_seed(0)
+    sam = adapter.attach(build_sam("vit_nano", 64, checkpoint="random").requires_grad_(False))
+    encoder = run_as(sam.image_encoder, low_memory=low_memory).eval()
+    for parameter in encoder.parameters():  # as if trained: nothing of the adapter is zero any more
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    image, found = torch.randn(2, 3, 64, 64), []
+    for enabled in (False, True):
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+        encoder.zero_grad()
+        embedding = run_stages(encoder, image)
+        embedding.square().sum().backward()
+        with torch.no_grad():
+            alone = run_stages(encoder, image)
+        slopes = {name: each.grad.clone() for name, each in encoder.named_parameters() if each.grad is not None}
+        found.append({"embedding": embedding.detach(), "without gradient": alone, **slopes})
+        assert bool(by_onednn) == enabled
+    assert len(found[0]) > 2
+    for name, plain in found[0].items():
+        assert (found[1][name] - plain).abs().max() <= 1e-4 * plain.abs().max(), name
 
 
 def _layer(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
