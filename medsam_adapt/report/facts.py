@@ -52,10 +52,11 @@ def facts_of(run: Path, record: RunRecord, keep_identifiers: bool = False) -> Fa
         InputError: a run of a bundle that this version does not have.
     """
     metadata = read_config(record.bundle, "metadata")
+    otherwise = " In this run, though, the whole image encoder was trained too." if record.tune_encoder else ""
     folders = [("data set folder", record.dataset_dir), ("run folder", str(run.resolve()))]
     return Facts(
         method=metadata["name"],
-        summary=metadata["summary"],
+        summary=metadata["summary"] + otherwise,
         references=list(metadata["references"]),
         model=_model(run, record),
         data=[*_data(record), *(folders if keep_identifiers else [])],

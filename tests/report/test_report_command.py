@@ -9,6 +9,8 @@ import pytest
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.files import write_json
+from medsam_adapt.report.facts import facts_of
+from medsam_adapt.runs import read_run
 from medsam_adapt.scoring.summary import read_metrics
 from tests.report.conftest import HOSTILE_CASE, HOSTILE_CLASS
 
@@ -115,6 +117,14 @@ def test_it_tells_what_must_be_known_and_no_folder(page_text, scored_run):
     assert "sam.pth" in page_text
     assert "1 of the 3 cases were trained on; their scores flatter." in page_text
     assert len(page_text) < 400_000
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_method_that_freezes_the_encoder_is_told_to_have_trained_it(scored_run, tuned):
+    record = read_run(scored_run).model_copy(update={"tune_encoder": tuned})
+    summary = facts_of(scored_run, record).summary
+    assert "Frozen image encoder" in summary
+    assert ("the whole image encoder was trained too" in summary) == tuned
 
 
 def test_identifiers_are_kept_where_they_are_wanted(scored_run, tmp_path, capsys):
