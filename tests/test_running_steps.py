@@ -22,8 +22,8 @@ def test_a_run_of_few_slices_at_once_equals_that_of_all(phantoms, tmp_path, bund
     torch.testing.assert_close(in_parts, together, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("bundle", ["infosam", "blosam"])
-def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bundle):
+@pytest.mark.parametrize(("bundle", "small"), [("infosam", False), ("blosam", False), ("lora", True)])
+def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bundle, small):
     """What is recorded of the network, without the minute that making machine code of it takes."""
     graphs = []
 
@@ -34,7 +34,7 @@ def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bu
     plain = losses_of(bundle, phantoms, tmp_path, **PLAIN)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=record))
     monkeypatch.setattr("shutil.which", lambda name, **_: name)  # a recording takes no compiler
-    compiled = losses_of(bundle, phantoms, tmp_path / "compiled", compile=True, **PLAIN)
+    compiled = losses_of(bundle, phantoms, tmp_path / "compiled", compile=True, low_memory=small, **PLAIN)
     assert graphs
     torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-4)
 

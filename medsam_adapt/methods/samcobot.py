@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 from medsam_adapt.networks.adaptformer import AdaptFormerMLP
-from medsam_adapt.networks.lora import LoRA, low_rank_pair
+from medsam_adapt.networks.lora import LoRA, LoRAQueryValue
+from medsam_adapt.networks.low_rank import Increment
 
 HeadInit = Literal["identity", "orthogonal", "released"]
 
@@ -116,7 +117,7 @@ class OrchestratedAdaptFormer(AdaptFormerMLP):
         return self.head((_column(self.coefficients, self.relation, self.index) + self.gamma) * hidden)
 
 
-class OrchestratedLoRA(nn.Module):
+class OrchestratedLoRA(LoRAQueryValue):
     """q += B_q H_q((c_t + γ_q) ⊙ A_q x) and v += B_v H_v((c_{t+1} + γ_v) ⊙ A_v x) on a fused layer x -> [q | k | v].
 
     Args:
@@ -137,20 +138,17 @@ class OrchestratedLoRA(nn.Module):
         rank: int,
         head_init: HeadInit = "identity",
     ) -> None:
-        super().__init__()
-        self.qkv = qkv
+        super().__init__(qkv, rank)
         self.coefficients, self.relation, self.index = coefficients, relation, index
-        self.a_q, self.b_q = low_rank_pair(qkv.in_features, qkv.in_features, rank)
-        self.a_v, self.b_v = low_rank_pair(qkv.in_features, qkv.in_features, rank)
         self.gamma_q, self.gamma_v = nn.Parameter(torch.ones(rank)), nn.Parameter(torch.ones(rank))
         self.head_q = HypercomplexLinear(rank, rank, init=head_init)
         self.head_v = HypercomplexLinear(rank, rank, init=head_init)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = self.qkv(tokens).chunk(3, dim=-1)
-        query = query + self.b_q(self.head_q(self.scale_q() * self.a_q(tokens)))
-        value = value + self.b_v(self.head_v(self.scale_v() * self.a_v(tokens)))
-        return torch.cat([query, key, value], dim=-1)
+    def increments(self) -> tuple[Increment, Increment]:
+        """A and B Hᵀ diag(c_t + γ) of q, then of v, with H the (in, out) matrix of the head."""
+        up_q = self.b_q(self.head_q(self.scale_q()[0].diag())).T
+        up_v = self.b_v(self.head_v(self.scale_v()[0].diag())).T
+        return (self.a_q.weight, up_q), (self.a_v.weight, up_v)
 
     def scale_q(self) -> Tensor:
         """c_t + γ_q, (1, r)."""
@@ -159,14 +157,6 @@ class OrchestratedLoRA(nn.Module):
     def scale_v(self) -> Tensor:
         """c_{t+1} + γ_v, (1, r)."""
         return _column(self.coefficients, self.relation, self.index + 1) + self.gamma_v
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The plain fused layer: W_q + B_q H_qᵀ diag(c_t + γ_q) A_q, likewise v, with H the (in, out) matrix."""
-        dim = self.qkv.in_features
-        self.qkv.weight[:dim] += (self.b_q.weight @ self.head_q.matrix().T * self.scale_q()) @ self.a_q.weight
-        self.qkv.weight[2 * dim :] += (self.b_v.weight @ self.head_v.matrix().T * self.scale_v()) @ self.a_v.weight
-        return self.qkv
 
 
 class CobotLoRA(LoRA):

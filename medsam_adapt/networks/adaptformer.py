@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.adapter import Adapter, train_decoder
+from medsam_adapt.networks.feed_forward import by_parts
 
 
 class AdaptFormerMLP(nn.Module):
@@ -38,7 +39,11 @@ class AdaptFormerMLP(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.mlp(tokens) + self.branch(tokens)
+        return by_parts(self._at_once, tokens)
+
+    def _at_once(self, tokens: Tensor) -> Tensor:
+        branch = self.branch(tokens)  # first: what is computed again for the gradient ends with the MLP's inside then
+        return self.mlp(tokens) + branch
 
     def branch(self, tokens: Tensor) -> Tensor:
         """What is added to the MLP's output, (..., C)."""

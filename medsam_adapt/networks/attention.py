@@ -7,6 +7,8 @@ the scores are made: on the CPU in tiles that fit into its caches (attention_til
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
@@ -17,6 +19,8 @@ from medsam_adapt.networks.attention_tiles import tiled
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_recorded
 
+Part = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # query, key, value, rel_h and rel_w, as `tiled` takes them
+_TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
 
@@ -50,43 +54,58 @@ class EncoderAttention(nn.Module):
         self.qkv, self.proj = TokenLinear(plain.qkv), TokenLinear(plain.proj)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, channels = tokens.shape[0], tokens.shape[3]
         height, width = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
-        window = self.window or max(height, width)
-        padded = self.window > 0 and (height % window > 0 or width % window > 0)
-        flat = tokens.reshape(-1, channels)
-        qkv = self.qkv(F.pad(flat, (0, 0, 0, 1)) if padded else flat)
-        fill = qkv[-1].clone() if padded else None
-        qkv = (qkv[:-1] if padded else qkv).reshape(batch, height, width, 3 * channels)
-        columns = _strips(width, window)
-        parts = [
-            [(down, across, self._split(qkv[:, top, left], down, across)) for left, across in columns]
-            for top, down in _strips(height, window)
-        ]
-        del qkv  # as large as all parts together, and no longer needed unless for the gradient
-        rows = [_joined([self._windows(*part, batch, fill) for part in row], dim=2) for row in parts]
-        return self.proj(_joined(rows, dim=1))
+        padded = self.window > 0 and (height % self.window > 0 or width % self.window > 0)
+        fill = self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0] if padded else None
+        rows = height
+        if self.window and tokens.device.type == "cpu" and not is_recorded() and tokens.shape[:3].numel() > _TOKENS:
+            rows = self.window * max(1, _TOKENS // (tokens.shape[0] * width * self.window))
+        return _joined([self._rows(part, fill) for part in tokens.split(rows, dim=1)], dim=1)
 
-    def _split(self, qkv: Tensor, down: int, across: int) -> Tensor:
-        """(B, H, W, 3 C) to queries, keys and values (3, N heads, rows, columns, d) of windows."""
+    def _rows(self, tokens: Tensor, fill: Tensor | None) -> Tensor:
+        """Attention in all windows of some rows of the grid; ``fill`` (3 C,) is what ``qkv`` makes of padding."""
+        mixed = [attend(*part, self.scale) for part in self._parts(self.qkv(tokens), fill)]
+        return self.proj(self._put_together(mixed, *tokens.shape[:3]))
+
+    def _parts(self, qkv: Tensor, fill: Tensor | None) -> list[Part]:
+        """What :func:`attend` takes, for each part of the grid whose windows are of one size, row by row of parts."""
+        height, width = int(qkv.shape[1]), int(qkv.shape[2])
+        window = self.window or max(height, width)
+        parts = []
+        rows, columns = _strips(height, window), _strips(width, window)
+        for strip, (_, down) in zip(_divided(qkv, rows, dim=1), rows, strict=True):
+            for part, (_, across) in zip(_divided(strip, columns, dim=2), columns, strict=True):
+                parts.append(self._part(part, down, across, fill))
+        return parts
+
+    def _part(self, qkv: Tensor, down: int, across: int, fill: Tensor | None) -> Part:
+        """(B, H, W, 3 C) to queries, keys, values and biases of ``down`` times ``across`` windows."""
         batch, height, width = qkv.shape[:3]
         rows, columns = int(height) // down, int(width) // across
         parts = qkv.reshape(batch, down, rows, across, columns, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        return parts.reshape(3, -1, rows, columns, parts.shape[-1])
-
-    def _windows(self, down: int, across: int, parts: Tensor, batch: int, fill: Tensor | None) -> Tensor:
-        """Attention in the windows that :meth:`_split` made; -> (B, H, W, C)."""
-        query, key, value = parts.unbind()
-        rows, columns = query.shape[1:3]
+        query, key, value = parts.reshape(3, -1, rows, columns, parts.shape[-1]).unbind()
         if self.window and (rows, columns) != (self.window, self.window):
-            assert fill is not None, "forward makes it where windows are padded"
+            assert fill is not None, "made where windows are padded"
             _, fill_key, fill_value = fill.reshape(3, self.num_heads, 1, 1, -1)
             key, value = self._filled(key, fill_key), self._filled(value, fill_value)
         table_h = _relative(self.rel_pos_h, key.shape[1])[:rows]
         table_w = _relative(self.rel_pos_w, key.shape[2])[:columns]
-        mixed = attend(query, key, value, table_h, table_w, self.scale)
-        mixed = mixed.reshape(batch, down, across, self.num_heads, rows, columns, -1).permute(0, 1, 4, 2, 5, 3, 6)
-        return mixed.reshape(batch, down * rows, across * columns, -1)
+        rel_h = torch.einsum("nhwd,hkd->nhwk", query, table_h).flatten(1, 2)
+        rel_w = torch.einsum("nhwd,wkd->nhwk", query, table_w).flatten(1, 2)
+        return query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), rel_h, rel_w
+
+    def _put_together(self, mixed: Sequence[Tensor], batch: int, height: int, width: int) -> Tensor:
+        """(B, H, W, C) of what :func:`attend` made of each part."""
+        window = self.window or max(int(height), int(width))
+        found, rows = iter(mixed), []
+        for top, down in _strips(int(height), window):
+            row = []
+            for left, across in _strips(int(width), window):
+                sides = top // down, left // across
+                part = next(found).reshape(batch, down, across, self.num_heads, *sides, -1).permute(0, 1, 4, 2, 5, 3, 6)
+                row.append(part.reshape(batch, down * sides[0], across * sides[1], -1))
+            rows.append(_joined(row, dim=2))
+        return _joined(rows, dim=1)
 
     def _filled(self, tokens: Tensor, fill: Tensor) -> Tensor:
         """(N heads, rows, columns, d) made as large as a window, with ``fill`` (heads, 1, 1, d) below and right."""
@@ -97,25 +116,10 @@ class EncoderAttention(nn.Module):
         return torch.cat([torch.cat([tokens, right], dim=2), below], dim=1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
-    """Attention with decomposed relative positions, computed as suits the device.
-
-    Args:
-        query: (N, h, w, d).
-        key: (N, H, W, d).
-        value: (N, H, W, d).
-        table_h: (h, H, d), R_h of each row of queries and row of keys.
-        table_w: (w, W, d), R_w of each column of queries and column of keys.
-        scale: of the products of queries and keys.
-
-    Returns:
-        (N, h, w, d).
-    """
-    rel_h = torch.einsum("nhwd,hkd->nhwk", query, table_h).flatten(1, 2)
-    rel_w = torch.einsum("nhwd,wkd->nhwk", query, table_w).flatten(1, 2)
-    flat = (query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), rel_h, rel_w, scale)
-    mixed = tiled(*flat) if query.device.type == "cpu" and not is_recorded() else widened(*flat)
-    return mixed.reshape(query.shape)
+def attend(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    """Attention with decomposed relative positions, computed as suits the device; arguments as for :func:`tiled`."""
+    form = tiled if query.device.type == "cpu" and not is_recorded() else widened
+    return form(query, key, value, rel_h, rel_w, scale)
 
 
 def widened(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
@@ -133,11 +137,15 @@ def widened(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Ten
     return F.scaled_dot_product_attention(queries, keys, value[:, None], scale=1.0)[:, 0]
 
 
-def _strips(length: int, window: int) -> list[tuple[slice, int]]:
-    """Where the whole windows along one side are and how many, then the same for what is left over."""
+def _strips(length: int, window: int) -> list[tuple[int, int]]:
+    """How long the whole windows along one side are together and how many, then the same for what is left over."""
     whole, rest = divmod(length, window)
-    strips = [(slice(0, whole * window), whole)] if whole else []
-    return [*strips, (slice(whole * window, length), 1)] if rest else strips
+    return [*([(whole * window, whole)] if whole else []), *([(rest, 1)] if rest else [])]
+
+
+def _divided(tokens: Tensor, strips: list[tuple[int, int]], dim: int) -> Sequence[Tensor]:
+    """Not by slices, of which each would have a gradient as large as all tokens."""
+    return tokens.split([length for length, _ in strips], dim)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

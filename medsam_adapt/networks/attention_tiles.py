@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from medsam_adapt.networks.running import computed_once, is_computed_again
 
 _TILE_BYTES = 2**21  # of scores at a time, for each thread: half or twice as much is no faster
 _MOST_BYTES = 2**24  # of a tile, whatever the threads
@@ -30,7 +33,8 @@ def tiled(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tenso
         (N, Q, d).
     """
     few = query.shape[0] * query.shape[1] * key.shape[1] * query.element_size() <= _KEPT_BYTES
-    return _Tiled.apply(query, key, value, rel_h, rel_w, scale, few and torch.is_grad_enabled())
+    keep = few and torch.is_grad_enabled() and not is_computed_again()
+    return _Tiled.apply(query, key, value, rel_h, rel_w, scale, keep)
 
 
 class _Tiled(torch.autograd.Function):
@@ -40,15 +44,9 @@ class _Tiled(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float, keep: bool
     ) -> Tensor:
-        output = query.new_empty(query.shape)
         kept = query.new_empty(*query.shape[:2], key.shape[1]) if keep else None
         with torch.autocast("cpu", enabled=False):
-            spaces = _spaces(query, key, kept)
-            for group in _groups(query, key):
-                queries, keys, values = query[group] * scale, key[group].contiguous(), value[group].contiguous()
-                biases, own = (rel_h[group], rel_w[group]), None if kept is None else kept[group]
-                for part, probabilities, _ in _tiles(queries, keys, *biases, spaces, own):
-                    torch.bmm(probabilities, values, out=output[group][:, part])
+            output = computed_once(lambda: _mix(query, key, value, rel_h, rel_w, scale, kept))
         ctx.save_for_backward(query, key, value, rel_h, rel_w, output, kept)
         ctx.scale = scale
         return output
@@ -63,6 +61,26 @@ class _Tiled(torch.autograd.Function):
             return (*(next(found) if needed else None for needed in ctx.needs_input_grad),)
         with torch.autocast("cpu", enabled=False):
             return *_gradients(*inputs, output, grad.to(output.dtype), ctx.scale, kept), None, None
+
+
+def _mix(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    scale: float,
+    kept: Tensor | None,
+) -> Tensor:
+    """:func:`tiled` without a gradient; the probabilities (N, Q, H W) are left in ``kept``, if that is given."""
+    output = query.new_empty(query.shape)
+    spaces = _spaces(query, key, kept)
+    for group in _groups(query, key):
+        queries, keys, values = query[group] * scale, key[group].contiguous(), value[group].contiguous()
+        biases, own = (rel_h[group], rel_w[group]), None if kept is None else kept[group]
+        for part, probabilities, _ in _tiles(queries, keys, *biases, spaces, own):
+            output[group][:, part] = probabilities @ values
+    return output
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
@@ -81,9 +99,10 @@ def _gradients(
     scale: float,
     kept: Tensor | None,
 ) -> list[Tensor]:
-    """Gradients of all tensors; those of keys and values, sums over tiles, are summed in float32 at least.
+    """Gradients of the tensors that :func:`_mix` took, from its output and the gradient of that.
 
-    These two are summed as (N, d, H W): a product whose long side is the tile's own is faster.
+    Those of keys and values, sums over tiles, are summed in float32 at least, and as (N, d, H W): a product whose long
+    side is the tile's own is faster.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     to_query, to_h, to_w = (each.new_empty(each.shape) for each in (query, rel_h, rel_w))
@@ -99,7 +118,7 @@ def _gradients(
             _add_product(to_value[group], grads[:, part].transpose(1, 2), probabilities)
             to_scores = space.copy_(along[group][:, part].expand_as(space)).baddbmm_(grads[:, part], values)
             to_scores *= probabilities
-            torch.bmm(to_scores, keys, out=to_query[group][:, part])
+            to_query[group][:, part] = to_scores @ keys
             _add_product(to_key[group], queries[:, part].transpose(1, 2), to_scores)
             by_place = to_scores.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
             torch.sum(by_place, dim=-1, out=to_h[group][:, part])
@@ -117,26 +136,27 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _groups(query: Tensor, key: Tensor) -> Iterator[slice]:
-    """Of N, one at a time or as many as fit into a tile.
+    """Of N, as many at a time as fit into a tile, and two at least where there are two threads: each has one then.
 
     Their keys and values are copied for all of the group's tiles, which read them again and again: in the product of
     the layer from which they come, their rows lie far apart.
     """
-    together = max(1, _fitting(query, key) // query.shape[1])
+    together, _ = _fitting(query, key)
     for first in range(0, query.shape[0], together):
         yield slice(first, min(first + together, query.shape[0]))
 
 
-def _fitting(query: Tensor, key: Tensor) -> int:
-    """How many queries make a tile."""
+def _fitting(query: Tensor, key: Tensor) -> tuple[int, int]:
+    """Of how many of N a tile is, and of how many queries each."""
     row = key.shape[1] * query.element_size()  # bytes of the scores of a query
-    return max(1, min(_TILE_BYTES * torch.get_num_threads(), _MOST_BYTES) // row)
+    queries = max(1, min(_TILE_BYTES * torch.get_num_threads(), _MOST_BYTES) // row)
+    together = min(query.shape[0], max(queries // query.shape[1], min(2, torch.get_num_threads())))
+    return together, min(query.shape[1], max(1, queries // together))
 
 
 def _spaces(query: Tensor, key: Tensor, kept: Tensor | None) -> list[Tensor]:
     """Room for the scores of a tile, and for its probabilities unless they are kept; all tiles use it in turn."""
-    together = max(1, _fitting(query, key) // query.shape[1])
-    size = min(together, query.shape[0]) * min(_fitting(query, key), query.shape[1]) * key.shape[1]
+    size = math.prod(_fitting(query, key)) * key.shape[1]
     return [query.new_empty(size) for _ in range(2 if kept is None else 1)]
 
 
@@ -160,7 +180,7 @@ def _tiles(
         kept: (n, Q, H W), of which the probabilities are to be a part rather than in a space.
         made: whether they are there already.
     """
-    down = min(_fitting(query, key), query.shape[1])
+    down = min(query.shape[1], spaces[0].numel() // (query.shape[0] * key.shape[1]))
     for top in range(0, query.shape[1], down):
         part = slice(top, min(top + down, query.shape[1]))
         shape = torch.Size((query.shape[0], part.stop - part.start, key.shape[1]))

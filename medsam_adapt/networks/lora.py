@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.errors import InputError
 from medsam_adapt.networks.adapter import Adapter, train_decoder
+from medsam_adapt.networks.low_rank import Increment, query_value_product, with_increments
 
 
 def low_rank_pair(in_features: int, out_features: int, rank: int) -> tuple[nn.Linear, nn.Linear]:
@@ -67,15 +68,16 @@ class LoRAQueryValue(nn.Module):
         self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = self.qkv(tokens).chunk(3, dim=-1)
-        return torch.cat([query + self.b_q(self.a_q(tokens)), key, value + self.b_v(self.a_v(tokens))], dim=-1)
+        return query_value_product(tokens, self.qkv, *self.increments())
+
+    def increments(self) -> tuple[Increment, Increment]:
+        """A and B of q, then of v."""
+        return (self.a_q.weight, self.b_q.weight), (self.a_v.weight, self.b_v.weight)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain fused layer with the increments added to its q and v rows."""
-        dim = self.qkv.in_features
-        self.qkv.weight[:dim] += self.b_q.weight @ self.a_q.weight
-        self.qkv.weight[2 * dim :] += self.b_v.weight @ self.a_v.weight
+        self.qkv.weight.copy_(with_increments(self.qkv.weight, *self.increments()))
         return self.qkv
 
 

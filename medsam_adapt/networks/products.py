@@ -47,13 +47,13 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
         (..., out).
     """
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if (trained and torch.is_grad_enabled()) or not _is_faster(tokens, weight):
+    if (trained and torch.is_grad_enabled()) or not is_faster(tokens, weight):
         plain = F.linear(tokens, weight, bias)
         return F.gelu(plain) if gelu else plain
     if torch.is_grad_enabled() and tokens.requires_grad:
-        product: Tensor = _FrozenLinear.apply(tokens, weight, bias)
-        return F.gelu(product) if gelu else product
-    return _product(tokens, weight, bias, gelu)
+        frozen: Tensor = _FrozenLinear.apply(tokens, weight, bias)
+        return F.gelu(frozen) if gelu else frozen
+    return product(tokens, weight, bias, gelu)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -61,23 +61,23 @@ class _FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        return _product(tokens, weight, bias)
+        ctx.weight = weight  # not by save_for_backward: a checkpoint would compute this layer again to have it
+        return product(tokens, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        (weight,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted
-            return grad @ weight, None, None
-        return _product(grad, weight.T, None), None, None
+            return grad @ ctx.weight, None, None
+        return product(grad, ctx.weight.T, None), None, None
 
 
-def _product(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+def product(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """:func:`linear` by oneDNN, without a gradient; only where :func:`is_faster` says so."""
     attribute, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none" of its algorithms is the exact GELU
     return torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, attribute, [], algorithm)
 
 
-def _is_faster(tokens: Tensor, weight: Tensor) -> bool:
+def is_faster(tokens: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN can multiply these, and has something to gain."""
     return (
         not is_recorded()

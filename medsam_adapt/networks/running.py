@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,8 @@ class Running:
     Attributes:
         precision: ``fp32``; ``bf16`` for products in half the width (bfloat16), weights and sums staying as they are;
             ``auto`` for bf16 on a GPU and fp32 elsewhere.
-        low_memory: whether the inside of each stage is computed again for the gradient instead of being kept, which
-            takes one more forward pass.
+        low_memory: whether the inside of each stage is computed again for the gradient instead of being kept, all but
+            what takes long and is small (:func:`computed_once`).
     """
 
     precision: Precision = "fp32"
@@ -41,10 +42,55 @@ class Running:
     def _run(self, stages: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
         for stage in stages:
             if self.low_memory and torch.is_grad_enabled():
-                value = checkpoint(stage, value, use_reentrant=False)
+                value = checkpoint(stage if is_recorded() else _Again(stage), value, use_reentrant=False)
             else:
                 value = stage(value)
         return value
+
+
+class _Again:
+    """A stage that is called once, and again for the gradient: each of its expensive results is kept.
+
+    Args:
+        stage: gives the same in every call.
+    """
+
+    _running: ContextVar[_Again | None] = ContextVar("the stage that is running", default=None)
+
+    def __init__(self, stage: Callable[[Tensor], Tensor]) -> None:
+        self.stage = stage
+        self.kept: list[Tensor] = []
+        self.place = 0  # in the list, of the next result
+
+    def __call__(self, value: Tensor) -> Tensor:
+        self.place, before = 0, self._running.set(self)
+        try:
+            return self.stage(value)
+        finally:
+            self._running.reset(before)
+
+    def next(self, compute: Callable[[], Tensor]) -> Tensor:
+        """The result that was kept at this place; computed and kept in the first call."""
+        if self.place == len(self.kept):
+            self.kept.append(compute().detach())
+        self.place += 1
+        return self.kept[self.place - 1].detach()  # else it would hold the graph, which holds it
+
+    @classmethod
+    def current(cls) -> _Again | None:
+        """The one whose stage is running."""
+        return cls._running.get()
+
+
+def computed_once(compute: Callable[[], Tensor]) -> Tensor:
+    """What ``compute`` gives; where a stage is run again for the gradient, what it gave there before."""
+    again = _Again.current()
+    return compute() if again is None else again.next(compute)
+
+
+def is_computed_again() -> bool:
+    """Whether the stage that is running will be run again for the gradient."""
+    return _Again.current() is not None
 
 
 def in_parts(network: Callable[..., Sequence[Tensor]], size: int, *batch: Tensor | None) -> tuple[Tensor, ...]:

@@ -59,13 +59,21 @@ def assert_same(plain: nn.Module, fast: nn.Module, image: torch.Tensor) -> None:
         assert (found[name] - gradient).abs().max() <= 1e-5 * max(1, gradient.abs().max()), name
 
 
-@pytest.fixture(params=["tiled", "made again", "small tiles", "widened"])
+@pytest.fixture(params=["tiled", "made again", "small tiles", "small tiles of pairs", "rows", "widened"])
 def form(request, monkeypatch):
-    """Each way of computing: on the CPU with probabilities kept or made again, and in many tiles; then as on a GPU."""
-    if request.param in ("made again", "small tiles"):
+    """Each way of computing, the last as on a GPU.
+
+    On the CPU with probabilities kept or made again; in many tiles, of one head or of two; and with as few rows of
+    windows at a time as there can be.
+    """
+    if request.param != "tiled":
         monkeypatch.setattr(attention_tiles, "_KEPT_BYTES", 0)
-    if request.param == "small tiles":
+    if request.param.startswith("small tiles"):
+        pairs = request.param.endswith("pairs")
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1 + pairs)
         monkeypatch.setattr(attention_tiles, "_TILE_BYTES", 40_000)  # rows of the large grids, a few of the small ones
+    if request.param == "rows":
+        monkeypatch.setattr(attention, "_TOKENS", 1)
     if request.param == "widened":
         monkeypatch.setattr(attention, "tiled", attention.widened)
     return request.param

@@ -20,6 +20,7 @@ def layers():
 @pytest.mark.parametrize("worthwhile", [0, 2**17], ids=["by oneDNN", "plain"])
 @pytest.mark.parametrize("grid", [2, 5, 8])  # 8, 50 and 128 tokens, in parts of 7
 def test_parts_equal_the_whole(layers, grid, worthwhile, monkeypatch):
+    """Without a gradient, then with one: of the tokens and, summed over the parts, of the weights."""
     plain, ours = layers
     monkeypatch.setattr(products, "_WORTHWHILE", worthwhile)
     monkeypatch.setattr(feed_forward, "_TOKENS", 7)
@@ -30,6 +31,12 @@ def test_parts_equal_the_whole(layers, grid, worthwhile, monkeypatch):
         torch.testing.assert_close(ours(tokens), plain(tokens), atol=1e-6, rtol=1e-6)
     assert max(sizes) <= 7
     assert sum(sizes) == 2 * grid * grid
+    slopes = []
+    for layer in layers:
+        given = tokens.clone().requires_grad_()
+        slopes.append(torch.autograd.grad(layer(given).square().sum(), [given, *layer.parameters()]))
+    for mine, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_names_and_gradients_are_those_of_the_plain_layers(layers):

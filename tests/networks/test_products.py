@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medsam_adapt.methods import CobotLoRA
-from medsam_adapt.networks import AdaptFormer, LoRA, build_sam, products
+from medsam_adapt.networks import AdaptFormer, LoRA, build_sam, low_rank, products
 from medsam_adapt.networks.frozen import run_stages
 from medsam_adapt.networks.products import TokenLinear, linear
 from medsam_adapt.networks.running import run_as
@@ -23,8 +23,9 @@ def by_onednn(monkeypatch):
     """Matrices of any size are worth it, and what oneDNN is asked is counted."""
     monkeypatch.setattr(products, "_WORTHWHILE", 0)
     asked = []
-    theirs = products._product
-    monkeypatch.setattr(products, "_product", lambda *given: asked.append(given) or theirs(*given))
+    theirs = products.product
+    for module in (products, low_rank):
+        monkeypatch.setattr(module, "product", lambda *given: asked.append(given) or theirs(*given))
     return asked
 
 

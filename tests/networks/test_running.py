@@ -1,12 +1,14 @@
 """Precision and memory of the image encoder: what changes, and what must not."""
 
+import gc
+
 import pytest
 import torch
 
 from medsam_adapt.config import checked_precision
 from medsam_adapt.errors import InputError
 from medsam_adapt.methods import CobotAdaptFormer
-from medsam_adapt.networks import LoRA, SeriesAdapters, build_segmenter
+from medsam_adapt.networks import LoRA, SeriesAdapters, attention_tiles, build_segmenter, running
 from medsam_adapt.networks.build import build_teacher
 from medsam_adapt.networks.frozen import stages_sha256
 from medsam_adapt.networks.running import Running, run_as, running_of
@@ -58,6 +60,38 @@ def test_low_memory_gives_the_same_gradients_and_keeps_less(adapter):
         torch.testing.assert_close(found[name], gradient, msg=name)
     images = torch.zeros(2, 3, SIZE, SIZE)
     assert kept(lambda: small.encode(images)) < 0.3 * kept(lambda: plain.encode(images))
+
+
+def test_low_memory_computes_attention_once_and_lets_it_go(monkeypatch):
+    """In every step; and what was kept for a gradient goes with it, also when the gradient is never asked for."""
+    calls, mix = [], attention_tiles._mix
+    monkeypatch.setattr(attention_tiles, "_mix", lambda *given: calls.append(given[0].shape) or mix(*given))
+    plain, small = network(LoRA()), network(LoRA(), low_memory=True)
+    step(plain)
+    once = list(calls)
+    assert len(once) >= 4
+    for _ in range(2):
+        calls.clear()
+        step(small)
+        assert calls == once
+    small(torch.zeros(2, 3, SIZE, SIZE))
+    assert not [each for each in gc.get_objects() if type(each) is running._Again]
+
+
+def test_low_memory_can_be_derived_twice_and_repeatedly():
+    """The graph may be asked again, for the same gradient or for one that is derived itself."""
+    plain, small = network(LoRA()), network(LoRA(), low_memory=True)
+    small.load_state_dict(plain.state_dict())
+    images, found = torch.rand(1, 3, SIZE, SIZE) * 255, []
+    for segmenter in (plain, small):
+        weight = segmenter.sam.image_encoder.blocks[-1].attn.qkv.b_v.weight
+        loss = segmenter.encode(images).square().mean()
+        first = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(2)]
+        assert torch.equal(*first)
+        (slope,) = torch.autograd.grad(loss, weight, create_graph=True)
+        found.append([slope, *torch.autograd.grad(slope.square().sum(), weight)])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.detach().abs().max()))
 
 
 @pytest.mark.parametrize("head", [{}, {"prompt": "box"}], ids=["classes", "box"])

@@ -1,0 +1,92 @@
+"""A frozen layer with low-rank increments of its weight, computed as one product with the weight that they make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medsam_adapt.networks.products import is_faster, product
+
+Increment = tuple[Tensor, Tensor]  # D (r, in) and U (out, r) of x -> U D x
+
+
+def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value: Increment) -> Tensor:
+    """[q | k | v] of a fused layer with q += U_q D_q x and v += U_v D_v x.
+
+    On the processor the increments are added to the weight, a matrix that is small beside the tokens of an image, and
+    the gradients of U and D come from narrow products; what this gives is what the sums give but for rounding.
+
+    Args:
+        tokens: x, (..., C).
+        qkv: C -> 3 C.
+        query: D_q (r, C) and U_q (C, r).
+        value: D_v and U_v, likewise.
+
+    Returns:
+        (..., 3 C).
+    """
+    trained = any(each.requires_grad for each in qkv.parameters())
+    if (trained and torch.is_grad_enabled()) or not is_faster(tokens, qkv.weight):
+        return _added(tokens, qkv(tokens), query, value)
+    result: Tensor = _QueryValueProduct.apply(tokens, qkv.weight, qkv.bias, *query, *value)
+    return result
+
+
+@torch.no_grad()
+def with_increments(weight: Tensor, query: Increment, value: Increment) -> Tensor:
+    """A copy of the fused weight (3 C, C) with U D added to its q and its v rows."""
+    merged, channels = weight.clone(), weight.shape[1]
+    for rows, (down, up) in ((merged[:channels], query), (merged[2 * channels :], value)):
+        rows.addmm_(up, down)
+    return merged
+
+
+def _added(tokens: Tensor, product: Tensor, query: Increment, value: Increment) -> Tensor:
+    q, k, v = product.chunk(3, dim=-1)
+    steps = (F.linear(F.linear(tokens, down), up) for down, up in (query, value))
+    return torch.cat([q + next(steps), k, v + next(steps)], dim=-1)
+
+
+class _QueryValueProduct(torch.autograd.Function):
+    """:func:`query_value_product` of a frozen layer, with gradients for x and the increments."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None, *increments: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, *increments)
+        ctx.weight, ctx.bias = weight, bias
+        down_q, up_q, down_v, up_v = increments
+        return product(tokens, with_increments(weight, (down_q, up_q), (down_v, up_v)), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        tokens, *increments = ctx.saved_tensors
+        query, value = (increments[0], increments[1]), (increments[2], increments[3])
+        if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the sums
+            inputs = (tokens, *increments)
+            result = _added(tokens, F.linear(tokens, ctx.weight, ctx.bias), query, value)
+            wanted = [each for each in inputs if each.requires_grad]
+            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+            to_tokens, *slopes = (next(found) if each.requires_grad else None for each in inputs)
+            return to_tokens, None, None, *slopes
+        to_tokens = None
+        if ctx.needs_input_grad[0]:
+            to_tokens = product(grad, with_increments(ctx.weight, query, value).T, None)
+        return to_tokens, None, None, *_slopes(tokens.flatten(0, -2), grad.flatten(0, -2), query, value)
+
+
+def _slopes(tokens: Tensor, grad: Tensor, query: Increment, value: Increment) -> list[Tensor]:
+    """Of D_q, U_q, D_v and U_v; ``tokens`` (M, C) and ``grad`` (M, 3 C).
+
+    Each product has the long side M where PyTorch's library is fast with it: the other way round takes up to 8 times
+    as long.
+    """
+    channels, rank = tokens.shape[1], len(query[0])
+    sides = grad[:, :channels].T, grad[:, 2 * channels :].T
+    narrow = torch.cat([query[0], value[0]]) @ tokens.T  # D x of both
+    back = torch.cat([up.T @ side for side, (_, up) in zip(sides, (query, value), strict=True)])
+    to_down = back @ tokens
+    to_query, to_value = ((part @ side.T).T for side, part in zip(sides, narrow.split(rank), strict=True))
+    return [to_down[:rank], to_query, to_down[rank:], to_value]
