@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_recorded
 
-_TOKENS = 1024  # at a time; their hidden features are 12 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
+_TOKENS = 512  # at a time; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
 
 
 def by_parts(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
