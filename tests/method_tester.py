@@ -53,6 +53,7 @@ class AdapterTester:
     start_tolerance = 0.0
 
     def build(self) -> Adapter:
+        """The adapter under test; every subclass says which, and this class alone is never collected."""
         raise NotImplementedError
 
     def attached(self, head="exclusive", seed=0):
