@@ -1,7 +1,7 @@
 """Print time and memory of a training step of each method: in this package's ways, and as the authors' code does it.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
-        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile] [--no-memory] [--quick] [--json FILE]
+        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile [graphs]] [--no-memory] [--quick] [--json FILE]
         [--page docs/speed.md]
 
 A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no prompt) one image of each half:
@@ -21,7 +21,8 @@ Where training reaches the first block there is nothing to cache.
 InfoSAM compares the images of a batch, which takes two at least; here one image goes through all of its work, and the
 Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it had when
 its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference; slice_loading.py
-measures it. With --bf16 this package's steps run under autocast in bfloat16, with --compile they are compiled.
+measures it. With --bf16 this package's steps run under autocast in bfloat16, with --compile they are compiled,
+with --compile graphs recorded as CUDA graphs too.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class OneImage(InformationDistillation):
 
 
 def prepare(
-    method: str, kind: str, variant: str, size: int, device: torch.device, bf16: bool = False, compiled: bool = False
+    method: str, kind: str, variant: str, size: int, device: torch.device, bf16: bool = False, compiled: str = ""
 ) -> Step:
     """What one step of a method does, ready to be run."""
     torch.manual_seed(0)
@@ -121,7 +122,7 @@ def prepare(
 
 
 def _own_step(
-    method: str, kind: str, segmenter: Segmenter, batch: dict[str, Tensor], variant: str, compiled: bool
+    method: str, kind: str, segmenter: Segmenter, batch: dict[str, Tensor], variant: str, compiled: str
 ) -> Step:
     image, frozen = batch["image"], segmenter.frozen_features
     teacher = build_teacher(variant, segmenter.image_size, "random").to(image.device) if method == "infosam" else None
@@ -134,7 +135,7 @@ def _own_step(
             given |= {} if teacher is None else {"teacher_embedding": teacher.encode(image)}
     trainer = _trainer(method, segmenter, given)
     if compiled:
-        trainer.network = torch.compile(segmenter)
+        trainer.network = torch.compile(segmenter, mode="reduce-overhead" if compiled == "graphs" else "default")
     update: Callable = _plain_update
     if method == "infosam":
         assert teacher is not None
@@ -230,7 +231,8 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_b", help="size of the SAM")
     parser.add_argument("--image-size", type=int, help="side of the image; 1024, and 256 for BLO-SAM, when not given")
     parser.add_argument("--bf16", action="store_true", help="this package's steps under autocast in bfloat16")
-    parser.add_argument("--compile", action="store_true", help="this package's steps compiled by PyTorch")
+    compiled: dict[str, Any] = {"nargs": "?", "const": "plain", "default": "", "choices": ["plain", "graphs"]}
+    parser.add_argument("--compile", **compiled, help="this package's steps compiled by PyTorch")
     parser.add_argument("--no-memory", action="store_true", help="times alone")
     options = parser.parse_args()
     device = start(options)

@@ -73,10 +73,14 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     """Whether the training step is to be compiled, as the settings say.
 
     Raises:
-        InputError: it is, and what compiles for this device is not on this machine.
+        InputError: it is, and what compiles for this device is not on this machine, or the settings do not go together.
     """
     if not knobs.compile:
         return False
+    if knobs.compile == "graphs" and (device.type != "cuda" or processes() > 1):
+        raise InputError("compile=graphs is for one GPU alone: use compile=true, or leave it out.")
+    if knobs.compile == "graphs" and knobs.slices_at_once is not None:
+        raise InputError("compile=graphs records a whole step, which slices_at_once divides: leave one of them out.")
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise InputError(
             "compile=true needs a C++ compiler on a CPU, and none was found: install g++, or leave it out."
@@ -84,6 +88,11 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     if device.type == "cuda" and find_spec("triton") is None:
         raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
     return True
+
+
+def compile_options(knobs: Knobs) -> dict[str, Any]:
+    """What ``torch.compile`` is told beside the network."""
+    return {"mode": "reduce-overhead"} if knobs.compile == "graphs" else {}
 
 
 class PrepareSlices:

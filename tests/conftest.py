@@ -7,6 +7,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes,
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # kernels for a GPU are then interpreted; Triton asks when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from medsam_adapt.data.phantom import write_phantoms
 

@@ -5,8 +5,9 @@ import functools
 import pytest
 import torch
 
+from medsam_adapt import engine
 from medsam_adapt.bundle import resolve_knobs
-from medsam_adapt.engine import compiles
+from medsam_adapt.engine import compile_options, compiles
 from medsam_adapt.errors import InputError
 from tests.test_frozen_work import STEPS, losses_of
 
@@ -45,3 +46,33 @@ def test_a_compiler_that_is_missing_is_told(monkeypatch):
     with pytest.raises(InputError, match=r"needs a C\+\+ compiler .*: install g\+\+, or leave it out"):
         compiles(knobs, torch.device("cpu"))
     assert not compiles(resolve_knobs("lora"), torch.device("cpu"))
+
+
+def test_graphs_are_for_one_gpu_and_whole_steps(monkeypatch):
+    graphs, parts = (
+        resolve_knobs("blosam", sets={"compile": "graphs", **more}) for more in ({}, {"slices_at_once": 1})
+    )
+    assert compile_options(graphs) == {"mode": "reduce-overhead"}
+    assert compile_options(resolve_knobs("blosam", sets={"compile": True})) == {}
+    assert compiles(graphs, torch.device("cuda"))
+    with pytest.raises(InputError, match=r"leave one of them out"):
+        compiles(parts, torch.device("cuda"))
+    with pytest.raises(InputError, match=r"for one GPU alone"):
+        compiles(graphs, torch.device("cpu"))
+    monkeypatch.setattr(engine, "processes", lambda: 2)
+    with pytest.raises(InputError, match=r"for one GPU alone"):
+        compiles(graphs, torch.device("cuda"))
+
+
+def test_what_a_mode_is_worth_reaches_the_compiler(phantoms, tmp_path, monkeypatch):
+    """The trainer hands over the options: here those of the mode that records CUDA graphs, on a processor."""
+    told = []
+
+    def compile_as(network, **options):
+        told.append(options)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_as)
+    monkeypatch.setattr(engine, "compiles", lambda *_: True)
+    assert len(losses_of("blosam", phantoms, tmp_path, compile="graphs", **PLAIN)) == STEPS
+    assert told == [{"mode": "reduce-overhead"}]

@@ -58,6 +58,8 @@ def hypergradient(
             found = torch.autograd.grad(
                 loss(), tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True
             )
+            if prompt.is_cuda and not create_graph:  # CUDA graphs, if it is such, write the next ones over these
+                found = tuple(slope.clone() for slope in found)
         return found if create_graph else tuple(average(found))  # what is averaged has no graph
 
     if mode == "first_order":

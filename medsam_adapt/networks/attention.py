@@ -2,7 +2,8 @@
 
 The score of a query q at (i, j) with a key k at (y, x) is q · k / √d + q · R_h[i - y] + q · R_w[j - x]. The last two
 terms have few values, rel_h (query, row of the key) and rel_w (query, column of the key), which are put together where
-the scores are made: on the CPU in tiles that fit into its caches (attention_tiles.py), elsewhere in a fused kernel.
+the scores are made: on the CPU in tiles that fit into its caches (attention_tiles.py), on a GPU in a fused kernel
+(attention_fused.py), and by whatever kernel for plain attention there is, of longer vectors, everywhere else.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-from medsam_adapt.networks.attention_tiles import tiled
+from medsam_adapt.networks.attention_fused import can_fuse, fused
+from medsam_adapt.networks.attention_tiles import Inputs, tiled
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_recorded
 
-Part = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # query, key, value, rel_h and rel_w, as `tiled` takes them
 _TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
@@ -67,7 +68,7 @@ class EncoderAttention(nn.Module):
         mixed = [attend(*part, self.scale) for part in self._parts(self.qkv(tokens), fill)]
         return self.proj(self._put_together(mixed, *tokens.shape[:3]))
 
-    def _parts(self, qkv: Tensor, fill: Tensor | None) -> list[Part]:
+    def _parts(self, qkv: Tensor, fill: Tensor | None) -> list[Inputs]:
         """What :func:`attend` takes, for each part of the grid whose windows are of one size, row by row of parts."""
         height, width = int(qkv.shape[1]), int(qkv.shape[2])
         window = self.window or max(height, width)
@@ -78,7 +79,7 @@ class EncoderAttention(nn.Module):
                 parts.append(self._part(part, down, across, fill))
         return parts
 
-    def _part(self, qkv: Tensor, down: int, across: int, fill: Tensor | None) -> Part:
+    def _part(self, qkv: Tensor, down: int, across: int, fill: Tensor | None) -> Inputs:
         """(B, H, W, 3 C) to queries, keys, values and biases of ``down`` times ``across`` windows."""
         batch, height, width = qkv.shape[:3]
         rows, columns = int(height) // down, int(width) // across
@@ -118,8 +119,14 @@ class EncoderAttention(nn.Module):
 
 def attend(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
     """Attention with decomposed relative positions, computed as suits the device; arguments as for :func:`tiled`."""
-    form = tiled if query.device.type == "cpu" and not is_recorded() else widened
-    return form(query, key, value, rel_h, rel_w, scale)
+    inputs = (query, key, value, rel_h, rel_w)
+    form = widened
+    if not is_recorded():
+        if query.device.type == "cpu":
+            form = tiled
+        elif can_fuse(query, key, torch.is_grad_enabled() and any(each.requires_grad for each in inputs)):
+            form = fused
+    return form(*inputs, scale)
 
 
 def widened(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:

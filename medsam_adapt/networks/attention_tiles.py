@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ _TILE_BYTES = 2**21  # of scores at a time, for each thread: half or twice as mu
 _MOST_BYTES = 2**24  # of a tile, whatever the threads
 _KEPT_BYTES = 2**24  # of probabilities that are kept for the gradient rather than made again
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # query, key, value, rel_h and rel_w, as `tiled` takes them
 Tile = tuple[slice, Tensor, Tensor]
 
 
@@ -56,9 +57,7 @@ class _Tiled(torch.autograd.Function):
         query, key, value, rel_h, rel_w, output, kept = ctx.saved_tensors
         inputs = (query, key, value, rel_h, rel_w)
         if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the plain form
-            wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(_plain(*inputs, ctx.scale), wanted, grad, create_graph=True))
-            return (*(next(found) if needed else None for needed in ctx.needs_input_grad),)
+            return *plain_gradients(inputs, ctx.needs_input_grad, grad, ctx.scale), None, None
         with torch.autocast("cpu", enabled=False):
             return *_gradients(*inputs, output, grad.to(output.dtype), ctx.scale, kept), None, None
 
@@ -83,9 +82,17 @@ def _mix(
     return output
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+def plain(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    """Attention with all biases and scores in memory; arguments as for :func:`tiled`."""
     bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(2)
     return ((query * scale) @ key.transpose(1, 2) + bias).softmax(dim=-1) @ value
+
+
+def plain_gradients(inputs: Inputs, wanted: Sequence[bool], grad: Tensor, scale: float) -> list[Tensor | None]:
+    """Gradients of the five ``inputs`` of :func:`plain` that are ``wanted``, which can be derived again."""
+    asked = [tensor for tensor, needed in zip(inputs, wanted, strict=False) if needed]
+    found = iter(torch.autograd.grad(plain(*inputs, scale), asked, grad, create_graph=True))
+    return [next(found) if needed else None for _, needed in zip(inputs, wanted, strict=False)]
 
 
 def _gradients(

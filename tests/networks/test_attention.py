@@ -61,7 +61,7 @@ def assert_same(plain: nn.Module, fast: nn.Module, image: torch.Tensor) -> None:
 
 @pytest.fixture(params=["tiled", "made again", "small tiles", "small tiles of pairs", "rows", "widened"])
 def form(request, monkeypatch):
-    """Each way of computing, the last as on a GPU.
+    """Each way of computing, the last as on a GPU that the kernels of test_attention_fused.py do not suit.
 
     On the CPU with probabilities kept or made again; in many tiles, of one head or of two; and with as few rows of
     windows at a time as there can be.
