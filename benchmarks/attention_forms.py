@@ -1,10 +1,11 @@
 """Print how long each exact form of the encoder's attention takes here: which is chosen, and what the others would.
 
     python benchmarks/attention_forms.py [--backbone vit_b] [--batch 1] [--device cpu] [--threads 2] [--bf16]
-        [--rounds 5] [--quick] [--json FILE] [--page FILE]
+        [--rounds 5] [--no-memory] [--quick] [--json FILE] [--page FILE]
 
-Queries, keys, values and biases are given; what a block makes them of is left out (encoder_speed.py has the whole).
-Global attention over 64 x 64 and 32 x 32 tokens, and windows of 14 x 14, forward and with backward:
+Queries, keys and values are given; the layers around are left out (encoder_speed.py has the whole). Extra memory is
+the most that a process takes beyond what it had. Global attention over 64 x 64 and 32 x 32 tokens, and windows of
+14 x 14, forward and with backward:
 
 - *plain*: scores and biases in memory, as segment-anything has them.
 - *matrix*: PyTorch's own attention, with the matrix of biases as its mask.
@@ -20,12 +21,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import Work, add_options, interleaved_medians, markdown_table, show, start, write_results
+from timing import Work, add_options, extra_memory, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor
 
 from medsam_adapt.networks.attention import widened
-from medsam_adapt.networks.attention_fused import can_fuse, fused
-from medsam_adapt.networks.attention_tiles import plain, tiled
+from medsam_adapt.networks.attention_fused import fused
+from medsam_adapt.networks.attention_tiles import flattened, plain, tiled
 from medsam_adapt.networks.variants import Variant, get_variant
 
 
@@ -36,30 +37,35 @@ def with_matrix(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w:
     return F.scaled_dot_product_attention(*tensors, mask[:, None], scale=scale)[:, 0]
 
 
-def forms(device: torch.device) -> dict[str, Callable[..., Tensor]]:
-    """What is compared on a device; the first is the baseline."""
-    own = {"tiled": tiled} if device.type == "cpu" else {"fused": fused}
-    return {"plain": plain, "matrix": with_matrix, "widened": widened, **own}
+FORMS: dict[str, Callable[..., Tensor]] = {"plain": plain, "matrix": with_matrix, "widened": widened, "fused": fused}
+MIB = 2**20
 
 
-def given(sizes: Variant, side: int, number: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """Random inputs for ``number`` grids of ``side`` x ``side`` tokens."""
-    heads, dim = number * sizes.num_heads, sizes.embed_dim // sizes.num_heads
-    lengths = [dim, dim, dim, side, side]
-    return [torch.randn(heads, side**2, length, device=device, dtype=dtype) for length in lengths]
+def prepare(
+    form: str, sizes: Variant, side: int, number: int, device: torch.device, bf16: bool, backward: bool
+) -> Work:
+    """One pass through a form for ``number`` grids of ``side`` x ``side`` tokens."""
+    dim = sizes.embed_dim // sizes.num_heads
+    kind: dict[str, Any] = {"device": device, "dtype": torch.bfloat16 if bf16 else torch.float32}
+    layer = torch.randn(number, side, side, 3, sizes.num_heads, dim, **kind).requires_grad_(backward)
+    tables = [torch.randn(side, side, dim, **kind).requires_grad_(backward) for _ in range(2)]
+    along = torch.randn(number * sizes.num_heads, side, side, dim, **kind)
 
-
-def work_of(attend: Callable[..., Tensor], inputs: list[Tensor], backward: bool) -> Work:
-    """One pass through a form."""
-    tensors = [each.clone().requires_grad_(backward) for each in inputs]
-    scale = tensors[0].shape[2] ** -0.5
-
-    def work() -> None:
-        output = attend(*tensors, scale)
-        if backward:
-            torch.autograd.grad(output, tensors, torch.ones_like(output))
+    def work() -> Any:
+        tensors = (layer.permute(3, 0, 4, 1, 2, 5).flatten(1, 2),)
+        if form == "tiled":
+            output = tiled(tensors, *tables, dim**-0.5)
+        else:
+            output = FORMS[form](*flattened(tensors, *tables), dim**-0.5).view(along.shape)
+        return torch.autograd.grad(output, [layer, *tables], along) if backward else output
 
     return work
+
+
+def forms(device: torch.device, bf16: bool) -> list[str]:
+    """What is compared on a device; the first is the baseline."""
+    own = {"cpu": ["tiled"], "cuda": ["fused"] if bf16 else []}.get(device.type, [])
+    return ["plain", "matrix", "widened", *own]
 
 
 def main() -> None:
@@ -69,31 +75,29 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_b", help="vit_b, vit_l or vit_h")
     parser.add_argument("--batch", type=int, default=1, help="images")
     parser.add_argument("--bf16", action="store_true", help="in bfloat16")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory, which takes new processes")
     options = parser.parse_args()
     device, sizes = start(options), get_variant(options.backbone)
-    window = sizes.window_size
+    window, names = sizes.window_size, forms(device, options.bf16)
     shapes = {f"global {side} x {side}": (side, options.batch) for side in ([8] if options.quick else [64, 32])}
     shapes[f"windows {window} x {window} of 64 x 64"] = (window, (1 if options.quick else 25) * options.batch)
     results: list[dict[str, Any]] = []
     for name, (side, number) in shapes.items():
-        inputs = given(sizes, side, number, device, torch.bfloat16 if options.bf16 else torch.float32)
         for backward in (False, True):
-            compared = forms(device)
-            if device.type == "cuda" and not can_fuse(inputs[0], inputs[1], backward):
-                del compared["fused"]
-            works = {form: work_of(attend, inputs, backward) for form, attend in compared.items()}
-            seconds = interleaved_medians(works, options.rounds, device)
-            results.append({"what": f"{name}, {'with backward' if backward else 'forward'}", "seconds": seconds})
-    names = list(forms(device))
-    rows = [[each["what"], *(_cell(each["seconds"], form) for form in names)] for each in results]
-    show(markdown_table(["ms (× plain)", *names], rows), "forms", options.page)
+            given = (sizes, side, number, device, options.bf16, backward)
+            seconds = interleaved_medians({form: prepare(form, *given) for form in names}, options.rounds, device)
+            taken = {} if options.no_memory else {f: extra_memory(prepare, f, *given, device=device) for f in names}
+            what = f"{name}, {'with backward' if backward else 'forward'}"
+            results.append({"what": what, "seconds": seconds, "extra_memory_bytes": taken})
+    rows = [[each["what"], *(_cell(each, form) for form in names)] for each in results]
+    show(markdown_table(["ms (× plain), extra MiB", *names], rows), "forms", options.page)
     write_results(options.json, results, device)
 
 
-def _cell(seconds: dict[str, float], form: str) -> str:
-    if form not in seconds:
-        return ""
-    return f"{1000 * seconds[form]:.3g} ({seconds['plain'] / seconds[form]:.2f})"
+def _cell(figures: dict[str, Any], form: str) -> str:
+    seconds, taken = figures["seconds"], figures["extra_memory_bytes"]
+    memory = f", {taken[form] / MIB:.0f}" if form in taken else ""
+    return f"{1000 * seconds[form]:.3g} ({seconds['plain'] / seconds[form]:.2f}){memory}"
 
 
 if __name__ == "__main__":

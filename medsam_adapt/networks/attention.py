@@ -17,10 +17,11 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from medsam_adapt.networks.attention_fused import can_fuse, fused
-from medsam_adapt.networks.attention_tiles import Inputs, tiled
+from medsam_adapt.networks.attention_tiles import apart, flattened, tiled
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_recorded
 
+Part = tuple[Sequence[Tensor], Tensor, Tensor]  # as `tiled` takes them
 _TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
@@ -68,7 +69,7 @@ class EncoderAttention(nn.Module):
         mixed = [attend(*part, self.scale) for part in self._parts(self.qkv(tokens), fill)]
         return self.proj(self._put_together(mixed, *tokens.shape[:3]))
 
-    def _parts(self, qkv: Tensor, fill: Tensor | None) -> list[Inputs]:
+    def _parts(self, qkv: Tensor, fill: Tensor | None) -> list[Part]:
         """What :func:`attend` takes, for each part of the grid whose windows are of one size, row by row of parts."""
         height, width = int(qkv.shape[1]), int(qkv.shape[2])
         window = self.window or max(height, width)
@@ -79,21 +80,22 @@ class EncoderAttention(nn.Module):
                 parts.append(self._part(part, down, across, fill))
         return parts
 
-    def _part(self, qkv: Tensor, down: int, across: int, fill: Tensor | None) -> Inputs:
-        """(B, H, W, 3 C) to queries, keys, values and biases of ``down`` times ``across`` windows."""
+    def _part(self, qkv: Tensor, down: int, across: int, fill: Tensor | None) -> Part:
+        """(B, H, W, 3 C) to queries, keys, values and tables of ``down`` times ``across`` windows."""
         batch, height, width = qkv.shape[:3]
         rows, columns = int(height) // down, int(width) // across
         parts = qkv.reshape(batch, down, rows, across, columns, 3, self.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        query, key, value = parts.reshape(3, -1, rows, columns, parts.shape[-1]).unbind()
-        if self.window and (rows, columns) != (self.window, self.window):
+        flat = parts.reshape(3, -1, rows * columns, parts.shape[-1])  # copied, unless it is all heads of one image
+        tensors: Sequence[Tensor] = (flat.reshape(3, -1, rows, columns, parts.shape[-1]),)
+        size = rows, columns
+        if self.window and size != (self.window, self.window):
             assert fill is not None, "made where windows are padded"
+            query, key, value = apart(tensors)
             _, fill_key, fill_value = fill.reshape(3, self.num_heads, 1, 1, -1)
-            key, value = self._filled(key, fill_key), self._filled(value, fill_value)
-        table_h = _relative(self.rel_pos_h, key.shape[1])[:rows]
-        table_w = _relative(self.rel_pos_w, key.shape[2])[:columns]
-        rel_h = torch.einsum("nhwd,hkd->nhwk", query, table_h).flatten(1, 2)
-        rel_w = torch.einsum("nhwd,wkd->nhwk", query, table_w).flatten(1, 2)
-        return query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2), rel_h, rel_w
+            tensors = query, self._filled(key, fill_key), self._filled(value, fill_value)
+            size = self.window, self.window
+        table_h = _relative(self.rel_pos_h, size[0])[:rows].to(qkv.dtype)
+        return tensors, table_h, _relative(self.rel_pos_w, size[1])[:columns].to(qkv.dtype)
 
     def _put_together(self, mixed: Sequence[Tensor], batch: int, height: int, width: int) -> Tensor:
         """(B, H, W, C) of what :func:`attend` made of each part."""
@@ -117,22 +119,20 @@ class EncoderAttention(nn.Module):
         return torch.cat([torch.cat([tokens, right], dim=2), below], dim=1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+def attend(tensors: Sequence[Tensor], table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
     """Attention with decomposed relative positions, computed as suits the device; arguments as for :func:`tiled`."""
-    inputs = (query, key, value, rel_h, rel_w)
-    form = widened
-    if not is_recorded():
-        if query.device.type == "cpu":
-            form = tiled
-        elif can_fuse(query, key, torch.is_grad_enabled() and any(each.requires_grad for each in inputs)):
-            form = fused
-    return form(*inputs, scale)
+    if tensors[0].device.type == "cpu" and not is_recorded():
+        return tiled(tensors, table_h, table_w, scale)
+    inputs = flattened(tensors, table_h, table_w)
+    recorded = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+    form = fused if not is_recorded() and can_fuse(inputs[0], inputs[1], recorded) else widened
+    return form(*inputs, scale).reshape(-1, *tensors[0].shape[-3:])
 
 
 def widened(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
     """Plain attention of longer vectors: q' = [q / √d, rel_h, rel_w] and k' = [k, one-hot row, one-hot column].
 
-    Any fused kernel for attention can be used, backwards too; arguments as for :func:`tiled`.
+    Any fused kernel for attention can be used, backwards too; arguments as for ``attention_tiles.plain``.
     """
     rows, columns = rel_h.shape[-1], rel_w.shape[-1]
     place = torch.arange(key.shape[1], device=key.device)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medsam_adapt.networks.attention_tiles import plain, plain_gradients
+from medsam_adapt.networks.attention_tiles import derivable_gradients, plain
 
 FEW_KEYS = 1024  # with fewer, windows say, there is little to win
 _SMALLEST = 16  # side of a tile that the chip's matrix units take
@@ -20,7 +20,7 @@ _ARCHITECTURE = (8, 0)  # Ampere: below, there is no bfloat16, and compiling did
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
-    """Attention by the kernels of attention_kernels.py; arguments as for ``attention_tiles.tiled``, of one type.
+    """Attention by the kernels of attention_kernels.py; arguments as for ``attention_tiles.plain``, of one type.
 
     Scores are made again for the gradient, and sums are in single precision.
     """
@@ -92,9 +92,11 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        *inputs, output, logsumexp = ctx.saved_tensors
+        query, key, value, rel_h, rel_w, output, logsumexp = ctx.saved_tensors
+        inputs = query, key, value, rel_h, rel_w
         if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the plain form
-            return *plain_gradients(inputs, ctx.needs_input_grad, grad, ctx.scale), None
+            result = plain(*inputs, ctx.scale)
+            return *derivable_gradients(result, inputs, ctx.needs_input_grad[:5], grad), None
         grad = grad.to(output.dtype).contiguous()
         along = (grad.float() * output.float()).sum(dim=-1)
         to_query, to_key, to_value, to_h, to_w = (torch.empty_like(each) for each in inputs)

@@ -59,6 +59,15 @@ def assert_same(plain: nn.Module, fast: nn.Module, image: torch.Tensor) -> None:
         assert (found[name] - gradient).abs().max() <= 1e-5 * max(1, gradient.abs().max()), name
 
 
+def in_one_go(form):
+    """Attention by ``form``, given what ``tiled`` is given."""
+
+    def attend(tensors, table_h, table_w, scale):
+        return form(*attention_tiles.flattened(tensors, table_h, table_w), scale).view(tensors[0].shape[-4:])
+
+    return attend
+
+
 @pytest.fixture(params=["tiled", "made again", "small tiles", "small tiles of pairs", "rows", "widened"])
 def form(request, monkeypatch):
     """Each way of computing, the last as on a GPU that the kernels of test_attention_fused.py do not suit.
@@ -75,7 +84,7 @@ def form(request, monkeypatch):
     if request.param == "rows":
         monkeypatch.setattr(attention, "_TOKENS", 1)
     if request.param == "widened":
-        monkeypatch.setattr(attention, "tiled", attention.widened)
+        monkeypatch.setattr(attention, "tiled", in_one_go(attention.widened))
     return request.param
 
 
@@ -134,13 +143,35 @@ def _sam(encoder: ImageEncoderViT) -> Sam:
     return sam
 
 
-def test_the_second_derivative_is_right():
-    """What the exact hypergradient of BLO-SAM needs where the encoder is trained."""
+SMALL = {
+    "queries, keys and values": [(2, 2, 2, 3), (2, 2, 3, 3), (2, 2, 3, 3)],
+    "all in one": [(3, 2, 2, 3, 3)],
+}
+
+
+@pytest.mark.parametrize("shapes", SMALL.values(), ids=SMALL.keys())
+def test_both_derivatives_are_right(shapes):
+    """The second is what the exact hypergradient of BLO-SAM needs where the encoder is trained."""
     torch.manual_seed(0)
-    shapes = [(2, 4, 3), (2, 6, 3), (2, 6, 3), (2, 4, 2), (2, 4, 3)]
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(lambda *given: attention.tiled(*given, 0.5), inputs)
-    assert torch.autograd.gradgradcheck(lambda *given: attention.tiled(*given, 0.5), inputs)
+    tables = [(2, 2, 3), (shapes[0][-2], 3, 3)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in [*tables, *shapes]]
+
+    def attend(table_h, table_w, *tensors):
+        return attention.tiled(tensors, table_h, table_w, 0.5)
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradgradcheck(attend, inputs)
+
+
+def test_the_gradient_lies_where_queries_keys_and_values_lie():
+    """Of one image's global attention no copy is made but of a group's heads, there or back."""
+    layer, heads = torch.randn(1, 6, 7, 3 * 2 * 8, requires_grad=True), 2
+    stacked = layer.reshape(6, 7, 3, heads, 8).permute(2, 3, 0, 1, 4)
+    tables = torch.randn(6, 6, 8), torch.randn(7, 7, 8)
+    mixed = attention.tiled((stacked,), *tables, 0.5)
+    assert mixed.permute(1, 2, 0, 3).is_contiguous()
+    (slope,) = torch.autograd.grad(mixed.sum(), stacked)
+    assert slope.stride() == stacked.stride()
 
 
 def test_bfloat16_autocast_is_as_exact_as_before(form):

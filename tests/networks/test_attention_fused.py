@@ -15,6 +15,7 @@ from medsam_adapt.networks import attention, attention_fused
 from medsam_adapt.networks.attention import EncoderAttention
 from medsam_adapt.networks.attention_fused import can_fuse, fused, trial
 from medsam_adapt.networks.attention_tiles import plain
+from tests.networks.test_attention import in_one_go
 
 pytest.importorskip("triton")
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are 
 @pytest.mark.parametrize("grid", [(3, 5), (17, 17)], ids=str)
 def test_it_is_segment_anythings_attention(grid, monkeypatch):
     """Output to 1e-5, gradients of tokens, weights and tables to 1e-5 of the largest; no side fills its tiles."""
-    monkeypatch.setattr(attention, "tiled", fused)
+    monkeypatch.setattr(attention, "tiled", in_one_go(fused))
     torch.manual_seed(0)
     block = Block(40, 2, use_rel_pos=True, input_size=grid)
     for parameter in block.parameters():
