@@ -35,7 +35,11 @@ def compiled(architecture: int, dim: int) -> dict[str, int]:
     taken = {}
     for name in KERNELS:
         kernel = getattr(attention_kernels, name)
-        source = ASTSource(kernel, {each: _type(each, sides) for each in kernel.arg_names}, sides)
+        types = {each: _type(each, sides) for each in kernel.arg_names}
+        whole = {
+            (i,): [["tt.divisibility", 16]] for i, each in enumerate(types.values()) if each == "i32" or "*" in each
+        }
+        source = ASTSource(kernel, types, sides, whole)  # sizes and addresses are multiples of 16, as at 1024 pixels
         found = triton.compile(source, GPUTarget("cuda", architecture, 32), options_of(sides))
         taken[name] = found.metadata.shared // 1024
     return taken

@@ -1,6 +1,7 @@
 """Print how many slices a second reach the trainer, against reading the NIfTI file for every slice, and the memory.
 
     python benchmarks/slice_loading.py [--shape 512 512 100] [--volumes 10 200] [--size 256] [--rounds 3]
+        [--json FILE] [--page docs/speed.md]
 
 Speed, on the smallest number of volumes, as medians of rounds: *per slice*, the baseline, decompresses image and label
 for every slice; *cold* starts from the folder and ends with one pass over all slices (labels checked, slice cache made,
@@ -28,6 +29,7 @@ from statistics import median
 import nibabel as nib
 import numpy as np
 import torch
+from timing import markdown_table, show, write_results
 
 from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.io import read_label, read_volume, to_ras
@@ -146,6 +148,8 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, nargs="+", default=(10, 200), help="numbers of volumes to measure")
     parser.add_argument("--size", type=int, default=256, help="side of a slice in pixels")
     parser.add_argument("--rounds", type=int, default=3, help="of the speeds")
+    parser.add_argument("--json", type=Path, help="file of the figures")
+    parser.add_argument("--page", type=Path, help="Markdown page between whose comments the tables go")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure is not None:
@@ -160,18 +164,30 @@ def main() -> None:
         write_volumes(Path(scratch, "all"), counts[-1], tuple(options.shape))
         folders = {count: subset(Path(scratch, "all"), Path(scratch, str(count)), count) for count in counts}
         speeds = in_a_process("speed", folders[counts[0]], options)
-        base = median(speeds["per slice"])
-        print("| slices a second | median | rounds | : per slice |\n|---|---:|---|---:|")
-        for name, found in speeds.items():
-            each = ", ".join(f"{speed:.1f}" for speed in found)
-            print(f"| {name} | {median(found):.1f} | {each} | {median(found) / base:.0f} |", flush=True)
-        print("\n| volumes | slices | before, MiB | peak, MiB | : fewest volumes |\n|---:|---:|---:|---:|---:|")
-        fewest = 0.0
-        for count in counts:
-            memory = in_a_process("memory", folders[count], options)
-            fewest = fewest or memory["peak"]
-            figures = f"{memory['before']:.0f} | {memory['peak']:.0f} | {memory['peak'] / fewest:.3f}"
-            print(f"| {count} | {memory['slices']} | {figures} |", flush=True)
+        show(speed_table(speeds), "loading", options.page)
+        memory = {count: in_a_process("memory", folders[count], options) for count in counts}
+        show(memory_table(memory), "loading memory", options.page)
+    write_results(options.json, {"slices_per_second": speeds, "memory_mib": memory})
+
+
+def speed_table(speeds: dict[str, list[float]]) -> str:
+    """Slices a second of each kind: median, all rounds, and against the baseline."""
+    base = median(speeds["per slice"])
+    rows = [
+        [name, f"{median(found):.1f}", ", ".join(f"{speed:.1f}" for speed in found), f"{median(found) / base:.0f} ×"]
+        for name, found in speeds.items()
+    ]
+    return markdown_table(["slices a second", "median", "rounds", "against per slice"], rows)
+
+
+def memory_table(memory: dict[int, dict[str, float]]) -> str:
+    """MiB of a process by number of volumes."""
+    fewest = next(iter(memory.values()))["peak"]
+    rows = [
+        [count, *(f"{found[each]:.0f}" for each in ("slices", "before", "peak")), f"{found['peak'] / fewest:.3f} ×"]
+        for count, found in memory.items()
+    ]
+    return markdown_table(["volumes", "slices", "before, MiB", "peak, MiB", "against the fewest"], rows)
 
 
 if __name__ == "__main__":

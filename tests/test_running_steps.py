@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medsam_adapt import engine
-from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.bundle import bundle_names, read_config, resolve_knobs
 from medsam_adapt.engine import compile_options, compiles
 from medsam_adapt.errors import InputError
 from tests.test_frozen_work import STEPS, losses_of
@@ -64,8 +64,8 @@ def test_graphs_are_for_one_gpu_and_whole_steps(monkeypatch):
         compiles(graphs, torch.device("cuda"))
 
 
-def test_what_a_mode_is_worth_reaches_the_compiler(phantoms, tmp_path, monkeypatch):
-    """The trainer hands over the options: here those of the mode that records CUDA graphs, on a processor."""
+def test_options_reach_the_compiler(phantoms, tmp_path, monkeypatch):
+    """Those of the mode that records CUDA graphs, here on a processor."""
     told = []
 
     def compile_as(network, **options):
@@ -76,3 +76,9 @@ def test_what_a_mode_is_worth_reaches_the_compiler(phantoms, tmp_path, monkeypat
     monkeypatch.setattr(engine, "compiles", lambda *_: True)
     assert len(losses_of("blosam", phantoms, tmp_path, compile="graphs", **PLAIN)) == STEPS
     assert told == [{"mode": "reduce-overhead"}]
+
+
+@pytest.mark.parametrize("bundle", bundle_names())
+def test_no_gradient_outlives_its_step(bundle):
+    """The next step of a CUDA graph writes over it."""
+    assert read_config(bundle, "train")["train"]["trainer"]["optim_set_to_none"] is True

@@ -125,7 +125,7 @@ def attend(tensors: Sequence[Tensor], table_h: Tensor, table_w: Tensor, scale: f
         return tiled(tensors, table_h, table_w, scale)
     inputs = flattened(tensors, table_h, table_w)
     recorded = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-    form = fused if not is_recorded() and can_fuse(inputs[0], inputs[1], recorded) else widened
+    form = fused if not is_recorded() and can_fuse(inputs, recorded) else widened
     return form(*inputs, scale).reshape(-1, *tensors[0].shape[-3:])
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medsam_adapt.networks.attention_tiles import derivable_gradients, plain
+from medsam_adapt.networks.attention_tiles import Inputs, derivable_gradients, plain
 
 FEW_KEYS = 1024  # with fewer, windows say, there is little to win
+MOST_COLUMNS = 64  # of the grid at 1024 pixels; a row of more keys does not fit into the memory of most chips
 _SMALLEST = 16  # side of a tile that the chip's matrix units take
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 4e-2}  # of the largest value; wider numbers fill its registers
 _ARCHITECTURE = (8, 0)  # Ampere: below, there is no bfloat16, and compiling did not come to an end
@@ -24,27 +25,30 @@ def fused(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tenso
 
     Scores are made again for the gradient, and sums are in single precision.
     """
-    return _Fused.apply(query, key, value, rel_h, rel_w, scale)
+    return _Fused.apply(*(each.contiguous() for each in (query, key, value, rel_h, rel_w)), scale)
 
 
-def can_fuse(query: Tensor, key: Tensor, backward: bool) -> bool:
-    """Whether :func:`fused` suits these tensors, and gives on their device what it should (tried once)."""
-    if query.device.type != "cuda" or query.dtype not in _TOLERANCE or key.shape[1] < FEW_KEYS:
+def can_fuse(inputs: Inputs, backward: bool) -> bool:
+    """Whether :func:`fused` suits these tensors, and gives on their device what it should.
+
+    That is tried once for every kind of tensors. A warning says why if it does not: results are as right then, and
+    come slower. Without the package triton none is given.
+    """
+    query, key, *_, rel_w = inputs
+    device, dtype, columns = query.device, query.dtype, int(rel_w.shape[2])
+    if device.type != "cuda" or dtype not in _TOLERANCE or key.shape[1] < FEW_KEYS or columns > MOST_COLUMNS:
         return False
-    known = torch.version.hip is None and torch.cuda.get_device_capability(query.device) >= _ARCHITECTURE
-    return known and _is_right(query.device, query.dtype, int(query.shape[2]), backward)
+    known = torch.version.hip is None and torch.cuda.get_device_capability(device) >= _ARCHITECTURE
+    return (
+        known and find_spec("triton") is not None and _is_right(device, dtype, int(query.shape[2]), columns, backward)
+    )
 
 
 @cache
-def _is_right(device: torch.device, dtype: torch.dtype, dim: int, backward: bool) -> bool:
-    """Whether the kernels can be compiled for a device, and agree there with the plain form on random numbers.
-
-    A warning says why not: then results are as right as ever, and slower.
-    """
-    if find_spec("triton") is None:
-        return False
+def _is_right(device: torch.device, dtype: torch.dtype, dim: int, columns: int, backward: bool) -> bool:
+    """Whether the kernels can be compiled for a device, and agree there with the plain form on random numbers."""
     try:
-        worst = trial(device, dtype, dim, backward)
+        worst = trial(device, dtype, dim, columns, backward)
     except Exception as error:  # whatever a compiler or driver of another version may raise
         reason = f"does not run here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     else:
@@ -55,25 +59,30 @@ def _is_right(device: torch.device, dtype: torch.dtype, dim: int, backward: bool
     return False
 
 
-def trial(device: torch.device, dtype: torch.dtype, dim: int, backward: bool) -> float:
+def trial(device: torch.device, dtype: torch.dtype, dim: int, columns: int, backward: bool) -> float:
     """The largest difference between :func:`fused` and the plain form, relative to the largest value of each result.
 
-    Of the output, and with ``backward`` of all five gradients.
+    Of the output, and with ``backward`` of all five gradients; not a number where a result is none. The compiler makes
+    other code for sizes that are multiples of 16: they are where ``columns`` is.
     """
     made = torch.Generator().manual_seed(0)
-    rows, columns = 5, 40  # neither fills its tiles
-    shapes = [(3, 77, dim), (3, rows * columns, dim), (3, rows * columns, dim), (3, 77, rows), (3, 77, columns)]
+    rows, more = (16, 48) if columns % 16 == 0 else (5, 7)  # more queries than fill their tiles
+    queries, keys = rows * columns + more, rows * columns
+    shapes = [(2, queries, dim), (2, keys, dim), (2, keys, dim), (2, queries, rows), (2, queries, columns)]
     given = [torch.randn(shape, generator=made).to(device, dtype) for shape in shapes]
     along = torch.randn(shapes[0], generator=made).to(device, dtype)
 
     def results(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
         inputs = [each.to(dtype, copy=True).requires_grad_(backward) for each in given]
         output = attend(*inputs, dim**-0.5)
-        return [output, *(torch.autograd.grad(output, inputs, along.to(dtype)) if backward else ())]
+        return [output.detach(), *(torch.autograd.grad(output, inputs, along.to(dtype)) if backward else ())]
 
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    # What is computed around this, by torch.utils.checkpoint say, is not to count what is kept here.
+    own = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False), own:
         pairs = zip(results(fused, dtype), results(plain, torch.float64), strict=True)
-        return max(((found - right).abs().max() / right.abs().max()).item() for found, right in pairs)
+        differences = [(found - right).abs().max() / right.abs().max() for found, right in pairs]
+    return torch.stack(differences).max().item()  # Python's own would pass over what is not a number
 
 
 class _Fused(torch.autograd.Function):
@@ -83,8 +92,8 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float
     ) -> Tensor:
-        inputs = [each.contiguous() for each in (query, key, value, rel_h, rel_w)]
-        output, logsumexp = torch.empty_like(inputs[0]), query.new_empty(query.shape[:2], dtype=torch.float32)
+        inputs = (query, key, value, rel_h, rel_w)  # contiguous, as the kernels want them
+        output, logsumexp = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
         _launch("mix", inputs, (output, logsumexp), scale)
         ctx.save_for_backward(*inputs, output, logsumexp)
         ctx.scale = scale

@@ -1,9 +1,9 @@
 """Attention with decomposed relative positions for a graphics card, in Triton: three kernels.
 
 A tile of keys is one row of the grid of tokens. In it a query's rel_h is a single number, and its rel_w a vector that
-is the same in every tile, so that biases are read from memory once; scores never are. Running maxima and sums are those
-of FlashAttention (arXiv 2205.14135). The gradient takes two passes, one along the keys of each query and one along the
-queries of each key, so that no two programs add to one number.
+is the same in every tile; scores are never written down. Running maxima and sums are those of FlashAttention (arXiv
+2205.14135). The gradient takes two passes, one along the keys of each query and one along the queries of each key, so
+that no two programs add to one number.
 
 All tensors are contiguous: query, output and gradients of both (N, Q, d); key and value (N, H W, d); rel_h (N, Q, H);
 rel_w (N, Q, W); ``logsumexp``, to base 2, and ``along`` (N, Q). Importing this needs the package triton.

@@ -22,7 +22,7 @@ class Running:
         precision: ``fp32``; ``bf16`` for products in half the width (bfloat16), weights and sums staying as they are;
             ``auto`` for bf16 on a GPU and fp32 elsewhere.
         low_memory: whether the inside of each stage is computed again for the gradient instead of being kept, all but
-            what takes long and is small (:func:`computed_once`).
+            what takes long and is small on a processor (:func:`computed_once`).
     """
 
     precision: Precision = "fp32"
