@@ -50,9 +50,11 @@ def interleaved_medians(
     rounds: int = 5,
     device: torch.device | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    at_least: float = 0.0,
 ) -> dict[str, float]:
     """Median seconds of each work by name; every round runs all of them in turn, so that a busy moment hits all.
 
+    A work's turn is one run of it, or as many as take ``at_least`` so many seconds together, of which the mean counts.
     One round before is not counted. On a GPU the clock is read when the device has finished. On a machine that is busy
     with other things, ``time.process_time`` with one thread is the steadier clock.
     """
@@ -60,11 +62,13 @@ def interleaved_medians(
     for number in range(rounds + 1):
         for name, work in works.items():
             _finish(device)
-            begun = clock()
-            work()
-            _finish(device)
+            begun, runs, taken = clock(), 0, 0.0
+            while runs == 0 or taken < at_least:
+                work()
+                _finish(device)
+                runs, taken = runs + 1, clock() - begun
             if number:
-                seconds[name].append(clock() - begun)
+                seconds[name].append(taken / runs)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
