@@ -164,7 +164,7 @@ def main() -> None:
         write_volumes(Path(scratch, "all"), counts[-1], tuple(options.shape))
         folders = {count: subset(Path(scratch, "all"), Path(scratch, str(count)), count) for count in counts}
         speeds = in_a_process("speed", folders[counts[0]], options)
-        show(speed_table(speeds), "loading", options.page)
+        show(f"{speed_table(speeds)}\n", "loading", options.page)
         memory = {count: in_a_process("memory", folders[count], options) for count in counts}
         show(memory_table(memory), "loading memory", options.page)
     write_results(options.json, {"slices_per_second": speeds, "memory_mib": memory})
