@@ -229,16 +229,18 @@ def _prepare(
 
     import logging
 
-    from medsam_adapt.engine import load_start, process_device, select_device
+    from medsam_adapt.engine import compiles, load_start, process_device, select_device
 
     logging.getLogger().setLevel(logging.WARNING)
     # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.
     logging.disable(logging.CRITICAL if is_one_of_several() else logging.INFO)
+    chosen = process_device(device) if is_one_of_several() else select_device(device)
+    compiles(knobs, chosen)  # raises where it should and cannot, before slices are made
     values = {
         "knobs": {"_target_": "medsam_adapt.bundle.run_knobs", "bundle": base_bundle(bundle), **knobs.model_dump()},
         "dataset_dir": str(data),
         "output_dir": str(output),
-        "device": process_device(device) if is_one_of_several() else select_device(device),
+        "device": chosen,
         "resume": resume,
     }
     overlay = "multi_gpu_train" if is_one_of_several() else None

@@ -77,7 +77,7 @@ class Knobs(BaseModel):
         "forward, and the step is that of the whole batch all the same (but for the random numbers of AdaptFormer's "
         "dropout); null: all",
     )
-    compile: bool | Literal["graphs"] = Field(
+    compile: Literal[False, True, "graphs"] = Field(
         False,
         description="compile the network's training step: a minute or more at the start, then faster steps; graphs: on "
         "a GPU also record it as CUDA graphs, for steps so small that starting their kernels takes long, as those of "

@@ -124,8 +124,8 @@ def attend(tensors: Sequence[Tensor], table_h: Tensor, table_w: Tensor, scale: f
     if tensors[0].device.type == "cpu" and not is_recorded():
         return tiled(tensors, table_h, table_w, scale)
     inputs = flattened(tensors, table_h, table_w)
-    recorded = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-    form = fused if not is_recorded() and can_fuse(inputs, recorded) else widened
+    backward = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+    form = fused if not is_recorded() and can_fuse(inputs, backward) else widened
     return form(*inputs, scale).reshape(-1, *tensors[0].shape[-3:])
 
 

@@ -20,7 +20,7 @@ def by_parts(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     What it makes inside stays in the caches then, and takes the same memory again; the result is that of all at once,
     but for rounding.
     """
-    if is_recorded() or tokens.device.type != "cpu":
+    if is_recorded() or tokens.device.type != "cpu" or tokens.shape[:-1].numel() <= _TOKENS:
         return function(tokens)
     parts = tokens.flatten(0, -2).split(_TOKENS)
     return torch.cat([function(part) for part in parts]).unflatten(0, tokens.shape[:-1])

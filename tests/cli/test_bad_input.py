@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.cli.main import main
+from medsam_adapt.data.training import TrainingData
 
 
 def call(capsys, *arguments):
@@ -225,3 +226,10 @@ def test_what_is_no_run_is_refused(phantoms, tmp_path, capsys, command):
     code, err = call(capsys, command, tmp_path, *options)
     assert code == 2
     assert "run.json is damaged" in err
+
+
+@pytest.mark.parametrize(("value", "sentence"), [("graphs", "is for one GPU alone"), ("graph", "True or 'graphs'")])
+def test_a_way_to_compile_that_cannot_be(capsys, data, tmp_path, monkeypatch, value, sentence):
+    """Told before slices are made."""
+    monkeypatch.setattr(TrainingData, "store", lambda *_: pytest.fail("slices are being made"))
+    assert sentence in refused(capsys, tmp_path / "run", "--data", data, "--set", f"compile={value}")
