@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from medsam_adapt.networks.running import computed_once, is_computed_again
 
-_TILE_BYTES = 2**21  # of scores at a time, for each thread: half or twice as much is no faster
-_MOST_BYTES = 2**24  # of a tile, whatever the threads
+_TILE_BYTES = 2**21  # of a tile's scores and of what is made of them, for each thread
+_QUERIES = 256  # of each of N in a tile, where so many bytes would hold fewer: with fewer, products are slower
+_MOST_BYTES = 2**25  # of all that, whatever the threads
 _KEPT_BYTES = 2**24  # of probabilities that are kept for the gradient rather than made again
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # of `plain`, but for its scale
-Tile = tuple[slice, Tensor, Tensor]
+
+
+class _Size(NamedTuple):
+    """Of a tile: of how many of N it is at most, and of how many queries of each."""
+
+    together: int
+    queries: int
 
 
 def tiled(tensors: Sequence[Tensor], table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
@@ -115,12 +122,13 @@ def _mix(
 ) -> Tensor:
     """:func:`tiled` without a gradient; the probabilities (N, h w, H W) are left in ``kept``, if that is given."""
     output = torch.empty_like(query)  # heads side by side, where they are in what the queries are a part of
-    spaces = _spaces(query, key, kept)
-    for group in _groups(query, key):
+    size = _fitting(query, key, tensors=1)
+    space = _space(query, key, size)
+    for group in _groups(query, size):
         keys, values = (each[group].flatten(1, 2).contiguous() for each in (key, value))
-        queries, own = query[group].flatten(1, 2) * scale, None if kept is None else kept[group]
-        mixed, rel = _rows(output[group]), biases(query[group], table_h, table_w)
-        for part, probabilities, _ in _tiles(queries, keys, *rel, spaces, own):
+        queries, rel = query[group].flatten(1, 2) * scale, biases(query[group], table_h, table_w)
+        mixed, room = _rows(output[group]), space if kept is None else kept[group]
+        for part, probabilities in _tiles(queries, keys, *rel, size, room):
             mixed[:, part] = probabilities @ values
     return output
 
@@ -151,17 +159,18 @@ def _gradients(
     to_tables = [
         torch.zeros_like(each, dtype=exact) if asked else None for each, asked in zip(tables, wanted, strict=False)
     ]
-    spaces = _spaces(query, key, kept)
-    for group in _groups(query, key):
+    size = _fitting(query, key, tensors=2)
+    space, other = (_space(query, key, size) for _ in range(2))
+    for group in _groups(query, size):
         keys, values, grads = (each[group].flatten(1, 2).contiguous() for each in (key, value, grad))
         queries, rel = query[group].flatten(1, 2) * scale, biases(query[group], *tables)
         along = -(grads * output[group].flatten(1, 2)).sum(dim=-1, keepdim=True)
         to_queries, to_rel = _rows(to_query[group]), [torch.empty_like(each) for each in rel]
         to_keys, to_values = (each.new_zeros(each.transpose(1, 2).shape, dtype=exact) for each in (keys, values))
-        own = None if kept is None else kept[group]
-        for part, probabilities, space in _tiles(queries, keys, *rel, spaces, own, made=own is not None):
+        room = space if kept is None else kept[group]
+        for part, probabilities in _tiles(queries, keys, *rel, size, room, made=kept is not None):
             _add_product(to_values, grads[:, part].transpose(1, 2), probabilities)
-            to_scores = space.copy_(along[:, part].expand_as(space))
+            to_scores = _shaped(other, probabilities.shape).copy_(along[:, part].expand_as(probabilities))
             to_scores.baddbmm_(grads[:, part], values.transpose(1, 2)).mul_(probabilities)
             to_queries[:, part] = to_scores @ keys
             _add_product(to_keys, queries[:, part].transpose(1, 2), to_scores)
@@ -197,61 +206,58 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-def _groups(query: Tensor, key: Tensor) -> Iterator[slice]:
-    """Of N, as many at a time as fit into a tile, and two at least where there are two threads: each has one then.
+def _groups(query: Tensor, size: _Size) -> Iterator[slice]:
+    """Of N, as many at a time as a tile is of.
 
     Their keys and values are copied for all of the group's tiles, which read them again and again: in the product of
     the layer from which they come, their rows lie far apart.
     """
-    together, _ = _fitting(query, key)
-    for first in range(0, query.shape[0], together):
-        yield slice(first, min(first + together, query.shape[0]))
+    for first in range(0, query.shape[0], size.together):
+        yield slice(first, min(first + size.together, query.shape[0]))
 
 
-def _fitting(query: Tensor, key: Tensor) -> tuple[int, int]:
-    """Of how many of N a tile is, and of how many queries each."""
+def _fitting(query: Tensor, key: Tensor, tensors: int) -> _Size:
+    """A tile of which so many tensors fit into its bytes; of two of N at least where there are two threads."""
     count, keys = query[0, ..., 0].numel(), key[0, ..., 0].numel()
-    row = keys * query.element_size()  # bytes of the scores of a query
-    queries = max(1, min(_TILE_BYTES * torch.get_num_threads(), _MOST_BYTES) // row)
-    together = min(query.shape[0], max(queries // count, min(2, torch.get_num_threads())))
-    return together, min(count, max(1, queries // together))
+    row, least = keys * query.element_size() * tensors, min(2, torch.get_num_threads())
+    queries = max(1, min(max(_TILE_BYTES * torch.get_num_threads(), row * least * _QUERIES), _MOST_BYTES) // row)
+    together = min(query.shape[0], max(queries // count, least))
+    return _Size(together, min(count, max(1, queries // together)))
 
 
-def _spaces(query: Tensor, key: Tensor, kept: Tensor | None) -> list[Tensor]:
-    """Room for the scores of a tile, and for its probabilities unless they are kept; all tiles use it in turn."""
-    size = math.prod(_fitting(query, key)) * key[0, ..., 0].numel()
-    return [query.new_empty(size) for _ in range(2 if kept is None else 1)]
+def _space(query: Tensor, key: Tensor, size: _Size) -> Tensor:
+    """Room for one of a tile's tensors; all tiles use it in turn."""
+    return query.new_empty(math.prod(size) * key[0, ..., 0].numel())
+
+
+def _shaped(space: Tensor, shape: torch.Size) -> Tensor:
+    """The beginning of a space."""
+    return space[: shape.numel()].view(shape)
 
 
 def _tiles(
-    query: Tensor,
-    key: Tensor,
-    rel_h: Tensor,
-    rel_w: Tensor,
-    spaces: list[Tensor],
-    kept: Tensor | None,
-    made: bool = False,
-) -> Iterator[Tile]:
-    """Each tile of a group: which of the queries, their probabilities (n, q, H W) and a free space of that shape.
+    query: Tensor, key: Tensor, rel_h: Tensor, rel_w: Tensor, size: _Size, room: Tensor, made: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
+    """Each tile of a group: which of the queries, and their probabilities (n, q, H W).
+
+    Scores become probabilities where they are: half the memory stays in the caches longer.
 
     Args:
         query: (n, Q, d), scaled.
         key: (n, H W, d).
         rel_h: (n, Q, H).
         rel_w: (n, Q, W).
-        spaces: from :func:`_spaces`; the next tile overwrites them.
-        kept: (n, Q, H W), of which the probabilities are to be a part rather than in a space.
+        size: of a tile.
+        room: for all probabilities (n, Q, H W); or a :func:`_space`, which the next tile overwrites.
         made: whether they are there already.
     """
-    down = min(query.shape[1], spaces[0].numel() // (query.shape[0] * key.shape[1]))
-    for top in range(0, query.shape[1], down):
-        part = slice(top, min(top + down, query.shape[1]))
+    for top in range(0, query.shape[1], size.queries):
+        part = slice(top, min(top + size.queries, query.shape[1]))
         shape = torch.Size((query.shape[0], part.stop - part.start, key.shape[1]))
-        scores, *rest = (space[: shape.numel()].view(shape) for space in spaces)
-        probabilities = rest[0] if kept is None else kept[:, part]
+        scores = room[:, part] if room.dim() == 3 else _shaped(room, shape)
         if not made:
             bias = scores.view(*shape[:2], rel_h.shape[-1], rel_w.shape[-1])
             torch.add(rel_h[:, part, :, None], rel_w[:, part, None, :], out=bias)
             torch.baddbmm(scores, query[:, part], key.transpose(1, 2), out=scores)
-            torch.softmax(scores, dim=-1, out=probabilities)
-        yield part, probabilities, scores
+            torch.softmax(scores, dim=-1, out=scores)
+        yield part, scores

@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from medsam_adapt.config import Precision
 
+_KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
+
 
 @dataclass(frozen=True)
 class Running:
@@ -21,8 +23,8 @@ class Running:
     Attributes:
         precision: ``fp32``; ``bf16`` for products in half the width (bfloat16), weights and sums staying as they are;
             ``auto`` for bf16 on a GPU and fp32 elsewhere.
-        low_memory: whether the inside of each stage is computed again for the gradient instead of being kept, all but
-            what takes long and is small on a processor (:func:`computed_once`).
+        low_memory: whether the inside of each stage but the last two is computed again for the gradient instead of
+            being kept, all but what takes long and is small on a processor (:func:`computed_once`).
     """
 
     precision: Precision = "fp32"
@@ -40,8 +42,8 @@ class Running:
             return self._run(stages, value).float()
 
     def _run(self, stages: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
-        for stage in stages:
-            if self.low_memory and torch.is_grad_enabled():
+        for index, stage in enumerate(stages):
+            if self.low_memory and torch.is_grad_enabled() and index < len(stages) - _KEPT_STAGES:
                 value = checkpoint(stage if is_recorded() else _Again(stage), value, use_reentrant=False)
             else:
                 value = stage(value)

@@ -80,7 +80,8 @@ def form(request, monkeypatch):
     if request.param.startswith("small tiles"):
         pairs = request.param.endswith("pairs")
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1 + pairs)
-        monkeypatch.setattr(attention_tiles, "_TILE_BYTES", 40_000)  # rows of the large grids, a few of the small ones
+        monkeypatch.setattr(attention_tiles, "_TILE_BYTES", 80_000)  # rows of the large grids, a few of the small ones
+        monkeypatch.setattr(attention_tiles, "_QUERIES", 1)
     if request.param == "rows":
         monkeypatch.setattr(attention, "_TOKENS", 1)
     if request.param == "widened":

@@ -39,7 +39,7 @@ def kept(work):
     def note(tensor):
         nonlocal count
         count += tensor.numel()
-        return tensor
+        return tensor.detach()  # an operator's own result would hold the operator, which holds it
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         work()
@@ -59,7 +59,7 @@ def test_low_memory_gives_the_same_gradients_and_keeps_less(adapter):
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, msg=name)
     images = torch.zeros(2, 3, SIZE, SIZE)
-    assert kept(lambda: small.encode(images)) < 0.3 * kept(lambda: plain.encode(images))
+    assert kept(lambda: small.encode(images)) < 0.4 * kept(lambda: plain.encode(images))  # one block of four is kept
 
 
 def test_low_memory_computes_attention_once_and_lets_it_go(monkeypatch):
@@ -84,7 +84,7 @@ def test_low_memory_can_be_derived_twice_and_repeatedly():
     small.load_state_dict(plain.state_dict())
     images, found = torch.rand(1, 3, SIZE, SIZE) * 255, []
     for segmenter in (plain, small):
-        weight = segmenter.sam.image_encoder.blocks[-1].attn.qkv.b_v.weight
+        weight = segmenter.sam.image_encoder.blocks[0].attn.qkv.b_v.weight
         loss = segmenter.encode(images).square().mean()
         first = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(2)]
         assert torch.equal(*first)
