@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_recorded
 
-_TOKENS = 512  # at a time; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
+_TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
+_FEATURES = _TOKENS * 768  # at a time, if that is more tokens: those of a narrower network than ViT-B are smaller
 
 
 def by_parts(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
@@ -20,9 +21,10 @@ def by_parts(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     What it makes inside stays in the caches then, and takes the same memory again; the result is that of all at once,
     but for rounding.
     """
-    if is_recorded() or tokens.device.type != "cpu" or tokens.shape[:-1].numel() <= _TOKENS:
+    most = max(_TOKENS, _FEATURES // tokens.shape[-1])
+    if is_recorded() or tokens.device.type != "cpu" or tokens.shape[:-1].numel() <= most:
         return function(tokens)
-    parts = tokens.flatten(0, -2).split(_TOKENS)
+    parts = tokens.flatten(0, -2).split(most)
     return torch.cat([function(part) for part in parts]).unflatten(0, tokens.shape[:-1])
 
 

@@ -43,6 +43,7 @@ def test_parts_of_the_tokens_equal_the_whole(monkeypatch):
     tokens, found = torch.randn(2, 5, 5, 8, requires_grad=True), []
     for size in (1000, 7):
         monkeypatch.setattr(feed_forward, "_TOKENS", size)
+        monkeypatch.setattr(feed_forward, "_FEATURES", 0)
         result = layer(tokens)
         found.append([result, *torch.autograd.grad(result.square().sum(), [tokens, *layer.parameters()])])
     for parts, whole in zip(found[1], found[0], strict=True):

@@ -24,6 +24,7 @@ def test_parts_equal_the_whole(layers, grid, worthwhile, monkeypatch):
     plain, ours = layers
     monkeypatch.setattr(products, "_WORTHWHILE", worthwhile)
     monkeypatch.setattr(feed_forward, "_TOKENS", 7)
+    monkeypatch.setattr(feed_forward, "_FEATURES", 7 * 8)
     sizes = []
     ours.lin1.register_forward_pre_hook(lambda layer, inputs: sizes.append(inputs[0].shape[0]))
     tokens = torch.randn(2, grid, grid, 8)
