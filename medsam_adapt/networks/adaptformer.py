@@ -39,10 +39,7 @@ class AdaptFormerMLP(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return by_parts(self._at_once, tokens)
-
-    def _at_once(self, tokens: Tensor) -> Tensor:
-        branch = self.branch(tokens)  # first: what is computed again for the gradient ends with the MLP's inside then
+        branch = by_parts(tokens, self.branch)  # first: what is computed again for the gradient ends inside the MLP
         return self.mlp(tokens) + branch
 
     def branch(self, tokens: Tensor) -> Tensor:

@@ -9,23 +9,30 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from medsam_adapt.networks.products import TokenLinear
-from medsam_adapt.networks.running import is_recorded
+from medsam_adapt.networks.running import is_computed_again, is_recorded
 
+OfTokens = Callable[[Tensor], Tensor]
 _TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
 _FEATURES = _TOKENS * 768  # at a time, if that is more tokens: those of a narrower network than ViT-B are smaller
 
 
-def by_parts(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """``function`` of tokens (..., C), which acts on each token alone: on the processor for some of them at a time.
+def by_parts(tokens: Tensor, first: OfTokens, then: OfTokens = lambda inside: inside) -> Tensor:
+    """``then(first(tokens))``, which acts on each of the tokens (..., C) alone: on the processor for some at a time.
 
-    What it makes inside stays in the caches then, and takes the same memory again; the result is that of all at once,
-    but for rounding.
+    What is made inside stays in the caches then, and takes the same memory again; the result is that of all at once,
+    but for rounding. Where a stage is computed again for its gradient, ``first`` of all parts comes before ``then``:
+    if that needs nothing for its gradient, the checkpoint is content before it.
     """
     most = max(_TOKENS, _FEATURES // tokens.shape[-1])
     if is_recorded() or tokens.device.type != "cpu" or tokens.shape[:-1].numel() <= most:
-        return function(tokens)
+        return then(first(tokens))
     parts = tokens.flatten(0, -2).split(most)
-    return torch.cat([function(part) for part in parts]).unflatten(0, tokens.shape[:-1])
+    if is_computed_again():
+        inside = [first(part) for part in parts]
+        results = [then(each) for each in inside]
+    else:
+        results = [then(first(part)) for part in parts]
+    return torch.cat(results).unflatten(0, tokens.shape[:-1])
 
 
 class FeedForward(nn.Module):
@@ -42,9 +49,9 @@ class FeedForward(nn.Module):
         self.lin1, self.lin2, self.act = TokenLinear(plain.lin1), TokenLinear(plain.lin2), plain.act
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return by_parts(self._at_once, tokens)
+        return by_parts(tokens, self._inside, self.lin2)
 
-    def _at_once(self, tokens: Tensor) -> Tensor:
+    def _inside(self, tokens: Tensor) -> Tensor:
         if isinstance(self.lin1, TokenLinear) and isinstance(self.act, nn.GELU) and self.act.approximate == "none":
-            return self.lin2(self.lin1(tokens, gelu=True))
-        return self.lin2(self.act(self.lin1(tokens)))
+            return self.lin1(tokens, gelu=True)
+        return self.act(self.lin1(tokens))
