@@ -8,7 +8,7 @@ A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no
 forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
 
 - *cached*: this package, with the features of what is frozen at hand. *online*: this package without that.
-- *low memory*: online with `--low-memory`, where gradients go through the encoder.
+- *low memory*: with `--low-memory`, where gradients go through the encoder; online unless it says *cached*.
 - *reference*: authors_steps.py, as the authors' code does the work. segment-anything's own attention; encoder and
   teacher in every step; InfoSAM's boundary weights by one pooling of 31 x 31; BLO-SAM with a data loader that is begun
   again in every step and, in the second order, a copy of the network and five passes through the encoder. Nothing is
@@ -110,7 +110,7 @@ def prepare(
         return plain_step(segmenter, image, label, boxes)
     prompt = "none" if bi_level else "box"
     segmenter = build_segmenter(
-        variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False, low_memory=kind == "low memory"
+        variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False, low_memory="low memory" in kind
     ).to(device)
     batch = {"image": image, "label": label} | ({} if bi_level else {"boxes": boxes})
     step = _own_step(method, kind, segmenter, batch, variant, compiled)
@@ -133,7 +133,7 @@ def _own_step(
         if kind == "fill":
             return lambda: _fill(image, segmenter, teacher)
         given = dict(batch)
-        if kind == "cached":
+        if kind.startswith("cached"):
             given["features"] = frozen(image)
             given |= {} if teacher is None else {"teacher_embedding": teacher.encode(image)}
     trainer = _trainer(method, segmenter, given)
@@ -197,6 +197,7 @@ def measure(method: str, options: argparse.Namespace, device: torch.device) -> d
     kinds = ["reference", "online"]
     kinds += ["low memory"] if method in DEEP else []
     kinds += ["cached", "fill"] if method in CACHED else []
+    kinds += ["cached, low memory"] if method in DEEP and method in CACHED else []
     ours = options.bf16, options.compile
     works = {kind: prepare(method, kind, *given, *(ours if kind != "reference" else ())) for kind in kinds}
     seconds = interleaved_medians(works, options.rounds, device, at_least=0.0 if options.quick else TURN)
