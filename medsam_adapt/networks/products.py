@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.running import is_recorded
+from medsam_adapt.networks.running import computed_once, is_recorded
 
 _WORTHWHILE = 2**17  # values of a weight; below, as in vit_nano, there is nothing to gain
 _ARGUMENTS = ["X", "W", "B", "attr", "scalars", "algorithm"]
@@ -24,17 +24,24 @@ class TokenLinear(nn.Linear):
 
     Args:
         plain: the layer that is replaced; its weight and bias are taken over.
+
+    Attributes:
+        once: as for :func:`linear`.
     """
+
+    once = False
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
 
     def forward(self, tokens: Tensor, gelu: bool = False) -> Tensor:
-        return linear(tokens, self.weight, self.bias, gelu)
+        return linear(tokens, self.weight, self.bias, gelu, self.once)
 
 
-def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+def linear(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, once: bool = False
+) -> Tensor:
     """x Wᵀ + b, and GELU of it if wanted: what :func:`torch.nn.functional.linear` gives but for rounding.
 
     Args:
@@ -42,6 +49,8 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
         weight: (out, in).
         bias: (out,).
         gelu: whether GELU, the exact one, follows.
+        once: where a stage is computed again for its gradient, whether the product is kept instead: worth its memory
+            if it is the gradient of what follows that needs it. Only of frozen layers.
 
     Returns:
         (..., out).
@@ -51,7 +60,7 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
         plain = F.linear(tokens, weight, bias)
         return F.gelu(plain) if gelu else plain
     if torch.is_grad_enabled() and tokens.requires_grad:
-        frozen: Tensor = _FrozenLinear.apply(tokens, weight, bias)
+        frozen: Tensor = _FrozenLinear.apply(tokens, weight, bias, once)
         return F.gelu(frozen) if gelu else frozen
     return product(tokens, weight, bias, gelu)
 
@@ -60,15 +69,15 @@ class _FrozenLinear(torch.autograd.Function):
     """x Wᵀ + b with a gradient for x alone."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None, once: bool) -> Tensor:
         ctx.weight = weight  # not by save_for_backward: a checkpoint would compute this layer again to have it
-        return product(tokens, weight, bias)
+        return computed_once(lambda: product(tokens, weight, bias)) if once else product(tokens, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():  # a second derivative is wanted
-            return grad @ ctx.weight, None, None
-        return product(grad, ctx.weight.T, None), None, None
+            return grad @ ctx.weight, None, None, None
+        return product(grad, ctx.weight.T, None), None, None, None
 
 
 def product(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
