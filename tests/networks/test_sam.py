@@ -37,10 +37,16 @@ def small_checkpoint(tmp_path_factory):
     return path
 
 
-def test_at_1024_pixels_ours_is_the_official_sam(official, checkpoint):
+def test_at_1024_pixels_ours_is_the_official_sam(official, checkpoint, monkeypatch):
+    """All of its weights, and what it makes of them: with three blocks, for twelve take a minute."""
     ours = build_sam("vit_b", 1024, checkpoint=checkpoint)
-    expected = {name: tensor.shape for name, tensor in official.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == expected
+    expected, found = official.state_dict(), ours.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    for sam in (official, ours):
+        assert len(sam.image_encoder.blocks) == 12
+        first = sam.image_encoder.blocks[:3]  # the third is a global one
+        monkeypatch.setitem(sam.image_encoder._modules, "blocks", first)  # setattr would not be undone
     image = torch.rand(3, 700, 1024, generator=torch.Generator().manual_seed(0)) * 255
     record = {"image": image, "original_size": (350, 512), "boxes": torch.tensor([[100.0, 50.0, 400.0, 300.0]])}
     outputs = [sam([record], multimask_output=True)[0]["low_res_logits"] for sam in (official, ours)]
