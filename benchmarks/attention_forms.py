@@ -3,9 +3,9 @@
     python benchmarks/attention_forms.py [--backbone vit_b] [--batch 1] [--device cpu] [--threads 2] [--bf16]
         [--rounds 5] [--no-memory] [--quick] [--json FILE] [--page FILE]
 
-Queries, keys and values are given; the layers around are left out (encoder_speed.py has the whole). Extra memory is
-the most that a process takes beyond what it had. Global attention over 64 x 64 and 32 x 32 tokens, and windows of
-14 x 14, forward and with backward:
+Queries, keys and values are given as the layer before leaves them; the layers around are left out (encoder_speed.py has
+the whole). Extra memory is the most that a process takes beyond what it had. Global attention over 64 x 64 and 32 x 32
+tokens, and windows of 14 x 14, of which the last ones are filled up, forward and with backward:
 
 - *plain*: scores and biases in memory, as segment-anything has them.
 - *matrix*: PyTorch's own attention, with the matrix of biases as its mask.
@@ -27,6 +27,7 @@ from torch import Tensor
 from medsam_adapt.networks.attention import widened
 from medsam_adapt.networks.attention_fused import fused
 from medsam_adapt.networks.attention_tiles import flattened, plain, tiled
+from medsam_adapt.networks.attention_windows import by_windows
 from medsam_adapt.networks.variants import Variant, get_variant
 
 
@@ -37,26 +38,29 @@ def with_matrix(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w:
     return F.scaled_dot_product_attention(*tensors, mask[:, None], scale=scale)[:, 0]
 
 
-FORMS: dict[str, Callable[..., Tensor]] = {"plain": plain, "matrix": with_matrix, "widened": widened, "fused": fused}
+FORMS: dict[str, Callable[..., Tensor]] = {"plain": plain, "matrix": with_matrix, "widened": widened}
 MIB = 2**20
 
 
 def prepare(
-    form: str, sizes: Variant, side: int, number: int, device: torch.device, bf16: bool, backward: bool
+    form: str, sizes: Variant, side: int, window: int, number: int, device: torch.device, bf16: bool, backward: bool
 ) -> Work:
     """One pass through a form for ``number`` grids of ``side`` x ``side`` tokens."""
-    dim = sizes.embed_dim // sizes.num_heads
+    dim, reach = sizes.embed_dim // sizes.num_heads, window or side
     kind: dict[str, Any] = {"device": device, "dtype": torch.bfloat16 if bf16 else torch.float32}
-    layer = torch.randn(number, side, side, 3, sizes.num_heads, dim, **kind).requires_grad_(backward)
-    tables = [torch.randn(side, side, dim, **kind).requires_grad_(backward) for _ in range(2)]
-    along = torch.randn(number * sizes.num_heads, side, side, dim, **kind)
+    layer = torch.randn(number, side, side, 3 * sizes.embed_dim, **kind).requires_grad_(backward)
+    fill = torch.randn(3 * sizes.embed_dim, **kind) if window else None
+    tables = [torch.randn(2 * reach - 1, dim, **kind).requires_grad_(backward) for _ in range(2)]
+    along = torch.randn(number, side, side, sizes.embed_dim, **kind)
+
+    def attend(tensors: Any, table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
+        if form == "tiled":
+            return tiled(tensors, table_h, table_w, scale)
+        return FORMS[form](*flattened(tensors, table_h, table_w), scale).view(-1, *tensors[0].shape[-3:])
 
     def work() -> Any:
-        tensors = (layer.permute(3, 0, 4, 1, 2, 5).flatten(1, 2),)
-        if form == "tiled":
-            output = tiled(tensors, *tables, dim**-0.5)
-        else:
-            output = FORMS[form](*flattened(tensors, *tables), dim**-0.5).view(along.shape)
+        given: Any = layer, fill, *tables, sizes.num_heads, window, dim**-0.5
+        output = fused(*given) if form == "fused" else by_windows(*given, attend)
         return torch.autograd.grad(output, [layer, *tables], along) if backward else output
 
     return work
@@ -79,12 +83,13 @@ def main() -> None:
     options = parser.parse_args()
     device, sizes = start(options), get_variant(options.backbone)
     window, names = sizes.window_size, forms(device, options.bf16)
-    shapes = {f"global {side} x {side}": (side, options.batch) for side in ([8] if options.quick else [64, 32])}
-    shapes[f"windows {window} x {window} of 64 x 64"] = (window, (1 if options.quick else 25) * options.batch)
+    sides = [8] if options.quick else [64, 32]
+    shapes = {f"global {side} x {side}": (side, 0) for side in sides}
+    shapes |= {f"windows {window} x {window} of {side} x {side}": (side, window) for side in sides}
     results: list[dict[str, Any]] = []
-    for name, (side, number) in shapes.items():
+    for name, shape in shapes.items():
         for backward in (False, True):
-            given = (sizes, side, number, device, options.bf16, backward)
+            given = (sizes, *shape, options.batch, device, options.bf16, backward)
             seconds = interleaved_medians({form: prepare(form, *given) for form in names}, options.rounds, device)
             taken = {} if options.no_memory else {f: extra_memory(prepare, f, *given, device=device) for f in names}
             what = f"{name}, {'with backward' if backward else 'forward'}"

@@ -20,34 +20,34 @@ from medsam_adapt.networks import attention_kernels
 from medsam_adapt.networks.attention_fused import options_of, sides_of
 
 KERNELS = ("mix", "query_gradients", "key_gradients")
-COLUMNS = 64  # of the grid at 1024 pixels
-_SINGLE, _WHOLE = ("logsumexp", "along"), ("count", "rows", "columns", "dim")
+SIDES = {"global": 64, "windows": 14}  # columns, at 1024 pixels
+_SINGLE = ("logsumexp", "along", "to_fill")
+_WHOLE = ("height", "width", "rows", "down", "across", "heads", "images", "span")
 
 
-def compiled(architecture: int, dim: int) -> dict[str, int]:
+def compiled(architecture: int, dim: int, kind: str = "global") -> dict[str, int]:
     """KiB of shared memory by kernel.
 
     Args:
         architecture: ``90`` for compute capability 9.0, say.
         dim: length of the vectors of a head.
+        kind: ``global`` or ``windows``.
     """
-    sides = sides_of(torch.bfloat16, COLUMNS, dim)
     taken = {}
     for name in KERNELS:
         kernel = getattr(attention_kernels, name)
-        types = {each: _type(each, sides) for each in kernel.arg_names}
-        whole = {
-            (i,): [["tt.divisibility", 16]] for i, each in enumerate(types.values()) if each == "i32" or "*" in each
-        }
-        source = ASTSource(kernel, types, sides, whole)  # sizes and addresses are multiples of 16, as at 1024 pixels
-        found = triton.compile(source, GPUTarget("cuda", architecture, 32), options_of(sides))
+        sides = sides_of(torch.bfloat16, SIDES[kind], dim, name)
+        fixed = {"columns": SIDES[kind], "dim": dim, "PADDED": kind == "windows", "FILLED": False, **sides}
+        constants = {each: fixed[each] for each in kernel.arg_names if each in fixed}
+        types = {each: "constexpr" if each in fixed else _type(each) for each in kernel.arg_names}
+        whole = {(i,): [["tt.divisibility", 16]] for i, each in enumerate(types.values()) if "*" in each}
+        source = ASTSource(kernel, types, constants, whole)  # addresses are multiples of 16
+        found = triton.compile(source, GPUTarget("cuda", architecture, 32), options_of(sides, name))
         taken[name] = found.metadata.shared // 1024
     return taken
 
 
-def _type(argument: str, sides: dict[str, int]) -> str:
-    if argument in sides:
-        return "constexpr"
+def _type(argument: str) -> str:
     if argument in _WHOLE:
         return "i32"
     return "fp32" if argument == "scale" else "*fp32" if argument in _SINGLE else "*bf16"
@@ -61,7 +61,9 @@ def main() -> None:
     options = parser.parse_args()
     for architecture in options.architectures:
         for dim in options.dims:
-            print(f"sm_{architecture}, vectors of {dim}: {compiled(architecture, dim)} KiB", flush=True)
+            for kind in SIDES:
+                taken = compiled(architecture, dim, kind)
+                print(f"sm_{architecture}, vectors of {dim}, {kind}: {taken} KiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,87 +2,114 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from medsam_adapt.networks.attention_tiles import Inputs, derivable_gradients, plain
+from medsam_adapt.networks.attention_tiles import derivable_gradients, flattened, plain
+from medsam_adapt.networks.attention_windows import by_windows, is_padded
+from medsam_adapt.networks.trusted import TOLERANCE, agrees, runs_kernels, worst_difference
 
-FEW_KEYS = 1024  # with fewer, windows say, there is little to win
 MOST_COLUMNS = 64  # of the grid at 1024 pixels; a row of more keys does not fit into the memory of most chips
+_MOST_DIM = 128  # vectors of a head, likewise
 _SMALLEST = 16  # side of a tile that the chip's matrix units take
-_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 4e-2}  # of the largest value; wider numbers fill its registers
-_ARCHITECTURE = (8, 0)  # Ampere: below, there is no bfloat16, and compiling did not come to an end
+_ALIGNMENT = 8  # products want rows of a multiple of this
 
 
-def fused(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
-    """Attention by the kernels of attention_kernels.py; arguments as for ``attention_tiles.plain``, of one type.
+def fused(
+    qkv: Tensor, fill: Tensor | None, table_h: Tensor, table_w: Tensor, heads: int, window: int, scale: float
+) -> Tensor:
+    """What ``attention_windows.by_windows`` gives with the same arguments, by the kernels of attention_kernels.py.
 
     Scores are made again for the gradient, and sums are in single precision.
     """
-    return _Fused.apply(*(each.contiguous() for each in (query, key, value, rel_h, rel_w)), scale)
+    spare = -(len(table_h) + len(table_w)) % _ALIGNMENT
+    tables = torch.cat([table_h, table_w, table_h.new_zeros(spare, table_h.shape[1])]).to(qkv.dtype)
+    rows = len(table_h) // 2 + 1
+    result: Tensor = _Fused.apply(qkv.contiguous(), fill, tables, rows, len(table_w) // 2 + 1, heads, window, scale)
+    return result
 
 
-def can_fuse(inputs: Inputs, backward: bool) -> bool:
-    """Whether :func:`fused` suits these tensors, and gives on their device what it should.
+def can_fuse(qkv: Tensor, fill: Tensor | None, table_h: Tensor, table_w: Tensor, heads: int, window: int) -> bool:
+    """Whether :func:`fused` suits these arguments, and gives on their device what it should.
 
     That is tried once for every kind of tensors. A warning says why if it does not: results are as right then, and
     come slower. Without the package triton none is given.
     """
-    query, key, *_, rel_w = inputs
-    device, dtype, columns = query.device, query.dtype, int(rel_w.shape[2])
-    if device.type != "cuda" or dtype not in _TOLERANCE or key.shape[1] < FEW_KEYS or columns > MOST_COLUMNS:
+    device, dtype = qkv.device, qkv.dtype
+    columns, dim = len(table_w) // 2 + 1, table_w.shape[1]
+    if device.type != "cuda" or dtype not in TOLERANCE or columns > MOST_COLUMNS or dim > _MOST_DIM:
         return False
-    known = torch.version.hip is None and torch.cuda.get_device_capability(device) >= _ARCHITECTURE
-    return (
-        known and find_spec("triton") is not None and _is_right(device, dtype, int(query.shape[2]), columns, backward)
+    backward = torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in (qkv, fill, table_h, table_w)
     )
+    padded = is_padded((int(qkv.shape[1]), int(qkv.shape[2])), window)
+    return runs_kernels(device) and _is_right(device, dtype, dim, columns, window, padded, backward)
 
 
 @cache
-def _is_right(device: torch.device, dtype: torch.dtype, dim: int, columns: int, backward: bool) -> bool:
-    """Whether the kernels can be compiled for a device, and agree there with the plain form on random numbers."""
-    try:
-        worst = trial(device, dtype, dim, columns, backward)
-    except Exception as error:  # whatever a compiler or driver of another version may raise
-        reason = f"does not run here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-    else:
-        if worst <= _TOLERANCE[dtype]:
-            return True
-        reason = f"is off by {worst:.1g} here"
-    warnings.warn(f"the fused attention {reason}; PyTorch's own is used instead, which is slower", stacklevel=2)
-    return False
+def _is_right(
+    device: torch.device, dtype: torch.dtype, dim: int, columns: int, window: int, padded: bool, backward: bool
+) -> bool:
+    given = device, dtype, dim, columns, window, padded, backward
+    return agrees("the fused attention", lambda: trial(*given), TOLERANCE[dtype])
 
 
-def trial(device: torch.device, dtype: torch.dtype, dim: int, columns: int, backward: bool) -> float:
+def trial(
+    device: torch.device, dtype: torch.dtype, dim: int, columns: int, window: int, padded: bool, backward: bool
+) -> float:
     """The largest difference between :func:`fused` and the plain form, relative to the largest value of each result.
 
-    Of the output, and with ``backward`` of all five gradients; not a number where a result is none. The compiler makes
+    Of the output, and with ``backward`` of all four gradients; not a number where a result is none. The compiler makes
     other code for sizes that are multiples of 16: they are where ``columns`` is.
     """
     made = torch.Generator().manual_seed(0)
-    rows, more = (16, 48) if columns % 16 == 0 else (5, 7)  # more queries than fill their tiles
-    queries, keys = rows * columns + more, rows * columns
-    shapes = [(2, queries, dim), (2, keys, dim), (2, keys, dim), (2, queries, rows), (2, queries, columns)]
+    rows = window or (16 if columns % 16 == 0 else 5)
+    grid = (window + 3, window + 1) if padded else (2 * window, window) if window else (rows, columns)
+    heads, channels = 2, 2 * dim
+    shapes = [(2, *grid, 3 * channels), (3 * channels,), (2 * rows - 1, dim), (2 * columns - 1, dim)]
     given = [torch.randn(shape, generator=made).to(device, dtype) for shape in shapes]
-    along = torch.randn(shapes[0], generator=made).to(device, dtype)
+    along = torch.randn((2, *grid, channels), generator=made).to(device, dtype)
 
     def results(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
         inputs = [each.to(dtype, copy=True).requires_grad_(backward) for each in given]
-        output = attend(*inputs, dim**-0.5)
-        return [output.detach(), *(torch.autograd.grad(output, inputs, along.to(dtype)) if backward else ())]
+        used = inputs if padded else [inputs[0], *inputs[2:]]
+        output = attend(inputs[0], inputs[1] if padded else None, *inputs[2:], heads, window, dim**-0.5)
+        return [output.detach(), *(torch.autograd.grad(output, used, along.to(dtype)) if backward else ())]
 
-    # What is computed around this, by torch.utils.checkpoint say, is not to count what is kept here.
-    own = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False), own:
-        pairs = zip(results(fused, dtype), results(plain, torch.float64), strict=True)
-        differences = [(found - right).abs().max() / right.abs().max() for found, right in pairs]
-    return torch.stack(differences).max().item()  # Python's own would pass over what is not a number
+    return worst_difference(device, lambda: results(fused, dtype), lambda: results(_plainly, torch.float64))
+
+
+def _plainly(
+    qkv: Tensor, fill: Tensor | None, table_h: Tensor, table_w: Tensor, heads: int, window: int, scale: float
+) -> Tensor:
+    """:func:`fused` with all scores in memory."""
+
+    def attend(tensors: Sequence[Tensor], table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:
+        return plain(*flattened(tensors, table_h, table_w), scale).view(-1, *tensors[0].shape[-3:])
+
+    return by_windows(qkv, fill, table_h, table_w, heads, window, scale, attend)
+
+
+class _Shape(NamedTuple):
+    """How a grid of tokens is divided, as the kernels are told."""
+
+    height: int
+    width: int
+    rows: int
+    down: int
+    across: int
+    heads: int
+    images: int
+    span: int
+
+    @property
+    def windows(self) -> int:
+        """Of all images."""
+        return self.images * self.down * self.across
 
 
 class _Fused(torch.autograd.Function):
@@ -90,57 +117,125 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float
+        ctx: Any,
+        qkv: Tensor,
+        fill: Tensor | None,
+        tables: Tensor,
+        rows: int,
+        columns: int,
+        heads: int,
+        window: int,
+        scale: float,
     ) -> Tensor:
-        inputs = (query, key, value, rel_h, rel_w)  # contiguous, as the kernels want them
-        output, logsumexp = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
-        _launch("mix", inputs, (output, logsumexp), scale)
-        ctx.save_for_backward(*inputs, output, logsumexp)
-        ctx.scale = scale
+        images, height, width = (int(side) for side in qkv.shape[:3])
+        down, across = (-(-height // window), -(-width // window)) if window else (1, 1)
+        shape = _Shape(height, width, rows, down, across, heads, images, len(tables))
+        output = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+        logsumexp = qkv.new_empty(heads, images * height * width, dtype=torch.float32)
+        with torch.autocast(qkv.device.type, enabled=False):
+            relative = _products(qkv, tables, heads)
+        sides = sides_of(qkv.dtype, columns, tables.shape[1], "mix") | {"PADDED": fill is not None}
+        _launch("mix", (qkv, fill, relative, output, logsumexp), shape, columns, tables.shape[1], scale, sides)
+        ctx.save_for_backward(qkv, fill, tables, output, logsumexp)
+        ctx.given = shape, columns, window, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        query, key, value, rel_h, rel_w, output, logsumexp = ctx.saved_tensors
-        inputs = query, key, value, rel_h, rel_w
+        qkv, fill, tables, output, logsumexp = ctx.saved_tensors
+        shape, columns, window, scale = ctx.given
+        wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the plain form
-            result = plain(*inputs, ctx.scale)
-            return *derivable_gradients(result, inputs, ctx.needs_input_grad[:5], grad), None
-        grad = grad.to(output.dtype).contiguous()
-        along = (grad.float() * output.float()).sum(dim=-1)
-        to_query, to_key, to_value, to_h, to_w = (torch.empty_like(each) for each in inputs)
-        given = (*inputs, grad, logsumexp, along)
-        _launch("query_gradients", given, (to_query, to_h, to_w), ctx.scale)
-        _launch("key_gradients", given, (to_key, to_value), ctx.scale)
-        return to_query, to_key, to_value, to_h, to_w, None
+            ends = 2 * shape.rows - 1, 2 * (shape.rows + columns) - 2
+            result = _plainly(qkv, fill, tables[: ends[0]], tables[ends[0] : ends[1]], shape.heads, window, scale)
+            inputs = [each for each in (qkv, fill, tables) if each is not None]
+            asked = [need for need, each in zip(wanted, (qkv, fill, tables), strict=True) if each is not None]
+            slopes = iter(derivable_gradients(result, inputs, asked, grad))
+            return *(None if each is None else next(slopes) for each in (qkv, fill, tables)), *[None] * 5
+        with torch.autocast(qkv.device.type, enabled=False):
+            found = _gradients(
+                (qkv, fill, tables), output, logsumexp, grad.to(qkv.dtype).contiguous(), shape, columns, scale, wanted
+            )
+        return *found, *[None] * 5
 
 
-def _launch(kernel: str, given: Any, results: tuple[Tensor, ...], scale: float) -> None:
-    """Run a kernel over all heads, and its tiles of queries or rows of keys."""
+def _gradients(
+    inputs: tuple[Tensor, Tensor | None, Tensor],
+    output: Tensor,
+    logsumexp: Tensor,
+    grad: Tensor,
+    shape: _Shape,
+    columns: int,
+    scale: float,
+    wanted: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """Of queries, keys and values, of what fills windows up, and of the tables, where they are ``wanted``."""
+    qkv, fill, tables = inputs
+    relative, dim = _products(qkv, tables, shape.heads), tables.shape[1]
+    to_qkv, to_relative, along = torch.empty_like(qkv), torch.zeros_like(relative), torch.empty_like(logsumexp)
+    sides = sides_of(qkv.dtype, columns, dim, "query_gradients") | {"PADDED": fill is not None}
+    biases = qkv.new_empty(*logsumexp.shape, sides["COLUMNS"])
+    beside = logsumexp, along, biases
+    _launch(
+        "query_gradients",
+        (qkv, fill, relative, output, grad, *beside, to_qkv, to_relative),
+        shape,
+        columns,
+        dim,
+        scale,
+        sides,
+    )
+    sides |= sides_of(qkv.dtype, columns, dim, "key_gradients") | {"FILLED": fill is not None and wanted[1]}
+    tiles = -(-shape.rows * sides["COLUMNS"] // sides["KEYS"])
+    sums = qkv.new_empty(shape.windows * tiles, shape.heads, 2, dim, dtype=torch.float32) if sides["FILLED"] else None
+    _launch("key_gradients", (qkv, fill, relative, grad, *beside, to_qkv, sums), shape, columns, dim, scale, sides)
+    _queries(to_qkv, shape.heads).baddbmm_(to_relative, tables.expand(shape.heads, -1, -1))
+    to_fill = to_tables = None
+    if sums is not None and fill is not None:
+        total = sums.sum(dim=0).transpose(0, 1)
+        to_fill = torch.cat([torch.zeros_like(total[:1]), total]).flatten().to(fill.dtype)
+    if wanted[2]:
+        by_head = torch.bmm(to_relative.transpose(1, 2), _queries(qkv, shape.heads))
+        to_tables = by_head.sum(dim=0, dtype=torch.float32).to(tables.dtype)
+    return [to_qkv if wanted[0] else None, to_fill, to_tables]
+
+
+def _queries(qkv: Tensor, heads: int) -> Tensor:
+    """A view (heads, B H W, d) of the queries in (B, H, W, 3 C)."""
+    return qkv.view(-1, 3, heads, qkv.shape[3] // (3 * heads))[:, 0].transpose(0, 1)
+
+
+def _products(qkv: Tensor, tables: Tensor, heads: int) -> Tensor:
+    """(heads, B H W, span) of the queries with all entries of the tables (span, d)."""
+    return torch.bmm(_queries(qkv, heads), tables.T.expand(heads, -1, -1))
+
+
+def _launch(
+    kernel: str, tensors: Any, shape: _Shape, columns: int, dim: int, scale: float, sides: dict[str, Any]
+) -> None:
+    """Run a kernel over all windows, heads, and tiles of queries or keys."""
     from medsam_adapt.networks import attention_kernels
 
-    query, rel_h, rel_w = given[0], given[3], given[4]
-    (heads, count, dim), rows, columns = query.shape, rel_h.shape[2], rel_w.shape[2]
-    sides = sides_of(query.dtype, columns, dim)
-    programs = rows if kernel == "key_gradients" else -(-count // sides["BLOCK"])
-    with torch.cuda.device_of(query):
-        run = getattr(attention_kernels, kernel)[(programs, heads)]
-        run(*given, *results, scale, count, rows, columns, dim, **sides, **options_of(sides))
+    size = sides["KEYS" if kernel == "key_gradients" else "BLOCK"]
+    programs = -(-shape.rows * sides["COLUMNS"] // size) * shape.heads * shape.windows
+    present = [tensors[0] if each is None else each for each in tensors]  # where there is none, none is read
+    with torch.cuda.device_of(tensors[0]):
+        run = getattr(attention_kernels, kernel)[(programs,)]
+        run(*present, scale, *shape, columns, dim, **sides, **options_of(sides, kernel))
 
 
-def sides_of(dtype: torch.dtype, columns: int, dim: int) -> dict[str, int]:
-    """Of a tile: its queries, the columns of a row of keys, and the length of their vectors.
+def sides_of(dtype: torch.dtype, columns: int, dim: int, kernel: str) -> dict[str, int]:
+    """Of a tile: its queries, its keys, the length of their rows, and that of their vectors.
 
-    Queries are as many as the memory of a chip takes along with their keys and values.
+    Queries and keys are as many as was fastest on an H200 (benchmarks/attention_forms.py).
     """
-    long = _power_of_two(dim)
-    block = 32 if dtype.itemsize > 2 else 64 if long > 64 else 128
-    return {"BLOCK": block, "COLUMNS": _power_of_two(columns), "DIM": long}
+    row, size = _power_of_two(columns), 32 if dtype.itemsize > 2 else 64
+    return {"BLOCK": size, "KEYS": max(row, size), "COLUMNS": row, "DIM": _power_of_two(dim)}
 
 
-def options_of(sides: dict[str, int]) -> dict[str, Any]:
+def options_of(sides: dict[str, int], kernel: str) -> dict[str, Any]:
     """What the compiler is told: registers for a tile come from its warps, memory for one that is loaded ahead."""
-    return {"num_warps": 8 if sides["BLOCK"] > 64 else 4, "num_stages": 2, "enable_fp_fusion": True}
+    return {"num_warps": 4, "num_stages": 3 if sides["DIM"] <= 64 or kernel == "mix" else 2, "enable_fp_fusion": True}
 
 
 def _power_of_two(size: int) -> int:

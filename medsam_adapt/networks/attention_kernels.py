@@ -1,12 +1,17 @@
 """Attention with decomposed relative positions for a graphics card, in Triton: three kernels.
 
-A tile of keys is one row of the grid of tokens. In it a query's rel_h is a single number, and its rel_w a vector that
-is the same in every tile; scores are never written down. Running maxima and sums are those of FlashAttention (arXiv
-2205.14135). The gradient takes two passes, one along the keys of each query and one along the queries of each key, so
-that no two programs add to one number.
+They read queries, keys and values where the layer before leaves them, and write where the layer behind reads: what
+lies in a window, and what it is filled up with, is a matter of addresses. Scores are never written down; running maxima
+and sums are those of FlashAttention (arXiv 2205.14135). The gradient takes two passes, one along the keys of each query
+and one along the queries of each key, so that no two programs add to one number.
 
-All tensors are contiguous: query, output and gradients of both (N, Q, d); key and value (N, H W, d); rel_h (N, Q, H);
-rel_w (N, Q, W); ``logsumexp``, to base 2, and ``along`` (N, Q). Importing this needs the package triton.
+A grid of ``height`` times ``width`` tokens is divided into ``down`` times ``across`` windows of ``rows`` times
+``columns`` (one of them, without windows). Places in a window are counted row by row, each row made ``COLUMNS`` long;
+a tile holds ``BLOCK`` places of queries or ``KEYS`` of keys. All tensors are contiguous: ``qkv`` and its gradient
+(B, height, width, 3, heads, d), ``fill`` (3, heads, d), ``output`` and its gradient (B, height, width, heads, d);
+``relative`` and its gradient (heads, B height width, span), the products of a query with the tables of rows (2 rows - 1
+of them), then of columns; ``logsumexp``, to base 2, and ``along`` (heads, B height width). Importing this needs the
+package triton.
 """
 
 # mypy: ignore-errors
@@ -21,123 +26,249 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _tile(start, first, height, width, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
-    """Offsets from ``start`` and mask of the rows from ``first`` on, of a (height, width) matrix."""
-    down = first + tl.arange(0, HEIGHT)
-    across = tl.arange(0, WIDTH)
-    inside = (down < height)[:, None] & (across < width)[None, :]
-    return start + down[:, None] * width + across[None, :], inside
+def _program(tiles, heads):
+    """Tile, head and window, those of one window and head side by side: they read the same keys."""
+    program = tl.program_id(0)
+    return program % tiles, (program // tiles) % heads, program // (tiles * heads)
 
 
 @triton.jit
-def _scores(queries, keys, bias_w, bias_h, scale):
-    """Scores of a tile to base 2 (queries, keys): single precision is not rounded to TF32."""
-    products = tl.dot(queries, tl.trans(keys), input_precision="ieee")
-    return products * (scale * LOG2_E) + bias_w + bias_h[:, None]
+def _tile(tile, window, height, width, rows, columns, down, across, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
+    """Of the places of a tile: row, column, token of its image, whether they are in the window, and in the grid too."""
+    place = tile * SIZE + tl.arange(0, SIZE)
+    row, column = place // COLUMNS, place % COLUMNS
+    number = window % (down * across)
+    y, x = (number // across) * rows + row, (number % across) * columns + column
+    inside = (row < rows) & (column < columns)
+    return row, column, y * width + x, inside, inside & (y < height) & (x < width)
 
 
 @triton.jit
-def _bias_w(rel_w, start, first, count, columns, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """rel_w of a tile of queries to base 2; where there is no such column, what leaves no probability."""
-    place, inside = _tile(start * columns, first, count, columns, BLOCK, COLUMNS)
-    bias = tl.load(rel_w + place, mask=inside, other=0.0).to(tl.float32) * LOG2_E
-    return tl.where(tl.arange(0, COLUMNS)[None, :] < columns, bias, float("-inf"))
+def _address(token, stride, DIM: tl.constexpr):
+    return token[:, None] * stride + tl.arange(0, DIM)[None, :]
+
+
+@triton.jit
+def _there(known, dim, DIM: tl.constexpr):
+    return known[:, None] & (tl.arange(0, DIM) < dim)[None, :]
+
+
+@triton.jit
+def _filled(tensor, fill, inside, known, dim, DIM: tl.constexpr):
+    """A tile of keys or values with ``fill`` where a window reaches beyond the grid."""
+    channel = tl.arange(0, DIM)
+    value = tl.load(fill + channel, mask=channel < dim, other=0.0)
+    return tl.where((inside & (known == 0))[:, None], value[None, :], tensor)
+
+
+@triton.jit
+def _column_bias(relative, token, column, known, span, rows, columns, COLUMNS: tl.constexpr, KEYS: tl.constexpr):
+    """Biases of a tile's columns to base 2 (queries, keys), the same in every tile; -inf where there is no column."""
+    other = tl.arange(0, KEYS) % COLUMNS
+    place = token[:, None] * span + (2 * rows - 1) + (column[:, None] - other[None, :] + columns - 1)
+    bias = tl.load(relative + place, mask=known[:, None] & (other < columns)[None, :], other=0.0)
+    return tl.where((other < columns)[None, :], bias.to(tl.float32) * LOG2_E, float("-inf"))
+
+
+@triton.jit
+def _row_bias(relative, token, row, known, span, rows, other):
+    """Biases of one row of keys to base 2 (queries)."""
+    bias = tl.load(relative + token * span + (row - other + rows - 1), mask=known, other=0.0)
+    return bias.to(tl.float32) * LOG2_E
+
+
+@triton.jit
+def _row_biases(relative, token, row, known, span, rows, other):
+    """The same of several rows (queries, keys); -inf where there is no row."""
+    place = token[:, None] * span + (row[:, None] - other[None, :] + rows - 1)
+    bias = tl.load(relative + place, mask=known[:, None] & (other < rows)[None, :], other=0.0)
+    return tl.where((other < rows)[None, :], bias.to(tl.float32) * LOG2_E, float("-inf"))
+
+
+@triton.jit
+def _start(image, head, tokens, stride, dim):
+    """Of a head's vectors in an image, in a tensor whose tokens have ``stride`` channels."""
+    return image.to(tl.int64) * tokens * stride + head * dim
 
 
 @triton.jit
 def mix(
-    query, key, value, rel_h, rel_w, output, logsumexp, scale, count, rows, columns, dim,
-    BLOCK: tl.constexpr, COLUMNS: tl.constexpr, DIM: tl.constexpr,
+    qkv, fill, relative, output, logsumexp, scale, height, width, rows, down, across, heads, images, span,
+    columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr, COLUMNS: tl.constexpr,
+    DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """The output and the logarithm of each query's sum, of ``BLOCK`` queries of one head of one image."""
-    first, head = tl.program_id(0) * BLOCK, tl.program_id(1).to(tl.int64)
-    start = head * count
-    place, inside = _tile(start * dim, first, count, dim, BLOCK, DIM)
-    queries = tl.load(query + place, mask=inside, other=0.0)
-    bias_w = _bias_w(rel_w, start, first, count, columns, BLOCK, COLUMNS)
-    own = first + tl.arange(0, BLOCK)
+    """The output and the logarithm of each query's sum, of one tile of queries of one head in one window."""
+    tiles = tl.cdiv(rows * COLUMNS, BLOCK)
+    tile, head, window = _program(tiles, heads)
+    image, tokens, channels = window // (down * across), height * width, heads * dim
+    qkv += _start(image, head, tokens, 3 * channels, dim)
+    own = (head.to(tl.int64) * images + image) * tokens
+    relative += own * span
+    row, column, token, _inside, known = _tile(tile, window, height, width, rows, columns, down, across, BLOCK, COLUMNS)
+    queries = tl.load(qkv + _address(token, 3 * channels, DIM), mask=_there(known, dim, DIM), other=0.0)
+    column_bias = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS, KEYS)
     largest = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     mixed = tl.zeros([BLOCK, DIM], tl.float32)
-    for row in range(rows):
-        there, valid = _tile((head * rows + row) * columns * dim, 0, columns, dim, COLUMNS, DIM)
-        bias_h = tl.load(rel_h + (start + own) * rows + row, mask=own < count, other=0.0).to(tl.float32) * LOG2_E
-        scores = _scores(queries, tl.load(key + there, mask=valid, other=0.0), bias_w, bias_h, scale)
-        larger = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - larger[:, None])
+    for at in range(tl.cdiv(rows * COLUMNS, KEYS)):
+        key_row, _key_column, key, inside, real = _tile(
+            at, window, height, width, rows, columns, down, across, KEYS, COLUMNS
+        )
+        place, there = _address(key, 3 * channels, DIM), _there(real, dim, DIM)
+        keys = tl.load(qkv + channels + place, mask=there, other=0.0)
+        values = tl.load(qkv + 2 * channels + place, mask=there, other=0.0)
+        if PADDED:
+            keys = _filled(keys, fill + (heads + head) * dim, inside, real, dim, DIM)
+            values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + column_bias
+        if KEYS == COLUMNS:  # one bias for each query: it need not be added to all of its scores
+            bias = _row_bias(relative, token, row, known, span, rows, at)
+            larger = tl.maximum(largest, tl.max(scores, 1) + bias)
+            weights = tl.exp2(scores + (bias - larger)[:, None])
+        else:
+            scores += _row_biases(relative, token, row, known, span, rows, key_row)
+            larger = tl.maximum(largest, tl.max(scores, 1))
+            weights = tl.exp2(scores - larger[:, None])
         shrink = tl.exp2(largest - larger)
         total = total * shrink + tl.sum(weights, 1)
-        values = tl.load(value + there, mask=valid, other=0.0)
         mixed = mixed * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         largest = larger
-    tl.store(output + place, (mixed / total[:, None]).to(output.dtype.element_ty), mask=inside)
-    tl.store(logsumexp + start + own, largest + tl.log2(total), mask=own < count)
-
-
-@triton.jit
-def _slopes(queries, grads, keys, values, bias_w, bias_h, summed, along, scale):
-    """Probabilities of a tile, and the gradient of its scores."""
-    weights = tl.exp2(_scores(queries, keys, bias_w, bias_h, scale) - summed[:, None])
-    to_weights = tl.dot(grads, tl.trans(values), input_precision="ieee")
-    return weights, weights * (to_weights - along[:, None])
+    output += _start(image, head, tokens, channels, dim)
+    result = (mixed / total[:, None]).to(output.dtype.element_ty)
+    tl.store(output + _address(token, channels, DIM), result, mask=_there(known, dim, DIM))
+    tl.store(logsumexp + own + token, largest + tl.log2(total), mask=known)
 
 
 @triton.jit
 def query_gradients(
-    query, key, value, rel_h, rel_w, grad, logsumexp, along, to_query, to_h, to_w, scale, count, rows, columns, dim,
-    BLOCK: tl.constexpr, COLUMNS: tl.constexpr, DIM: tl.constexpr,
+    qkv, fill, relative, output, grad, logsumexp, along, column_biases, to_qkv, to_relative, scale, height, width, rows,
+    down, across, heads, images, span, columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr,
+    KEYS: tl.constexpr, COLUMNS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of ``BLOCK`` queries and of their biases; ``along`` is the sum of output times its gradient."""
-    first, head = tl.program_id(0) * BLOCK, tl.program_id(1).to(tl.int64)
-    start = head * count
-    place, inside = _tile(start * dim, first, count, dim, BLOCK, DIM)
-    queries = tl.load(query + place, mask=inside, other=0.0)
-    grads = tl.load(grad + place, mask=inside, other=0.0)
-    bias_w = _bias_w(rel_w, start, first, count, columns, BLOCK, COLUMNS)
-    own = first + tl.arange(0, BLOCK)
-    summed = tl.load(logsumexp + start + own, mask=own < count, other=0.0)
-    alongs = tl.load(along + start + own, mask=own < count, other=0.0)
+    """Gradients of one tile of queries and of their products with the tables.
+
+    For :func:`key_gradients` it leaves ``along`` (heads, B height width), the sums of output times its gradient, and
+    ``column_biases`` (heads, B height width, COLUMNS), in the order of keys.
+    """
+    tiles = tl.cdiv(rows * COLUMNS, BLOCK)
+    tile, head, window = _program(tiles, heads)
+    image, tokens, channels = window // (down * across), height * width, heads * dim
+    start, own = _start(image, head, tokens, 3 * channels, dim), (head.to(tl.int64) * images + image) * tokens
+    qkv += start
+    relative += own * span
+    to_relative += own * span
+    row, column, token, _inside, known = _tile(tile, window, height, width, rows, columns, down, across, BLOCK, COLUMNS)
+    query_place, query_there = _address(token, 3 * channels, DIM), _there(known, dim, DIM)
+    queries = tl.load(qkv + query_place, mask=query_there, other=0.0)
+    beside = _start(image, head, tokens, channels, dim) + _address(token, channels, DIM)
+    grads = tl.load(grad + beside, mask=query_there, other=0.0)
+    results = tl.load(output + beside, mask=query_there, other=0.0)
+    alongs = tl.sum(grads.to(tl.float32) * results.to(tl.float32), 1)
+    tl.store(along + own + token, alongs, mask=known)
+    column_bias = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS, KEYS)
+    other = tl.arange(0, KEYS)
+    first = known[:, None] & (other < columns)[None, :]
+    left = column_biases + own * COLUMNS + token[:, None] * COLUMNS + other[None, :]
+    tl.store(left, (column_bias / LOG2_E).to(column_biases.dtype.element_ty), mask=first)  # as they were
+    summed = tl.load(logsumexp + own + token, mask=known, other=0.0)
     query_slopes = tl.zeros([BLOCK, DIM], tl.float32)
-    w_slopes = tl.zeros([BLOCK, COLUMNS], tl.float32)
-    for row in range(rows):
-        there, valid = _tile((head * rows + row) * columns * dim, 0, columns, dim, COLUMNS, DIM)
-        keys = tl.load(key + there, mask=valid, other=0.0)
-        values = tl.load(value + there, mask=valid, other=0.0)
-        bias_h = tl.load(rel_h + (start + own) * rows + row, mask=own < count, other=0.0).to(tl.float32) * LOG2_E
-        _, slopes = _slopes(queries, grads, keys, values, bias_w, bias_h, summed, alongs, scale)
+    column_slopes = tl.zeros([BLOCK, KEYS], tl.float32)
+    for at in range(tl.cdiv(rows * COLUMNS, KEYS)):
+        key_row, _key_column, key, inside, real = _tile(
+            at, window, height, width, rows, columns, down, across, KEYS, COLUMNS
+        )
+        place, there = _address(key, 3 * channels, DIM), _there(real, dim, DIM)
+        keys = tl.load(qkv + channels + place, mask=there, other=0.0)
+        values = tl.load(qkv + 2 * channels + place, mask=there, other=0.0)
+        if PADDED:
+            keys = _filled(keys, fill + (heads + head) * dim, inside, real, dim, DIM)
+            values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + column_bias
+        if KEYS == COLUMNS:
+            bias = _row_bias(relative, token, row, known, span, rows, at)
+            weights = tl.exp2(scores + (bias - summed)[:, None])
+        else:
+            scores += _row_biases(relative, token, row, known, span, rows, key_row)
+            weights = tl.exp2(scores - summed[:, None])
+        slopes = weights * (tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None])
         query_slopes += tl.dot(slopes.to(keys.dtype), keys, input_precision="ieee")
-        w_slopes += slopes
-        h_slopes = tl.sum(slopes, 1).to(to_h.dtype.element_ty)
-        tl.store(to_h + (start + own) * rows + row, h_slopes, mask=own < count)
-    tl.store(to_query + place, (query_slopes * scale).to(to_query.dtype.element_ty), mask=inside)
-    at, known = _tile(start * columns, first, count, columns, BLOCK, COLUMNS)
-    tl.store(to_w + at, w_slopes.to(to_w.dtype.element_ty), mask=known)
+        column_slopes += slopes
+        if KEYS == COLUMNS:
+            row_place = token * span + (row - at + rows - 1)
+            tl.store(to_relative + row_place, tl.sum(slopes, 1).to(to_relative.dtype.element_ty), mask=known)
+        else:
+            of_rows = at * (KEYS // COLUMNS) + tl.arange(0, KEYS // COLUMNS)
+            row_places = token[:, None] * span + (row[:, None] - of_rows[None, :] + rows - 1)
+            row_slopes = tl.sum(tl.reshape(slopes, [BLOCK, KEYS // COLUMNS, COLUMNS]), 2)
+            row_there = known[:, None] & (of_rows < rows)[None, :]
+            tl.store(to_relative + row_places, row_slopes.to(to_relative.dtype.element_ty), mask=row_there)
+    tl.store(to_qkv + start + query_place, (query_slopes * scale).to(to_qkv.dtype.element_ty), mask=query_there)
+    if KEYS != COLUMNS:
+        column_slopes = tl.sum(tl.reshape(column_slopes, [BLOCK, KEYS // COLUMNS, COLUMNS]), 1)
+    of_columns = tl.arange(0, COLUMNS)
+    column_place = token[:, None] * span + (2 * rows - 1) + (column[:, None] - of_columns[None, :] + columns - 1)
+    column_there = known[:, None] & (of_columns < columns)[None, :]
+    tl.store(to_relative + column_place, column_slopes.to(to_relative.dtype.element_ty), mask=column_there)
 
 
 @triton.jit
 def key_gradients(
-    query, key, value, rel_h, rel_w, grad, logsumexp, along, to_key, to_value, scale, count, rows, columns, dim,
-    BLOCK: tl.constexpr, COLUMNS: tl.constexpr, DIM: tl.constexpr,
+    qkv, fill, relative, grad, logsumexp, along, column_biases, to_qkv, to_fill, scale, height, width, rows, down,
+    across, heads, images, span, columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, FILLED: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the keys and values of one row of the grid, over all queries, ``BLOCK`` at a time."""
-    row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    start = head * count
-    there, valid = _tile((head * rows + row) * columns * dim, 0, columns, dim, COLUMNS, DIM)
-    keys = tl.load(key + there, mask=valid, other=0.0)
-    values = tl.load(value + there, mask=valid, other=0.0)
-    key_slopes = tl.zeros([COLUMNS, DIM], tl.float32)
-    value_slopes = tl.zeros([COLUMNS, DIM], tl.float32)
-    for first in range(0, count, BLOCK):
-        place, inside = _tile(start * dim, first, count, dim, BLOCK, DIM)
-        queries = tl.load(query + place, mask=inside, other=0.0)
-        grads = tl.load(grad + place, mask=inside, other=0.0)  # 0 where there is no query: it adds nothing
-        own = first + tl.arange(0, BLOCK)
-        bias_w = _bias_w(rel_w, start, first, count, columns, BLOCK, COLUMNS)
-        bias_h = tl.load(rel_h + (start + own) * rows + row, mask=own < count, other=0.0).to(tl.float32) * LOG2_E
-        summed = tl.load(logsumexp + start + own, mask=own < count, other=0.0)
-        alongs = tl.load(along + start + own, mask=own < count, other=0.0)
-        weights, slopes = _slopes(queries, grads, keys, values, bias_w, bias_h, summed, alongs, scale)
+    """Gradients of one tile of keys and values, over all queries of their window, a tile at a time.
+
+    With ``FILLED`` also those of what a window is filled up with, into ``to_fill`` (windows, tiles, heads, 2, d).
+    """
+    tiles = tl.cdiv(rows * COLUMNS, KEYS)
+    tile, head, window = _program(tiles, heads)
+    image, tokens, channels = window // (down * across), height * width, heads * dim
+    start, own = _start(image, head, tokens, 3 * channels, dim), (head.to(tl.int64) * images + image) * tokens
+    qkv += start
+    grad += _start(image, head, tokens, channels, dim)
+    relative += own * span
+    key_row, _key_column, key, inside, real = _tile(
+        tile, window, height, width, rows, columns, down, across, KEYS, COLUMNS
+    )
+    place, there = _address(key, 3 * channels, DIM), _there(real, dim, DIM)
+    keys = tl.load(qkv + channels + place, mask=there, other=0.0)
+    values = tl.load(qkv + 2 * channels + place, mask=there, other=0.0)
+    if PADDED:
+        keys = _filled(keys, fill + (heads + head) * dim, inside, real, dim, DIM)
+        values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
+    key_slopes = tl.zeros([KEYS, DIM], tl.float32)
+    value_slopes = tl.zeros([KEYS, DIM], tl.float32)
+    other = tl.arange(0, KEYS) % COLUMNS
+    for at in range(tl.cdiv(rows * COLUMNS, BLOCK)):
+        row, _column, token, _inside, known = _tile(
+            at, window, height, width, rows, columns, down, across, BLOCK, COLUMNS
+        )
+        query_there = _there(known, dim, DIM)
+        queries = tl.load(qkv + _address(token, 3 * channels, DIM), mask=query_there, other=0.0)
+        grads = tl.load(grad + _address(token, channels, DIM), mask=query_there, other=0.0)  # 0: it adds nothing
+        bias_place = own * COLUMNS + token[:, None] * COLUMNS + other[None, :]
+        bias_there = known[:, None] & (other < columns)[None, :]
+        column_bias = tl.load(column_biases + bias_place, mask=bias_there, other=0.0).to(tl.float32) * LOG2_E
+        summed = tl.load(logsumexp + own + token, mask=known, other=0.0)
+        alongs = tl.load(along + own + token, mask=known, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + column_bias
+        if KEYS == COLUMNS:
+            bias = _row_bias(relative, token, row, known, span, rows, tile)
+            weights = tl.exp2(scores + (bias - summed)[:, None])
+        else:
+            scores += _row_biases(relative, token, row, known, span, rows, key_row)
+            weights = tl.exp2(scores - summed[:, None])
+        slopes = weights * (tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None])
         value_slopes += tl.dot(tl.trans(weights.to(grads.dtype)), grads, input_precision="ieee")
         key_slopes += tl.dot(tl.trans(slopes.to(queries.dtype)), queries, input_precision="ieee")
-    tl.store(to_key + there, (key_slopes * scale).to(to_key.dtype.element_ty), mask=valid)
-    tl.store(to_value + there, value_slopes.to(to_value.dtype.element_ty), mask=valid)
+    key_slopes *= scale
+    to_qkv += start + place
+    tl.store(to_qkv + channels, key_slopes.to(to_qkv.dtype.element_ty), mask=there)
+    tl.store(to_qkv + 2 * channels, value_slopes.to(to_qkv.dtype.element_ty), mask=there)
+    if FILLED:
+        beyond = (inside & (real == 0))[:, None]
+        channel = tl.arange(0, DIM)
+        to_fill += ((window.to(tl.int64) * tiles + tile) * heads + head) * 2 * dim + channel
+        tl.store(to_fill, tl.sum(tl.where(beyond, key_slopes, 0.0), 0), mask=channel < dim)
+        tl.store(to_fill + dim, tl.sum(tl.where(beyond, value_slopes, 0.0), 0), mask=channel < dim)

@@ -16,24 +16,22 @@ from torch.utils.checkpoint import checkpoint
 from medsam_adapt.networks import attention, attention_fused
 from medsam_adapt.networks.attention import EncoderAttention, use_fast_attention
 from medsam_adapt.networks.attention_fused import can_fuse, fused, trial
-from medsam_adapt.networks.attention_tiles import plain
 from medsam_adapt.networks.running import run_as, running_of
-from tests.networks.test_attention import in_one_go
 
 pytest.importorskip("triton", minversion="3.3", reason="older interpreters do not know all of the language")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("grid", [(3, 5), (5, 17)], ids=str)
-def test_it_is_segment_anythings_attention(grid, monkeypatch):
+@pytest.mark.parametrize(("grid", "window"), [((3, 5), 0), ((5, 17), 0), ((5, 7), 3), ((6, 3), 3)], ids=str)
+def test_it_is_segment_anythings_attention(grid, window, monkeypatch):
     """Output to 1e-5, gradients of tokens, weights and tables to 1e-5 of the largest; no side fills its tiles."""
-    monkeypatch.setattr(attention, "attend", in_one_go(fused))
+    monkeypatch.setattr(attention, "can_fuse", lambda *_: True)
     torch.manual_seed(0)
-    block = Block(40, 2, use_rel_pos=True, input_size=grid)
+    block = Block(40, 2, use_rel_pos=True, window_size=window, input_size=grid)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     fast = copy.deepcopy(block).to(DEVICE)
-    fast.attn = EncoderAttention(fast.attn, 0)
+    fast.attn, fast.window_size = EncoderAttention(fast.attn, window), 0
     tokens = torch.randn(2, *grid, 40, requires_grad=True)
     shown = tokens.detach().to(DEVICE).requires_grad_()
     expected, found = block(tokens), fast(shown)
@@ -46,50 +44,68 @@ def test_it_is_segment_anythings_attention(grid, monkeypatch):
         assert (slope.cpu() - right).abs().max() <= 1e-5 * right.abs().max()
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float16, 2e-3)], ids=str)
-@pytest.mark.parametrize(("dim", "columns"), [(8, 16), (64, 20), (80, 40)])
-def test_vectors_of_every_length_and_half_precision(dim, columns, dtype, most):
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("dim", "columns", "window", "padded"), [(64, 20, 0, False), (80, 16, 0, False), (8, 14, 14, True)]
+)
+def test_vectors_of_every_length_and_half_precision(dim, columns, window, padded, dtype, most):
     """80 is ViT-H's; bfloat16, which the interpreter cannot multiply, takes float16's way."""
-    assert 0 < trial(DEVICE, dtype, dim, columns, backward=True) <= most
+    assert 0 < trial(DEVICE, dtype, dim, columns, window, padded, backward=True) <= most
+
+
+def test_windows_without_padding_and_in_larger_tiles(monkeypatch):
+    """Tiles of another size than are used, so that several of queries and of keys make a window."""
+    monkeypatch.setattr(
+        attention_fused,
+        "sides_of",
+        lambda *_: {"BLOCK": 32, "KEYS": 32, "COLUMNS": 8, "DIM": 16},
+    )
+    for padded in (False, True):
+        assert 0 < trial(DEVICE, torch.float32, 12, 7, 7, padded, backward=True) <= 1e-5
+
+
+def given(grid=(3, 4), dim=8, heads=1):
+    """Queries, keys and values of a grid, and the tables of its rows and columns."""
+    shapes = [(1, *grid, 3 * heads * dim), (2 * grid[0] - 1, dim), (2 * grid[1] - 1, dim)]
+    return [torch.randn(shape, device=DEVICE, requires_grad=True) for shape in shapes]
 
 
 def test_a_query_far_above_the_others_does_not_overflow():
-    shapes = ((20, 8), (12, 8), (12, 8), (20, 3), (20, 4))
-    given = [torch.randn(1, *shape, device=DEVICE, requires_grad=True) for shape in shapes]
+    qkv, *tables = given()
     with torch.no_grad():
-        given[0][0, 0] *= 1e4
-        given[3][0, 1, 2] = -1e4
-    expected, found = plain(*given, 0.5), fused(*given, 0.5)
-    torch.testing.assert_close(found, expected)
-    assert all(slope.isfinite().all() for slope in torch.autograd.grad(found.sum(), given))
+        qkv[0, 0, 0, :8] *= 1e4
+        tables[0][2] *= 1e3
+    results = [form(qkv, None, *tables, 1, 0, 0.5) for form in (attention_fused._plainly, fused)]
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    assert all(slope.isfinite().all() for slope in torch.autograd.grad(results[1].sum(), [qkv, *tables]))
 
 
 def test_it_can_be_derived_twice():
-    """Queries, keys and values are parts of one layer, as those of one image are."""
-    layer = torch.randn(1, 6, 9, device=DEVICE, requires_grad=True)
-    biases = [torch.randn(1, *shape, device=DEVICE, requires_grad=True) for shape in ((6, 2), (6, 3))]
+    """With what fills windows up."""
+    qkv, *tables = given((3, 3))
+    fill = torch.randn(24, device=DEVICE, requires_grad=True)
+    tables = [torch.randn(3, 8, device=DEVICE, requires_grad=True) for _ in tables]
+    inputs = [qkv, fill, *tables]
 
     def twice(attend):
-        output = attend(*layer.split(3, dim=2), *biases, 0.5)
-        slopes = torch.autograd.grad(output.square().sum(), [layer, biases[0]], create_graph=True)
-        return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), [layer, *biases])
+        slopes = torch.autograd.grad(attend(*inputs, 1, 2, 0.5).square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs)
 
-    for found, right in zip(twice(fused), twice(plain), strict=True):
+    for found, right in zip(twice(fused), twice(attention_fused._plainly), strict=True):
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
 
 
 def test_what_it_does_not_suit_goes_another_way():
-    keys, columns = torch.zeros(1, 4096, 64, dtype=torch.bfloat16), torch.zeros(1, 4096, 64)
-    assert not can_fuse((keys, keys, keys, columns, columns), False), "a processor"
+    qkv, *tables = (each.detach().bfloat16() for each in given((16, 16)))
+    assert not can_fuse(qkv.cpu(), None, *(each.cpu() for each in tables), 1, 0), "a processor"
     if torch.cuda.is_available():
-        on_it, few = keys.cuda(), keys.cuda()[:, : attention_fused.FEW_KEYS - 1]
-        assert not can_fuse((few, few, few, columns, columns), False), "windows"
-        assert not can_fuse((on_it.float(),) * 3 + (columns, columns), False), "single precision"
-        assert not can_fuse((on_it,) * 3 + (columns, torch.zeros(1, 4096, 65)), False), "rows that are too long"
+        assert can_fuse(qkv, None, *tables, 1, 0)
+        assert not can_fuse(qkv.float(), None, *tables, 1, 0), "single precision"
+        assert not can_fuse(qkv, None, tables[0], tables[1].new_zeros(129, 8), 1, 0), "rows that are too long"
 
 
 def is_right(device=DEVICE, dtype=torch.float16):
-    return attention_fused._is_right(device, dtype, 8, 16, True)
+    return attention_fused._is_right(device, dtype, 8, 4, 0, False, True)
 
 
 @pytest.fixture
@@ -128,10 +144,10 @@ def test_a_device_is_trusted_after_a_trial(untried, found, warning, monkeypatch)
 def test_gradients_that_are_no_numbers_are_not_trusted(untried, monkeypatch):
     launch = attention_fused._launch
 
-    def spoilt(kernel, given, results, scale):
-        launch(kernel, given, results, scale)
+    def spoilt(kernel, tensors, *others):
+        launch(kernel, tensors, *others)
         if kernel == "key_gradients":
-            results[1].fill_(float("nan"))
+            tensors[-2].fill_(float("nan"))
 
     monkeypatch.setattr(attention_fused, "_launch", spoilt)
     with pytest.warns(UserWarning, match="is off by nan here"):
@@ -164,10 +180,13 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("low_memory", [False, True])
-def test_an_encoder_on_a_gpu_takes_it_and_gives_what_it_gave(untried, low_memory, monkeypatch):
-    """ViT-B's width and heads in one global block of 64 x 64 tokens, in bfloat16, against the longer vectors."""
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_encoder_on_a_gpu_takes_it_and_gives_what_it_gave(untried, low_memory, depth, monkeypatch):
+    """ViT-B's width and heads, 64 x 64 tokens, a global block or windows too, in bfloat16, against longer vectors."""
     torch.manual_seed(0)
-    plain_encoder = ImageEncoderViT(embed_dim=768, depth=1, num_heads=12, use_rel_pos=True, global_attn_indexes=(0,))
+    plain_encoder = ImageEncoderViT(
+        embed_dim=768, depth=depth, num_heads=12, use_rel_pos=True, window_size=14, global_attn_indexes=(0,)
+    )
     for parameter in plain_encoder.parameters():
         nn.init.normal_(parameter, std=0.02)
     encoder = run_as(use_fast_attention(plain_encoder).cuda(), "bf16", low_memory)
@@ -178,7 +197,7 @@ def test_an_encoder_on_a_gpu_takes_it_and_gives_what_it_gave(untried, low_memory
         return [output, *torch.autograd.grad(output.square().mean(), [tokens, *encoder.blocks.parameters()])]
 
     found = results()
-    assert attention_fused._is_right.cache_info().currsize == 1, "it was not tried"
+    assert attention_fused._is_right.cache_info().currsize == depth, "it was not tried"
     monkeypatch.setattr(attention, "can_fuse", lambda *_: False)
     for own, right in zip(found, results(), strict=True):
         assert (own - right).norm() <= 0.02 * right.norm()
