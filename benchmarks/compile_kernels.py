@@ -36,7 +36,7 @@ def compiled(architecture: int, dim: int, kind: str = "global") -> dict[str, int
     taken = {}
     for name in KERNELS:
         kernel = getattr(attention_kernels, name)
-        sides = sides_of(torch.bfloat16, SIDES[kind], dim, name)
+        sides = sides_of(torch.bfloat16, SIDES[kind], SIDES[kind], dim, name)
         fixed = {"columns": SIDES[kind], "dim": dim, "PADDED": kind == "windows", "FILLED": False, **sides}
         constants = {each: fixed[each] for each in kernel.arg_names if each in fixed}
         types = {each: "constexpr" if each in fixed else _type(each) for each in kernel.arg_names}

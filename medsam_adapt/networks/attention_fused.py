@@ -71,7 +71,8 @@ def trial(
     grid = (window + 3, window + 1) if padded else (2 * window, window) if window else (rows, columns)
     heads, channels = 2, 2 * dim
     shapes = [(2, *grid, 3 * channels), (3 * channels,), (2 * rows - 1, dim), (2 * columns - 1, dim)]
-    given = [torch.randn(shape, generator=made).to(device, dtype) for shape in shapes]
+    large = 1.0, 1.0, dim**-0.5, dim**-0.5  # so that scores are not much larger than those of a trained network
+    given = [(a * torch.randn(b, generator=made)).to(device, dtype) for a, b in zip(large, shapes, strict=True)]
     along = torch.randn((2, *grid, channels), generator=made).to(device, dtype)
 
     def results(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -134,7 +135,7 @@ class _Fused(torch.autograd.Function):
         logsumexp = qkv.new_empty(heads, images * height * width, dtype=torch.float32)
         with torch.autocast(qkv.device.type, enabled=False):
             relative = _products(qkv, tables, heads)
-        sides = sides_of(qkv.dtype, columns, tables.shape[1], "mix") | {"PADDED": fill is not None}
+        sides = sides_of(qkv.dtype, rows, columns, tables.shape[1], "mix") | {"PADDED": fill is not None}
         _launch("mix", (qkv, fill, relative, output, logsumexp), shape, columns, tables.shape[1], scale, sides)
         ctx.save_for_backward(qkv, fill, tables, output, logsumexp)
         ctx.given = shape, columns, window, scale
@@ -173,8 +174,9 @@ def _gradients(
     qkv, fill, tables = inputs
     relative, dim = _products(qkv, tables, shape.heads), tables.shape[1]
     to_qkv, to_relative, along = torch.empty_like(qkv), torch.zeros_like(relative), torch.empty_like(logsumexp)
-    sides = sides_of(qkv.dtype, columns, dim, "query_gradients") | {"PADDED": fill is not None}
-    biases = qkv.new_empty(*logsumexp.shape, sides["COLUMNS"])
+    sides = sides_of(qkv.dtype, shape.rows, columns, dim, "query_gradients") | {"PADDED": fill is not None}
+    several = sides["KEYS"] > sides["COLUMNS"]  # rows in a tile of keys
+    biases = qkv.new_empty(*logsumexp.shape, 2 * sides["HALF"] if several else sides["COLUMNS"])
     beside = logsumexp, along, biases
     _launch(
         "query_gradients",
@@ -185,7 +187,7 @@ def _gradients(
         scale,
         sides,
     )
-    sides |= sides_of(qkv.dtype, columns, dim, "key_gradients") | {"FILLED": fill is not None and wanted[1]}
+    sides |= sides_of(qkv.dtype, shape.rows, columns, dim, "key_gradients") | {"FILLED": fill is not None and wanted[1]}
     tiles = -(-shape.rows * sides["COLUMNS"] // sides["KEYS"])
     sums = qkv.new_empty(shape.windows * tiles, shape.heads, 2, dim, dtype=torch.float32) if sides["FILLED"] else None
     _launch("key_gradients", (qkv, fill, relative, grad, *beside, to_qkv, sums), shape, columns, dim, scale, sides)
@@ -224,13 +226,14 @@ def _launch(
         run(*present, scale, *shape, columns, dim, **sides, **options_of(sides, kernel))
 
 
-def sides_of(dtype: torch.dtype, columns: int, dim: int, kernel: str) -> dict[str, int]:
+def sides_of(dtype: torch.dtype, rows: int, columns: int, dim: int, kernel: str) -> dict[str, int]:
     """Of a tile: its queries, its keys, the length of their rows, and that of their vectors.
 
     Queries and keys are as many as was fastest on an H200 (benchmarks/attention_forms.py).
     """
     row, size = _power_of_two(columns), 32 if dtype.itemsize > 2 else 64
-    return {"BLOCK": size, "KEYS": max(row, size), "COLUMNS": row, "DIM": _power_of_two(dim)}
+    half = max(row, _power_of_two(rows))
+    return {"BLOCK": size, "KEYS": max(row, size), "COLUMNS": row, "HALF": half, "DIM": _power_of_two(dim)}
 
 
 def options_of(sides: dict[str, int], kernel: str) -> dict[str, Any]:

@@ -62,9 +62,9 @@ def _filled(tensor, fill, inside, known, dim, DIM: tl.constexpr):
 
 
 @triton.jit
-def _column_bias(relative, token, column, known, span, rows, columns, COLUMNS: tl.constexpr, KEYS: tl.constexpr):
-    """Biases of a tile's columns to base 2 (queries, keys), the same in every tile; -inf where there is no column."""
-    other = tl.arange(0, KEYS) % COLUMNS
+def _column_bias(relative, token, column, known, span, rows, columns, COLUMNS: tl.constexpr):
+    """Biases of a row's columns to base 2 (queries, keys), the same in every row; -inf where there is no column."""
+    other = tl.arange(0, COLUMNS)
     place = token[:, None] * span + (2 * rows - 1) + (column[:, None] - other[None, :] + columns - 1)
     bias = tl.load(relative + place, mask=known[:, None] & (other < columns)[None, :], other=0.0)
     return tl.where((other < columns)[None, :], bias.to(tl.float32) * LOG2_E, float("-inf"))
@@ -78,11 +78,28 @@ def _row_bias(relative, token, row, known, span, rows, other):
 
 
 @triton.jit
-def _row_biases(relative, token, row, known, span, rows, other):
-    """The same of several rows (queries, keys); -inf where there is no row."""
-    place = token[:, None] * span + (row[:, None] - other[None, :] + rows - 1)
-    bias = tl.load(relative + place, mask=known[:, None] & (other < rows)[None, :], other=0.0)
-    return tl.where((other < rows)[None, :], bias.to(tl.float32) * LOG2_E, float("-inf"))
+def _biases_at(token, row, column, known, span, rows, columns, HALF: tl.constexpr):
+    """Where the biases of each query for all rows, then for all columns lie (queries, 2 HALF), and whether they are."""
+    number = tl.arange(0, 2 * HALF)
+    of_rows, other = number < HALF, number % HALF
+    place = tl.where(of_rows[None, :], row[:, None] + rows - 1, column[:, None] + 2 * rows + columns - 2)
+    there = tl.where(of_rows, other < rows, other < columns)
+    return token[:, None] * span + place - other[None, :], known[:, None] & there[None, :]
+
+
+@triton.jit
+def _marks(row, column, HALF: tl.constexpr, like):
+    """The row and the column of each key among all rows and columns (2 HALF, keys): 1 there, else 0."""
+    number = tl.arange(0, 2 * HALF)[:, None]
+    return ((number == row[None, :]) | (number == column[None, :] + HALF)).to(like.dtype)
+
+
+@triton.jit
+def _scores(queries, keys, biases, marks, inside, scale):
+    """Scores of several rows of keys to base 2; -inf for those that are not in the window."""
+    sums = tl.dot(biases, marks, input_precision="ieee") * LOG2_E
+    products = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E)
+    return tl.where(inside[None, :], products + sums, float("-inf"))
 
 
 @triton.jit
@@ -95,7 +112,7 @@ def _start(image, head, tokens, stride, dim):
 def mix(
     qkv, fill, relative, output, logsumexp, scale, height, width, rows, down, across, heads, images, span,
     columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr, COLUMNS: tl.constexpr,
-    DIM: tl.constexpr, PADDED: tl.constexpr,
+    HALF: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     """The output and the logarithm of each query's sum, of one tile of queries of one head in one window."""
     tiles = tl.cdiv(rows * COLUMNS, BLOCK)
@@ -106,12 +123,16 @@ def mix(
     relative += own * span
     row, column, token, _inside, known = _tile(tile, window, height, width, rows, columns, down, across, BLOCK, COLUMNS)
     queries = tl.load(qkv + _address(token, 3 * channels, DIM), mask=_there(known, dim, DIM), other=0.0)
-    column_bias = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS, KEYS)
+    if KEYS == COLUMNS:
+        biases = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS)
+    else:
+        at_biases, of_biases = _biases_at(token, row, column, known, span, rows, columns, HALF)
+        biases = tl.load(relative + at_biases, mask=of_biases, other=0.0)
     largest = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     mixed = tl.zeros([BLOCK, DIM], tl.float32)
     for at in range(tl.cdiv(rows * COLUMNS, KEYS)):
-        key_row, _key_column, key, inside, real = _tile(
+        key_row, key_column, key, inside, real = _tile(
             at, window, height, width, rows, columns, down, across, KEYS, COLUMNS
         )
         place, there = _address(key, 3 * channels, DIM), _there(real, dim, DIM)
@@ -120,13 +141,13 @@ def mix(
         if PADDED:
             keys = _filled(keys, fill + (heads + head) * dim, inside, real, dim, DIM)
             values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + column_bias
         if KEYS == COLUMNS:  # one bias for each query: it need not be added to all of its scores
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + biases
             bias = _row_bias(relative, token, row, known, span, rows, at)
             larger = tl.maximum(largest, tl.max(scores, 1) + bias)
             weights = tl.exp2(scores + (bias - larger)[:, None])
         else:
-            scores += _row_biases(relative, token, row, known, span, rows, key_row)
+            scores = _scores(queries, keys, biases, _marks(key_row, key_column, HALF, queries), inside, scale)
             larger = tl.maximum(largest, tl.max(scores, 1))
             weights = tl.exp2(scores - larger[:, None])
         shrink = tl.exp2(largest - larger)
@@ -141,14 +162,14 @@ def mix(
 
 @triton.jit
 def query_gradients(
-    qkv, fill, relative, output, grad, logsumexp, along, column_biases, to_qkv, to_relative, scale, height, width, rows,
-    down, across, heads, images, span, columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr,
-    KEYS: tl.constexpr, COLUMNS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
+    qkv, fill, relative, output, grad, logsumexp, along, left, to_qkv, to_relative, scale, height, width, rows, down,
+    across, heads, images, span, columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr, HALF: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of queries and of their products with the tables.
 
     For :func:`key_gradients` it leaves ``along`` (heads, B height width), the sums of output times its gradient, and
-    ``column_biases`` (heads, B height width, COLUMNS), in the order of keys.
+    in ``left`` (heads, B height width, COLUMNS or 2 HALF) the biases of columns, or of rows and columns.
     """
     tiles = tl.cdiv(rows * COLUMNS, BLOCK)
     tile, head, window = _program(tiles, heads)
@@ -165,16 +186,24 @@ def query_gradients(
     results = tl.load(output + beside, mask=query_there, other=0.0)
     alongs = tl.sum(grads.to(tl.float32) * results.to(tl.float32), 1)
     tl.store(along + own + token, alongs, mask=known)
-    column_bias = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS, KEYS)
-    other = tl.arange(0, KEYS)
-    first = known[:, None] & (other < columns)[None, :]
-    left = column_biases + own * COLUMNS + token[:, None] * COLUMNS + other[None, :]
-    tl.store(left, (column_bias / LOG2_E).to(column_biases.dtype.element_ty), mask=first)  # as they were
+    if KEYS == COLUMNS:
+        number = tl.arange(0, COLUMNS)
+        at_biases = token[:, None] * span + (2 * rows - 1) + (column[:, None] - number[None, :] + columns - 1)
+        of_biases = known[:, None] & (number < columns)[None, :]
+        biases = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS)
+        left += own * COLUMNS + token[:, None] * COLUMNS + number[None, :]
+        tl.store(left, (biases / LOG2_E).to(left.dtype.element_ty), mask=of_biases)  # as they were
+        bias_slopes = tl.zeros([BLOCK, COLUMNS], tl.float32)
+    else:
+        at_biases, of_biases = _biases_at(token, row, column, known, span, rows, columns, HALF)
+        biases = tl.load(relative + at_biases, mask=of_biases, other=0.0)
+        left += own * 2 * HALF + token[:, None] * 2 * HALF + tl.arange(0, 2 * HALF)[None, :]
+        tl.store(left, biases, mask=known[:, None])
+        bias_slopes = tl.zeros([BLOCK, 2 * HALF], tl.float32)
     summed = tl.load(logsumexp + own + token, mask=known, other=0.0)
     query_slopes = tl.zeros([BLOCK, DIM], tl.float32)
-    column_slopes = tl.zeros([BLOCK, KEYS], tl.float32)
     for at in range(tl.cdiv(rows * COLUMNS, KEYS)):
-        key_row, _key_column, key, inside, real = _tile(
+        key_row, key_column, key, inside, real = _tile(
             at, window, height, width, rows, columns, down, across, KEYS, COLUMNS
         )
         place, there = _address(key, 3 * channels, DIM), _there(real, dim, DIM)
@@ -183,39 +212,28 @@ def query_gradients(
         if PADDED:
             keys = _filled(keys, fill + (heads + head) * dim, inside, real, dim, DIM)
             values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + column_bias
+        to_weights = tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None]
         if KEYS == COLUMNS:
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + biases
             bias = _row_bias(relative, token, row, known, span, rows, at)
-            weights = tl.exp2(scores + (bias - summed)[:, None])
-        else:
-            scores += _row_biases(relative, token, row, known, span, rows, key_row)
-            weights = tl.exp2(scores - summed[:, None])
-        slopes = weights * (tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None])
-        query_slopes += tl.dot(slopes.to(keys.dtype), keys, input_precision="ieee")
-        column_slopes += slopes
-        if KEYS == COLUMNS:
+            slopes = tl.exp2(scores + (bias - summed)[:, None]) * to_weights
+            bias_slopes += slopes
             row_place = token * span + (row - at + rows - 1)
             tl.store(to_relative + row_place, tl.sum(slopes, 1).to(to_relative.dtype.element_ty), mask=known)
         else:
-            of_rows = at * (KEYS // COLUMNS) + tl.arange(0, KEYS // COLUMNS)
-            row_places = token[:, None] * span + (row[:, None] - of_rows[None, :] + rows - 1)
-            row_slopes = tl.sum(tl.reshape(slopes, [BLOCK, KEYS // COLUMNS, COLUMNS]), 2)
-            row_there = known[:, None] & (of_rows < rows)[None, :]
-            tl.store(to_relative + row_places, row_slopes.to(to_relative.dtype.element_ty), mask=row_there)
+            marks = _marks(key_row, key_column, HALF, queries)
+            slopes = tl.exp2(_scores(queries, keys, biases, marks, inside, scale) - summed[:, None]) * to_weights
+            bias_slopes += tl.dot(slopes.to(marks.dtype), tl.trans(marks), input_precision="ieee")
+        query_slopes += tl.dot(slopes.to(keys.dtype), keys, input_precision="ieee")
     tl.store(to_qkv + start + query_place, (query_slopes * scale).to(to_qkv.dtype.element_ty), mask=query_there)
-    if KEYS != COLUMNS:
-        column_slopes = tl.sum(tl.reshape(column_slopes, [BLOCK, KEYS // COLUMNS, COLUMNS]), 1)
-    of_columns = tl.arange(0, COLUMNS)
-    column_place = token[:, None] * span + (2 * rows - 1) + (column[:, None] - of_columns[None, :] + columns - 1)
-    column_there = known[:, None] & (of_columns < columns)[None, :]
-    tl.store(to_relative + column_place, column_slopes.to(to_relative.dtype.element_ty), mask=column_there)
+    tl.store(to_relative + at_biases, bias_slopes.to(to_relative.dtype.element_ty), mask=of_biases)
 
 
 @triton.jit
 def key_gradients(
-    qkv, fill, relative, grad, logsumexp, along, column_biases, to_qkv, to_fill, scale, height, width, rows, down,
-    across, heads, images, span, columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
-    COLUMNS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, FILLED: tl.constexpr,
+    qkv, fill, relative, grad, logsumexp, along, left, to_qkv, to_fill, scale, height, width, rows, down, across, heads,
+    images, span, columns: tl.constexpr, dim: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr, HALF: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, FILLED: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of keys and values, over all queries of their window, a tile at a time.
 
@@ -228,7 +246,7 @@ def key_gradients(
     qkv += start
     grad += _start(image, head, tokens, channels, dim)
     relative += own * span
-    key_row, _key_column, key, inside, real = _tile(
+    key_row, key_column, key, inside, real = _tile(
         tile, window, height, width, rows, columns, down, across, KEYS, COLUMNS
     )
     place, there = _address(key, 3 * channels, DIM), _there(real, dim, DIM)
@@ -239,7 +257,7 @@ def key_gradients(
         values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
     key_slopes = tl.zeros([KEYS, DIM], tl.float32)
     value_slopes = tl.zeros([KEYS, DIM], tl.float32)
-    other = tl.arange(0, KEYS) % COLUMNS
+    marks = _marks(key_row, key_column, HALF, keys)
     for at in range(tl.cdiv(rows * COLUMNS, BLOCK)):
         row, _column, token, _inside, known = _tile(
             at, window, height, width, rows, columns, down, across, BLOCK, COLUMNS
@@ -247,18 +265,20 @@ def key_gradients(
         query_there = _there(known, dim, DIM)
         queries = tl.load(qkv + _address(token, 3 * channels, DIM), mask=query_there, other=0.0)
         grads = tl.load(grad + _address(token, channels, DIM), mask=query_there, other=0.0)  # 0: it adds nothing
-        bias_place = own * COLUMNS + token[:, None] * COLUMNS + other[None, :]
-        bias_there = known[:, None] & (other < columns)[None, :]
-        column_bias = tl.load(column_biases + bias_place, mask=bias_there, other=0.0).to(tl.float32) * LOG2_E
         summed = tl.load(logsumexp + own + token, mask=known, other=0.0)
         alongs = tl.load(along + own + token, mask=known, other=0.0)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + column_bias
         if KEYS == COLUMNS:
+            number = tl.arange(0, COLUMNS)
+            place_left = own * COLUMNS + token[:, None] * COLUMNS + number[None, :]
+            of_biases = known[:, None] & (number < columns)[None, :]
+            biases = tl.load(left + place_left, mask=of_biases, other=0.0).to(tl.float32) * LOG2_E
+            scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + biases
             bias = _row_bias(relative, token, row, known, span, rows, tile)
             weights = tl.exp2(scores + (bias - summed)[:, None])
         else:
-            scores += _row_biases(relative, token, row, known, span, rows, key_row)
-            weights = tl.exp2(scores - summed[:, None])
+            place_left = own * 2 * HALF + token[:, None] * 2 * HALF + tl.arange(0, 2 * HALF)[None, :]
+            biases = tl.load(left + place_left, mask=known[:, None], other=0.0)
+            weights = tl.exp2(_scores(queries, keys, biases, marks, inside, scale) - summed[:, None])
         slopes = weights * (tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None])
         value_slopes += tl.dot(tl.trans(weights.to(grads.dtype)), grads, input_precision="ieee")
         key_slopes += tl.dot(tl.trans(slopes.to(queries.dtype)), queries, input_precision="ieee")

@@ -58,7 +58,7 @@ def test_windows_without_padding_and_in_larger_tiles(monkeypatch):
     monkeypatch.setattr(
         attention_fused,
         "sides_of",
-        lambda *_: {"BLOCK": 32, "KEYS": 32, "COLUMNS": 8, "DIM": 16},
+        lambda *_: {"BLOCK": 32, "KEYS": 32, "COLUMNS": 8, "HALF": 8, "DIM": 16},
     )
     for padded in (False, True):
         assert 0 < trial(DEVICE, torch.float32, 12, 7, 7, padded, backward=True) <= 1e-5
