@@ -85,8 +85,7 @@ def stages_sha256(encoder: ImageEncoderViT, stages: int) -> str:
 
 def _stages(encoder: ImageEncoderViT) -> list[Stage]:
     def embed(image: Tensor) -> Tensor:
-        # As a convolution leaves them, channels lie apart: every norm would copy them, every sum would be slow.
-        tokens = encoder.patch_embed(image).contiguous()
+        tokens = encoder.patch_embed(image)
         return tokens if encoder.pos_embed is None else tokens + encoder.pos_embed
 
     def neck(tokens: Tensor) -> Tensor:

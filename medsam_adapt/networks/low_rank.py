@@ -1,7 +1,12 @@
-"""A frozen layer with low-rank increments of its weight, computed as one product with the weight that they make."""
+"""A frozen layer with low-rank increments of its weight.
+
+On the processor it is computed as one product with the weight that they make, on a graphics card as the products that
+they are: there numbers are of half the width, and a small increment would be lost in a sum with the weight.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_adapt.networks.products import is_faster, product
+from medsam_adapt.networks.running import is_recorded
 
 Increment = tuple[Tensor, Tensor]  # D (r, in) and U (out, r) of x -> U D x
 
@@ -16,8 +22,8 @@ Increment = tuple[Tensor, Tensor]  # D (r, in) and U (out, r) of x -> U D x
 def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value: Increment) -> Tensor:
     """[q | k | v] of a fused layer with q += U_q D_q x and v += U_v D_v x.
 
-    On the processor the increments are added to the weight, a matrix that is small beside the tokens of an image, and
-    the gradients of U and D come from narrow products; what this gives is what the sums give but for rounding.
+    What this gives is what the sums give but for rounding. On the processor the increments are added to the weight, a
+    matrix that is small beside the tokens of an image; on a GPU they are added to the result where it lies.
 
     Args:
         tokens: x, (..., C).
@@ -29,10 +35,12 @@ def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value:
         (..., 3 C).
     """
     trained = any(each.requires_grad for each in qkv.parameters())
-    if (trained and torch.is_grad_enabled()) or not is_faster(tokens, qkv.weight):
-        return _added(tokens, qkv(tokens), query, value)
-    result: Tensor = _QueryValueProduct.apply(tokens, qkv.weight, qkv.bias, *query, *value)
-    return result
+    if not (trained and torch.is_grad_enabled()):
+        if is_faster(tokens, qkv.weight):
+            return _QueryValueProduct.apply(tokens, qkv.weight, qkv.bias, *query, *value)
+        if tokens.is_cuda and not is_recorded():
+            return _QueryValueSum.apply(tokens, qkv.weight, qkv.bias, *query, *value)
+    return _added(tokens, qkv(tokens), query, value)
 
 
 @torch.no_grad()
@@ -64,17 +72,65 @@ class _QueryValueProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         tokens, *increments = ctx.saved_tensors
         query, value = (increments[0], increments[1]), (increments[2], increments[3])
-        if torch.is_grad_enabled():  # a second derivative is wanted: autograd follows the sums
-            inputs = (tokens, *increments)
-            result = _added(tokens, F.linear(tokens, ctx.weight, ctx.bias), query, value)
-            wanted = [each for each in inputs if each.requires_grad]
-            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
-            to_tokens, *slopes = (next(found) if each.requires_grad else None for each in inputs)
-            return to_tokens, None, None, *slopes
+        if torch.is_grad_enabled():
+            return _derivable(tokens, ctx.weight, ctx.bias, increments, grad)
         to_tokens = None
         if ctx.needs_input_grad[0]:
             to_tokens = product(grad, with_increments(ctx.weight, query, value).T, None)
         return to_tokens, None, None, *_slopes(tokens.flatten(0, -2), grad.flatten(0, -2), query, value)
+
+
+class _QueryValueSum(torch.autograd.Function):
+    """:func:`query_value_product` of a frozen layer, with few steps and without copies, for a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None, *increments: Tensor) -> Tensor:
+        kind = tokens.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+        channels, rank = weight.shape[1], len(increments[0])
+        with torch.autocast(kind, enabled=False):
+            flat = tokens.flatten(0, -2).to(ctx.dtype)
+            down_q, up_q, down_v, up_v = (each.to(ctx.dtype) for each in increments)
+            result = F.linear(flat, weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype))
+            narrow = F.linear(flat, torch.cat([down_q, down_v]))
+            result[:, :channels].addmm_(narrow[:, :rank], up_q.T)
+            result[:, 2 * channels :].addmm_(narrow[:, rank:], up_v.T)
+        ctx.save_for_backward(tokens, narrow, *increments)
+        ctx.weight, ctx.bias = weight, bias
+        return result.unflatten(0, tokens.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        tokens, narrow, *increments = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _derivable(tokens, ctx.weight, ctx.bias, increments, grad)
+        channels, rank = ctx.weight.shape[1], len(increments[0])
+        down_q, up_q, down_v, up_v = (each.to(ctx.dtype) for each in increments)
+        flat, along = tokens.flatten(0, -2).to(ctx.dtype), grad.flatten(0, -2).to(ctx.dtype)
+        of_query, of_value = along[:, :channels], along[:, 2 * channels :]
+        back = torch.cat([of_query @ up_q, of_value @ up_v], dim=1)
+        to_tokens = None
+        if ctx.needs_input_grad[0]:
+            to_tokens = along @ ctx.weight.to(ctx.dtype)
+            to_tokens = to_tokens.addmm_(back, torch.cat([down_q, down_v])).view_as(tokens).to(tokens.dtype)
+        to_down = (back.T @ flat).split(rank)
+        to_up = of_query.T @ narrow[:, :rank], of_value.T @ narrow[:, rank:]
+        slopes = to_down[0], to_up[0], to_down[1], to_up[1]
+        found = (slope.to(each.dtype) for slope, each in zip(slopes, increments, strict=True))
+        return to_tokens, None, None, *found
+
+
+def _derivable(
+    tokens: Tensor, weight: Tensor, bias: Tensor | None, increments: Sequence[Tensor], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of which a second derivative is wanted: autograd follows the sums."""
+    inputs = (tokens, *increments)
+    query, value = (increments[0], increments[1]), (increments[2], increments[3])
+    result = _added(tokens, F.linear(tokens, weight, bias), query, value)
+    wanted = [each for each in inputs if each.requires_grad]
+    found = iter(torch.autograd.grad(result, wanted, grad.to(result.dtype), create_graph=True))
+    to_tokens, *slopes = (next(found) if each.requires_grad else None for each in inputs)
+    return to_tokens, None, None, *slopes
 
 
 def _slopes(tokens: Tensor, grad: Tensor, query: Increment, value: Increment) -> list[Tensor]:

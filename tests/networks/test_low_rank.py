@@ -91,3 +91,30 @@ def test_the_merged_weight_leaves_the_layer_alone(given):
     assert torch.equal(merged[WIDTH : 2 * WIDTH], before[WIDTH : 2 * WIDTH])
     found = nn.functional.linear(inputs[0], merged, layer.bias)
     torch.testing.assert_close(found, plain(inputs[0], layer, inputs[1:3], inputs[3:]), rtol=0, atol=1e-4)
+
+
+def as_on_a_gpu(tokens, layer, query, value):
+    return low_rank._QueryValueSum.apply(tokens, layer.weight, layer.bias, *query, *value)
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["derived", "derived twice"])
+def test_a_gpus_way_is_the_sum_too(given, twice):
+    layer, inputs = given
+    found, expected = (slopes(each, layer, inputs, twice) for each in (as_on_a_gpu, plain))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_a_gpus_way_under_autocast(given):
+    """In half the width inside, with gradients of the width of what they belong to."""
+    layer, inputs = given
+    with torch.autocast("cpu", torch.bfloat16):
+        result = as_on_a_gpu(inputs[0], layer, inputs[1:3], inputs[3:])
+    expected = plain(inputs[0], layer, inputs[1:3], inputs[3:])
+    assert result.dtype == torch.bfloat16
+    assert (result - expected).abs().max() <= 0.02 * expected.abs().max()
+    along = torch.randn_like(expected)
+    found = torch.autograd.grad(result, inputs, along.bfloat16())
+    for mine, theirs in zip(found, torch.autograd.grad(expected, inputs, along), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine - theirs).abs().max() <= 0.03 * theirs.abs().max()
