@@ -36,13 +36,13 @@ def compiled(architecture: int, dim: int, kind: str = "global") -> dict[str, int
     taken = {}
     for name in KERNELS:
         kernel = getattr(attention_kernels, name)
-        sides = sides_of(torch.bfloat16, SIDES[kind], SIDES[kind], dim, name)
+        sides = sides_of(torch.bfloat16, SIDES[kind], SIDES[kind], dim)
         fixed = {"columns": SIDES[kind], "dim": dim, "PADDED": kind == "windows", "FILLED": False, **sides}
         constants = {each: fixed[each] for each in kernel.arg_names if each in fixed}
         types = {each: "constexpr" if each in fixed else _type(each) for each in kernel.arg_names}
         whole = {(i,): [["tt.divisibility", 16]] for i, each in enumerate(types.values()) if "*" in each}
         source = ASTSource(kernel, types, constants, whole)  # addresses are multiples of 16
-        found = triton.compile(source, GPUTarget("cuda", architecture, 32), options_of(sides, name))
+        found = triton.compile(source, GPUTarget("cuda", architecture, 32), options_of(fixed, name))
         taken[name] = found.metadata.shared // 1024
     return taken
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
@@ -25,17 +24,6 @@ from medsam_adapt.networks.running import is_recorded
 
 _TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
-
-
-def use_fast_attention(encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Give every block of ``encoder`` an :class:`EncoderAttention`, in place; returns it.
-
-    The names, shapes and values of all weights stay, and so does what the encoder computes, but for rounding.
-    """
-    for block in encoder.blocks:
-        block.attn = EncoderAttention(block.attn, block.window_size)
-        block.window_size = 0  # the block hands over the whole grid of tokens
-    return encoder
 
 
 class EncoderAttention(nn.Module):
@@ -58,16 +46,22 @@ class EncoderAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         height, width = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
-        padded = is_padded((height, width), self.window)
-        fill = self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0] if padded else None
+        fill = self._of_padding(tokens) if is_padded((height, width), self.window) else None
         rows = height
         if self.window and tokens.device.type == "cpu" and not is_recorded() and tokens.shape[:3].numel() > _TOKENS:
             rows = self.window * max(1, _TOKENS // (tokens.shape[0] * width * self.window))
         return joined([self._rows(part, fill) for part in tokens.split(rows, dim=1)], dim=1)
 
+    def _of_padding(self, tokens: Tensor) -> Tensor:
+        """(3 C,), what ``qkv`` makes of the zeros that fill windows up; a layer may know that without computing."""
+        known: Tensor | None = getattr(self.qkv, "of_zeros", None)
+        return self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0] if known is None else known
+
     def _rows(self, tokens: Tensor, fill: Tensor | None) -> Tensor:
         """Attention in all windows of some rows of the grid; ``fill`` (3 C,) is what ``qkv`` makes of padding."""
-        given = self.qkv(tokens), fill, self.rel_pos_h, self.rel_pos_w, self.num_heads, self.window
+        qkv = self.qkv(tokens)
+        fill = None if fill is None else fill.to(qkv.dtype)
+        given = qkv, fill, self.rel_pos_h, self.rel_pos_w, self.num_heads, self.window
         if not is_recorded() and can_fuse(*given):
             return self.proj(fused(*given, self.scale))
         return self.proj(by_windows(*given, self.scale, attend))

@@ -135,7 +135,7 @@ class _Fused(torch.autograd.Function):
         logsumexp = qkv.new_empty(heads, images * height * width, dtype=torch.float32)
         with torch.autocast(qkv.device.type, enabled=False):
             relative = _products(qkv, tables, heads)
-        sides = sides_of(qkv.dtype, rows, columns, tables.shape[1], "mix") | {"PADDED": fill is not None}
+        sides = sides_of(qkv.dtype, rows, columns, tables.shape[1]) | {"PADDED": fill is not None}
         _launch("mix", (qkv, fill, relative, output, logsumexp), shape, columns, tables.shape[1], scale, sides)
         ctx.save_for_backward(qkv, fill, tables, output, logsumexp)
         ctx.given = shape, columns, window, scale
@@ -174,7 +174,7 @@ def _gradients(
     qkv, fill, tables = inputs
     relative, dim = _products(qkv, tables, shape.heads), tables.shape[1]
     to_qkv, to_relative, along = torch.empty_like(qkv), torch.zeros_like(relative), torch.empty_like(logsumexp)
-    sides = sides_of(qkv.dtype, shape.rows, columns, dim, "query_gradients") | {"PADDED": fill is not None}
+    sides: dict[str, Any] = sides_of(qkv.dtype, shape.rows, columns, dim) | {"PADDED": fill is not None}
     several = sides["KEYS"] > sides["COLUMNS"]  # rows in a tile of keys
     biases = qkv.new_empty(*logsumexp.shape, 2 * sides["HALF"] if several else sides["COLUMNS"])
     beside = logsumexp, along, biases
@@ -187,7 +187,7 @@ def _gradients(
         scale,
         sides,
     )
-    sides |= sides_of(qkv.dtype, shape.rows, columns, dim, "key_gradients") | {"FILLED": fill is not None and wanted[1]}
+    sides["FILLED"] = fill is not None and wanted[1]
     tiles = -(-shape.rows * sides["COLUMNS"] // sides["KEYS"])
     sums = qkv.new_empty(shape.windows * tiles, shape.heads, 2, dim, dtype=torch.float32) if sides["FILLED"] else None
     _launch("key_gradients", (qkv, fill, relative, grad, *beside, to_qkv, sums), shape, columns, dim, scale, sides)
@@ -226,19 +226,29 @@ def _launch(
         run(*present, scale, *shape, columns, dim, **sides, **options_of(sides, kernel))
 
 
-def sides_of(dtype: torch.dtype, rows: int, columns: int, dim: int, kernel: str) -> dict[str, int]:
+def sides_of(dtype: torch.dtype, rows: int, columns: int, dim: int) -> dict[str, int]:
     """Of a tile: its queries, its keys, the length of their rows, and that of their vectors.
 
-    Queries and keys are as many as was fastest on an H200 (benchmarks/attention_forms.py).
+    Queries and keys are as many as was fastest on an H200.
     """
     row, size = _power_of_two(columns), 32 if dtype.itemsize > 2 else 64
     half = max(row, _power_of_two(rows))
     return {"BLOCK": size, "KEYS": max(row, size), "COLUMNS": row, "HALF": half, "DIM": _power_of_two(dim)}
 
 
-def options_of(sides: dict[str, int], kernel: str) -> dict[str, Any]:
-    """What the compiler is told: registers for a tile come from its warps, memory for one that is loaded ahead."""
-    return {"num_warps": 4, "num_stages": 3 if sides["DIM"] <= 64 or kernel == "mix" else 2, "enable_fp_fusion": True}
+def options_of(sides: dict[str, Any], kernel: str) -> dict[str, Any]:
+    """What the compiler is told: how many tiles are loaded ahead, and how few registers must do.
+
+    As was fastest on an H200. Windows are so small that many programs side by side are better than loading ahead.
+    """
+    options: dict[str, Any] = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
+    if sides["PADDED"]:
+        options["num_stages"] = 1
+    elif kernel == "key_gradients" or (sides["DIM"] > 64 and kernel != "mix"):
+        options["num_stages"] = 2
+    if sides["DIM"] <= 64 and (sides["PADDED"] or kernel == "key_gradients"):
+        options["maxnreg"] = 128 if kernel == "mix" else 168
+    return options
 
 
 def _power_of_two(size: int) -> int:

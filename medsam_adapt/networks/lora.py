@@ -70,6 +70,11 @@ class LoRAQueryValue(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return query_value_product(tokens, self.qkv, *self.increments())
 
+    @property
+    def of_zeros(self) -> Tensor | None:
+        """(3 D,), what it makes of a token of zeros; None for zeros."""
+        return self.qkv.bias
+
     def increments(self) -> tuple[Increment, Increment]:
         """A and B of q, then of v."""
         return (self.a_q.weight, self.b_q.weight), (self.a_v.weight, self.b_v.weight)

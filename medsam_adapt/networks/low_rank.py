@@ -87,14 +87,12 @@ class _QueryValueSum(torch.autograd.Function):
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None, *increments: Tensor) -> Tensor:
         kind = tokens.device.type
         ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
-        channels, rank = weight.shape[1], len(increments[0])
         with torch.autocast(kind, enabled=False):
             flat = tokens.flatten(0, -2).to(ctx.dtype)
-            down_q, up_q, down_v, up_v = (each.to(ctx.dtype) for each in increments)
+            down, up = _side_by_side(increments, ctx.dtype)
             result = F.linear(flat, weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype))
-            narrow = F.linear(flat, torch.cat([down_q, down_v]))
-            result[:, :channels].addmm_(narrow[:, :rank], up_q.T)
-            result[:, 2 * channels :].addmm_(narrow[:, rank:], up_v.T)
+            narrow = F.linear(flat, down)
+            result.addmm_(narrow, up.T)
         ctx.save_for_backward(tokens, narrow, *increments)
         ctx.weight, ctx.bias = weight, bias
         return result.unflatten(0, tokens.shape[:-1])
@@ -105,19 +103,24 @@ class _QueryValueSum(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _derivable(tokens, ctx.weight, ctx.bias, increments, grad)
         channels, rank = ctx.weight.shape[1], len(increments[0])
-        down_q, up_q, down_v, up_v = (each.to(ctx.dtype) for each in increments)
+        down, up = _side_by_side(increments, ctx.dtype)
         flat, along = tokens.flatten(0, -2).to(ctx.dtype), grad.flatten(0, -2).to(ctx.dtype)
-        of_query, of_value = along[:, :channels], along[:, 2 * channels :]
-        back = torch.cat([of_query @ up_q, of_value @ up_v], dim=1)
-        to_tokens = None
+        back, to_tokens = along @ up, None
         if ctx.needs_input_grad[0]:
-            to_tokens = along @ ctx.weight.to(ctx.dtype)
-            to_tokens = to_tokens.addmm_(back, torch.cat([down_q, down_v])).view_as(tokens).to(tokens.dtype)
-        to_down = (back.T @ flat).split(rank)
-        to_up = of_query.T @ narrow[:, :rank], of_value.T @ narrow[:, rank:]
-        slopes = to_down[0], to_up[0], to_down[1], to_up[1]
+            to_tokens = (along @ ctx.weight.to(ctx.dtype)).addmm_(back, down).view_as(tokens).to(tokens.dtype)
+        to_down, to_up = back.T @ flat, along.T @ narrow
+        slopes = to_down[:rank], to_up[:channels, :rank], to_down[rank:], to_up[2 * channels :, rank:]
         found = (slope.to(each.dtype) for slope, each in zip(slopes, increments, strict=True))
         return to_tokens, None, None, *found
+
+
+def _side_by_side(increments: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """D of q and v, (2 r, C), and a U (3 C, 2 r) that brings both to their places."""
+    down_q, up_q, down_v, up_v = increments
+    channels, rank = up_q.shape
+    up = up_q.new_zeros(3 * channels, 2 * rank, dtype=dtype)
+    up[:channels, :rank], up[2 * channels :, rank:] = up_q, up_v
+    return torch.cat([down_q, down_v]).to(dtype), up
 
 
 def _derivable(

@@ -35,6 +35,11 @@ class TokenLinear(nn.Linear):
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
 
+    @property
+    def of_zeros(self) -> Tensor | None:
+        """(out,), what it makes of a token of zeros; None for zeros."""
+        return self.bias
+
     def forward(self, tokens: Tensor, gelu: bool = False) -> Tensor:
         return linear(tokens, self.weight, self.bias, gelu, self.once)
 

@@ -10,11 +10,9 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from medsam_adapt.networks.attention import use_fast_attention
+from medsam_adapt.networks.blocks import use_fast_blocks
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
-from medsam_adapt.networks.feed_forward import FeedForward
 from medsam_adapt.networks.patches import PatchEmbedding
-from medsam_adapt.networks.token_norm import TokenNorm
 from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.weights.store import resolve
 
@@ -87,12 +85,8 @@ def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
 
 def with_fast_layers(encoder: ImageEncoderViT) -> ImageEncoderViT:
     """Replace the layers of ``encoder`` that ours outdo, in place; returns it. Names and results stay."""
-    use_fast_attention(encoder)
     encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
-    for block in encoder.blocks:
-        block.mlp = FeedForward(block.mlp)
-        block.norm1, block.norm2 = TokenNorm(block.norm1), TokenNorm(block.norm2)
-    return encoder
+    return use_fast_blocks(encoder)
 
 
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:

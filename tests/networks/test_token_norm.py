@@ -17,26 +17,47 @@ def test_it_is_pytorchs(channels, dtype, most):
     assert 0 < trial(DEVICE, dtype, channels) <= most
 
 
-def test_it_can_be_derived_twice():
-    tokens, weight, bias = (torch.randn(shape, device=DEVICE) for shape in ((2, 3, 8), 8, 8))
-    tokens.requires_grad_()
+@pytest.mark.parametrize("added", [False, True], ids=["alone", "with a branch"])
+def test_it_can_be_derived_twice(added):
+    tokens, branch, weight, bias = (torch.randn(shape, device=DEVICE) for shape in ((2, 3, 8), (2, 3, 8), 8, 8))
+    inputs = [each.requires_grad_() for each in ((tokens, branch) if added else (tokens,))]
+
+    def plain(tokens, branch=None):
+        total = tokens if branch is None else tokens + branch
+        return total, nn.functional.layer_norm(total, (8,), weight, bias, 1e-6)
+
+    def ours(tokens, branch=None):
+        return normalised(tokens, branch, weight, bias, 1e-6, torch.float32)
 
     def twice(norm):
-        (slope,) = torch.autograd.grad(norm(tokens).pow(3).sum(), tokens, create_graph=True)
-        return torch.autograd.grad(slope.square().sum(), tokens)[0]
+        total, output = norm(*inputs)
+        slopes = torch.autograd.grad(output.pow(3).sum() + total.pow(2).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs)
 
-    right = twice(lambda given: nn.functional.layer_norm(given, (8,), weight, bias, 1e-6))
-    found = twice(lambda given: normalised(given, weight, bias, 1e-6, torch.float32))
-    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(twice(ours), twice(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_only_one_of_its_results_may_have_a_gradient():
+    tokens, branch, weight, bias = (torch.randn(shape, device=DEVICE) for shape in ((5, 8), (5, 8), 8, 8))
+    inputs = [tokens.requires_grad_(), branch.requires_grad_()]
+    for used in (0, 1):
+        found = normalised(*inputs, weight, bias, 1e-6, torch.float32)[used]
+        total = tokens + branch
+        right = (total, nn.functional.layer_norm(total, (8,), weight, bias, 1e-6))[used]
+        slopes = (torch.autograd.grad(each.pow(2).sum(), inputs) for each in (found, right))
+        torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-5)
 
 
 def test_on_a_processor_it_is_pytorchs_own(monkeypatch):
     monkeypatch.setattr(token_norm, "normalised", None)
     plain = nn.LayerNorm(8, eps=1e-6)
     nn.init.normal_(plain.weight)
-    tokens = torch.randn(3, 8)
+    tokens, branch = torch.randn(2, 3, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(TokenNorm(plain)(tokens), plain(tokens))
+        total, output = TokenNorm(plain).after(tokens, branch)
+        assert torch.equal(total, tokens + branch)
+        assert torch.equal(output, plain(total))
+        assert TokenNorm(plain).after(tokens)[0] is tokens
     assert list(TokenNorm(plain).state_dict()) == list(plain.state_dict())
 
 
@@ -45,7 +66,10 @@ def test_on_a_processor_it_is_pytorchs_own(monkeypatch):
 def test_under_autocast_on_a_gpu_it_gives_half_the_width_where_it_is_frozen(trained):
     plain = nn.LayerNorm(768, eps=1e-6).cuda().requires_grad_(trained)
     tokens = torch.randn(5, 7, 768, device="cuda", requires_grad=True)
+    branch = torch.randn(5, 7, 768, device="cuda", dtype=torch.bfloat16)
     with torch.autocast("cuda", torch.bfloat16):
-        found, right = TokenNorm(plain)(tokens), plain(tokens)
+        total, found = TokenNorm(plain).after(tokens, branch)
+        right = plain(tokens + branch)
     assert found.dtype == (torch.float32 if trained else torch.bfloat16)
+    torch.testing.assert_close(total, tokens + branch)
     torch.testing.assert_close(found.float(), right, rtol=1e-2, atol=1e-2)
