@@ -70,10 +70,10 @@ def trial(
     rows = window or (16 if columns % 16 == 0 else 5)
     grid = (window + 3, window + 1) if padded else (2 * window, window) if window else (rows, columns)
     heads, channels = 2, 2 * dim
-    shapes = [(2, *grid, 3 * channels), (3 * channels,), (2 * rows - 1, dim), (2 * columns - 1, dim)]
+    shapes = [(1, *grid, 3 * channels), (3 * channels,), (2 * rows - 1, dim), (2 * columns - 1, dim)]
     large = 1.0, 1.0, dim**-0.5, dim**-0.5  # so that scores are not much larger than those of a trained network
     given = [(a * torch.randn(b, generator=made)).to(device, dtype) for a, b in zip(large, shapes, strict=True)]
-    along = torch.randn((2, *grid, channels), generator=made).to(device, dtype)
+    along = torch.randn((1, *grid, channels), generator=made).to(device, dtype)
 
     def results(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
         inputs = [each.to(dtype, copy=True).requires_grad_(backward) for each in given]

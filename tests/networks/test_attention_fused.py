@@ -23,7 +23,7 @@ pytest.importorskip("triton", minversion="3.3", reason="older interpreters do no
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize(("grid", "window"), [((3, 5), 0), ((5, 17), 0), ((5, 7), 3), ((6, 3), 3)], ids=str)
+@pytest.mark.parametrize(("grid", "window"), [((3, 5), 0), ((3, 17), 0), ((4, 5), 3), ((6, 3), 3)], ids=str)
 def test_it_is_segment_anythings_attention(grid, window, monkeypatch):
     """Output to 1e-5, gradients of tokens, weights and tables to 1e-5 of the largest; no side fills its tiles."""
     monkeypatch.setattr(attention, "can_fuse", lambda *_: True)
@@ -33,7 +33,7 @@ def test_it_is_segment_anythings_attention(grid, window, monkeypatch):
         nn.init.normal_(parameter, std=0.3)
     fast = copy.deepcopy(block).to(DEVICE)
     fast.attn, fast.window_size = EncoderAttention(fast.attn, window), 0
-    tokens = torch.randn(2, *grid, 40, requires_grad=True)
+    tokens = torch.randn(1 + (window > 0), *grid, 40, requires_grad=True)
     shown = tokens.detach().to(DEVICE).requires_grad_()
     expected, found = block(tokens), fast(shown)
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
@@ -45,11 +45,17 @@ def test_it_is_segment_anythings_attention(grid, window, monkeypatch):
         assert (slope.cpu() - right).abs().max() <= 1e-5 * right.abs().max()
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
 @pytest.mark.parametrize(
-    ("dim", "columns", "window", "padded"), [(64, 20, 0, False), (80, 16, 0, False), (8, 14, 14, True)]
+    ("dtype", "most", "dim", "columns", "window", "padded"),
+    [
+        (torch.float32, 1e-5, 64, 20, 0, False),
+        (torch.float32, 1e-5, 8, 5, 5, True),
+        (torch.float16, 5e-3, 80, 12, 0, False),
+        (torch.float16, 5e-3, 8, 14, 14, True),
+    ],
+    ids=str,
 )
-def test_vectors_of_every_length_and_half_precision(dim, columns, window, padded, dtype, most):
+def test_vectors_of_every_length_and_half_precision(dtype, most, dim, columns, window, padded):
     """80 is ViT-H's; bfloat16, which the interpreter cannot multiply, takes float16's way."""
     assert 0 < trial(DEVICE, dtype, dim, columns, window, padded, backward=True) <= most
 
@@ -93,7 +99,7 @@ def test_it_can_be_derived_twice():
         return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs)
 
     for found, right in zip(twice(fused), twice(attention_fused._plainly), strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+        assert (found - right).abs().max() <= 1e-4 * right.abs().max()
 
 
 def test_what_it_does_not_suit_goes_another_way():
