@@ -149,10 +149,25 @@ class Segmenter(nn.Module):
         encoder = self.sam.prompt_encoder
         # Coordinates become angles of up to hundreds of turns: half precision would move the prompt.
         with torch.autocast(self.sam.pixel_mean.device.type, enabled=False):
-            coordinates = None if points is None else (points[..., :2], points[..., 2])
-            sparse, dense = encoder(points=coordinates, boxes=boxes, masks=None)
+            sparse, dense = encoder(points=None, boxes=boxes, masks=None)
+            if points is not None:
+                embedded = self._embed_points(points, padded=boxes is None)
+                sparse = torch.cat([embedded, sparse.expand(len(points), -1, -1)], dim=1)
             position = encoder.get_dense_pe()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), position.expand(batch, -1, -1, -1)
+
+    def _embed_points(self, points: Tensor, padded: bool) -> Tensor:
+        """Points (B, N, 3) as tokens (B, N, D), then one of padding, which SAM wants where there is no box.
+
+        As segment-anything's, which looks for the points of each label, so that a step would wait for its device.
+        """
+        encoder = self.sam.prompt_encoder
+        kinds = torch.cat([encoder.not_a_point_embed.weight, *(each.weight for each in encoder.point_embeddings[:2])])
+        place = encoder.pe_layer.forward_with_coords(points[..., :2] + 0.5, encoder.input_image_size)
+        kind = points[..., 2].long() + 1  # label -1, padding, is nowhere
+        tokens = place.masked_fill((kind == 0)[..., None], 0.0) + F.embedding(kind, kinds)
+        padding = encoder.not_a_point_embed.weight.expand(len(points), -1, -1)
+        return torch.cat([tokens, padding], dim=1) if padded else tokens
 
     def _draw_masks(self, embedding: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """One set of prompts per image; segment-anything's own forward pass takes one image and many prompts."""
