@@ -31,8 +31,8 @@ class Recorder(Protocol):
     def run(self, step: Step) -> Tensor:
         """Do the step now; its loss."""
 
-    def record(self, step: Step) -> tuple[Callable[[], None], Tensor]:
-        """What does the step again whenever it is called, and where it leaves the loss; nothing is computed yet."""
+    def record(self, step: Step) -> Step:
+        """What does the step again whenever it is called; nothing is computed yet."""
 
 
 class CudaRecorder:
@@ -50,17 +50,23 @@ class CudaRecorder:
         around.wait_stream(self.stream)
         return loss
 
-    def record(self, step: Step) -> tuple[Callable[[], None], Tensor]:
+    def record(self, step: Step) -> Step:
         gc.collect()  # what Python has not let go of may still belong to the stream of an earlier step
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.stream(torch.cuda.current_stream(self.device)):  # a failure would leave another one behind
-                with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-                    loss = step()
+            # Within the present stream, for a failure leaves the other one behind.
+            here = torch.cuda.stream(torch.cuda.current_stream(self.device))
+            with here, torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                loss = step()
         except Exception:
             self._end()
             raise
-        return graph.replay, loss
+
+        def replay() -> Tensor:
+            graph.replay()
+            return loss
+
+        return replay
 
     def _end(self) -> None:
         """Let go of the random generator, which a recording that failed has left believing that it goes on."""
@@ -99,18 +105,18 @@ class StepGraph:
     def _loss(self, engine: Any, inputs: Any) -> Tensor:
         recorder, rates = self._prepare(engine, inputs)
         kind = self._kind_of(inputs)
-        if kind is None:
-            return recorder.run(lambda: self.update.step(engine, inputs))
-        kind.take(inputs)
-        rates.refresh()
-        if kind.replay is None and kind.seen >= WARM_UP and self.records:
-            self._record(engine, recorder, rates, kind)
-        if kind.replay is None:
+        if kind is not None:
+            kind.take(inputs)
+            if kind.seen == WARM_UP:
+                self._record(engine, recorder, rates, kind)
             kind.seen += 1
-            return recorder.run(lambda: self.update.step(engine, kind.inputs))
-        kind.replay()
-        assert kind.loss is not None, "it comes with the replay"
-        return kind.loss
+            if kind.replay is not None:
+                return kind.replay()
+            inputs = kind.inputs
+        if not self.records:
+            return recorder.run(lambda: self.update.step(engine, inputs))
+        with rates.read():  # as when it is recorded, so that it makes no difference which steps are
+            return recorder.run(lambda: self.update.step(engine, inputs))
 
     def _prepare(self, engine: Any, inputs: Any) -> tuple[Recorder, _Rates]:
         """With the first batch, when the device is known."""
@@ -120,6 +126,7 @@ class StepGraph:
             self._rates = _Rates(self.update.optimizers(engine))
             for optimizer in self._rates.optimizers:
                 optimizer.register_load_state_dict_post_hook(lambda _: self.forget())
+        self._rates.refresh()
         return self.recorder, self._rates
 
     def _kind_of(self, inputs: Any) -> _Kind | None:
@@ -130,11 +137,11 @@ class StepGraph:
 
     def _record(self, engine: Any, recorder: Recorder, rates: _Rates, kind: _Kind) -> None:
         def step() -> Tensor:
-            with rates.read():
+            with rates.read(capturable=True):
                 return self.update.step(engine, kind.inputs)
 
         try:
-            kind.replay, kind.loss = recorder.record(step)
+            kind.replay = recorder.record(step)
         except Exception as error:  # whatever a driver, a kernel or somebody's method may raise
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             logging.getLogger(__name__).warning(
@@ -152,8 +159,7 @@ class _Kind:
 
     inputs: Any
     seen: int = 0
-    replay: Callable[[], None] | None = None
-    loss: Tensor | None = None
+    replay: Step | None = None
 
     @torch.no_grad()
     def take(self, inputs: Any) -> None:
@@ -183,12 +189,12 @@ class _Rates:
             self.tensor.copy_(torch.tensor(values))
 
     @contextmanager
-    def read(self) -> Iterator[None]:
-        """Within the block the optimisers read them from the device."""
+    def read(self, **settings: Any) -> Iterator[None]:
+        """Within the block the optimisers read them from the device, and have these ``settings``."""
         groups = self._groups()
         kept = [dict(group) for group in groups]
         for group, rate in zip(groups, self.tensor, strict=True):
-            group.update(lr=rate, capturable=True)
+            group.update(settings, lr=rate)
         try:
             yield
         finally:

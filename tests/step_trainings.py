@@ -93,20 +93,19 @@ class Training:
             kwargs["points"] = torch.tensor([[[9.0, 9, 1], [3, 3, 0], [0, 0, -1]]]).repeat(count, 1, 1).to(self.device)
         return image.to(self.device), label.to(self.device), (), kwargs
 
-    def run(self, step, sizes=(2,) * 8, on_device_from=None):
+    def run(self, step, sizes=(2,) * 8, on_device=False):
         """The losses of one step for each of the batches' ``sizes``, with a learning rate that falls.
 
         Args:
             step: takes the engine and a batch.
             sizes: of the batches.
-            on_device_from: number of the step from which learning rates are tensors.
+            on_device: whether learning rates are tensors.
         """
         losses = []
         for number, count in enumerate(sizes):
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     rate = 2**-9 * (1 - number / 16)  # a number that single precision holds too
-                    on_device = on_device_from is not None and number >= on_device_from
                     group["lr"] = torch.tensor(rate, device=self.device) if on_device else rate
             (output,) = step(self.engine, self.batch(count, number))
             losses.append(output["loss"])
@@ -114,10 +113,8 @@ class Training:
 
     def state(self):
         """All that a step may change."""
-        moments = [
-            value for each in self.optimizers for state in each.state_dict()["state"].values() for value in state.values()
-        ]
-        return [*self.network.state_dict().values(), *moments]
+        states = [state for each in self.optimizers for state in each.state_dict()["state"].values()]
+        return [*self.network.state_dict().values(), *(value for state in states for value in state.values())]
 
 
 class Tape(TorchDispatchMode):
@@ -173,8 +170,9 @@ class TapeRecorder:
             if done:
                 tape.again()
             done.append(True)
+            return loss
 
-        return replay, loss
+        return replay
 
 
 def storage_of(tensor):

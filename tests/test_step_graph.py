@@ -33,7 +33,7 @@ def test_a_recorded_training_is_bitwise_the_same(method, prompt):
     """Of rates that change, and without one wait for the device in what is recorded."""
     plain, recorded = Training(method, prompt), Training(method, prompt)
     graph = StepGraph(recorded.update, TapeRecorder())
-    assert recorded.run(graph) == plain.run(plain.update, on_device_from=WARM_UP)
+    assert recorded.run(graph) == plain.run(plain.update, on_device=True)
     assert equal(plain, recorded)
     assert graph.recorder.recordings == 1
 
@@ -123,7 +123,7 @@ def test_where_recording_fails_a_warning_says_why_and_training_goes_on(caplog):
     assert equal(plain, recorded)
     assert graph.recorder.recordings == 1
     (warning,) = caplog.messages
-    assert warning.endswith("(RuntimeError: operation not permitted when stream is capturing); it goes on without, slower.")
+    assert "(RuntimeError: operation not permitted when stream is capturing); it goes on without" in warning
 
 
 class Waiting(PlainUpdate):

@@ -77,14 +77,10 @@ def hypergradient(
             along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
             (mixed,) = average(torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True))
         else:
-            length: float | Tensor = torch.linalg.vector_norm(torch.cat([v.flatten() for v in vector]), dtype=_EXACT)
-            flat = length == 0  # the D2 loss does not depend on the weights here: nothing to follow
-            if isinstance(step_size, Tensor):
-                epsilon = RADIUS / length.masked_fill(flat, 1.0)
-            elif flat:
-                return direct
-            else:
-                epsilon = RADIUS / length.item()
+            length = torch.linalg.vector_norm(torch.cat([v.flatten() for v in vector]), dtype=_EXACT)
+            flat = torch.eq(length, 0)  # the D2 loss does not depend on the weights here: nothing to follow
+            length = length.masked_fill(flat, 1.0)
+            epsilon = RADIUS / (length if isinstance(step_size, Tensor) else length.item())
             _set(weights, before, vector, epsilon)
             (above,) = gradients(loss_d1, prompt)
             _set(weights, before, vector, -epsilon)

@@ -223,7 +223,7 @@ class DistillationUpdate(Update):
         engine.optimizer.zero_grad()
         student = engine.inferer(image, engine.network, *args, **kwargs, full=True)
         head = getattr(engine.network, "module", engine.network).head
-        prompts = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
+        prompts: dict[str, Tensor] = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
         loss: Tensor = engine.loss_function(student.logits, label) + self.distillation(
             *self.ask_teacher(image, label, prompts, teacher_embedding),
             student.image_embedding,

@@ -151,23 +151,21 @@ class Segmenter(nn.Module):
         with torch.autocast(self.sam.pixel_mean.device.type, enabled=False):
             sparse, dense = encoder(points=None, boxes=boxes, masks=None)
             if points is not None:
-                embedded = self._embed_points(points, padded=boxes is None)
-                sparse = torch.cat([embedded, sparse.expand(len(points), -1, -1)], dim=1)
+                located = padded(points) if boxes is None else (points[..., :2], points[..., 2])
+                sparse = torch.cat([self._embed_points(*located), sparse.expand(len(points), -1, -1)], dim=1)
             position = encoder.get_dense_pe()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), position.expand(batch, -1, -1, -1)
 
-    def _embed_points(self, points: Tensor, padded: bool) -> Tensor:
-        """Points (B, N, 3) as tokens (B, N, D), then one of padding, which SAM wants where there is no box.
+    def _embed_points(self, coordinates: Tensor, labels: Tensor) -> Tensor:
+        """(B, N, D) of coordinates (B, N, 2) in pixels and SAM's labels (B, N) from -1 to 3, the corners of boxes.
 
-        As segment-anything's, which looks for the points of each label, so that a step would wait for its device.
+        A label looks up what is added. segment-anything looks for the points that have it, for which a step would wait
+        for its device.
         """
         encoder = self.sam.prompt_encoder
-        kinds = torch.cat([encoder.not_a_point_embed.weight, *(each.weight for each in encoder.point_embeddings[:2])])
-        place = encoder.pe_layer.forward_with_coords(points[..., :2] + 0.5, encoder.input_image_size)
-        kind = points[..., 2].long() + 1  # label -1, padding, is nowhere
-        tokens = place.masked_fill((kind == 0)[..., None], 0.0) + F.embedding(kind, kinds)
-        padding = encoder.not_a_point_embed.weight.expand(len(points), -1, -1)
-        return torch.cat([tokens, padding], dim=1) if padded else tokens
+        place = encoder.pe_layer.forward_with_coords(coordinates + 0.5, encoder.input_image_size)
+        learned = [encoder.not_a_point_embed.weight, *(each.weight for each in encoder.point_embeddings)]
+        return place * (labels >= 0)[..., None] + torch.cat(learned)[labels.long() + 1]
 
     def _draw_masks(self, embedding: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """One set of prompts per image; segment-anything's own forward pass takes one image and many prompts."""
@@ -180,3 +178,8 @@ class Segmenter(nn.Module):
         used = range(self.out_channels)
         filters = torch.stack([decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in used], dim=1)
         return torch.einsum("bkc,bchw->bkhw", filters, pixels), mask_tokens
+
+
+def padded(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, N + 1, 2) and labels (B, N + 1) of points (B, N, 3): SAM pads those that come without a box."""
+    return F.pad(points[..., :2], (0, 0, 0, 1)), F.pad(points[..., 2], (0, 1), value=-1.0)
