@@ -137,6 +137,8 @@ def _own_step(
     trainer = _trainer(method, segmenter, given)
     if compiled in ("plain", "graphs"):
         trainer.network = torch.compile(segmenter)
+    if compiled == "graphs":
+        trainer.loss_function = torch.compile(trainer.loss_function)
     update: Update = PlainUpdate()
     if method == "infosam":
         assert teacher is not None

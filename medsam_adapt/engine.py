@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,11 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     if device.type == "cuda" and find_spec("triton") is None:
         raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
     return True
+
+
+def compiled_loss(knobs: Knobs, loss: nn.Module) -> nn.Module:
+    """``loss``, compiled as the network is where its small kernels count: with ``compile=graphs``."""
+    return cast("nn.Module", torch.compile(loss)) if knobs.compile == "graphs" else loss
 
 
 def recorded(knobs: Knobs, network: nn.Module, update: Update | None = None) -> Update | StepGraph | None:
