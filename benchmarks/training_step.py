@@ -1,8 +1,8 @@
 """Print time and memory of a training step of each method: in this package's ways, and as the authors' code does it.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
-        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile [graphs]] [--no-memory] [--quick] [--json FILE]
-        [--page docs/speed.md]
+        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile [graphs|record]] [--no-memory] [--quick]
+        [--json FILE] [--page docs/speed.md]
 
 A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no prompt) one image of each half:
 forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
@@ -22,8 +22,10 @@ in each turn, for in a training they follow one another.
 InfoSAM compares the images of a batch, which takes two at least; here one image goes through all of its work, and the
 Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it had when
 its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference; slice_loading.py
-measures it. With --bf16 this package's steps run under autocast in bfloat16, with --compile they are compiled,
-with --compile graphs recorded as CUDA graphs too.
+measures it. With --bf16 the image encoders of this package's steps run in bfloat16, as with `--precision bf16`. With
+--compile the network is compiled; with --compile graphs the whole step is recorded as a CUDA graph too, as with
+`--set compile=graphs`, and with --compile record that alone. Steps that are recorded have been so before they are
+measured: their memory is what a replay takes beyond its recording.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from medsam_adapt.methods import (
     SegmentationLoss,
     StructureLoss,
 )
+from medsam_adapt.methods.update import PlainUpdate, Update
 from medsam_adapt.networks import (
     AdaptFormer,
     DecoderLoRA,
@@ -61,6 +64,7 @@ from medsam_adapt.networks import (
     model_weights,
     prompt_embedding,
 )
+from medsam_adapt.step_graph import WARM_UP, StepGraph
 
 ADAPTERS: dict[str, Callable] = {
     "samparser": Parser,
@@ -109,26 +113,20 @@ def prepare(
             return infosam_step(segmenter, teacher, OneImage(_channels(segmenter)).to(device), image, label, boxes)
         return plain_step(segmenter, image, label, boxes)
     prompt = "none" if bi_level else "box"
+    running: dict[str, Any] = {"precision": "bf16" if bf16 else "fp32"}
+    low_memory = "low memory" in kind
     segmenter = build_segmenter(
-        variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False, low_memory="low memory" in kind
+        variant, size, 1, adapter, prompt, "random", bi_level, tune_encoder=False, low_memory=low_memory, **running
     ).to(device)
     batch = {"image": image, "label": label} | ({} if bi_level else {"boxes": boxes})
-    step = _own_step(method, kind, segmenter, batch, variant, compiled)
-    if not bf16:
-        return step
-
-    def step_in_bf16() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            step()
-
-    return step_in_bf16
+    teacher = build_teacher(variant, size, "random", **running).to(device) if method == "infosam" else None
+    return _own_step(method, kind, segmenter, teacher, batch, compiled)
 
 
 def _own_step(
-    method: str, kind: str, segmenter: Segmenter, batch: dict[str, Tensor], variant: str, compiled: str
+    method: str, kind: str, segmenter: Segmenter, teacher: Segmenter | None, batch: dict[str, Tensor], compiled: str
 ) -> Step:
     image, frozen = batch["image"], segmenter.frozen_features
-    teacher = build_teacher(variant, segmenter.image_size, "random").to(image.device) if method == "infosam" else None
     with torch.no_grad():
         if kind == "fill":
             return lambda: _fill(image, segmenter, teacher)
@@ -137,9 +135,11 @@ def _own_step(
             given["features"] = frozen(image)
             given |= {} if teacher is None else {"teacher_embedding": teacher.encode(image)}
     trainer = _trainer(method, segmenter, given)
-    if compiled:
-        trainer.network = torch.compile(segmenter, mode="reduce-overhead" if compiled == "graphs" else "default")
-    update: Callable = _plain_update
+    if compiled in ("plain", "graphs"):
+        trainer.network = torch.compile(segmenter)
+    if compiled == "graphs":
+        trainer.loss_function = torch.compile(trainer.loss_function)
+    update: Update = PlainUpdate()
     if method == "infosam":
         assert teacher is not None
         distillation = OneImage(_channels(segmenter)).to(image.device)
@@ -150,7 +150,12 @@ def _own_step(
         prompt_optimizer = torch.optim.AdamW([prompt_embedding(segmenter)], lr=1e-6, fused=True)
         second: Any = iter(lambda: given, None)
         update = BiLevelUpdate(method.removeprefix("blosam-"), None, prompt_optimizer, second)  # type: ignore[arg-type]
-    return lambda: update(trainer, given)
+    if compiled not in ("graphs", "record"):
+        return lambda: update(trainer, given)
+    graph = StepGraph(update)
+    for _ in range(WARM_UP + 1):
+        graph(trainer, given)
+    return lambda: graph(trainer, given)
 
 
 @torch.no_grad()
@@ -179,14 +184,6 @@ def _trainer(method: str, segmenter: Segmenter, given: dict[str, Tensor]) -> Any
         non_blocking=False,
         to_kwargs={},
     )
-
-
-def _plain_update(trainer: Any, batch: Any) -> None:
-    image, label, args, kwargs = trainer.prepare_batch(batch)
-    trainer.network.train()
-    trainer.optimizer.zero_grad()
-    trainer.loss_function(trainer.inferer(image, trainer.network, *args, **kwargs), label).backward()
-    trainer.optimizer.step()
 
 
 def measure(method: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -234,9 +231,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=PAPERS, choices=[*ADAPTERS], help="methods to measure")
     parser.add_argument("--backbone", default="vit_b", help="size of the SAM")
     parser.add_argument("--image-size", type=int, help="side of the image; 1024, and 256 for BLO-SAM, when not given")
-    parser.add_argument("--bf16", action="store_true", help="this package's steps under autocast in bfloat16")
-    compiled: dict[str, Any] = {"nargs": "?", "const": "plain", "default": "", "choices": ["plain", "graphs"]}
-    parser.add_argument("--compile", **compiled, help="this package's steps compiled by PyTorch")
+    parser.add_argument("--bf16", action="store_true", help="this package's image encoders in bfloat16")
+    compiled: dict[str, Any] = {"nargs": "?", "const": "plain", "default": "", "choices": ["plain", "graphs", "record"]}
+    parser.add_argument("--compile", **compiled, help="this package's steps compiled, recorded, or both")
     parser.add_argument("--no-memory", action="store_true", help="times alone")
     options = parser.parse_args()
     device = start(options)

@@ -80,8 +80,8 @@ class Knobs(BaseModel):
     compile: Literal[False, True, "graphs"] = Field(
         False,
         description="compile the network's training step: a minute or more at the start, then faster steps; graphs: on "
-        "a GPU also record it as CUDA graphs, for steps so small that starting their kernels takes long, as those of "
-        "cache_frozen may be",
+        "a GPU also record the whole step, optimisers included, as one CUDA graph, for steps so small that starting "
+        "their kernels takes long, as those of cache_frozen may be",
     )
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
     save_minutes: float = Field(

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from medsam_adapt.data.training import TrainingData
 from medsam_adapt.distributed import processes
 from medsam_adapt.errors import InputError
 from medsam_adapt.frozen_work import FrozenWork
+from medsam_adapt.methods.update import PlainUpdate, Update
 from medsam_adapt.networks.adapter import count_trainable
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.prediction.second_look import training_statistics
@@ -28,6 +29,7 @@ from medsam_adapt.runs import (
     RunRecord,
     versions,
 )
+from medsam_adapt.step_graph import StepGraph
 from medsam_adapt.weights.store import RANDOM, resolve
 
 _PROMPT_KEYS = ("boxes", "points")
@@ -90,9 +92,23 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     return True
 
 
-def compile_options(knobs: Knobs) -> dict[str, Any]:
-    """What ``torch.compile`` is told beside the network."""
-    return {"mode": "reduce-overhead"} if knobs.compile == "graphs" else {}
+def compiled_loss(knobs: Knobs, loss: nn.Module) -> nn.Module:
+    """``loss``, compiled as the network is where its small kernels count: with ``compile=graphs``."""
+    return cast("nn.Module", torch.compile(loss)) if knobs.compile == "graphs" else loss
+
+
+def recorded(knobs: Knobs, network: nn.Module, update: Update | None = None) -> Update | StepGraph | None:
+    """The ``iteration_update`` of MONAI's trainer: ``update``, or None for its own, recorded with ``compile=graphs``.
+
+    Raises:
+        InputError: it is to be recorded, and cannot be with this network.
+    """
+    if knobs.compile != "graphs":
+        return update
+    update = update or PlainUpdate()
+    if reason := update.why_not_recorded(network):
+        raise InputError(f"compile=graphs cannot record this step ({reason}): use compile=true, or leave it out.")
+    return StepGraph(update)
 
 
 class PrepareSlices:

@@ -16,14 +16,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medsam_adapt.data.sampling import EndlessLoader
 from medsam_adapt.distributed import average, average_gradients, bare
+from medsam_adapt.methods.update import Prepared, Update, prepared
+from medsam_adapt.networks.frozen import has_dropout
 
 Mode = Literal["finite_difference", "exact", "first_order"]
 RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||
+_EXACT = torch.float64  # of that norm
 
 
 def hypergradient(
@@ -31,21 +34,22 @@ def hypergradient(
     loss_d2: Callable[[], Tensor],
     weights: Sequence[Tensor],
     prompt: Tensor,
-    step_size: float,
+    step_size: float | Tensor,
     mode: Mode = "finite_difference",
 ) -> Tensor:
     """Gradient of the D2 loss with respect to the prompt, through one virtual step of the weights on D1.
 
     Weights, gradients and random state are bitwise the same afterwards; optimisers are not touched. Every call of a
-    loss starts from the same random state, so that dropout is the same in all of them. Of several processes that train
-    together each gives its losses, of the whole batch, and gets the same result.
+    loss starts from the same random state, so that dropout is the same in all of them; but not while a CUDA graph is
+    recorded, which has no state to go back to. Of several processes that train together each gives its losses, of the
+    whole batch, and gets the same result.
 
     Args:
         loss_d1: computes the scalar L(W, A; D1) from the tensors' present values.
         loss_d2: computes the scalar L(W, A; D2).
         weights: W, leaf tensors that require gradients.
         prompt: A, a leaf tensor that requires gradients.
-        step_size: η of the virtual step.
+        step_size: η of the virtual step; with a scalar tensor on the device of W no number is read back from there.
         mode: ``finite_difference`` as above; ``exact`` with the mixed second derivative by a second backward pass;
             ``first_order`` without a virtual step: ∇_A L(W, A; D2).
 
@@ -54,17 +58,15 @@ def hypergradient(
     """
 
     def gradients(loss: Callable[[], Tensor], *tensors: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
-        with torch.random.fork_rng(devices=[prompt.device] if prompt.is_cuda else []), torch.enable_grad():
+        with torch.random.fork_rng(devices=_random_devices(prompt)), torch.enable_grad():
             found = torch.autograd.grad(
                 loss(), tensors, create_graph=create_graph, allow_unused=True, materialize_grads=True
             )
-            if prompt.is_cuda and not create_graph:  # CUDA graphs, if it is such, write the next ones over these
-                found = tuple(slope.clone() for slope in found)
         return found if create_graph else tuple(average(found))  # what is averaged has no graph
 
     if mode == "first_order":
         return gradients(loss_d2, prompt)[0]
-    before = [weight.detach().clone() for weight in weights]
+    before = _copied(weights)
     try:
         descent = gradients(loss_d1, *weights)
         _set(weights, before, descent, -step_size)
@@ -75,33 +77,51 @@ def hypergradient(
             along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
             (mixed,) = average(torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True))
         else:
-            length = torch.stack([v.double().square().sum() for v in vector]).sum().sqrt().item()
-            if length == 0:  # the D2 loss does not depend on the weights here: nothing to follow
-                return direct
-            epsilon = RADIUS / length
+            length = torch.linalg.vector_norm(torch.cat([v.flatten() for v in vector]), dtype=_EXACT)
+            flat = torch.eq(length, 0)  # the D2 loss does not depend on the weights here: nothing to follow
+            length = length.masked_fill(flat, 1.0)
+            epsilon = RADIUS / (length if isinstance(step_size, Tensor) else length.item())
             _set(weights, before, vector, epsilon)
             (above,) = gradients(loss_d1, prompt)
             _set(weights, before, vector, -epsilon)
             (below,) = gradients(loss_d1, prompt)
-            mixed = (above - below) / (2 * epsilon)
+            mixed = ((above - below) / (2 * epsilon)).masked_fill(flat, 0.0)
         return direct - step_size * mixed
     finally:
         _set(weights, before)
 
 
+def _random_devices(tensor: Tensor) -> list[torch.device]:
+    """Whose random state goes back, beside the processor's."""
+    recording = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return [tensor.device] if tensor.is_cuda and not recording else []
+
+
+@torch.no_grad()
+def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    torch._foreach_copy_(copies, list(tensors))
+    return copies
+
+
 @torch.no_grad()
 def _set(
-    weights: Sequence[Tensor], values: Sequence[Tensor], direction: Sequence[Tensor] | None = None, scale: float = 0.0
+    weights: Sequence[Tensor],
+    values: Sequence[Tensor],
+    direction: Sequence[Tensor] | None = None,
+    scale: float | Tensor = 0.0,
 ) -> None:
-    """weights = values + scale * direction, in place."""
-    for weight, value in zip(weights, values, strict=True):
-        weight.copy_(value)
-    if direction is not None:
-        for weight, along in zip(weights, direction, strict=True):
-            weight.add_(along, alpha=scale)
+    """weights = values + scale * direction, in place; for all weights at once, where a GPU has kernels for that."""
+    torch._foreach_copy_(list(weights), list(values))
+    if direction is None:
+        return
+    if isinstance(scale, Tensor):
+        torch._foreach_add_(list(weights), torch._foreach_mul(list(direction), scale.to(direction[0].dtype)))
+    else:
+        torch._foreach_add_(list(weights), list(direction), alpha=scale)
 
 
-class BiLevelUpdate:
+class BiLevelUpdate(Update):
     """One training step of BLO-SAM, as ``iteration_update`` of MONAI's ``SupervisedTrainer``.
 
     The trainer's optimiser holds W and its loader gives D1.
@@ -133,27 +153,38 @@ class BiLevelUpdate:
         self.prompt_optimizer = prompt_optimizer
         self.second_loader = second_loader
 
-    def __call__(self, engine: Any, batch: Any) -> list[dict[str, float]]:
+    def inputs(self, engine: Any, batch: Any) -> tuple[Prepared, Prepared]:
         if self.prompt_optimizer is None or self.second_loader is None:
             raise ValueError("BiLevelUpdate needs prompt_optimizer and second_loader to train")
+        return prepared(engine, batch), prepared(engine, next(self.second_loader))
+
+    def step(self, engine: Any, inputs: tuple[Prepared, Prepared]) -> Tensor:
+        optimizer, prompt_optimizer = self.optimizers(engine)
         engine.network.train()
-        loss_d1 = self._loss(engine, batch)
-        loss_d2 = self._loss(engine, next(self.second_loader))
-        optimizer = engine.optimizer
+        loss_d1, loss_d2 = (self._loss(engine, each) for each in inputs)
         optimizer.zero_grad()
         if self.joint:
-            return self._joint_step(optimizer, self.prompt_optimizer, loss_d1, loss_d2)
+            return self._joint_step(optimizer, prompt_optimizer, loss_d1, loss_d2)
         first = loss_d1()
         first.backward()
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         average_gradients(weights)
         optimizer.step()
-        (prompt,) = (tensor for group in self.prompt_optimizer.param_groups for tensor in group["params"])
-        step_size = optimizer.param_groups[0]["lr"] if self.step_size is None else self.step_size
-        prompt.grad = hypergradient(loss_d1, loss_d2, weights, prompt, step_size, self.mode)
-        self.prompt_optimizer.step()
+        (prompt,) = (tensor for group in prompt_optimizer.param_groups for tensor in group["params"])
+        rate = optimizer.param_groups[0]["lr"] if self.step_size is None else self.step_size
+        if prompt.is_cuda and not isinstance(rate, Tensor):  # so that nothing waits for the device
+            rate = torch.full((), rate, device=prompt.device)
+        prompt.grad = hypergradient(loss_d1, loss_d2, weights, prompt, rate, self.mode)
+        prompt_optimizer.step()
         prompt.grad = None
-        return [{"loss": first.item()}]  # decollated, as MONAI's own update leaves its output
+        return first.detach()
+
+    def optimizers(self, engine: Any) -> list[Optimizer]:
+        assert self.prompt_optimizer is not None, "inputs() asked for it"
+        return [engine.optimizer, self.prompt_optimizer]
+
+    def why_not_recorded(self, network: nn.Module) -> str:
+        return "BLO-SAM wants the same dropout in all losses of a step" if has_dropout(network) else ""
 
     @staticmethod
     def _joint_step(
@@ -161,7 +192,7 @@ class BiLevelUpdate:
         prompt_optimizer: Optimizer,
         loss_d1: Callable[[], Tensor],
         loss_d2: Callable[[], Tensor],
-    ) -> list[dict[str, float]]:
+    ) -> Tensor:
         """One level: D1 and D2 train the weights and the prompt alike."""
         prompt_optimizer.zero_grad()
         both = (loss_d1() + loss_d2()) / 2
@@ -171,13 +202,12 @@ class BiLevelUpdate:
         optimizer.step()
         prompt_optimizer.step()
         prompt_optimizer.zero_grad()
-        return [{"loss": both.item()}]
+        return both.detach()
 
-    def _loss(self, engine: Any, batch: Any) -> Callable[[], Tensor]:
+    @staticmethod
+    def _loss(engine: Any, given: Prepared) -> Callable[[], Tensor]:
         """The loss of a batch as a function of the network's present weights; what is frozen runs once."""
-        image, label, args, kwargs = engine.prepare_batch(
-            batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
-        )
+        image, label, args, kwargs = given
         segmenter: Any = bare(engine.network)  # DistributedDataParallel knows one backward pass for each forward pass
         if "features" not in kwargs:
             kwargs = {**kwargs, "features": segmenter.frozen_features(image)}

@@ -26,6 +26,7 @@ from medsam_adapt.data.parts import IGNORED
 from medsam_adapt.distributed import average_gradients, gather_batch, processes
 from medsam_adapt.errors import InputError
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
+from medsam_adapt.methods.update import Prepared, Update, prepared
 from medsam_adapt.networks.segmenter import Head, Segmenter
 
 __all__ = [
@@ -177,7 +178,7 @@ def infosam_loss(head: Head, weighted_bce: bool = True) -> nn.Module:
     return SegmentationLoss(head) if head == "exclusive" else StructureLoss(weighted_bce)
 
 
-class DistillationUpdate:
+class DistillationUpdate(Update):
     """One training step of InfoSAM, as ``iteration_update`` of MONAI's ``SupervisedTrainer``.
 
     The trainer's network is the student, with any adapter; its loss function gives L_seg; its optimiser also holds
@@ -211,26 +212,28 @@ class DistillationUpdate:
         self.distillation = distillation
         self.relation_warmup_epochs = relation_warmup_epochs
 
-    def __call__(self, engine: Any, batch: Any) -> list[dict[str, float]]:
-        image, label, args, kwargs = engine.prepare_batch(
-            batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
-        )
+    def inputs(self, engine: Any, batch: Any) -> tuple[Prepared, bool]:
+        return prepared(engine, batch), engine.state.epoch > self.relation_warmup_epochs
+
+    def step(self, engine: Any, inputs: tuple[Prepared, bool]) -> Tensor:
+        (image, label, args, kwargs), transfer = inputs
+        kwargs = dict(kwargs)
         teacher_embedding = kwargs.pop("teacher_embedding", None)
         engine.network.train()
         engine.optimizer.zero_grad()
         student = engine.inferer(image, engine.network, *args, **kwargs, full=True)
         head = getattr(engine.network, "module", engine.network).head
-        prompts = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
-        loss = engine.loss_function(student.logits, label) + self.distillation(
+        prompts: dict[str, Tensor] = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
+        loss: Tensor = engine.loss_function(student.logits, label) + self.distillation(
             *self.ask_teacher(image, label, prompts, teacher_embedding),
             student.image_embedding,
             student_token(student.mask_tokens, head),
-            transfer=engine.state.epoch > self.relation_warmup_epochs,
+            transfer=transfer,
         )
         loss.backward()
         average_gradients(self.distillation.parameters())
         engine.optimizer.step()
-        return [{"loss": loss.item()}]  # decollated, as MONAI's own update leaves its output
+        return loss.detach()
 
     @torch.no_grad()
     def ask_teacher(
@@ -242,14 +245,25 @@ class DistillationUpdate:
         """
         embedding = self.teacher.encode(image) if embedding is None else embedding
         if prompts:
-            return embedding, self.teacher.decode(embedding, **prompts, upsample=False).mask_tokens[:, :1]
+            return embedding, self._token(embedding, **prompts)
         boxes, found = tight_boxes(((label > 0) & (label != IGNORED)).any(dim=1))
+        if not _answers_at_once(embedding):  # to ask which images have a box would take longer than both of all
+            both = self._token(embedding, boxes=boxes), self._token(embedding)
+            return embedding, torch.where(found[:, None, None], *both)
         tokens = embedding.new_empty(len(embedding), 1, embedding.shape[1])
         for chosen, prompt in ((found, boxes[found]), (~found, None)):
             if chosen.any():
-                prediction = self.teacher.decode(embedding[chosen], boxes=prompt, upsample=False)
-                tokens[chosen] = prediction.mask_tokens[:, :1]
+                tokens[chosen] = self._token(embedding[chosen], boxes=prompt)
         return embedding, tokens
+
+    def _token(self, embedding: Tensor, **prompts: Tensor | None) -> Tensor:
+        """The teacher's first mask token (B, 1, D)."""
+        return self.teacher.decode(embedding, **prompts, upsample=False).mask_tokens[:, :1]
+
+
+def _answers_at_once(tensor: Tensor) -> bool:
+    """Whether its values are at hand: on a processor, where the step of a graphics card would have to wait."""
+    return tensor.device.type == "cpu"
 
 
 def student_token(mask_tokens: Tensor, head: Head) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from monai.losses.utils import compute_tp_fp_fn
-from monai.networks import one_hot
 from torch import Tensor, nn
 
 from medsam_adapt.data.parts import IGNORED
@@ -37,19 +36,19 @@ class SegmentationLoss(nn.Module):
         """Scalar loss of logits (B, C', h, w); label: classes (B, 1, H, W), or masks (B, C', H, W) for sigmoids."""
         logits = _single_precision(logits)
         label = _reduced(label, logits)
-        known = (label != IGNORED).all(dim=1)
-        if not known.all():
-            # All sums run over batch and pixels, so the known pixels may stand in a row as one image.
-            logits, label = (maps.movedim(1, -1)[known].T[None] for maps in (logits, label))
+        known = (label != IGNORED).all(dim=1, keepdim=True)
+        weights = known.to(logits.dtype)  # not an index: to count the known pixels, a step would wait for its device
         if self.head == "exclusive":
-            probabilities, truth = logits.softmax(dim=1), one_hot(label, logits.shape[1], logits.dtype)
-            cross_entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="sum")
+            classes = torch.arange(logits.shape[1], device=label.device).view(1, -1, 1, 1)
+            probabilities, truth = logits.softmax(dim=1) * weights, (label == classes).to(logits.dtype)
+            target = label[:, 0].long()
+            cross_entropy = F.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORED)
         else:
-            probabilities, truth = logits.sigmoid(), label.to(logits.dtype)
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+            probabilities, truth = logits.sigmoid() * weights, label.to(logits.dtype) * weights
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, weights, reduction="sum")
         axes = [0, *range(2, truth.ndim)]
         counts = compute_tp_fp_fn(probabilities, truth, axes, ord=2, soft_label=False)
-        size = cross_entropy.new_tensor(label.numel())
+        size = known.sum().to(logits.dtype) * label.shape[1]
         sums = all_sum(torch.cat([*counts, torch.stack([cross_entropy, size])]))
         both, predicted_only, true_only = sums[:-2].chunk(3)
         dice = 1 - (2 * both + EPSILON) / (2 * both + predicted_only + true_only + EPSILON)

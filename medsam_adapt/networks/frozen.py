@@ -94,8 +94,11 @@ def _stages(encoder: ImageEncoderViT) -> list[Stage]:
     return [embed, *encoder.blocks, neck]
 
 
+def has_dropout(module: nn.Module) -> bool:
+    """Whether any layer draws at random in training."""
+    return any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
+
+
 def _is_trained(module: nn.Module) -> bool:
-    random = any(
-        (isinstance(part, _DropoutNd) and part.p > 0) or isinstance(part, _NormBase) for part in module.modules()
-    )
-    return random or any(parameter.requires_grad for parameter in module.parameters())
+    gathers = any(isinstance(part, _NormBase) for part in module.modules())
+    return has_dropout(module) or gathers or any(parameter.requires_grad for parameter in module.parameters())

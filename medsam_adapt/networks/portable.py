@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from medsam_adapt.networks.segmenter import Prediction, Segmenter
+from medsam_adapt.networks.segmenter import Prediction, Segmenter, padded
 
 ABSENT_LOGIT = -1e4  # as in prediction: no softmax and no argmax brings it back, finite in half precision too
 
@@ -18,9 +17,8 @@ _CORNER_LABELS = (2.0, 3.0)  # SAM's labels of a box's first and second corner
 class PortableSegmenter(Segmenter):
     """The segmenter, with its prompts embedded in the same steps whatever their values are.
 
-    SAM assigns to the points that have a certain label, which a recording cannot follow; here the label looks up what
-    is added. Classes that no training label held get logits out of reach, as in prediction. Weights are shared with
-    ``segmenter``.
+    Boxes are points of two more labels here: SAM assigns to the corners, which a recording cannot follow. Classes that
+    no training label held get logits out of reach, as in prediction. Weights are shared with ``segmenter``.
 
     Args:
         segmenter: the network, in evaluation mode.
@@ -53,16 +51,8 @@ class PortableSegmenter(Segmenter):
         if boxes is not None:
             sparse = self._embed_points(boxes.reshape(-1, 2, 2), self.corners.expand(batch, -1))
         elif points is not None:
-            labels = F.pad(points[..., 2], (0, 1), value=-1.0)  # SAM pads points that come without a box
-            sparse = self._embed_points(F.pad(points[..., :2], (0, 0, 0, 1)), labels)
+            sparse = self._embed_points(*padded(points))
         else:
             sparse = no_mask[None, :0].expand(batch, -1, -1)
         dense = no_mask[:, :, None, None].expand(batch, -1, *self.position.shape[-2:])
         return sparse, dense, self.position.expand(batch, -1, -1, -1)
-
-    def _embed_points(self, coordinates: Tensor, labels: Tensor) -> Tensor:
-        """(B, N, D) of coordinates (B, N, 2) in pixels and SAM's labels (B, N) from -1 to 3."""
-        encoder = self.sam.prompt_encoder
-        place = encoder.pe_layer.forward_with_coords(coordinates + 0.5, encoder.input_image_size)
-        learned = [encoder.not_a_point_embed.weight, *(each.weight for each in encoder.point_embeddings)]
-        return place * (labels >= 0)[..., None] + torch.cat(learned)[labels.long() + 1]

@@ -10,7 +10,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.networks.frozen import frozen_stages, run_stages
-from medsam_adapt.networks.running import in_parts
+from medsam_adapt.networks.running import in_parts, is_recorded
 
 if TYPE_CHECKING:
     from medsam_adapt.networks.adapter import Adapter
@@ -58,6 +58,7 @@ class Segmenter(nn.Module):
         self.adapter: Adapter | None = None  # set, with the hash of the weights it belongs to, by attach_adapter
         self.base_sha256 = ""
         self.frozen_stages = frozen_stages(sam.image_encoder)  # the split of the encoder that features belong to
+        self._positions: tuple[Tensor, int, Tensor] | None = None
 
     @property
     def image_size(self) -> int:
@@ -149,10 +150,35 @@ class Segmenter(nn.Module):
         encoder = self.sam.prompt_encoder
         # Coordinates become angles of up to hundreds of turns: half precision would move the prompt.
         with torch.autocast(self.sam.pixel_mean.device.type, enabled=False):
-            coordinates = None if points is None else (points[..., :2], points[..., 2])
-            sparse, dense = encoder(points=coordinates, boxes=boxes, masks=None)
-            position = encoder.get_dense_pe()
+            sparse, dense = encoder(points=None, boxes=boxes, masks=None)
+            if points is not None:
+                located = padded(points) if boxes is None else (points[..., :2], points[..., 2])
+                sparse = torch.cat([self._embed_points(*located), sparse.expand(len(points), -1, -1)], dim=1)
+            position = self._dense_positions()
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1), position.expand(batch, -1, -1, -1)
+
+    def _dense_positions(self) -> Tensor:
+        """Where the pixels of the embedding are, (1, D, h, w): computed once, from a random matrix that stays."""
+        encoder = self.sam.prompt_encoder
+        matrix = encoder.pe_layer.positional_encoding_gaussian_matrix
+        if is_recorded():
+            return encoder.get_dense_pe()
+        known = self._positions
+        if known is None or known[0] is not matrix or known[1] != matrix._version:  # moved, or other weights loaded
+            with torch.inference_mode(False), torch.no_grad():
+                known = self._positions = matrix, matrix._version, encoder.get_dense_pe()
+        return known[2]
+
+    def _embed_points(self, coordinates: Tensor, labels: Tensor) -> Tensor:
+        """(B, N, D) of coordinates (B, N, 2) in pixels and SAM's labels (B, N) from -1 to 3, the corners of boxes.
+
+        A label looks up what is added. segment-anything looks for the points that have it, for which a step would wait
+        for its device.
+        """
+        encoder = self.sam.prompt_encoder
+        place = encoder.pe_layer.forward_with_coords(coordinates + 0.5, encoder.input_image_size)
+        learned = [encoder.not_a_point_embed.weight, *(each.weight for each in encoder.point_embeddings)]
+        return place * (labels >= 0)[..., None] + torch.cat(learned)[labels.long() + 1]
 
     def _draw_masks(self, embedding: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """One set of prompts per image; segment-anything's own forward pass takes one image and many prompts."""
@@ -165,3 +191,8 @@ class Segmenter(nn.Module):
         used = range(self.out_channels)
         filters = torch.stack([decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in used], dim=1)
         return torch.einsum("bkc,bchw->bkhw", filters, pixels), mask_tokens
+
+
+def padded(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, N + 1, 2) and labels (B, N + 1) of points (B, N, 3): SAM pads those that come without a box."""
+    return F.pad(points[..., :2], (0, 0, 0, 1)), F.pad(points[..., 2], (0, 1), value=-1.0)

@@ -33,3 +33,22 @@ def test_a_label_larger_than_the_logits_is_reduced_at_pixel_centres():
     logits = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     loss = SegmentationLoss("exclusive")
     assert torch.equal(loss(logits, label), loss(logits, label[..., 1::2, 1::2]))
+
+
+@pytest.mark.parametrize("head", ["structure", "overlapping", "exclusive"])
+def test_pixels_that_nobody_knows_count_nothing(head):
+    """The loss and its gradient are those of the known pixels alone, and all of it can be compiled in one piece."""
+    random = torch.Generator().manual_seed(0)
+    channels = 1 if head == "structure" else 3
+    logits = torch.randn(2, channels, 6, 8, generator=random, requires_grad=True)
+    label = torch.randint(
+        3 if head == "exclusive" else 2, (2, channels if head != "exclusive" else 1, 6, 8), generator=random
+    )
+    label[:, :, 4:] = 255
+    loss = torch.compile(SegmentationLoss(head), backend="eager", fullgraph=True)(logits, label)
+    torch.testing.assert_close(loss, SegmentationLoss(head)(logits[:, :, :4], label[:, :, :4]))
+    (slope,) = torch.autograd.grad(loss, logits)
+    assert not slope[:, :, 4:].any()
+    assert slope[:, :, :4].any()
+    nothing = torch.autograd.grad(SegmentationLoss(head)(logits, torch.full_like(label, 255)), logits)[0]
+    assert torch.equal(nothing, torch.zeros_like(logits))

@@ -68,3 +68,15 @@ def test_prompts_keep_full_precision_under_autocast(sam, image):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = segmenter._embed_prompts(2, boxes, None)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_positions_are_computed_again_when_their_matrix_changes(image):
+    segmenter = Segmenter(build_sam("vit_nano", 64), "structure").eval()
+    with torch.no_grad():
+        first = segmenter(image)
+        assert torch.equal(segmenter(image), first)
+        segmenter.sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(0.5)
+        changed = segmenter(image)
+        assert not torch.equal(changed, first)
+        assert torch.equal(copy.deepcopy(segmenter)(image), changed)
+        assert torch.equal(segmenter.double().float()(image), changed)
