@@ -38,7 +38,9 @@ def predict(
     series: Series = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Slices at a time.", show_default="8; on a GPU by its memory")
+    ] = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Go on with what is not there yet.")] = False,
     flips: Annotated[
@@ -118,7 +120,7 @@ def run_prediction(
     inputs: Path,
     output: Path,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     overwrite: bool = False,
     *,
     skip_existing: bool = False,
@@ -168,7 +170,7 @@ def run_prediction(
         reference = reference_of(device, batch_size)
         statistics = read_statistics(folders[0])
         runner = CaseRunner(predictor, outputs, clean, statistics, flips, prompts.propagate, given, reference)
-        speed = {"batch_size": batch_size, "precision": predictor.precision}
+        speed = {"batch_size": batch_size or "auto", "precision": predictor.precision}
         options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
         for note in notes:

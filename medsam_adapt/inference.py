@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.config import Axis, Channels, PromptMode
 from medsam_adapt.data.geometry import slices_to_volume
+from medsam_adapt.data.transfer import on_host
 from medsam_adapt.errors import RunError
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.slice_logits import PromptSource, SliceLogits
@@ -28,7 +29,7 @@ class SlicewiseInferer(Inferer):
         prompt: what the segmenter was trained with; any but ``none`` takes prompts from a reference label.
         num_classes: C.
         absent: classes (1..C) that no training label held: their logits are put out of reach.
-        batch_size: slices at a time.
+        batch_size: slices at a time; by the device when None.
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
         overlapping: whether the structures that a prompted segmenter draws may overlap; without prompts its head tells.
@@ -41,7 +42,7 @@ class SlicewiseInferer(Inferer):
         prompt: PromptMode = "none",
         num_classes: int = 1,
         absent: Sequence[int] = (),
-        batch_size: int = 8,
+        batch_size: int | None = None,
         output: Literal["labels", "logits"] = "labels",
         overlapping: bool = False,
     ) -> None:
@@ -72,7 +73,8 @@ class SlicewiseInferer(Inferer):
         spacing = affine_to_spacing(inputs.affine.squeeze(0)) if isinstance(inputs, MetaTensor) else np.ones(3)
         slices = SliceLogits(self, volume, [float(s) for s in spacing], network, source)
         of_batch = slices.logits if self.output == "logits" else slices.classes
-        return self._assemble(torch.cat([of_batch(batch).cpu() for batch in slices.batches()]).numpy(), inputs)
+        found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
+        return self._assemble(np.concatenate([of_slices for _, (of_slices,) in found]), inputs)
 
     def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
         """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""
@@ -89,7 +91,7 @@ class SlicewiseSegmenter(nn.Module):
         axis: slicing direction.
         channels: the slice repeated, or between its two neighbours.
         absent: classes that are never emitted.
-        batch_size: slices at a time.
+        batch_size: slices at a time; by the device when None.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class SlicewiseSegmenter(nn.Module):
         axis: Axis = "axial",
         channels: Channels = "repeat",
         absent: Sequence[int] = (),
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter

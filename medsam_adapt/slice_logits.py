@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -13,14 +14,15 @@ from torch import Tensor
 from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.parts import classes_in, mask_of
 from medsam_adapt.data.prompts import SlicePrompt, SlicePrompts, exact_prompt, flip_prompt
-from medsam_adapt.data.transforms import pad_image
 from medsam_adapt.errors import InputError
+from medsam_adapt.slice_images import SliceImages
 
 if TYPE_CHECKING:  # it imports this module
     from medsam_adapt.data.intensity import IntensityPolicy
     from medsam_adapt.inference import SlicewiseInferer
     from medsam_adapt.networks.segmenter import Segmenter
 
+_SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
 
 
@@ -89,20 +91,24 @@ class SliceLogits:
                 f"this run was trained with a {inferer.prompt} prompt and cannot segment without one: "
                 "train one with --prompt none."
             )
-        self.inferer, self.prompts, self.table, self.window = inferer, source.prompts, source.table, window
+        self.inferer, self.prompts, self.table = inferer, source.prompts, source.table
         self.segmenter = cast("Segmenter", getattr(network, "module", network))
         self.overlapping = inferer.overlapping or self.segmenter.head == "overlapping"
-        self.voxels = volume_to_slices(volume, inferer.axis)
-        self.shape = self.voxels.shape[:3]
+        voxels = volume_to_slices(volume, inferer.axis)
+        self.shape = voxels.shape[:3]
         self.reference = None if source.reference is None else volume_to_slices(source.reference, inferer.axis)
         size = self.segmenter.image_size
         self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), inferer.axis, size)
+        neighbours = (-1, 0, 1) if inferer.channels == "adjacent" and voxels.ndim == 3 else (0,)
+        prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
+        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
 
     def batches(self) -> Iterator[np.ndarray]:
         """Indices of the slices of each batch in turn."""
-        for start in range(0, len(self.voxels), self.inferer.batch_size):
-            yield np.arange(start, min(start + self.inferer.batch_size, len(self.voxels)))
+        size = self.inferer.batch_size or self._at_a_time()
+        for start in range(0, self.shape[0], size):
+            yield np.arange(start, min(start + size, self.shape[0]))
 
     @torch.no_grad()
     def logits(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
@@ -126,52 +132,49 @@ class SliceLogits:
     @torch.no_grad()
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
-        images = self._images(np.array([index])).to(self.segmenter.sam.pixel_mean.device)
+        images = self.images(np.array([index])).to(self._device)
         logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan))
         return (self.plan.restore_logits(logits[None, None].float()) > 0)[0, 0].cpu().numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.segmenter.sam.pixel_mean.device
+
+    def _at_a_time(self) -> int:
+        device, size = self._device, self.segmenter.image_size
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        logits = (self.inferer.num_classes + 1) * max(size**2, math.prod(self.plan.native))
+        return slices_at_a_time(memory, size, logits)
 
     def _small(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
         """Logits (n, K, h, w) in pixels of the resized slices."""
         height, width = self.plan.resized
-        images = self._images(indices, flip)
+        images = self.images(indices, flip).to(self._device)
         if self.inferer.prompt == "none":
-            logits = self._unprompted(images, tuple(flip))
+            logits = self._unprompted(images, self.images.have_signal(indices), tuple(flip))
         else:
-            logits = self._prompted(images.to(self.segmenter.sam.pixel_mean.device), indices, flip)
+            logits = self._prompted(images, indices, flip)
         logits = _flipped(logits[..., :height, :width], flip).float()
         for absent in self.inferer.absent:
             logits[:, absent - int(self.overlapping)] = _NEVER
         return logits
 
-    def _unprompted(self, images: Tensor, flip: tuple[int, ...]) -> Tensor:
-        """(n, K, S, S); images without any signal are all answered as the first of them was."""
-        device = self.segmenter.sam.pixel_mean.device
-        height, width = self.plan.resized
-        shown = images[..., :height, :width].flatten(1).any(dim=1)
-        if shown.all():
-            return self.segmenter(images.to(device))
+    def _unprompted(self, images: Tensor, shown: Sequence[bool], flip: tuple[int, ...]) -> Tensor:
+        """(n, K, S, S); images that are not ``shown``, without any signal, are all answered as the first of them was.
+
+        Neither which they are nor what they give is asked of the device, which would have to come to an end first.
+        """
+        if all(shown):
+            return self.segmenter(images)
         if flip not in self._of_nothing:
-            first = images[int(shown.logical_not().nonzero()[0])]
-            self._of_nothing[flip] = self.segmenter(first[None].to(device))
-        logits = self._of_nothing[flip].repeat(len(images), 1, 1, 1)
-        if shown.any():
-            logits[shown.to(device)] = self.segmenter(images[shown].to(device))
-        return logits
-
-    def _images(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
-        """(n, 3, S, S) of the slices wanted."""
-        if self.voxels.ndim == 4:
-            return pad_image(_flipped(self.plan.resize_image(self._grey(indices)), flip), self.plan.image_size)
-        offsets = (0, 0, 0) if self.inferer.channels == "repeat" else (-1, 0, 1)
-        wanted = np.clip(indices[:, None] + np.array(offsets), 0, len(self.voxels) - 1)
-        unique, position = np.unique(wanted, return_inverse=True)
-        resized = _flipped(self.plan.resize_image(self._grey(unique)), flip)
-        return pad_image(resized[torch.from_numpy(position.reshape(wanted.shape))], self.plan.image_size)
-
-    def _grey(self, indices: np.ndarray) -> Tensor:
-        """Grey levels of slices, float32."""
-        voxels = self.voxels[indices]
-        return as_tensor(voxels if self.window is None else self.window.apply(voxels))
+            first = shown.index(False)
+            self._of_nothing[flip] = self.segmenter(images[first : first + 1])
+        of_nothing = self._of_nothing[flip]
+        if not any(shown):
+            return of_nothing.repeat(len(images), 1, 1, 1)
+        wanted = torch.stack([image for image, is_shown in zip(images, shown, strict=True) if is_shown])
+        computed = iter(self.segmenter(wanted))
+        return torch.stack([next(computed) if is_shown else of_nothing[0] for is_shown in shown])
 
     def _prompted(self, images: Tensor, indices: np.ndarray, flip: Sequence[int]) -> Tensor:
         """(n, C + 1, S, S): background 0, and each structure's logits on the slices where it has a prompt.
@@ -213,6 +216,23 @@ class SliceLogits:
         """(S, S) logits of the structure that the prompt points at."""
         batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
         return self.segmenter.decode(embedding, **batch).logits[0, 0]
+
+
+def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
+    """How many slices a device is given at once where nobody says it.
+
+    Eight on a processor. A graphics card is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
+    than 16, which keep a large one busy, and of smaller slices as many pixels; unless their logits take too much.
+
+    Args:
+        memory: of the card, bytes; None on a processor.
+        image_size: S, in pixels.
+        logits: values of one slice.
+    """
+    if memory is None:
+        return 8
+    pixels = min(memory / 2**30, 16) * 1024**2
+    return max(1, int(min(pixels / image_size**2, memory * _SHARE_OF_LOGITS / (4 * logits))))
 
 
 def _flipped(images: Tensor, dims: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from medsam_adapt.data.intensity import IntensityPolicy
 from medsam_adapt.inference import SlicewiseInferer
 from medsam_adapt.networks import Segmenter, build_sam
-from medsam_adapt.slice_logits import SliceLogits, decide
+from medsam_adapt.slice_logits import SliceLogits, decide, slices_at_a_time
 
 AIR = [0, 1, 4, 7]
 
@@ -43,7 +43,7 @@ def test_air_is_segmented_once_and_as_if_it_were_computed(segmenter, volume, cha
     found = torch.cat([slices.logits(indices, flip) for indices in slices.batches()])
     assert sum(seen) == (8 - 4 + 1 if channels == "repeat" else 8 - 1 + 1)  # only slice 0 lies between two of air
     # as if computed: the plain path, without the slices of air being known
-    images = slices._images(np.arange(8), flip)
+    images = slices.images(np.arange(8), flip)
     height, width = slices.plan.resized
     expected = slices.plan.restore_logits(forward(images)[..., :height, :width].flip(list(flip)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
@@ -64,3 +64,26 @@ def test_a_window_applied_slice_by_slice_is_that_of_the_volume(segmenter, volume
     whole = SliceLogits(inferer, policy.apply(volume), (1, 2, 3), segmenter)
     by_slice = SliceLogits(inferer, volume, (1, 2, 3), segmenter, window=policy.window_of(volume))
     assert torch.equal(whole.logits(indices), by_slice.logits(indices))
+
+
+def test_a_card_is_given_as_many_slices_as_its_memory_allows():
+    gibibyte = 2**30
+    assert slices_at_a_time(None, 1024, 10**9) == 8
+    assert slices_at_a_time(8 * gibibyte, 1024, 14 * 1024**2) == 8
+    assert slices_at_a_time(80 * gibibyte, 1024, 14 * 1024**2) == 16
+    assert slices_at_a_time(80 * gibibyte, 512, 14 * 512**2) == 64
+    assert slices_at_a_time(8 * gibibyte, 1024, 46 * 1024**2) == 2  # many classes
+    assert slices_at_a_time(8 * gibibyte, 64, 2 * 2048**2) == 16  # a small network for large slices
+    assert slices_at_a_time(gibibyte, 1024, 60 * 2048**2) == 1
+
+
+def test_eight_slices_at_a_time_on_a_processor_unless_said(segmenter, volume):
+    whole = np.concatenate([volume, volume], axis=2)
+    sizes = {
+        size: [
+            len(batch)
+            for batch in SliceLogits(SlicewiseInferer(batch_size=size), whole, (1, 1, 1), segmenter).batches()
+        ]
+        for size in (None, 5)
+    }
+    assert sizes == {None: [8, 8], 5: [5, 5, 5, 1]}

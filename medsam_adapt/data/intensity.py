@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from medsam_adapt.config import Intensity
 from medsam_adapt.errors import InputError
+
+if TYPE_CHECKING:  # slow to import, and only tensors' own methods are used
+    from torch import Tensor
 
 # (lowest, highest) Hounsfield unit shown
 CT_WINDOWS: dict[str, tuple[float, float]] = {
@@ -54,12 +57,22 @@ class IntensityPolicy(BaseModel):
 
     def apply(self, volume: np.ndarray) -> np.ndarray:
         """Grey levels, float32 in 0..255 of the same shape."""
-        window = self.window_of(volume)
-        low, high = window.low, window.high
-        assert low is not None
-        assert high is not None
-        scaled = (volume.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
+        low, scale = self.window_of(volume)._line
+        scaled = (volume.astype(np.float32) - np.float32(low)) * np.float32(scale)
         return np.clip(scaled, 0.0, 255.0, out=scaled)
+
+    def levels(self, voxels: Tensor) -> Tensor:
+        """What :meth:`apply` gives for float32 voxels on any device; of a window alone (see :meth:`window_of`)."""
+        low, scale = self._line
+        return (voxels - low).mul_(scale).clamp_(0.0, 255.0)
+
+    @property
+    def _line(self) -> tuple[float, float]:
+        """What a window takes from a voxel, and by what it multiplies the rest."""
+        assert self.kind == "window", "window_of gives one"
+        assert self.low is not None
+        assert self.high is not None
+        return self.low, 255.0 / (self.high - self.low)
 
     def warning_for(self, volume: np.ndarray) -> str | None:
         """A sentence when ``volume`` looks like another modality than the training data; None when it does not."""

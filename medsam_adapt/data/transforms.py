@@ -273,8 +273,11 @@ def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
 def pad_image(image: torch.Tensor, image_size: int) -> torch.Tensor:
     """(..., 3, h, w) -> (..., 3, S, S), padded right and bottom with SAM's mean colour."""
     *batch, _, height, width = image.shape
-    canvas = torch.tensor(PIXEL_MEAN, device=image.device).view(3, 1, 1).repeat(*batch, 1, image_size, image_size)
+    canvas = torch.empty(*batch, 3, image_size, image_size, device=image.device)
     canvas[..., :height, :width] = image
+    for channel, mean in enumerate(PIXEL_MEAN):  # by numbers: a tensor of them would have to wait for the device
+        canvas[..., channel, height:, :] = mean
+        canvas[..., channel, :height, width:] = mean
     return canvas
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 LEVELS = 255
 
 
-def to_bytes(share: Tensor) -> np.ndarray:
+def to_bytes(share: Tensor) -> Tensor:
     """Numbers from 0 to 1 as uint8 of the same shape."""
-    return (share * LEVELS).round().to(torch.uint8).cpu().numpy()
+    return (share * LEVELS).round().to(torch.uint8)
 
 
 def map_on_disk(shape: tuple[int, ...], folder: Path) -> np.ndarray:

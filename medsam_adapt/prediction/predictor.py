@@ -18,6 +18,7 @@ from medsam_adapt.data.prompt_file import Prompt
 from medsam_adapt.data.prompt_geometry import prompts_on_slices
 from medsam_adapt.data.prompts import prompts_of_masks
 from medsam_adapt.data.slices import renumber
+from medsam_adapt.data.transfer import on_host
 from medsam_adapt.engine import select_device
 from medsam_adapt.inference import SlicewiseInferer
 from medsam_adapt.networks.running import run_as, running_of
@@ -59,7 +60,7 @@ class Predictor:
     Args:
         record: of the run.
         segmenter: with the run's weights.
-        batch_size: slices at a time.
+        batch_size: slices at a time; by the device when None.
         others: records and networks of further runs with the same classes and slicing direction.
     """
 
@@ -67,7 +68,7 @@ class Predictor:
         self,
         record: RunRecord,
         segmenter: Segmenter,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         others: Sequence[tuple[RunRecord, Segmenter]] = (),
     ) -> None:
         self.record, self.segmenter = record, segmenter
@@ -123,8 +124,9 @@ class Predictor:
         """
         slices = self._slices(image, affine, prompts, reference, propagate)
         maps = np.empty((len(self.record.class_names), *slices[0].shape), np.float32)
-        for indices, scores in self._scores(slices, flips):
-            maps[:, indices] = self._foreground(scores.probabilities).transpose(0, 1).cpu().numpy()
+        found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(slices, flips))
+        for indices, (each,) in on_host(found):
+            maps[:, indices] = each.swapaxes(0, 1)
         return self._in_place(maps, affine)
 
     def segment(
@@ -160,21 +162,13 @@ class Predictor:
         """
         slices = self._slices(image, affine, prompts, reference, propagate)
         shape, count = slices[0].shape, len(self.record.class_names)
-        classes = np.empty((count if self._overlapping else 1, *shape), np.uint8)
+        classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
         maps = None if maps_in is None else map_on_disk((count, *shape), maps_in)
         unsure = np.empty((1, *shape), np.uint8) if uncertainty else None
-        if len(slices) == 1 and not flips and maps is None and unsure is None:
-            for indices in slices[0].batches():
-                classes[:, indices] = slices[0].classes(indices).transpose(0, 1).cpu().numpy()
-                if progress is not None:
-                    progress(len(indices))
-            return Segmented(self._as_ids(classes, affine))
-        for indices, scores in self._scores(slices, flips):
-            classes[:, indices] = scores.decide().transpose(0, 1).cpu().numpy()
-            if maps is not None:
-                maps[:, indices] = to_bytes(self._foreground(scores.probabilities).transpose(0, 1))
-            if unsure is not None:
-                unsure[0, indices] = to_bytes(scores.uncertainty())
+        arrays = [array for array in (classes, maps, unsure) if array is not None]
+        for indices, results in on_host(self._results(slices, flips, maps is not None, uncertainty)):
+            for array, result in zip(arrays, results, strict=True):
+                array[:, indices] = result.swapaxes(0, 1)
             if progress is not None:
                 progress(len(indices))
         return Segmented(
@@ -182,6 +176,22 @@ class Predictor:
             None if maps is None else self._in_place(maps, affine),
             None if unsure is None else self._in_place(unsure, affine)[0],
         )
+
+    def _results(
+        self, slices: Sequence[SliceLogits], flips: bool, maps: bool, uncertainty: bool
+    ) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
+        """Indices of each batch of slices; classes (n, 1 or C, rows, columns), and what else is wanted, in bytes."""
+        if len(slices) == 1 and not (flips or maps or uncertainty):
+            for indices in slices[0].batches():
+                yield indices, [slices[0].classes(indices)]
+            return
+        for indices, scores in self._scores(slices, flips):
+            results = [scores.decide()]
+            if maps:
+                results.append(to_bytes(self._foreground(scores.probabilities)))
+            if uncertainty:
+                results.append(to_bytes(scores.uncertainty())[:, None])
+            yield indices, results
 
     def _slices(
         self,
@@ -229,21 +239,18 @@ class Predictor:
         """Indices and scores of each batch of slices in turn."""
         for indices in slices[0].batches():
             passes = itertools.product(slices, _FLIPS if flips else _FLIPS[:1])
-            yield indices, Scores((each.logits(indices, flip) for each, flip in passes), self._overlapping)
-
-    @property
-    def _overlapping(self) -> bool:
-        return self.record.overlapping
+            yield indices, Scores((each.logits(indices, flip) for each, flip in passes), self.record.overlapping)
 
     def _foreground(self, probabilities: Tensor) -> Tensor:
-        return probabilities if self._overlapping else probabilities[:, 1:]
+        return probabilities if self.record.overlapping else probabilities[:, 1:]
 
     def _as_ids(self, classes: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """Classes (1, N, rows, columns) as label ids (X, Y, Z), or masks (C, N, rows, columns) as (C, X, Y, Z)."""
-        if self._overlapping:
+        if self.record.overlapping:
             return self._in_place(classes, affine)
         ids = np.array([0, *self.record.label_ids], dtype=np.uint16 if max(self.record.label_ids) > 255 else np.uint8)
-        return self._in_place(ids[classes], affine)[0]
+        already = np.array_equal(ids, np.arange(len(ids)))
+        return self._in_place(classes if already else ids[classes], affine)[0]
 
     def _in_place(self, slices: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """A view (K, X, Y, Z) of (K, N, rows, columns), in the axis order of the image with this affine."""
@@ -251,7 +258,7 @@ class Predictor:
         return np.moveaxis(from_ras(volume, affine), -1, 0)
 
 
-def _inferer(record: RunRecord, batch_size: int) -> SlicewiseInferer:
+def _inferer(record: RunRecord, batch_size: int | None) -> SlicewiseInferer:
     return SlicewiseInferer(
         record.axis,
         record.channels,
@@ -266,7 +273,7 @@ def _inferer(record: RunRecord, batch_size: int) -> SlicewiseInferer:
 def load_run(
     folder: str | Path,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     merge: bool = False,
     also: Sequence[str | Path] = (),
     precision: str = "auto",
@@ -276,7 +283,7 @@ def load_run(
     Args:
         folder: the run's.
         device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: slices at a time.
+        batch_size: slices at a time; by the device when None.
         merge: whether a linear adapter is folded into SAM's weights, which is faster and differs by rounding.
         also: folders of further runs with the same classes: the mean of all runs' probabilities decides.
         precision: of the image encoder: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU and fp32 elsewhere.

@@ -74,7 +74,7 @@ class PromptOptions:
                 "none, or give --prompts, --prompts-from-run or --prompts-from."
             )
 
-    def reference(self, cases: Sequence[Case], record: RunRecord) -> Callable[[str, int], ReferenceOf | None]:
+    def reference(self, cases: Sequence[Case], record: RunRecord) -> Callable[[str, int | None], ReferenceOf | None]:
         """What gives the labels from which prompts are taken, once a device and a batch size are known.
 
         Raises:
@@ -88,7 +88,7 @@ class PromptOptions:
         folder = self.from_run
         check_proposer(read_runs([folder])[folder], folder, record)
 
-        def load(device: str, batch_size: int) -> ReferenceOf:
+        def load(device: str, batch_size: int | None) -> ReferenceOf:
             from medsam_adapt.prediction.predictor import load_run
 
             return PromptsFromRun(load_run(folder, device, batch_size, merge=True), record)
