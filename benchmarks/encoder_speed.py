@@ -1,14 +1,15 @@
 """Print how fast SAM's image encoder is here, against segment-anything's own with the same weights, and its memory.
 
-    python benchmarks/encoder_speed.py [--backbone vit_b] [--device cpu] [--threads 2] [--bf16] [--rounds 5]
-        [--cpu-time] [--no-memory] [--quick] [--json FILE] [--page docs/speed.md]
+    python benchmarks/encoder_speed.py [--backbone vit_b] [--encoders 256:8 512:1 1024:1] [--device cpu] [--threads 2]
+        [--bf16] [--rounds 5] [--cpu-time] [--no-memory] [--quick] [--json FILE] [--page docs/speed.md]
 
-Rows are the encoder alone (forward); the encoder of vit_nano at its default size, which demo and tests run on (forward,
-and with backward); and attention alone: a global block of 64 x 64 tokens, and windows of the same grid (forward, and
-with backward). Weights are random, tables of relative positions too. The *share* is what ours reaches of the rate of a
-product of two large matrices on this machine; of an encoder's work the products of linear layers, convolutions and
-attention are counted, without what segment-anything computes for padding. *Extra memory* is the most that a process
-takes beyond what it had when the work began, and the *difference* is the largest between the two outputs.
+Rows are the encoder alone (forward), of images in --encoders' pixels and batches; the encoder of vit_nano at its
+default size, which demo and tests run on (forward, and with backward); and attention alone: a global block of 64 x 64
+tokens, and windows of the same grid (forward, and with backward). Weights are random, tables of relative positions too.
+The *share* is what ours reaches of the rate of a product of two large matrices on this machine; of an encoder's work
+the products of linear layers, convolutions and attention are counted, without what segment-anything computes for
+padding. *Extra memory* is the most that a process takes beyond what it had when the work began, and the *difference* is
+the largest between the two outputs.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class Row:
         return f"{what}, batch {self.batch}, {way}"
 
 
-def rows_of(variant: str, quick: bool) -> list[Row]:
-    """What is measured."""
-    shapes, grid = ([(128, 2)], 20) if quick else ([(256, 8), (512, 1), (1024, 1)], 64)
-    encoders = [Row(variant, size, batch) for size, batch in shapes]
+def rows_of(variant: str, shapes: list[str], quick: bool) -> list[Row]:
+    """What is measured; ``shapes`` of the encoder's images are such as 1024:1, pixels and batch."""
+    grid = 20 if quick else 64
+    encoders = [Row(variant, *map(int, shape.split(":"))) for shape in (["128:2"] if quick else shapes)]
     small = [Row("vit_nano", 128, batch, backward=way) for batch in (1, 4) for way in (False, True)]
     parts = [Row(variant, grid, 1, part, way) for part in ("global", "windows") for way in (False, True)]
     return [*encoders, *small, *parts]
@@ -141,6 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--backbone", default="vit_b", help="vit_b, vit_l or vit_h")
+    shapes = ["256:8", "512:1", "1024:1"]
+    parser.add_argument("--encoders", nargs="+", default=shapes, metavar="PIXELS:BATCH", help="images of the encoder")
     parser.add_argument("--bf16", action="store_true", help="under autocast in bfloat16, both")
     parser.add_argument("--cpu-time", action="store_true", help="processor time, for one thread on a busy machine")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory, which takes new processes")
@@ -149,9 +152,12 @@ def main() -> None:
     if options.quick:
         options.rounds = 1
     precision = torch.bfloat16 if options.bf16 else torch.float32
-    rate = matrix_rate(device, precision, 512 if options.quick else 2048)
+    side = 8192 if device.type == "cuda" else 2048  # a GPU is faster at larger ones
+    rate = matrix_rate(device, precision, 512 if options.quick else side)
     print(f"{torch.get_num_threads()} threads, {precision}, matrix products at {rate / 1e9:.0f} GFLOP/s\n")
-    results = [measure(row, device, options, rate) for row in rows_of(options.backbone, options.quick)]
+    results = [
+        measure(row, device, options, rate) for row in rows_of(options.backbone, options.encoders, options.quick)
+    ]
     header = ["", "segment-anything, ms", "ours, ms", "ratio", "share", "its extra MiB", "our extra MiB", "difference"]
     show(markdown_table(header, [as_cells(figures) for figures in results]), "encoder", options.page)
     write(options.json, {"matrix_rate": rate, "precision": str(precision), "rows": results}, device)

@@ -1,6 +1,7 @@
 """Print what prediction costs outside the network and end to end, against SAMed's way of doing the same.
 
-    python benchmarks/predict_speed.py [--sizes 512 256] [--quick] [--json FILE] [--page docs/speed.md]
+    python benchmarks/predict_speed.py [--sizes 512 256] [--volumes vit_b:1024 vit_b:512] [--device cuda] [--quick]
+        [--json FILE] [--page docs/speed.md]
 
 SAMed's way, written here from what its released test script does: a Python loop over the slices; each is enlarged or
 reduced to the network's size by cubic splines (scipy), repeated to three channels, sent through the network alone, its
@@ -9,6 +10,9 @@ Outside the network: a stub stands for it, which returns the same logits at no c
 this package, a slice at a time, written out plainly; masks are compared with it voxel by voxel. End to end: volumes
 read from NIfTI files, segmented by a random vit_nano, and written. What the random network draws is noise all over the
 volume, which no trained one draws: it does its work, and then each class is a disc of its own, the same on every slice.
+Volumes: voxels in memory to label ids in memory, 100 slices through a real network with random weights, SAMed's way
+with segment-anything's own encoder; on a GPU, where they are measured unless --volumes says otherwise, this package in
+bfloat16, as `predict` runs there.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ from medsam_adapt.data.phantom import make_phantom
 from medsam_adapt.data.transforms import pad_image
 from medsam_adapt.inference import SlicewiseInferer
 from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter
+from medsam_adapt.networks.running import run_as
+from medsam_adapt.networks.sam import plain_encoder
+from medsam_adapt.networks.variants import get_variant
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.prediction.predictor import Predictor
@@ -42,6 +49,7 @@ CLASSES = 13
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
 BATCH = 8
 BASELINE = "SAMed's way"
+VOLUMES = ["vit_b:1024", "vit_b:512"]
 
 
 class Stub(nn.Module):
@@ -160,6 +168,25 @@ def end_to_end(side: int, slices: int, size: int, rounds: int, device: torch.dev
     return {name: 1e3 * value / (3 * slices) for name, value in seconds.items()}
 
 
+def whole_volume(network: str, side: int, slices: int, rounds: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds a slice from voxels to label ids, by a ``network`` such as ``vit_b:1024``."""
+    backbone, size = network.split(":")
+    ours, plain = (
+        build_segmenter(backbone, int(size), CLASSES, DecoderOnly(), checkpoint="random").eval() for _ in range(2)
+    )
+    plain.sam.image_encoder = plain_encoder(get_variant(backbone), int(size)).eval()
+    run_as(ours.sam.image_encoder, "auto")
+    predictor = Predictor(_record(), ours.to(device))
+    plain.to(device)
+    volume = np.asfortranarray(np.random.default_rng(0).uniform(-150, 230, (side, side, slices)).astype(np.float32))
+    works = {
+        "this package": lambda: predictor(volume, np.eye(4)),
+        BASELINE: lambda: as_samed(volume, plain),
+    }
+    seconds = interleaved_medians(works, rounds, device)
+    return {name: 1e3 * value / slices for name, value in seconds.items()}
+
+
 def _record() -> RunRecord:
     return RunRecord.model_construct(
         axis="axial",
@@ -182,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 256], help="of the network's input")
     parser.add_argument("--outside", action="store_true", help="leave out end to end")
+    parser.add_argument("--volumes", nargs="*", metavar="NETWORK:SIZE", help="vit_b:1024 and vit_b:512 on a GPU")
     add_options(parser)
     options = parser.parse_args()
     device = start(options)
@@ -193,6 +221,11 @@ def main() -> None:
     }
     if not options.outside:
         found[f"end to end, vit_nano at 128, {side} × {side}"] = end_to_end(side, slices, 128, rounds, device)
+    volumes = options.volumes if options.volumes is not None else VOLUMES if device.type == "cuda" else []
+    for network in volumes:
+        count = 8 if options.quick else 100
+        what = f"voxels to labels, {network.replace(':', ' at ')}, {side} × {side} × {count}"
+        found[what] = whole_volume(network, side, count, rounds, device)
     rows = [
         [what, way, f"{figures[way]:.1f}", _times(figures, way)]
         for what, figures in found.items()

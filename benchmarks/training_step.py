@@ -1,11 +1,11 @@
 """Print time and memory of a training step of each method: in this package's ways, and as the authors' code does it.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
-        [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile [graphs|record]] [--no-memory] [--quick]
-        [--json FILE] [--page docs/speed.md]
+        [--batch 1] [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile [graphs|record]] [--no-memory]
+        [--quick] [--json FILE] [--page docs/speed.md]
 
-A step is one image with one structure and a box, or for BLO-SAM (256 pixels, no prompt) one image of each half:
-forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
+A step is one image, or --batch of them, with one structure and a box, or for BLO-SAM (256 pixels, no prompt) as many of
+each half: forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
 
 - *cached*: this package, with the features of what is frozen at hand. *online*: this package without that.
 - *low memory*: with `--low-memory`, where gradients go through the encoder; online unless it says *cached*.
@@ -19,13 +19,13 @@ forward pass, loss, backward pass, optimiser. Weights are random, for they make 
 Where training reaches the first block there is nothing to cache. Steps of less than a second are repeated for a second
 in each turn, for in a training they follow one another.
 
-InfoSAM compares the images of a batch, which takes two at least; here one image goes through all of its work, and the
-Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it had when
-its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference; slice_loading.py
-measures it. With --bf16 the image encoders of this package's steps run in bfloat16, as with `--precision bf16`. With
---compile the network is compiled; with --compile graphs the whole step is recorded as a CUDA graph too, as with
-`--set compile=graphs`, and with --compile record that alone. Steps that are recorded have been so before they are
-measured: their memory is what a replay takes beyond its recording.
+InfoSAM compares the images of a batch, which takes two at least; where there is one, it goes through all of its work,
+and the Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it
+had when its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference;
+slice_loading.py measures it. With --bf16 the image encoders of this package's steps run in bfloat16, as with
+`--precision bf16`. With --compile the network is compiled; with --compile graphs the whole step is recorded as a CUDA
+graph too, as with `--set compile=graphs`, and with --compile record that alone. Steps that are recorded have been so
+before they are measured: their memory is what a replay takes beyond its recording.
 """
 
 from __future__ import annotations
@@ -94,14 +94,21 @@ class OneImage(InformationDistillation):
 
 
 def prepare(
-    method: str, kind: str, variant: str, size: int, device: torch.device, bf16: bool = False, compiled: str = ""
+    method: str,
+    kind: str,
+    variant: str,
+    size: int,
+    batch_size: int,
+    device: torch.device,
+    bf16: bool = False,
+    compiled: str = "",
 ) -> Step:
     """What one step of a method does, ready to be run."""
     torch.manual_seed(0)
-    image = torch.rand(1, 3, size, size, device=device) * 255
-    label = torch.zeros(1, 1, size, size, dtype=torch.int64, device=device)
+    image = torch.rand(batch_size, 3, size, size, device=device) * 255
+    label = torch.zeros(batch_size, 1, size, size, dtype=torch.int64, device=device)
     label[..., size // 4 : size // 2, size // 3 : size // 2] = 1
-    boxes = torch.tensor([[size / 3, size / 4, size / 2, size / 2]], device=device)
+    boxes = torch.tensor([[size / 3, size / 4, size / 2, size / 2]] * batch_size, device=device)
     bi_level = method.startswith("blosam")
     adapter = ADAPTERS[method]()
     if kind == "reference":
@@ -110,7 +117,7 @@ def prepare(
             return blosam_step(segmenter, image, label, method == "blosam-second")
         if method == "infosam":
             teacher = plain_segmenter(variant, size, DecoderOnly(), prompted=True).to(device).requires_grad_(False)
-            return infosam_step(segmenter, teacher, OneImage(_channels(segmenter)).to(device), image, label, boxes)
+            return infosam_step(segmenter, teacher, _distillation(segmenter, image), image, label, boxes)
         return plain_step(segmenter, image, label, boxes)
     prompt = "none" if bi_level else "box"
     running: dict[str, Any] = {"precision": "bf16" if bf16 else "fp32"}
@@ -142,7 +149,7 @@ def _own_step(
     update: Update = PlainUpdate()
     if method == "infosam":
         assert teacher is not None
-        distillation = OneImage(_channels(segmenter)).to(image.device)
+        distillation = _distillation(segmenter, image)
         loader: Any = SimpleNamespace(dataset=range(2), batch_size=2)  # of which the update asks the sizes
         update = DistillationUpdate(teacher, distillation, loader)
         trainer.optimizer.add_param_group({"params": list(distillation.parameters())})
@@ -165,8 +172,9 @@ def _fill(image: Tensor, segmenter: Segmenter, teacher: Segmenter | None) -> Non
         teacher.encode(image)
 
 
-def _channels(segmenter: Segmenter) -> int:
-    return segmenter.sam.prompt_encoder.embed_dim
+def _distillation(segmenter: Segmenter, image: Tensor) -> InformationDistillation:
+    kind = OneImage if len(image) == 1 else InformationDistillation
+    return kind(segmenter.sam.prompt_encoder.embed_dim).to(image.device)
 
 
 def _trainer(method: str, segmenter: Segmenter, given: dict[str, Tensor]) -> Any:
@@ -190,7 +198,7 @@ def measure(method: str, options: argparse.Namespace, device: torch.device) -> d
     """Seconds and bytes of each kind of step, and what they are to the reference."""
     size = options.image_size or (256 if method.startswith("blosam") else 1024)
     size = 64 if options.quick else size
-    given = ("vit_nano" if options.quick else options.backbone, size, device)
+    given = ("vit_nano" if options.quick else options.backbone, size, options.batch, device)
     kinds = ["reference", "online"]
     kinds += ["low memory"] if method in DEEP else []
     kinds += ["cached", "fill"] if method in CACHED else []
@@ -200,6 +208,7 @@ def measure(method: str, options: argparse.Namespace, device: torch.device) -> d
     seconds = interleaved_medians(works, options.rounds, device, at_least=0.0 if options.quick else TURN)
     del works
     found: dict[str, Any] = {"method": method, "backbone": given[0], "image_size": size, "seconds": seconds}
+    found["batch"] = options.batch
     found["extra_bytes"] = {
         kind: extra_memory(prepare, method, kind, *given, *(ours if kind != "reference" else ()), device=device)
         for kind in kinds
@@ -207,7 +216,7 @@ def measure(method: str, options: argparse.Namespace, device: torch.device) -> d
     }
     found["times"] = {kind: seconds["reference"] / seconds[kind] for kind in kinds if kind != "fill"}
     if "cached" in kinds:
-        run = seconds["fill"] + EPOCHS * seconds["cached"]
+        run = seconds["fill"] + EPOCHS * seconds["cached"]  # of as many slices as a batch has
         found["times"]["run"] = EPOCHS * seconds["reference"] / run
     return found
 
@@ -219,8 +228,9 @@ def rows_of(found: dict[str, Any]) -> list[list[Any]]:
         extra, against = found["extra_bytes"].get(kind), found["times"].get(kind, "")
         run = found["times"]["run"] if kind == "cached" else ""
         memory = "" if extra is None else f"{extra / 1e9:.2f}"
-        name = f"{found['method']}, {found['backbone']} {found['image_size']}, {kind}"
-        rows.append([name, seconds * 1e3, 1 / seconds, against, run, memory])
+        batch = "" if found["batch"] == 1 else f", batch {found['batch']}"
+        name = f"{found['method']}, {found['backbone']} {found['image_size']}{batch}, {kind}"
+        rows.append([name, seconds * 1e3, found["batch"] / seconds, against, run, memory])
     return rows
 
 
@@ -231,6 +241,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=PAPERS, choices=[*ADAPTERS], help="methods to measure")
     parser.add_argument("--backbone", default="vit_b", help="size of the SAM")
     parser.add_argument("--image-size", type=int, help="side of the image; 1024, and 256 for BLO-SAM, when not given")
+    parser.add_argument("--batch", type=int, default=1, help="images a step")
     parser.add_argument("--bf16", action="store_true", help="this package's image encoders in bfloat16")
     compiled: dict[str, Any] = {"nargs": "?", "const": "plain", "default": "", "choices": ["plain", "graphs", "record"]}
     parser.add_argument("--compile", **compiled, help="this package's steps compiled, recorded, or both")
