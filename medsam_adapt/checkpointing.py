@@ -107,8 +107,8 @@ def random_states() -> dict[str, Any]:
 def set_random_states(states: Mapping[str, Any]) -> None:
     """Put all global random generators where `random_states` found them."""
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    for index, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):  # it may have other GPUs
+        torch.cuda.set_rng_state(state, index)
     keys, *rest = states["numpy"]
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     random.setstate((3, tuple(states["python"]), None))

@@ -142,11 +142,11 @@ def prepare_volume(
 ) -> tuple[Tensor, Tensor, tuple, dict[str, Any]]:
     """A batch of one volume; its label goes along as the reference from which prompted runs take their prompts.
 
-    With the label goes the table of its parts, where classes may overlap.
+    With the label goes the table of its parts, where classes may overlap. Volumes stay where they are, whatever the
+    device: the inferer takes slices to it, and scores are computed from what is in the processor's memory.
     """
-    image = batch["image"].to(device=device, non_blocking=non_blocking, **kwargs)
     table = {"table": batch["table"]} if "table" in batch else {}
-    return image, batch["label"], (), {"reference": batch["label"], **table}
+    return batch["image"], batch["label"], (), {"reference": batch["label"], **table}
 
 
 def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:

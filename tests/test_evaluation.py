@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine
 
 from medsam_adapt.cost import TrainingCost
+from medsam_adapt.engine import prepare_volume
 from medsam_adapt.evaluation import VolumeScores, WriteReport
 from medsam_adapt.scoring.metrics import ALL, QUICK, MetricRules
 
@@ -29,6 +30,13 @@ def test_a_validation_scores_the_overlap_alone():
     assert set(scores.cases["a"]["liver"]) == {"dsc", "iou", "reference_ml", "prediction_ml"}
     assert scores.compute() == pytest.approx((0.8 + 0.5) / 2)
     assert scores.summary()["cases"]["a"]["spacing_mm"] == list(SPACING)
+
+
+def test_volumes_stay_where_they_are_whatever_the_device():
+    image, label = torch.rand(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
+    found, truth, _, given = prepare_volume({"image": image, "label": label}, torch.device("meta"))
+    assert found is image  # what is on a graphics card, numpy could not score
+    assert truth is given["reference"] is label
 
 
 def test_a_class_that_training_never_saw_counts_for_nothing():
