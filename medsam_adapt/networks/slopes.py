@@ -61,15 +61,20 @@ def feed_forward(tokens: Tensor, first: TokenLinear, second: TokenLinear, size: 
     """
     noted: Tensor = _Noted.apply(tokens)
     layers = _Layers(first.weight, first.bias, second.weight, second.bias)
-    result: Tensor = _FeedForward.apply(noted, noted.grad_fn, layers, size, second.once)
+    with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):  # else a checkpoint would let the slopes go
+        result: Tensor = _FeedForward.apply(noted, noted.grad_fn, layers, size, second.once)
     return result
+
+
+def _as_it_is(saved: Tensor) -> Tensor:
+    return saved
 
 
 class _Noted(torch.autograd.Function):
     """x itself, which :class:`_FeedForward` can ask for.
 
-    It must not save x: a checkpoint, which computes up to the last tensor that was saved, would multiply both layers
-    again. This comes before them.
+    It must not save x itself: a checkpoint, which computes up to the last tensor that it was given, would multiply both
+    layers again. This comes before them.
     """
 
     @staticmethod
@@ -87,12 +92,13 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, noted: Any, layers: _Layers, size: int, once: bool) -> Tensor:
-        ctx.noted, ctx.layers, ctx.size = noted, layers, size  # no tensor is saved, so that none is computed again
+        ctx.noted, ctx.layers, ctx.size = noted, layers, size
         flat = tokens.flatten(0, -2)
 
         def compute() -> Tensor:
-            ctx.slopes = flat.new_empty(len(flat), len(layers.inner), dtype=torch.int16)
-            return _result(flat, layers, size, ctx.slopes).view_as(tokens)
+            slopes = flat.new_empty(len(flat), len(layers.inner), dtype=torch.int16)
+            ctx.save_for_backward(slopes)
+            return _result(flat, layers, size, slopes).view_as(tokens)
 
         return computed_once(compute) if once else compute()
 
@@ -103,7 +109,8 @@ class _FeedForward(torch.autograd.Function):
             inner, inner_bias, outer, outer_bias = ctx.layers
             result = F.linear(F.gelu(F.linear(tokens, inner, inner_bias)), outer, outer_bias)
             return *torch.autograd.grad(result, [tokens], grad, create_graph=True), *[None] * 4
-        return _gradient(grad.flatten(0, -2), ctx.layers, ctx.size, ctx.slopes).view_as(grad), *[None] * 4
+        (slopes,) = ctx.saved_tensors
+        return _gradient(grad.flatten(0, -2), ctx.layers, ctx.size, slopes).view_as(grad), *[None] * 4
 
 
 def _result(tokens: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tensor:

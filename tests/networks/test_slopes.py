@@ -1,6 +1,7 @@
 """Feed-forward layers that keep the slope of their GELU in 16 bits: near the exact gradient, in no second product."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -180,6 +181,22 @@ def test_without_a_gradient_or_low_memory_nothing_is_written_down(low_memory, mo
     assert not calls
     run_stages(encoder, images)
     assert bool(calls) == low_memory
+
+
+def test_slopes_go_with_the_gradient_of_their_layer(monkeypatch):
+    """Not only with the whole graph."""
+    kept, write, left = [], slopes._write_slopes, []
+    monkeypatch.setattr(
+        slopes, "_write_slopes", lambda *given: kept.append(weakref.ref(given[1]._base)) or write(*given)
+    )
+    layer, tokens = layers(), torch.randn(2, 5, 5, 8, requires_grad=True)
+    inside = as_a_stage(layer)(tokens)
+    inside.register_hook(lambda grad: left.append(sum(each() is not None for each in kept)))
+    result = as_a_stage(layer)(inside)
+    assert all(each() is not None for each in kept)
+    result.sum().backward()
+    assert left == [3]  # of the layer below, in three parts, those of the one above being gone
+    assert not any(each() is not None for each in kept)
 
 
 def test_slices_one_after_the_other_keep_no_slopes(monkeypatch):
