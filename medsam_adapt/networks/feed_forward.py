@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_computed_again, is_recorded
+from medsam_adapt.networks.slopes import feed_forward, suits
 
 OfTokens = Callable[[Tensor], Tensor]
 _TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
@@ -23,7 +24,7 @@ def by_parts(tokens: Tensor, first: OfTokens, then: OfTokens = lambda inside: in
     but for rounding. Where a stage is computed again for its gradient, ``first`` of all parts comes before ``then``:
     if that needs nothing for its gradient, the checkpoint is content before it.
     """
-    most = max(_TOKENS, _FEATURES // tokens.shape[-1])
+    most = _at_a_time(tokens)
     if is_recorded() or tokens.device.type != "cpu" or tokens.shape[:-1].numel() <= most:
         return then(first(tokens))
     parts = tokens.flatten(0, -2).split(most)
@@ -33,6 +34,10 @@ def by_parts(tokens: Tensor, first: OfTokens, then: OfTokens = lambda inside: in
     else:
         results = [then(first(part)) for part in parts]
     return torch.cat(results).unflatten(0, tokens.shape[:-1])
+
+
+def _at_a_time(tokens: Tensor) -> int:
+    return max(_TOKENS, _FEATURES // tokens.shape[-1])
 
 
 class FeedForward(nn.Module):
@@ -49,6 +54,8 @@ class FeedForward(nn.Module):
         self.lin1, self.lin2, self.act = TokenLinear(plain.lin1), TokenLinear(plain.lin2), plain.act
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if suits(tokens, self.lin1, self.lin2, self.act):
+            return feed_forward(tokens, self.lin1, self.lin2, _at_a_time(tokens))
         return by_parts(tokens, self._inside, self.lin2)
 
     def _inside(self, tokens: Tensor) -> Tensor:

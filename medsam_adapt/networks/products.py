@@ -97,11 +97,16 @@ def is_faster(tokens: Tensor, weight: Tensor) -> bool:
         not is_recorded()
         and tokens.device.type == "cpu"
         and tokens.dtype == weight.dtype == torch.float32
-        and weight.numel() >= _WORTHWHILE
+        and is_worthwhile(weight)
         and _HAS_OPERATOR
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def is_worthwhile(weight: Tensor) -> bool:
+    """Whether products with it take long enough for other ways than the plain one."""
+    return weight.numel() >= _WORTHWHILE
 
 
 def _has_operator() -> bool:

@@ -55,14 +55,19 @@ class _Again:
 
     Args:
         stage: gives the same in every call.
+
+    Attributes:
+        whole: whether the batch is computed at once: what a stage keeps is not there for each part of it then.
     """
 
     _running: ContextVar[_Again | None] = ContextVar("the stage that is running", default=None)
+    in_parts: ContextVar[bool] = ContextVar("whether the network that is running gets a batch in parts", default=False)
 
     def __init__(self, stage: Callable[[Tensor], Tensor]) -> None:
         self.stage = stage
         self.kept: list[Tensor] = []
         self.place = 0  # in the list, of the next result
+        self.whole = not self.in_parts.get()
 
     def __call__(self, value: Tensor) -> Tensor:
         self.place, before = 0, self._running.set(self)
@@ -95,6 +100,12 @@ def is_computed_again() -> bool:
     return _Again.current() is not None
 
 
+def keeps_slopes() -> bool:
+    """Whether it will, and may keep half as much as its hidden features to spare the time for some of that."""
+    again = _Again.current()
+    return again is not None and again.whole
+
+
 def in_parts(network: Callable[..., Sequence[Tensor]], size: int, *batch: Tensor | None) -> tuple[Tensor, ...]:
     """The results of ``network`` for a batch of which only ``size`` examples are kept in memory for the gradient.
 
@@ -109,8 +120,16 @@ def in_parts(network: Callable[..., Sequence[Tensor]], size: int, *batch: Tensor
     count = next(len(each) for each in batch if each is not None)
     if count <= size:
         return tuple(network(*batch))
+
+    def run(*part: Tensor | None) -> Sequence[Tensor]:
+        before = _Again.in_parts.set(True)
+        try:
+            return network(*part)
+        finally:
+            _Again.in_parts.reset(before)
+
     parts = [
-        checkpoint(network, *(each if each is None else each[i : i + size] for each in batch), use_reentrant=False)
+        checkpoint(run, *(each if each is None else each[i : i + size] for each in batch), use_reentrant=False)
         for i in range(0, count, size)
     ]
     return tuple(torch.cat(results) for results in zip(*parts, strict=True))
