@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.products import is_faster, product
+from medsam_adapt.networks.products import product, suits, turned
 from medsam_adapt.networks.running import is_recorded
 
 Increment = tuple[Tensor, Tensor]  # D (r, in) and U (out, r) of x -> U D x
@@ -36,7 +36,7 @@ def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value:
     """
     trained = any(each.requires_grad for each in qkv.parameters())
     if not (trained and torch.is_grad_enabled()):
-        if is_faster(tokens, qkv.weight):
+        if suits(tokens, qkv.weight):
             return _QueryValueProduct.apply(tokens, qkv.weight, qkv.bias, *query, *value)
         if tokens.is_cuda and not is_recorded():
             return _QueryValueSum.apply(tokens, qkv.weight, qkv.bias, *query, *value)
@@ -76,7 +76,7 @@ class _QueryValueProduct(torch.autograd.Function):
             return _derivable(tokens, ctx.weight, ctx.bias, increments, grad)
         to_tokens = None
         if ctx.needs_input_grad[0]:
-            to_tokens = product(grad, with_increments(ctx.weight, query, value).T, None)
+            to_tokens = product(grad, turned(with_increments(ctx.weight, query, value)), None)
         return to_tokens, None, None, *_slopes(tokens.flatten(0, -2), grad.flatten(0, -2), query, value)
 
 

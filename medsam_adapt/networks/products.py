@@ -1,8 +1,8 @@
-"""The encoder's linear layers on x86 processors by oneDNN, in float32 and where their weights are not trained.
+"""The encoder's linear layers on a processor, in float32 and where their weights are not trained.
 
-There PyTorch's own layers use another library by default, slower on the processor that this was measured on (AMD with
-AVX-512; others were not at hand), and go through memory once more for a GELU. The operator has no public name;
-PyTorch's compiler calls it in what it compiles.
+On x86 PyTorch's own layers use another library than oneDNN by default. On a processor with AVX-512 (AMD Zen 4) that was
+slower, and goes through memory once more for a GELU; on one with AVX2 alone (AMD Zen 3) it was faster by a tenth.
+oneDNN's operator has no public name; PyTorch's compiler calls it in what it compiles.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def linear(
         (..., out).
     """
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    if (trained and torch.is_grad_enabled()) or not is_faster(tokens, weight):
+    if (trained and torch.is_grad_enabled()) or not suits(tokens, weight):
         plain = F.linear(tokens, weight, bias)
         return F.gelu(plain) if gelu else plain
     if torch.is_grad_enabled() and tokens.requires_grad:
@@ -82,24 +82,30 @@ class _FrozenLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():  # a second derivative is wanted
             return grad @ ctx.weight, None, None, None
-        return product(grad, ctx.weight.T, None), None, None, None
+        return product(grad, turned(ctx.weight), None), None, None, None
+
+
+def turned(weight: Tensor) -> Tensor:
+    """Wᵀ as :func:`product` is fastest with it: oneDNN lays out anew, slowly, what does not lie in rows."""
+    return weight.T.contiguous() if _by_onednn() else weight.T
 
 
 def product(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """:func:`linear` by oneDNN, without a gradient; only where :func:`is_faster` says so."""
+    """:func:`linear` without a gradient, by the faster library; only where :func:`suits` says so."""
+    if not _by_onednn():
+        plain = F.linear(tokens, weight, bias)
+        return F.gelu(plain) if gelu else plain
     attribute, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none" of its algorithms is the exact GELU
     return torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, attribute, [], algorithm)
 
 
-def is_faster(tokens: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can multiply these, and has something to gain."""
+def suits(tokens: Tensor, weight: Tensor) -> bool:
+    """Whether a frozen layer of this weight is worth more than PyTorch's own layer, on a processor."""
     return (
         not is_recorded()
         and tokens.device.type == "cpu"
         and tokens.dtype == weight.dtype == torch.float32
         and is_worthwhile(weight)
-        and _HAS_OPERATOR
-        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -109,13 +115,19 @@ def is_worthwhile(weight: Tensor) -> bool:
     return weight.numel() >= _WORTHWHILE
 
 
+def _by_onednn() -> bool:
+    return _HAS_OPERATOR and _IS_FASTER and bool(torch.backends.mkldnn.enabled)
+
+
 def _has_operator() -> bool:
     """Whether this PyTorch has the operator with the arguments that are meant here, on x86."""
     found = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if found is None or not torch.backends.mkldnn.is_available():
         return False
     named = [argument.name for argument in found.default._schema.arguments]
-    return named == _ARGUMENTS and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return named == _ARGUMENTS and _CAPABILITY in ("AVX2", "AVX512")
 
 
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 _HAS_OPERATOR = _has_operator()
+_IS_FASTER = _CAPABILITY == "AVX512"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.products import TokenLinear, is_worthwhile, linear
+from medsam_adapt.networks.products import TokenLinear, is_worthwhile, linear, turned
 from medsam_adapt.networks.running import computed_once, keeps_slopes
 
 _STEPS = 52_000.0  # of a slope, to 1; slopes are between -0.129 and 1.129, and 0.5 is the zero of what is kept
@@ -125,7 +125,7 @@ def _result(tokens: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tenso
 
 def _gradient(grad: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tensor:
     """(M, C) of the tokens, from that of the result, (M, C), and the slopes (M, H)."""
-    outer, inner = (each.T.contiguous() for each in (layers.outer, layers.inner))  # else laid out anew for each part
+    outer, inner = (turned(each) for each in (layers.outer, layers.inner))  # once for all parts
     result = torch.empty_like(grad)
     for part in _parts(len(grad), size):
         hidden = slopes[part].float().add_(_STEPS / 2).mul_(linear(grad[part], outer))

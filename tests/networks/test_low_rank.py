@@ -9,7 +9,6 @@ from medsam_adapt.networks.low_rank import query_value_product, with_increments
 from medsam_adapt.networks.products import TokenLinear
 
 WIDTH, RANK = 24, 3
-needs_onednn = pytest.mark.skipif(not products._HAS_OPERATOR, reason="this PyTorch or processor is without oneDNN")
 
 
 @pytest.fixture
@@ -38,7 +37,6 @@ def slopes(function, layer, inputs, twice):
     return [result, *first, *second]
 
 
-@needs_onednn
 @pytest.mark.parametrize("twice", [False, True], ids=["derived", "derived twice"])
 def test_it_is_the_sum(given, twice, monkeypatch):
     layer, inputs = given
@@ -51,7 +49,6 @@ def test_it_is_the_sum(given, twice, monkeypatch):
         assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
-@needs_onednn
 def test_only_what_is_wanted_has_a_gradient(given):
     """Tokens of frozen features have none, and neither has the frozen layer."""
     layer, inputs = given

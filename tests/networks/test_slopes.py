@@ -34,16 +34,16 @@ def small_is_worth_it(monkeypatch):
 @pytest.fixture(params=[True, False], ids=["by oneDNN", "plain"])
 def multiplied(request, monkeypatch):
     """How often each weight was multiplied, by its place in memory and its shape, in whichever way."""
-    if not request.param:
-        monkeypatch.setattr(products, "_HAS_OPERATOR", False)
-    elif not products._HAS_OPERATOR:
+    if request.param and not products._HAS_OPERATOR:
         pytest.skip("this PyTorch or processor is without oneDNN")
+    monkeypatch.setattr(products, "_IS_FASTER", request.param)
     counts, product, plain = {}, products.product, F.linear
 
     def count(weight):
         counts[weight.data_ptr(), weight.shape] = counts.get((weight.data_ptr(), weight.shape), 0) + 1
 
-    monkeypatch.setattr(products, "product", lambda *given, **more: count(given[1]) or product(*given, **more))
+    if request.param:
+        monkeypatch.setattr(products, "product", lambda *given, **more: count(given[1]) or product(*given, **more))
     monkeypatch.setattr(F, "linear", lambda *given: count(given[1]) or plain(*given))
     return counts
 
