@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,8 +35,12 @@ app.add_typer(cache.app, name="cache")
 app.command("info")(info.info)
 
 
+_TURNS = "2000"  # of a thread's waiting loop: some 30 µs, longer than threads of an idle machine wait for each other
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command: exit code 0 when done, 1 when it failed while running, 2 for wrong input."""
+    _wait_asleep()
     try:
         app(args=None if arguments is None else list(arguments))
     except Exception as error:
@@ -49,3 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def told_of(error: BaseException) -> InputError | RunError | OSError | None:
     """What the user is told of an error, in one sentence; None of one that is a fault of this package."""
     return next((cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
+
+
+def _wait_asleep() -> None:
+    """Have the threads of a product that is done give their core away soon, if the user says nothing else.
+
+    Where other programs want the cores too, libgomp's threads would spend most of a training waiting for each other,
+    each on a core that the other one needs. It looks here when PyTorch is imported, which only commands do.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _TURNS)

@@ -25,7 +25,7 @@ from .doc_blocks import REPOSITORY, SHELL, blocks, parse
 
 SHAPE, CASES = (40, 36, 12), 6
 TYPED = {"medsam-adapt", "python", "pip", "torchrun", "cp", "mkdir"}
-FEW = ["--set", "epochs=1", "--set", "min_steps=1"]
+FEW = ["--set", "epochs=1", "--set", "min_steps=1", "--set", "batch_size=16"]
 SMALL = [*FEW, "--set", "image_size=32"]
 DOWNLOADED = ("sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b")
 

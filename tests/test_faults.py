@@ -27,7 +27,7 @@ from medsam_adapt.methods.losses import SegmentationLoss
 from tests.equal_runs import differences
 
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
-SMALL += [part for name in ("batch_size=2", "min_steps=2", "val_interval=1") for part in ("--set", name)]
+SMALL += [part for name in ("batch_size=6", "min_steps=2", "val_interval=1") for part in ("--set", name)]
 NOBODY = 65534
 LOCKER = "import sys, time; from pathlib import Path; from medsam_adapt.faults import FolderLock; "
 LOCKER += "lock = FolderLock(Path(sys.argv[1])); lock.hold(); print('held', flush=True); time.sleep(600)"

@@ -1,8 +1,11 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from medsam_adapt.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 if sys.version_info >= (3, 11):
@@ -53,6 +56,23 @@ def test_listings_and_help_load_no_torch(code, tmp_path):
     finished = python(f"{code}\nimport sys; print([m for m in ('torch', 'monai') if m in sys.modules])", tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["nothing", "turns", "a policy"],
+)
+def test_threads_wait_asleep_unless_the_user_says_how(given, turns, monkeypatch):
+    """Said by a command before PyTorch, whose threads they are, is loaded."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert os.environ.get("GOMP_SPINCOUNT") == turns
 
 
 def test_bundles_hold_no_python():

@@ -13,7 +13,7 @@ from medsam_adapt.engine import RunKeeper
 from tests.equal_runs import differences
 
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
-SMALL += [part for name in ("batch_size=2", "min_steps=2", "val_interval=1") for part in ("--set", name)]
+SMALL += [part for name in ("batch_size=6", "min_steps=2", "val_interval=1") for part in ("--set", name)]
 
 
 def call(capsys, *arguments):

@@ -8,7 +8,7 @@ from medsam_adapt.cli.main import main
 from medsam_adapt.engine import RunKeeper
 from tests.equal_runs import differences
 
-SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=2", "--set", "min_steps=1"]
+SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=8", "--set", "min_steps=1"]
 
 
 def call(capsys, *arguments):
