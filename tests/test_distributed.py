@@ -69,7 +69,9 @@ def test_more_gpus_than_the_machine_has_are_refused(phantoms, tmp_path, capsys):
 def test_a_kill_of_one_process_ends_all_and_the_run_goes_on(phantoms, tmp_path, capsys):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "medsam_adapt.cli", "train", "--data", phantoms, "--output", run, *SMALL]
-    command += ["--gpus", "2", "--epochs", "300", "--set", "save_minutes=0", "--set", "val_interval=1000"]
+    command += ["--gpus", "2", "--epochs", "300"]
+    for setting in ("batch_size=2", "save_minutes=0", "val_interval=1000"):
+        command += ["--set", setting]
     training = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: (run / "state.pt").is_file() or training.poll() is not None)
     ranks = processes_of(training.pid)
