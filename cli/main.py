@@ -35,7 +35,7 @@ app.add_typer(cache.app, name="cache")
 app.command("info")(info.info)
 
 
-_TURNS = "2000"  # of a thread's waiting loop: some 30 µs, longer than threads of an idle machine wait for each other
+_TURNS = "2000"  # of a thread's waiting loop; libgomp has a waiting thread turn much longer than that
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

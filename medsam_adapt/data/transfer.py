@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_adapt.data.geometry import as_tensor
+
 _LATE = 2  # results that may be under way: while one is copied and another computed, the next is begun
 
 Key = TypeVar("Key")
@@ -22,8 +24,7 @@ def on_device(view: np.ndarray, device: torch.device) -> Tensor:
     fastest, and axes that run backwards are turned there.
     """
     if device.type == "cpu":
-        # np.ascontiguousarray keeps the negative stride of a mirrored axis of length 1, which torch refuses.
-        return torch.from_numpy(view.astype(np.float32, order="C", copy=True))
+        return as_tensor(view.astype(np.float32, copy=False))
     backwards = tuple(axis for axis, stride in enumerate(view.strides) if stride < 0)
     forwards = np.flip(view, backwards)
     there = torch.from_numpy(forwards.astype(np.float32, copy=not forwards.flags.writeable)).to(device)

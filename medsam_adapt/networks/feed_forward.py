@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.networks.products import TokenLinear
 from medsam_adapt.networks.running import is_computed_again, is_recorded
-from medsam_adapt.networks.slopes import feed_forward, suits
+from medsam_adapt.networks.slopes import feed_forward, keeps_slope
 
 OfTokens = Callable[[Tensor], Tensor]
 _TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
@@ -54,7 +54,7 @@ class FeedForward(nn.Module):
         self.lin1, self.lin2, self.act = TokenLinear(plain.lin1), TokenLinear(plain.lin2), plain.act
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if suits(tokens, self.lin1, self.lin2, self.act):
+        if keeps_slope(tokens, self.lin1, self.lin2, self.act):
             return feed_forward(tokens, self.lin1, self.lin2, _at_a_time(tokens))
         return by_parts(tokens, self._inside, self.lin2)
 

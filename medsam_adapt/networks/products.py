@@ -1,7 +1,7 @@
 """The encoder's linear layers on a processor, in float32 and where their weights are not trained.
 
 On x86 PyTorch's own layers use another library than oneDNN by default. On a processor with AVX-512 (AMD Zen 4) that was
-slower, and goes through memory once more for a GELU; on one with AVX2 alone (AMD Zen 3) it was faster by a tenth.
+slower, and goes through memory once more for a GELU; on one with AVX2 alone (AMD Zen 3) it is faster.
 oneDNN's operator has no public name; PyTorch's compiler calls it in what it compiles.
 """
 
@@ -105,14 +105,9 @@ def suits(tokens: Tensor, weight: Tensor) -> bool:
         not is_recorded()
         and tokens.device.type == "cpu"
         and tokens.dtype == weight.dtype == torch.float32
-        and is_worthwhile(weight)
+        and weight.numel() >= _WORTHWHILE
         and not torch.is_autocast_enabled("cpu")
     )
-
-
-def is_worthwhile(weight: Tensor) -> bool:
-    """Whether products with it take long enough for other ways than the plain one."""
-    return weight.numel() >= _WORTHWHILE
 
 
 def _by_onednn() -> bool:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.products import TokenLinear, is_worthwhile, linear, turned
+from medsam_adapt.networks.products import TokenLinear, linear, suits, turned
 from medsam_adapt.networks.running import computed_once, keeps_slopes
 
 _STEPS = 52_000.0  # of a slope, to 1; slopes are between -0.129 and 1.129, and 0.5 is the zero of what is kept
@@ -28,19 +28,16 @@ class _Layers(NamedTuple):
     outer_bias: Tensor | None
 
 
-def suits(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Module) -> bool:
+def keeps_slope(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Module) -> bool:
     """Whether :func:`feed_forward` can take the place of these layers, and is worth it: for them both to be kept."""
     layers = first, second
     return (
         keeps_slopes()
         and tokens.requires_grad
-        and tokens.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
         and type(act) is nn.GELU
         and act.approximate == "none"
-        and all(type(layer) is TokenLinear and is_worthwhile(layer.weight) for layer in layers)
+        and all(type(layer) is TokenLinear and suits(tokens, layer.weight) for layer in layers)
         and all(not each.requires_grad for layer in layers for each in layer.parameters())
-        and all(each.dtype == torch.float32 for each in (tokens, *first.parameters(), *second.parameters()))
     )
 
 
