@@ -1,6 +1,10 @@
 """Precision and memory of the image encoder: what changes, and what must not."""
 
+import ctypes
 import gc
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +191,26 @@ def test_auto_is_fp32_for_an_encoder_that_is_trained_whole(tuned, expected):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(InputError, match="unknown precision 'fp16': use auto, fp32, bf16"):
         checked_precision("fp16")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
+    reason="this system's C library cannot give memory back",
+)
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_low_memory_gives_back_what_the_allocator_cannot_use(low_memory):
+    size, count, walls, seen = 2**20, 40, [], []  # a tensor has 4 MiB
+    torch.empty(31 * 2**18)  # gone at once: from now on the C library does not map tensors of less by themselves
+    pairs = [(torch.zeros(size), torch.zeros(size)) for _ in range(count)]
+
+    def leave_holes(value):
+        walls.extend(wall for _, wall in pairs)
+        pairs.clear()
+        return look(value)
+
+    def look(value):
+        seen.append(int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        return value
+
+    Running("fp32", low_memory).run([leave_holes, look, look], torch.zeros(size, requires_grad=True))
+    assert (seen[0] - seen[1] > 0.8 * count * 4 * size) == low_memory, seen
