@@ -17,6 +17,7 @@ from medsam_adapt.config import Precision
 
 _KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
 _LARGE = 2**22  # bytes of what enters a block; holes of that size in the process's memory are worth giving back
+_GIVE_BACK_EVERY = 6  # stages, and before those that are kept; for ViT-B more often frees little more and takes longer
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,31 @@ class Running:
             return self._run(stages, value).float()
 
     def _run(self, stages: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
-        again = len(stages) - _KEPT_STAGES if self.low_memory and torch.is_grad_enabled() else 0
+        if not (self.low_memory and torch.is_grad_enabled()):
+            for stage in stages:
+                value = stage(value)
+            return value
+        again = len(stages) - _KEPT_STAGES
         for index, stage in enumerate(stages):
+            if 0 < index <= again and (again - index) % _GIVE_BACK_EVERY == 0:
+                _give_back(value)
             if index < again:
                 value = checkpoint(stage if is_recorded() else _Again(stage), value, use_reentrant=False)
-                continue
-            if index == again > 0 and value.device.type == "cpu" and value.nbytes >= _LARGE and not is_recorded():
-                _give_back()
-            value = stage(value)
+            else:
+                value = stage(value)
         return value
 
 
-def _give_back() -> None:
+def _give_back(value: Tensor) -> None:
     """Give the system the memory that this process has freed but cannot use again, where the C library can (glibc).
 
     It finds no room for a tensor in the hole that one of the same size has left, for it wants some bytes more to
     align it: holes of all stages that are computed again add up, to half a gigabyte for ViT-B at 1024 pixels.
+
+    Args:
+        value: what is being computed; nothing is done if it is small, or not in this memory.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and value.device.type == "cpu" and value.nbytes >= _LARGE and not is_recorded():
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
