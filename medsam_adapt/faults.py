@@ -165,20 +165,21 @@ def told_of_faults(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
 @contextmanager
 def _said_once() -> Iterator[None]:
     """Keep ignite, MONAI and TensorBoard's thread from printing the traceback of an error that is raised as well."""
-    loggers = [logging.getLogger(name) for name in ("ignite", "monai", "monai.handlers.StatsHandler")]
-    levels, hook = [logger.level for logger in loggers], threading.excepthook
+    loggers = [logging.getLogger(name) for name in ("ignite", "monai")]
+    statistics = logging.getLogger("monai.handlers.StatsHandler")  # a trainer that is made in the block sets its level
+    levels, was_disabled, hook = [logger.level for logger in loggers], statistics.disabled, threading.excepthook
 
     def but_for_files(failed: threading.ExceptHookArgs) -> None:
         if not issubclass(failed.exc_type, OSError):
             hook(failed)
 
     try:
-        threading.excepthook = but_for_files
+        threading.excepthook, statistics.disabled = but_for_files, True
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         yield
     finally:
-        threading.excepthook = hook
+        threading.excepthook, statistics.disabled = hook, was_disabled
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -1,6 +1,7 @@
 """Faults of a training, injected for real: each ends in one sentence and an exit code, and can be gone on with."""
 
 import json
+import logging
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Engine
+from monai.handlers import StatsHandler
 
 from medsam_adapt.checkpointing import read_checkpoint
 from medsam_adapt.cli.main import main
@@ -23,6 +26,7 @@ from medsam_adapt.data.intensity import choose_policy
 from medsam_adapt.data.slices import SliceSettings, store_cases
 from medsam_adapt.engine import RunKeeper
 from medsam_adapt.evaluation import VolumeScores
+from medsam_adapt.faults import told_of_faults
 from medsam_adapt.methods.losses import SegmentationLoss
 from tests.equal_runs import differences
 
@@ -114,6 +118,22 @@ def test_an_interrupted_replacement_takes_the_place_once_it_has_a_checkpoint(
     assert call(capsys, *arguments)[0] == 143
     assert json.loads((run / "run.json").read_text())["knobs"]["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_trainer_that_is_made_within_prints_no_traceback(tmp_path, capsys, monkeypatch):
+    """As in a process of its own, where nothing has given the logger of MONAI's handler a place to print to."""
+    monkeypatch.setattr(logging.getLogger("monai.handlers.StatsHandler"), "handlers", [])
+
+    @told_of_faults(tmp_path, {})
+    def train():
+        trainer = Engine(lambda *_: 1 / 0)
+        StatsHandler().attach(trainer)
+        trainer.run([0])
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert capsys.readouterr().err == ""
+    assert not logging.getLogger("monai.handlers.StatsHandler").disabled
 
 
 @contextmanager
