@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from timing import Work, add_options, extra_memory, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor
 
-from medsam_adapt.networks.attention import widened
-from medsam_adapt.networks.attention_fused import fused
-from medsam_adapt.networks.attention_tiles import flattened, plain, tiled
-from medsam_adapt.networks.attention_windows import by_windows
+from medsam_adapt.kernels.attention import widened
+from medsam_adapt.kernels.attention_fused import fused
+from medsam_adapt.kernels.attention_tiles import flattened, plain, tiled
+from medsam_adapt.kernels.attention_windows import by_windows
 from medsam_adapt.networks.variants import Variant, get_variant
 
 

@@ -16,8 +16,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from medsam_adapt.networks import attention_kernels
-from medsam_adapt.networks.attention_fused import options_of, sides_of
+from medsam_adapt.kernels import attention_triton as attention_kernels
+from medsam_adapt.kernels.attention_fused import options_of, sides_of
 
 KERNELS = ("mix", "query_gradients", "key_gradients")
 SIDES = {"global": 64, "windows": 14}  # columns, at 1024 pixels

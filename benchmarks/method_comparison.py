@@ -22,8 +22,8 @@ from pathlib import Path
 from pages import into_page
 
 from medsam_adapt.comparison.tables import MARKDOWN_FILE
-from medsam_adapt.data.phantom import write_phantoms
-from medsam_adapt.runs import COST_FILE, MODEL_FILE
+from medsam_adapt.data.phantom.phantom import write_phantoms
+from medsam_adapt.runs.record import COST_FILE, MODEL_FILE
 
 METHODS = ("blosam", "infosam", "samcobot", "samparser", "lora", "adaptformer", "decoder")
 # Half is held out: with 21 pairs of methods, Holm's correction leaves nothing significant below ten cases.

@@ -26,10 +26,10 @@ import torch
 from timing import extra_memory, write_results
 from torch import Tensor
 
-from medsam_adapt.data.intensity import IntensityPolicy
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter
-from medsam_adapt.prediction.predictor import Predictor
-from medsam_adapt.runs import RunRecord
+from medsam_adapt.runs.record import RunRecord
 
 
 def predictor(classes: int, batch_size: int, variant: str, size: int) -> Predictor:

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from pages import into_page
 
-from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.cli.evaluate import run_evaluation
 from medsam_adapt.cli.train import run_training
-from medsam_adapt.data.layouts.adome import CLASSES
-from medsam_adapt.data.phantom import write_phantoms
-from medsam_adapt.data.splits import Split, save_split
-from medsam_adapt.files import write_json
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.datasets.layouts.adome import CLASSES
+from medsam_adapt.data.datasets.splits import Split, save_split
+from medsam_adapt.data.phantom.phantom import write_phantoms
 
 METHODS = ("blosam", "infosam", "samcobot", "samparser")
 STARTS = ("sam_nano", "random")

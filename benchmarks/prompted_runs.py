@@ -24,12 +24,12 @@ import torch
 from pretrained_start import BLOCK, phantoms, real_blocks
 
 from medsam_adapt import load_run
-from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.cli.train import run_training
-from medsam_adapt.data.prompt_file import Prompt
-from medsam_adapt.data.prompts import tight_box
-from medsam_adapt.data.splits import load_split
-from medsam_adapt.prediction.predictor import Predictor
+from medsam_adapt.data.datasets.splits import load_split
+from medsam_adapt.data.prompts.file import Prompt
+from medsam_adapt.data.prompts.simulated import tight_box
+from medsam_adapt.inference.predictor import Predictor
 
 Boxes = dict[int, tuple[int, int, int, int]]  # slice -> x0, y0, x1, y1: first and last voxel
 LARGE = 1000  # voxels from which an organ counts

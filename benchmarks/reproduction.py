@@ -33,10 +33,10 @@ from pages import into_page
 from reproduction_data import DataSet, few_slices, phantom_set, real_set
 from reproduction_table import table
 
-from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.cli.evaluate import run_evaluation
 from medsam_adapt.cli.train import run_training
-from medsam_adapt.runs import read_run
+from medsam_adapt.runs.record import read_run
 from medsam_adapt.scoring.metrics import MetricRules
 
 COLUMNS = ("data", "arm", "slices", "seed", "scored_on", "dsc", "trained_in_encoder", "trained")

@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from medsam_adapt.data.layouts.adome import CLASSES
-from medsam_adapt.data.phantom import write_phantoms
-from medsam_adapt.files import write_json
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.datasets.layouts.adome import CLASSES
+from medsam_adapt.data.phantom.phantom import write_phantoms
 
 TRAIN, HELD_OUT, SHAPE = 6, 4, (64, 64, 24)
 BLOCK = 8  # slices

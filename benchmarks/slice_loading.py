@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from timing import markdown_table, show, write_results
 
-from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
-from medsam_adapt.data.io import read_label, read_volume, to_ras
-from medsam_adapt.data.phantom import make_phantom
-from medsam_adapt.data.sampling import slice_loader
-from medsam_adapt.data.training import TrainingData
+from medsam_adapt.data.phantom.phantom import make_phantom
+from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.data.slices.sampling import slice_loader
+from medsam_adapt.data.slices.training_data import TrainingData
+from medsam_adapt.data.volumes.io import read_label, read_volume, to_ras
 
 BATCH = 4
 SINGLE_SLICES = 6  # a round, enough to time, for a volume is decompressed for each

@@ -41,30 +41,30 @@ from authors_steps import Step, blosam_step, infosam_step, plain_segmenter, plai
 from timing import add_options, extra_memory, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor
 
+from medsam_adapt.kernels.step_graph import WARM_UP, StepGraph
 from medsam_adapt.methods import (
+    AdaptFormer,
     BiLevelUpdate,
     CobotAdaptFormer,
     CobotLoRA,
+    DecoderLoRA,
     DistillationUpdate,
     InformationDistillation,
+    LoRA,
     Parser,
     SegmentationLoss,
+    SeriesAdapters,
     StructureLoss,
 )
 from medsam_adapt.methods.update import PlainUpdate, Update
 from medsam_adapt.networks import (
-    AdaptFormer,
-    DecoderLoRA,
     DecoderOnly,
-    LoRA,
     Segmenter,
-    SeriesAdapters,
     build_segmenter,
     build_teacher,
     model_weights,
     prompt_embedding,
 )
-from medsam_adapt.step_graph import WARM_UP, StepGraph
 
 ADAPTERS: dict[str, Callable] = {
     "samparser": Parser,

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from medsam_adapt.data.phantom import PHANTOM_CLASSES, case_seed, make_phantom
+from medsam_adapt.data.phantom.phantom import PHANTOM_CLASSES, case_seed, make_phantom
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Segmenter
-from medsam_adapt.pretraining.zero_shot import Scores, mean_scores, score_folder, score_volume
+from pretraining.zero_shot import Scores, mean_scores, score_folder, score_volume
 
 REAL_VOLUMES = ("ct_abdomen", "mr_abdomen")
 

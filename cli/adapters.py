@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.errors import InputError
-from medsam_adapt.hub_places import ORIGIN_FILE, LocalFolder, place_of
-from medsam_adapt.runs import MODEL_FILE
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.hub.places import ORIGIN_FILE, LocalFolder, place_of
+from medsam_adapt.runs.record import MODEL_FILE
 from medsam_adapt.weights.registry import WEIGHTS
 
 from .console import Overwrite, RunFolder, check_output, say, warn
@@ -35,7 +35,7 @@ def push_adapter(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a run's adapter with a model card, without anything that tells whose images it saw."""
-    from medsam_adapt.hub import push
+    from medsam_adapt.hub.repository import push
 
     place = place_of(destination)
     if isinstance(place, LocalFolder):
@@ -60,8 +60,8 @@ def pull_adapter(
     overwrite: Overwrite = False,
 ) -> None:
     """Make a run of a published adapter and the base weights on this machine; nothing of it is executed."""
-    from medsam_adapt.faults import FolderLock
-    from medsam_adapt.hub import pull
+    from medsam_adapt.hub.repository import pull
+    from medsam_adapt.training.failures import FolderLock
 
     check_output(output, overwrite, MODEL_FILE)
     FolderLock.refuse_if_held(output)
@@ -79,7 +79,7 @@ def pull_adapter(
 @app.command("show")
 def show_adapter(source: Source) -> None:
     """Tell what an adapter segments, what it needs, and how large it is."""
-    from medsam_adapt.hub import opened
+    from medsam_adapt.hub.repository import opened
 
     place = place_of(source)
     with opened(place) as (_, repository):

@@ -10,9 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from medsam_adapt.bundle import RECIPES, bundle_names, describe_network, knobs_model, read_config, recipe_values
-from medsam_adapt.errors import InputError
-from medsam_adapt.foreign import base_bundle, copy_bundle, inspect, is_foreign
+from medsam_adapt.bundle.catalogue import (
+    RECIPES,
+    bundle_names,
+    describe_network,
+    knobs_model,
+    read_config,
+    recipe_values,
+)
+from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
+from medsam_adapt.core.errors import InputError
 
 from .console import console, say, warn
 
@@ -98,7 +105,7 @@ def check(
 
 
 def _zoo_problems(name: str, folder: Path) -> list[str]:
-    from medsam_adapt.zoo_rules import network_problem, zoo_problems
+    from medsam_adapt.bundle.zoo_rules import network_problem, zoo_problems
 
     problem = None if is_foreign(name) else network_problem(folder)
     return [*zoo_problems(folder), *([problem] if problem else [])]

@@ -14,9 +14,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.bundle import bundle_folder, parse_sets, resolve_knobs
-from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.runs import read_run, require_trained
+from medsam_adapt.bundle.catalogue import bundle_folder, parse_sets, resolve_knobs
+from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.runs.record import read_run, require_trained
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.protocols import choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE
@@ -95,8 +95,8 @@ def _prepare(
 ) -> tuple[Plan, Path]:
     """The plan and its splits; whatever is wrong with settings, files and labels is told here."""
     from medsam_adapt.comparison.plan import PLAN_FILE, Plan, begin
-    from medsam_adapt.data.case_checks import check_cases
-    from medsam_adapt.data.cases import find_cases, select_classes
+    from medsam_adapt.data.datasets.case_checks import check_cases
+    from medsam_adapt.data.datasets.cases import find_cases, select_classes
 
     names = list(dict.fromkeys(name.strip() for name in (bundles or "").split(",") if name.strip()))
     if not names or data is None:

@@ -21,7 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 
 console = Console(highlight=False, soft_wrap=True)
 

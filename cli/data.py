@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 
 from .console import Overwrite, Series, console, progress_bar, say, warn
 
 if TYPE_CHECKING:
-    from medsam_adapt.data.survey import Survey
+    from medsam_adapt.data.datasets.survey import Survey
 
 app = typer.Typer(help="Check, convert and split data sets.", no_args_is_help=True)
 MEASURES = ("voxels", "mm", "axes", "intensities")
@@ -30,7 +30,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """List the cases, and everything that is wrong with them."""
-    from medsam_adapt.data.survey import survey
+    from medsam_adapt.data.datasets.survey import survey
 
     if as_json:
         seen = survey(folder, layout, series=series)
@@ -97,8 +97,8 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Copy a data set as NIfTI and a datalist.json, relabelled if wanted; goes on after an interruption."""
-    from medsam_adapt.data.convert import convert_cases
-    from medsam_adapt.data.relabel import read_map, read_pairs
+    from medsam_adapt.data.datasets.convert import convert_cases
+    from medsam_adapt.data.datasets.relabel import read_map, read_pairs
 
     if mapping is not None and rename:
         raise InputError("--map and --rename exclude each other: put all changes into the map.")
@@ -127,8 +127,8 @@ def split(
     overwrite: Overwrite = False,
 ) -> None:
     """Deal the patients into folds for a cross-validation."""
-    from medsam_adapt.data.cases import find_cases
-    from medsam_adapt.data.splits import fold_cases, save_split
+    from medsam_adapt.data.datasets.cases import find_cases
+    from medsam_adapt.data.datasets.splits import fold_cases, save_split
 
     if output.is_dir() or not output.parent.is_dir():
         raise InputError(f"{output} cannot be written: name a JSON file in a folder that exists.")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from medsam_adapt.bundle import resolve_knobs
-from medsam_adapt.runs import RUN_FILE, read_run
+from medsam_adapt.bundle.catalogue import resolve_knobs
+from medsam_adapt.runs.record import RUN_FILE, read_run
 
 from .console import Device, Overwrite, check_output, say
 from .evaluate import run_evaluation
@@ -51,7 +51,7 @@ def demo(
 def _make_data(output: Path, seed: int) -> Path:
     import shutil
 
-    from medsam_adapt.data.phantom import write_phantoms
+    from medsam_adapt.data.phantom.phantom import write_phantoms
 
     if output.is_dir():
         shutil.rmtree(output)
@@ -61,7 +61,7 @@ def _make_data(output: Path, seed: int) -> Path:
 
 def _baseline(train: list[str], held_out: list[str], seed: int) -> float:
     """Mean DSC of giving every voxel the class of the nearest mean intensity."""
-    from medsam_adapt.data.phantom import case_seed, make_phantom, nearest_intensity_dice
+    from medsam_adapt.data.phantom.phantom import case_seed, make_phantom, nearest_intensity_dice
 
     training, test = ([make_phantom(case_seed(seed, int(case[-3:]))) for case in cases] for cases in (train, held_out))
     return nearest_intensity_dice(training, test)

@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.bundle import read_config, run_knobs, workflow
-from medsam_adapt.data.cases import CaseList, find_cases
-from medsam_adapt.data.image_pair import refuse_other_images
-from medsam_adapt.data.layouts import class_key
-from medsam_adapt.errors import InputError
-from medsam_adapt.runs import RunRecord, data_of, read_run, require_trained
+from medsam_adapt.bundle.catalogue import read_config, run_knobs, workflow
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import CaseList, find_cases
+from medsam_adapt.data.datasets.layouts import class_key
+from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.runs.record import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
@@ -102,7 +102,7 @@ def run_evaluation(
         refuse_other_images(found.images, record.images, data, run)
         values |= {"layout": found.layout, "cases": None, "label_ids": matching_ids(found, record)}
 
-    from medsam_adapt.engine import select_device
+    from medsam_adapt.training.setup import select_device
 
     logging.disable(logging.INFO)
     known = read_config(record.bundle, "evaluate")["settings"]

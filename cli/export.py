@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medsam_adapt.export import export_run
+from medsam_adapt.export.exporter import export_run
 
 from .console import Overwrite, RunFolder, say
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medsam_adapt.files import home
+from medsam_adapt.core.files import home
 
 from .console import say
 
@@ -27,7 +27,7 @@ def collect() -> dict[str, Any]:
     """The facts, by name."""
     import torch
 
-    from medsam_adapt.runs import versions
+    from medsam_adapt.runs.record import versions
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {

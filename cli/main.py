@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from medsam_adapt.errors import InputError, RunError, causes
+from medsam_adapt.core.errors import InputError, RunError, causes
 
 from . import adapters, bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medsam_adapt.config import checked_precision
-from medsam_adapt.data.layouts import problems_error
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.layouts import problems_error
 from medsam_adapt.outputs import format_names
 from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
-from medsam_adapt.runs import read_runs
+from medsam_adapt.runs.record import read_runs
 
 from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, warn
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.prediction.case_runner import CaseRunner
-    from medsam_adapt.prediction.report_file import Report
+    from medsam_adapt.prediction.json_report import Report
 
 _FORMATS = " | ".join(format_names())
 _OUTPUT, _PROMPTS, _CLEANING = "What is written", "Prompts, for a run trained with them", "Clean-up, class by class"
@@ -157,11 +157,11 @@ def run_prediction(
         if not plan.cases:
             return []
 
+        from medsam_adapt.inference.predictor import load_run
         from medsam_adapt.prediction.case_runner import CaseRunner
+        from medsam_adapt.prediction.json_report import Report
         from medsam_adapt.prediction.postprocessing import Cleaning
-        from medsam_adapt.prediction.predictor import load_run
-        from medsam_adapt.prediction.report_file import Report
-        from medsam_adapt.prediction.second_look import read_statistics
+        from medsam_adapt.prediction.quality_flags import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
         predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision)
@@ -220,7 +220,7 @@ def _content_of(inputs: Path) -> AbstractContextManager[Path]:
     """The input, or for the time of the block what a zip archive holds."""
     if inputs.suffix.lower() != ".zip":
         return nullcontext(inputs)
-    from medsam_adapt.data.archives import unpacked
+    from medsam_adapt.data.volumes.archives import unpacked
 
     return unpacked(inputs)
 

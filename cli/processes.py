@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.resuming import has_checkpoint
-from medsam_adapt.runs import read_run
+from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.runs.record import read_run
+from medsam_adapt.runs.resume import has_checkpoint
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -84,7 +84,7 @@ def train_together(count: int, output: Path, **order: Any) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from medsam_adapt.faults import Stopped
+    from medsam_adapt.training.failures import Stopped
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we tell what it would log
     with tempfile.TemporaryDirectory() as logs:
@@ -133,8 +133,8 @@ def _work(order: Mapping[str, Any]) -> None:
     """One of the processes of `train_together`: train, or leave to the launcher what went wrong and exit."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    from medsam_adapt.bundle import run_knobs
-    from medsam_adapt.foreign import base_bundle
+    from medsam_adapt.bundle.catalogue import run_knobs
+    from medsam_adapt.bundle.untrusted import base_bundle
 
     from .main import told_of
     from .train import run_training

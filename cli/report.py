@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.data.cases import find_cases
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import written_whole
-from medsam_adapt.runs import RunRecord, read_run, require_trained
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import written_whole
+from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.runs.record import RunRecord, read_run, require_trained
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 
 from .console import Device, Overwrite, RunFolder, check_output, progress_bar, say, warn

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.bundle import parse_sets, resolve_knobs, run_knobs, workflow
+from medsam_adapt.bundle.catalogue import parse_sets, resolve_knobs, run_knobs, workflow
+from medsam_adapt.bundle.untrusted import TRUST_HELP, base_bundle, require_trust
 from medsam_adapt.config import Knobs
-from medsam_adapt.data.cache import borrowed_cache, cache_folder
-from medsam_adapt.errors import InputError
-from medsam_adapt.faults import FolderLock, Stopped, stopped_by_signals, told_of_faults
-from medsam_adapt.files import folder_replaced, forget_replaced
-from medsam_adapt.foreign import TRUST_HELP, base_bundle, require_trust
-from medsam_adapt.resuming import changed_setting, has_checkpoint, is_false_start, is_finished
-from medsam_adapt.runs import RUN_FILE, data_of, read_run, require_trained, same_origin
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import folder_replaced, forget_replaced
+from medsam_adapt.data.slices.cache import borrowed_cache, cache_folder
+from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
+from medsam_adapt.runs.resume import changed_setting, has_checkpoint, is_false_start, is_finished
+from medsam_adapt.training.failures import FolderLock, Stopped, stopped_by_signals, told_of_faults
 from medsam_adapt.weights.store import resolve
 
 from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
@@ -217,7 +217,7 @@ def _prepare(
     trust_bundle: bool = False,
 ) -> ConfigWorkflow:
     """The workflow with its data found, checked and sliced; everything that can be wrong is told here."""
-    from medsam_adapt.data.cases import find_cases, select_classes
+    from medsam_adapt.data.datasets.cases import find_cases, select_classes
 
     start = resolve(knobs.checkpoint, knobs.backbone)
     found = find_cases(data, knobs.layout)
@@ -229,7 +229,7 @@ def _prepare(
 
     import logging
 
-    from medsam_adapt.engine import compiles, load_start, process_device, select_device
+    from medsam_adapt.training.setup import compiles, load_start, process_device, select_device
 
     logging.getLogger().setLevel(logging.WARNING)
     # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.
@@ -237,7 +237,11 @@ def _prepare(
     chosen = process_device(device) if is_one_of_several() else select_device(device)
     compiles(knobs, chosen)  # raises where it should and cannot, before slices are made
     values = {
-        "knobs": {"_target_": "medsam_adapt.bundle.run_knobs", "bundle": base_bundle(bundle), **knobs.model_dump()},
+        "knobs": {
+            "_target_": "medsam_adapt.bundle.catalogue.run_knobs",
+            "bundle": base_bundle(bundle),
+            **knobs.model_dump(),
+        },
         "dataset_dir": str(data),
         "output_dir": str(output),
         "device": chosen,

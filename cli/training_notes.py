@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_adapt.bundle import read_config
+from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.config import Knobs
 from medsam_adapt.networks.variants import encoder_is_tuned
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
-    from medsam_adapt.frozen_work import FrozenWork
+    from medsam_adapt.feature_cache.frozen_work import FrozenWork
 
 
 def tell_precision(flow: ConfigWorkflow) -> None:
     """A line where the image encoder does not compute in full precision."""
-    from medsam_adapt.networks.running import running_of
+    from medsam_adapt.networks.precision import running_of
 
     network, where = (flow.parser.get_parsed_content(name) for name in ("network_def", "device"))
     if running_of(network.sam.image_encoder).is_bf16(where):
@@ -74,8 +74,8 @@ def tell_start(start: Path | None, knobs: Knobs) -> None:
 
 def tell_plan(flow: ConfigWorkflow) -> None:
     """The dry run: one real step is timed, nothing is written."""
-    from medsam_adapt.cost import peak_memory
     from medsam_adapt.networks import count_trainable
+    from medsam_adapt.runs.cost import peak_memory
 
     data: TrainingData = flow.parser.get_parsed_content("data")
     trainer, segmenter = flow.trainer, flow.parser.get_parsed_content("network_def")

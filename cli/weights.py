@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from medsam_adapt.errors import RunError
+from medsam_adapt.core.errors import RunError
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 from medsam_adapt.weights.store import download, import_file, local_path, verify
 

@@ -1,12 +1,29 @@
 """Fine-tune the Segment Anything Model (SAM) to 3D medical volumes; importing this package loads no torch."""
 
-from medsam_adapt.lazy import lazy_exports
+from medsam_adapt.core.lazy import lazy_exports
 
 __version__ = "0.1.0"
 
 # The bundles' configs import this package alone and reach the rest from here.
 _MODULES = (
-    *("bundle", "data", "distributed", "engine", "evaluation", "frozen_work"),
-    *("inference", "methods", "networks", "runs"),
+    "bundle",
+    "comparison",
+    "core",
+    "data",
+    "evaluation",
+    "export",
+    "feature_cache",
+    "hub",
+    "inference",
+    "kernels",
+    "methods",
+    "networks",
+    "outputs",
+    "prediction",
+    "report",
+    "runs",
+    "scoring",
+    "training",
+    "weights",
 )
-__getattr__ = lazy_exports(__name__, {"load_run": "prediction.predictor"}, _MODULES)
+__getattr__ = lazy_exports(__name__, {"load_run": "inference.predictor"}, _MODULES)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 
 Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]

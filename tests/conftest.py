@@ -12,7 +12,7 @@ import torch
 if not torch.cuda.is_available():  # kernels for a GPU are then interpreted; Triton asks when it is imported
     os.environ["TRITON_INTERPRET"] = "1"
 
-from medsam_adapt.data.phantom import write_phantoms
+from medsam_adapt.data.phantom.phantom import write_phantoms
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,7 +35,7 @@ def shipped_nano(tmp_path, monkeypatch):
     import torch
     from safetensors.torch import save_file
 
-    from medsam_adapt.files import file_sha256
+    from medsam_adapt.core.files import file_sha256
     from medsam_adapt.networks import build_sam
     from medsam_adapt.weights import store
     from medsam_adapt.weights.registry import WEIGHTS, Weights

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 
-from medsam_adapt.bundle import bundle_names, resolve_knobs, workflow
-from medsam_adapt.data.phantom import write_phantoms
+from medsam_adapt.bundle.catalogue import bundle_names, resolve_knobs, workflow
+from medsam_adapt.data.phantom.phantom import write_phantoms
 from medsam_adapt.networks.variants import VARIANTS
 
 STEPS, BATCH, PROCESSES = 10, 2, 2

@@ -16,10 +16,10 @@ import pytest
 
 from medsam_adapt.cli import compare
 from medsam_adapt.cli.main import main
-from medsam_adapt.data.io import write_label
-from medsam_adapt.data.phantom import PHANTOM_CLASSES, make_phantom, write_phantoms
-from medsam_adapt.errors import RunError
-from medsam_adapt.files import write_json
+from medsam_adapt.core.errors import RunError
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.phantom.phantom import PHANTOM_CLASSES, make_phantom, write_phantoms
+from medsam_adapt.data.volumes.io import write_label
 
 from .doc_blocks import REPOSITORY, SHELL, blocks, parse
 

@@ -3,17 +3,17 @@
 import numpy as np
 import torch
 
-from medsam_adapt.data.intensity import IntensityPolicy
-from medsam_adapt.files import write_json
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.networks import build_segmenter
-from medsam_adapt.runs import AdapterRecord, RunRecord, versions
+from medsam_adapt.runs.record import AdapterRecord, RunRecord, versions
 
 NAMES = ("liver", "right kidney", "spleen")
 
 
 def make_run(folder, prompt="none", overlapping=False, names=NAMES, seed=0, image_size=32, adapter=None, **changes):
     """A run's folder with random weights, none of them as they start; returns the folder."""
-    from medsam_adapt.networks import DecoderLoRA
+    from medsam_adapt.methods import DecoderLoRA
 
     adapter = adapter or DecoderLoRA(rank=2)
     segmenter = build_segmenter(

@@ -31,10 +31,10 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.cli.predict import run_prediction
 from medsam_adapt.cli.train import run_training
-from medsam_adapt.data.phantom import write_phantoms
+from medsam_adapt.data.phantom.phantom import write_phantoms
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_NEEDS = "monailabel==0.8.5 pydicom-seg==0.4.1"  # MONAI Label asks for packages that do not go together

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import medsam_adapt.methods
-from medsam_adapt import bundle
+from medsam_adapt.bundle import catalogue as bundle
 from medsam_adapt.cli.main import main
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add_a_method.md").read_text(encoding="utf-8")

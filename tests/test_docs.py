@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from medsam_adapt.bundle import parse_sets, resolve_knobs
+from medsam_adapt.bundle.catalogue import parse_sets, resolve_knobs
 
 from .doc_blocks import REPOSITORY, SHELL, blocks, pages, parse
 from .doc_walk import TYPED, walk

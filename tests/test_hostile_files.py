@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.errors import InputError
-from medsam_adapt.networks import DecoderLoRA, build_segmenter, load_adapter, save_adapter
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.methods import DecoderLoRA
+from medsam_adapt.networks import build_segmenter, load_adapter, save_adapter
 from tests.fuzz.weight_files import Planted
 from tests.made_runs import make_run
 
@@ -102,11 +103,11 @@ def test_a_run_whose_weights_hold_code(tmp_path, scan, marker, capsys):
     [
         {"adapter": {"name": "os.system", "settings": {}}},
         {"adapter": {"name": "planted_module.Planted", "settings": {}}},
-        {"adapter": {"name": "medsam_adapt.networks.lora.os", "settings": {}}},
+        {"adapter": {"name": "medsam_adapt.methods.lora.os", "settings": {}}},
         {"adapter": {"name": "medsam_adapt.networks.checkpoints.read_weights", "settings": {"path": "x"}}},
-        {"adapter": {"name": "medsam_adapt.networks.lora.LoRA", "settings": {"rank": "$__import__('os')"}}},
-        {"adapter": {"name": "medsam_adapt.networks.lora.LoRA", "settings": {"rank": "four"}}},
-        {"adapter": {"name": "medsam_adapt.networks.lora.LoRA", "settings": {"path": "/etc/passwd"}}},
+        {"adapter": {"name": "medsam_adapt.methods.lora.LoRA", "settings": {"rank": "$__import__('os')"}}},
+        {"adapter": {"name": "medsam_adapt.methods.lora.LoRA", "settings": {"rank": "four"}}},
+        {"adapter": {"name": "medsam_adapt.methods.lora.LoRA", "settings": {"path": "/etc/passwd"}}},
         {"adapter": {"name": "medsam_adapt.networks.adapter.Adapter", "settings": {}}},
         {"adapter": {"name": "medsam_adapt.networks.nothing.LoRA", "settings": {}}},
         {"dataset_dir": "$__import__('os').system('id')"},
@@ -146,7 +147,7 @@ def adapter(tmp_path):
     return segmenter, tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "os.system", "medsam_adapt.networks.lora.LoRA"])
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "os.system", "medsam_adapt.methods.lora.LoRA"])
 def test_an_adapter_that_names_another_place(adapter, name):
     segmenter, folder = adapter
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -291,7 +292,7 @@ def test_an_archive_that_claims_more_than_it_holds(tmp_path, capsys):
 
 
 def test_an_archive_larger_than_the_room(tmp_path):
-    from medsam_adapt.data.archives import unpacked
+    from medsam_adapt.data.volumes.archives import unpacked
 
     with zipfile.ZipFile(tmp_path / "scan.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.nii", b"\0" * 10**6)

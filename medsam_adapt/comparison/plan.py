@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medsam_adapt.comparison.run import ScoredRun
-from medsam_adapt.data.cases import CaseList
-from medsam_adapt.data.layouts import read_object
-from medsam_adapt.data.splits import fold_cases, save_split, split_cases
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import write_json
-from medsam_adapt.resuming import is_finished
-from medsam_adapt.runs import RUN_FILE, SPLIT_FILE, read_cost, read_run
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.datasets.cases import CaseList
+from medsam_adapt.data.datasets.layouts import read_object
+from medsam_adapt.data.datasets.splits import fold_cases, save_split, split_cases
+from medsam_adapt.runs.record import RUN_FILE, SPLIT_FILE, read_cost, read_run
+from medsam_adapt.runs.resume import is_finished
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 

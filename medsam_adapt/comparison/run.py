@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.metrics import METRICS
 from medsam_adapt.scoring.summary import nanmean, without_nan
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medsam_adapt.files import write_json, written_whole
+from medsam_adapt.core.files import write_json, written_whole
 from medsam_adapt.scoring.metrics import METRICS
 
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "compare.json", "compare.csv", "compare.md"

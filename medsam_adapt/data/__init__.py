@@ -1,18 +1,19 @@
 """From files on disk to the slices that a network trains on; modules that need no torch load none."""
 
-from medsam_adapt.lazy import lazy_exports
+from medsam_adapt.core.lazy import lazy_exports
 
 _EXPORTS = {
-    "EndlessLoader": "sampling",
-    "IntensityPolicy": "intensity",
-    "SliceDataset": "sampling",
-    "TrainingData": "training",
-    "find_cases": "cases",
-    "mask_transforms": "transforms",
-    "slice_loader": "sampling",
-    "volume_transforms": "transforms",
-    "volumes_in": "transforms",
-    "write_phantoms": "phantom",
+    "EndlessLoader": "slices.sampling",
+    "IntensityPolicy": "slices.intensity",
+    "SliceDataset": "slices.sampling",
+    "TrainingData": "slices.training_data",
+    "find_cases": "datasets.cases",
+    "mask_transforms": "slices.transforms",
+    "slice_loader": "slices.sampling",
+    "volume_transforms": "slices.transforms",
+    "volumes_in": "slices.transforms",
+    "write_phantoms": "phantom.phantom",
 }
 __all__ = sorted(_EXPORTS)
-__getattr__ = lazy_exports(__name__, _EXPORTS)
+_MODULES = ("datasets", "phantom", "prompts", "slices", "volumes")
+__getattr__ = lazy_exports(__name__, _EXPORTS, _MODULES)

@@ -1,8 +1,14 @@
 """The four methods: their objectives and update rules, one file each."""
 
-from medsam_adapt.lazy import lazy_exports
+from medsam_adapt.core.lazy import lazy_exports
 
 _EXPORTS = {
+    "AdaptFormer": "adaptformer",
+    "AdaptFormerMLP": "adaptformer",
+    "DecoderLoRA": "lora",
+    "LoRA": "lora",
+    "SeriesAdapter": "series_adapter",
+    "SeriesAdapters": "series_adapter",
     "BiLevelUpdate": "blosam",
     "CobotAdaptFormer": "samcobot",
     "CobotLoRA": "samcobot",

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from medsam_adapt.data.sampling import EndlessLoader
-from medsam_adapt.distributed import average, average_gradients, bare
+from medsam_adapt.core.distributed import average, average_gradients, bare
+from medsam_adapt.data.slices.sampling import EndlessLoader
 from medsam_adapt.methods.update import Prepared, Update, prepared
-from medsam_adapt.networks.frozen import has_dropout
+from medsam_adapt.networks.encoder_stages import has_dropout
 
 Mode = Literal["finite_difference", "exact", "first_order"]
 RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from monai.data import DataLoader
 from torch import Tensor, nn
 
-from medsam_adapt.data.parts import IGNORED
-from medsam_adapt.distributed import average_gradients, gather_batch, processes
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.distributed import average_gradients, gather_batch, processes
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
 from medsam_adapt.methods.update import Prepared, Update, prepared
 from medsam_adapt.networks.segmenter import Head, Segmenter

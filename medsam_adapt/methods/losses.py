@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from monai.losses.utils import compute_tp_fp_fn
 from torch import Tensor, nn
 
-from medsam_adapt.data.parts import IGNORED
-from medsam_adapt.distributed import all_mean, all_sum
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.distributed import all_mean, all_sum
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.networks.segmenter import Head
 
 EPSILON = 1e-5

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.kernels.low_rank import Increment
+from medsam_adapt.methods.adaptformer import AdaptFormerMLP
+from medsam_adapt.methods.lora import LoRA, LoRAQueryValue
 from medsam_adapt.networks.adapter import Adapter, train_decoder
-from medsam_adapt.networks.adaptformer import AdaptFormerMLP
-from medsam_adapt.networks.lora import LoRA, LoRAQueryValue
-from medsam_adapt.networks.low_rank import Increment
 
 HeadInit = Literal["identity", "orthogonal", "released"]
 

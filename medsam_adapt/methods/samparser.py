@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 
 Layers = Literal["neck", "attention", "all"]

@@ -1,7 +1,7 @@
 """A training step in two parts: what a batch gives as tensors, and what the device makes of them.
 
 The first part asks loaders and moves data. The second runs on the device alone: no number is read back and no shape
-depends on a value, so that it can be recorded once and replayed (medsam_adapt/step_graph.py).
+depends on a value, so that it can be recorded once and replayed (medsam_adapt/kernels/step_graph.py).
 """
 
 from __future__ import annotations

@@ -1,18 +1,12 @@
-"""SAM backbones, the segmenter around them, and the adapters that tune them."""
+"""SAM backbones, the segmenter around them, and the protocol of the adapters that tune them."""
 
-from medsam_adapt.lazy import lazy_exports
+from medsam_adapt.core.lazy import lazy_exports
 
 _EXPORTS = {
-    "AdaptFormer": "adaptformer",
-    "AdaptFormerMLP": "adaptformer",
     "Adapter": "adapter",
-    "DecoderLoRA": "lora",
     "DecoderOnly": "adapter",
-    "LoRA": "lora",
     "Prediction": "segmenter",
     "Segmenter": "segmenter",
-    "SeriesAdapter": "series",
-    "SeriesAdapters": "series",
     "VARIANTS": "variants",
     "attach_adapter": "adapter",
     "build_sam": "sam",

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save
 from segment_anything.modeling import Sam
 from torch import nn
 
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import read_record, write_json, written_whole
-from medsam_adapt.networks.frozen import frozen_stages
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.networks.encoder_stages import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks.variants import VARIANTS, Variant
 
 _NESTING = ("model", "state_dict", "model_state_dict")  # where training files keep the weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # SAM's RGB statistics, on the 0-255 scale
 PIXEL_STD = (58.395, 57.12, 57.375)

@@ -16,8 +16,8 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from medsam_adapt.data.io import VolumeHeader
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.io import VolumeHeader
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from medsam_adapt.data.formats.dicom import SeriesHeader
-from medsam_adapt.data.formats.dicom_headers import damage, quiet_dicom
-from medsam_adapt.data.io import VolumeHeader
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import written_whole
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import written_whole
+from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.formats.dicom_headers import damage, quiet_dicom
+from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs._anatomy import Code
 
 MANUFACTURER = "medsam-adapt"

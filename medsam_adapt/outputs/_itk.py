@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import written_whole
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import written_whole
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's axes against those of ITK and DICOM
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapt.data.io import VolumeHeader
+from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._itk import itk_image, save
 

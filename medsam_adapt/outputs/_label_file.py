@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapt.files import written_whole
+from medsam_adapt.core.files import written_whole
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import describe
 

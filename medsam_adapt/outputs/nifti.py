@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapt.data.io import VolumeHeader, write_label
+from medsam_adapt.data.volumes.io import VolumeHeader, write_label
 from medsam_adapt.outputs import Segmentation
 
 SUFFIX = "_seg.nii.gz"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from skimage.measure import find_contours
 
-from medsam_adapt.data.formats.dicom import SeriesHeader
-from medsam_adapt.data.io import VolumeHeader
+from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import ANATOMICAL_STRUCTURE, describe
 from medsam_adapt.outputs._dicom import (

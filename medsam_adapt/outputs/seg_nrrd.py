@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.data.io import VolumeHeader
+from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import Code, Structure, describe
 from medsam_adapt.outputs._itk import itk_image, save

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.data.formats.dicom_headers import quiet_dicom
-from medsam_adapt.data.io import VolumeHeader, read_volume, write_label
-from medsam_adapt.data.prompt_file import Prompt
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import folder_written_whole
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import folder_written_whole
+from medsam_adapt.data.prompts.file import Prompt
+from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
+from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, write_label
+from medsam_adapt.inference.byte_maps import LEVELS
+from medsam_adapt.inference.predictor import Predictor, Segmented
 from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
-from medsam_adapt.prediction.byte_maps import LEVELS
 from medsam_adapt.prediction.plan import Case, Outputs, file_names
 from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
-from medsam_adapt.prediction.predictor import Predictor, Segmented
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
-from medsam_adapt.prediction.second_look import Flag, TrainingStatistics, class_flags
+from medsam_adapt.prediction.quality_flags import Flag, TrainingStatistics, class_flags
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medsam_adapt.data.dicom_labels import read_dicom_labels, structure_names
-from medsam_adapt.data.grid import check_same_grid
-from medsam_adapt.data.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
-from medsam_adapt.data.layouts import class_key, class_map, problems_error, read_json
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.layouts import class_key, class_map, problems_error, read_json
+from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels, structure_names
+from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.volumes.same_grid import check_same_grid
 from medsam_adapt.prediction.plan import Case
-from medsam_adapt.runs import RunRecord
+from medsam_adapt.runs.record import RunRecord
 
 _LABEL_ENDINGS = ("_seg", "_label", "_0000", "_rtstruct")
 

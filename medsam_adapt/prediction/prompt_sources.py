@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsam_adapt.data.image_pair import refuse_other_images
-from medsam_adapt.data.layouts import class_key, problems_error
-from medsam_adapt.data.prompt_file import Prompt, read_prompts
-from medsam_adapt.data.prompt_geometry import prompts_on_slices
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.layouts import class_key, problems_error
+from medsam_adapt.data.prompts.file import Prompt, read_prompts
+from medsam_adapt.data.prompts.placement import prompts_on_slices
+from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels, ids_by_name, translate
 from medsam_adapt.prediction.plan import Case
-from medsam_adapt.runs import RunRecord, read_runs
+from medsam_adapt.runs.record import RunRecord, read_runs
 
 if TYPE_CHECKING:  # it imports torch
-    from medsam_adapt.prediction.predictor import Predictor
+    from medsam_adapt.inference.predictor import Predictor
 
 #: gives a case's label ids, or masks, from which prompts are taken; also takes its voxels
 ReferenceOf = Callable[[Case, np.ndarray], np.ndarray]
@@ -89,7 +89,7 @@ class PromptOptions:
         check_proposer(read_runs([folder])[folder], folder, record)
 
         def load(device: str, batch_size: int | None) -> ReferenceOf:
-            from medsam_adapt.prediction.predictor import load_run
+            from medsam_adapt.inference.predictor import load_run
 
             return PromptsFromRun(load_run(folder, device, batch_size, merge=True), record)
 

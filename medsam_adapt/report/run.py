@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from medsam_adapt.pictures import choose_cases
+from medsam_adapt.evaluation.pictures import choose_cases
 from medsam_adapt.report.curves import read_curves
 from medsam_adapt.report.facts import facts_of
 from medsam_adapt.report.figures import ROLES, saved_pictures
 from medsam_adapt.report.page import Report, make_page
 from medsam_adapt.report.volumes import PackedCase, pack, segmented_cases
-from medsam_adapt.runs import LOG_FOLDER, RunRecord
+from medsam_adapt.runs.record import LOG_FOLDER, RunRecord
 
 SAME_SCORE = 1e-3  # DSC: a GPU may move a voxel, other weights or labels move more
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from medsam_adapt.config import Axis
-from medsam_adapt.data.geometry import SlicePlan, as_tensor, volume_to_slices
-from medsam_adapt.evaluation import comparable, labelled_volumes
-from medsam_adapt.inference import SlicewiseInferer
-from medsam_adapt.prediction.predictor import load_run
+from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.evaluation.evaluator import comparable, labelled_volumes
+from medsam_adapt.inference.inferer import SlicewiseInferer
+from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.report.contours import outline
-from medsam_adapt.runs import RunRecord
+from medsam_adapt.runs.record import RunRecord
 from medsam_adapt.scoring.metrics import mean_ignoring_undefined, score_volume
 
 SHEET_ROWS = 4096  # pixels: phones refuse pictures that are much taller

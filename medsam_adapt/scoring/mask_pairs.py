@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.ndimage import find_objects
 
-from medsam_adapt.data.io import read_header, read_label, volume_files, volume_stem
-from medsam_adapt.data.layouts import class_map, problems_error, read_json
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.layouts import class_map, problems_error, read_json
+from medsam_adapt.data.volumes.io import read_header, read_label, volume_files, volume_stem
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.structure_folders import (
     check_structures,
@@ -81,7 +81,7 @@ def read_class_names(path: Path) -> dict[int, str]:
     """Label id -> name from ``labels.json``, or from a file that has such a map under ``labels``.
 
     Raises:
-        InputError: as :func:`medsam_adapt.data.layouts.class_map`.
+        InputError: as :func:`medsam_adapt.data.datasets.layouts.class_map`.
     """
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("labels"), dict | list):

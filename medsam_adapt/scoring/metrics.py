@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import find_objects
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.surface import hausdorff95, surface_dice, surface_dice_by_area, surface_distances
 
 Scores = dict[str, dict[str, float]]  # class -> metric -> value, NaN where undefined

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.metrics import EmptyPolicy, MetricRules, choose_metrics
 
 SEES_THE_ANSWER = (

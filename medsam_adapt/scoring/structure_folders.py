@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medsam_adapt.data.grid import check_same_grid
-from medsam_adapt.data.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.volumes.same_grid import check_same_grid
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.summary import CaseFacts
 

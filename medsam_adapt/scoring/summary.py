@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import read_record, write_json, written_whole
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import read_record, write_json, written_whole
 from medsam_adapt.scoring.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
 from medsam_adapt.scoring.stored import StoredMetrics
 
@@ -115,7 +115,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: none there, not JSON, of another version, or damaged.
     """
-    from medsam_adapt.data.layouts import read_object
+    from medsam_adapt.data.datasets.layouts import read_object
 
     path = Path(folder) / METRICS_FILE
     if not path.is_file():

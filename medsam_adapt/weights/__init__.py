@@ -4,7 +4,7 @@
 package that uses the network. Weights that ship with the package lie in this folder itself.
 """
 
-from medsam_adapt.lazy import lazy_exports
+from medsam_adapt.core.lazy import lazy_exports
 
 _EXPORTS = {
     "WEIGHTS": "registry",

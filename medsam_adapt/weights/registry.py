@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 
 _SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
 _SAM_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"

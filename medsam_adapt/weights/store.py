@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.files import file_sha256, home, is_disk_full, write_json, written_whole
+from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.core.files import file_sha256, home, is_disk_full, write_json, written_whole
+from medsam_adapt.weights.download import Progress, TransferError, fetch
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights, nearest
-from medsam_adapt.weights.transfer import Progress, TransferError, fetch
 
 RANDOM = "random"  # where a checkpoint is asked for: random weights, on purpose
 _KNOWN_FILE = "known.json"

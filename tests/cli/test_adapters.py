@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.data.phantom import PHANTOM_CLASSES
+from medsam_adapt.data.phantom.phantom import PHANTOM_CLASSES
 from tests.hub.runs import adapted_run, files_in, same_weights
 
 from .test_train import call

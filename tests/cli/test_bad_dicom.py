@@ -7,10 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.data import io
+from medsam_adapt.data.volumes import io
 from tests.data.dicom_files import BIRTH, HU, IDENTIFIER, SECRET, STORED, save, segmentation, series
-from tests.data.test_dicom_folders import drop, tilted
-from tests.data.test_dicom_labels import LABEL, MASKS
+from tests.data.volumes.test_dicom_folders import drop, tilted
+from tests.data.volumes.test_dicom_labels import LABEL, MASKS
 from tests.made_runs import make_run
 
 from .test_train import call

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.data.training import TrainingData
+from medsam_adapt.data.slices.training_data import TrainingData
 
 
 def call(capsys, *arguments):

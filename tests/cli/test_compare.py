@@ -8,9 +8,9 @@ import pytest
 from medsam_adapt.cli import compare
 from medsam_adapt.cli.main import main
 from medsam_adapt.comparison.plan import Plan, PlannedRun, begin, is_scored, name_runs
-from medsam_adapt.cost import TrainingCost
-from medsam_adapt.data.cases import find_cases
-from medsam_adapt.errors import InputError, RunError
+from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.runs.cost import TrainingCost
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.protocols import choose_rules
 

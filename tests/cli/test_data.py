@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.dicom_files import save as save_series
 from tests.data.dicom_files import segmentation, series
-from tests.data.test_dicom_labels import MASKS
+from tests.data.volumes.test_dicom_labels import MASKS
 
 from .test_train import call
 

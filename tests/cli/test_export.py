@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from medsam_adapt.networks.portable import PortableSegmenter
+from medsam_adapt.export.portable import PortableSegmenter
 from tests.made_runs import NAMES, make_run
 
 from .test_train import call
@@ -87,7 +87,7 @@ def test_bad_input_is_told_in_a_sentence(run, capsys, options, words):
 
 
 def test_missing_libraries_are_told_with_the_command(run, capsys, monkeypatch):
-    from medsam_adapt import export
+    from medsam_adapt.export import exporter as export
 
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     code, _, err = call(capsys, "export", run, "--to", "onnx")

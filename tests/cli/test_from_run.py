@@ -13,7 +13,7 @@ from .test_train import SMALL, call
 
 @pytest.fixture(scope="module")
 def run(phantoms, tmp_path_factory):
-    from medsam_adapt.bundle import resolve_knobs
+    from medsam_adapt.bundle.catalogue import resolve_knobs
     from medsam_adapt.cli.train import run_training
 
     folder = tmp_path_factory.mktemp("earlier") / "run"
@@ -63,7 +63,7 @@ def test_a_run_goes_on_with_more_data(run, more, tmp_path, capsys):
 
 
 def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkeypatch):
-    from medsam_adapt.engine import RunKeeper
+    from medsam_adapt.training.setup import RunKeeper
 
     arguments = ["train", "--from", run, "--data", more, "--epochs", 2, "--device", "cpu"]
     assert call(capsys, *arguments, "--output", tmp_path / "whole")[0] == 0

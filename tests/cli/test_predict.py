@@ -10,10 +10,10 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from medsam_adapt.data.io import read_header, read_volume
-from medsam_adapt.files import write_json
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.volumes.io import read_header, read_volume
+from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.prediction import plan
-from medsam_adapt.prediction.predictor import load_run
 from tests.data.dicom_files import save, series
 from tests.made_runs import NAMES, differing
 

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.files import write_json
-from medsam_adapt.prediction.predictor import load_run
+from medsam_adapt.core.files import write_json
+from medsam_adapt.inference.predictor import load_run
 from tests.made_runs import differing, make_run
 
 from .predicting import SHAPE, call, refused, voxels_of

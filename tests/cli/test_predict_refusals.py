@@ -41,7 +41,7 @@ def test_all_bad_volumes_are_told_before_the_model_is_loaded(made, tmp_path, cap
     content = (scans / "case_2.nii.gz").read_bytes()
     (scans / "case_2.nii.gz").write_bytes(content[: len(content) // 2])
     monkeypatch.setattr(
-        "medsam_adapt.prediction.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
+        "medsam_adapt.inference.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
     )
     err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out")
     assert "case_0.nii.gz is empty" in err
@@ -89,7 +89,7 @@ def test_options_that_do_not_go_together(made, tmp_path, capsys, monkeypatch, ru
 def test_an_output_that_cannot_be_written_is_told_first(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
     monkeypatch.setattr(
-        "medsam_adapt.prediction.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
+        "medsam_adapt.inference.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
     )
     err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "out")
     assert f"{tmp_path} cannot be written to" in err

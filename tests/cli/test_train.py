@@ -5,7 +5,7 @@ import torch
 from segment_anything import build_sam_vit_b
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.engine import RunKeeper
+from medsam_adapt.training.setup import RunKeeper
 from tests.equal_runs import differences
 
 SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=8", "--set", "min_steps=1"]

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.weights import WEIGHTS, transfer
-from tests.weights_server import serving
+from medsam_adapt.weights import WEIGHTS
+from medsam_adapt.weights import download as transfer
+from tests.weights.weights_server import serving
 
 CONTENT = b"weights" * 1000
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from medsam_adapt.comparison.run import ScoredRun, compare_runs, holm, wilcoxon
 from medsam_adapt.comparison.tables import as_markdown, duration, write_comparison
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.summary import summarise
 

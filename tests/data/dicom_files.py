@@ -7,8 +7,8 @@ import pytest
 from pydicom import Dataset, uid
 from pydicom.dataset import FileMetaDataset
 
-from medsam_adapt.data import io
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes import io
 
 SECRET = "Doe^Jane"
 IDENTIFIER = "PATIENT-4711"

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from medsam_adapt.data.layouts import segrap
+from medsam_adapt.data.datasets.layouts import segrap
 
 SHAPE = (20, 18, 5)
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import typer
 
-from medsam_adapt.prediction import predictor
+from medsam_adapt.inference import predictor
 from tests.fuzz import other_kinds  # noqa: F401 (it registers them)
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.samples import SECRETS, make_samples

@@ -8,8 +8,8 @@ import shutil
 import sys
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.data.formats.dicom_headers import quiet_dicom
-from medsam_adapt.errors import InputError, RunError
+from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from tests.fuzz import mutations
 from tests.fuzz.mutations import pick
 

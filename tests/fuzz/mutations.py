@@ -8,7 +8,7 @@ import math
 import nibabel as nib
 import numpy as np
 
-from medsam_adapt.data.formats.dicom_headers import quiet_dicom
+from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 8, 255, 256, 32767, -32768, 65536, 10**6, 2**31 - 1, -(2**31), 2**63, 10**30, 0.5, -0.0)
 NUMBERS += (1e-30, 1e-7, 1e30, 1e300, float("nan"), float("inf"), float("-inf"))

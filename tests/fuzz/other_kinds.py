@@ -14,7 +14,7 @@ from tests.fuzz.zip_files import changed_zip
 
 @kind
 def settings(rng, samples, folder):
-    from medsam_adapt.bundle import bundle_names, knobs_model
+    from medsam_adapt.bundle.catalogue import bundle_names, knobs_model
 
     bundle = pick(rng, bundle_names())
     names = list(knobs_model(bundle).model_fields)
@@ -77,7 +77,7 @@ def run_files(rng, samples, folder):
 
 @kind
 def splits(rng, samples, folder):
-    from medsam_adapt.bundle import resolve_knobs
+    from medsam_adapt.bundle.catalogue import resolve_knobs
     from medsam_adapt.data import TrainingData
 
     one = {"seed": 0, "train": ["case_0", "case_1"], "held_out": ["case_2"]}

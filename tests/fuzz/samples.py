@@ -10,11 +10,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from medsam_adapt.bundle import resolve_knobs
-from medsam_adapt.files import write_json
-from medsam_adapt.networks import DecoderLoRA, build_sam, build_segmenter, save_adapter
+from medsam_adapt.bundle.catalogue import resolve_knobs
+from medsam_adapt.core.files import write_json
+from medsam_adapt.inference.predictor import load_run
+from medsam_adapt.methods import DecoderLoRA
+from medsam_adapt.networks import build_sam, build_segmenter, save_adapter
 from medsam_adapt.networks.adapter import saved_base
-from medsam_adapt.prediction.predictor import load_run
 from tests.data.dicom_files import bare_image, save, segmentation, series, structure_set
 from tests.made_runs import make_run
 

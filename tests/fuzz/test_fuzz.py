@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.data.io import read_header
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.io import read_header
 from tests.fuzz.fuzz import Fuzzer
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.watch import watch

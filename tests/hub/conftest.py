@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medsam_adapt.hub import push
-from medsam_adapt.hub_places import LocalFolder
+from medsam_adapt.hub.places import LocalFolder
+from medsam_adapt.hub.repository import push
 from medsam_adapt.networks import build_sam
 from tests.hub.runs import adapted_run
 

@@ -2,9 +2,9 @@
 
 import yaml
 
-from medsam_adapt.files import write_json
-from medsam_adapt.hub import push
-from medsam_adapt.hub_places import LocalFolder
+from medsam_adapt.core.files import write_json
+from medsam_adapt.hub.places import LocalFolder
+from medsam_adapt.hub.repository import push
 from medsam_adapt.weights.registry import WEIGHTS
 from tests.hub.runs import adapted_run, scored
 
@@ -63,7 +63,7 @@ def test_scores_on_training_cases_are_said_to_flatter(tmp_path):
 
 
 def test_a_published_base_is_told_to_the_hub(run, tmp_path, monkeypatch):
-    from medsam_adapt import model_card
+    from medsam_adapt.hub import model_card
     from medsam_adapt.weights.registry import WEIGHTS
 
     assert set(model_card._ON_THE_HUB) == {name for name, weights in WEIGHTS.items() if not weights.shipped}

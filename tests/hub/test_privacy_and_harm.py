@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import file_sha256
-from medsam_adapt.hub import pull, push
-from medsam_adapt.hub_places import LocalFolder
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import file_sha256
+from medsam_adapt.hub.places import LocalFolder
+from medsam_adapt.hub.repository import pull, push
 from tests.hub.runs import (
     MARK,
     edit,
@@ -69,7 +69,7 @@ def link_folder_out(folder):
     (folder / "adapter").symlink_to(folder.parent / "elsewhere")
 
 
-LORA = "medsam_adapt.networks.lora.LoRA"
+LORA = "medsam_adapt.methods.lora.LoRA"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ LORA = "medsam_adapt.networks.lora.LoRA"
         (edit("run.json", bundle="../../planted"), "damaged"),
         (edit("run.json", bundle="planted"), "unknown bundle 'planted'"),
         (edit("run.json", adapter={"name": "os.system", "settings": {}}), "damaged"),
-        (edit("run.json", adapter={"name": "medsam_adapt.networks.lora.os", "settings": {}}), "is no adapter"),
+        (edit("run.json", adapter={"name": "medsam_adapt.methods.lora.os", "settings": {}}), "is no adapter"),
         (edit("run.json", adapter={"name": LORA, "settings": {"rank": 3}}), "attach an adapter of the same"),
         (edit("run.json", class_names=["$print(1)", "b"]), "is refused"),
         (edit("run.json", class_names=["\x1b[2J", "b"]), "cannot be printed"),

@@ -2,10 +2,11 @@
 
 import pytest
 
-from medsam_adapt import hub, hub_places
-from medsam_adapt.errors import InputError, RunError
-from medsam_adapt.hub import pull, push
-from medsam_adapt.hub_places import FILES, LocalFolder, place_of
+from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.hub import places as hub_places
+from medsam_adapt.hub import repository as hub
+from medsam_adapt.hub.places import FILES, LocalFolder, place_of
+from medsam_adapt.hub.repository import pull, push
 from tests.hub.runs import ALL_FILES, same_weights
 from tests.hub.server import hub as hub_server
 

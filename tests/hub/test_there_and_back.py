@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medsam_adapt.bundle import bundle_names
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import file_sha256, write_json
-from medsam_adapt.hub import pull, push
-from medsam_adapt.hub_places import LocalFolder
+from medsam_adapt.bundle.catalogue import bundle_names
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import file_sha256, write_json
+from medsam_adapt.hub.places import LocalFolder
+from medsam_adapt.hub.repository import pull, push
+from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.networks import build_sam
-from medsam_adapt.prediction.predictor import load_run
 from tests.hub.runs import (
     ALL_FILES,
     NAMES,

@@ -27,13 +27,9 @@ import monai.bundle  # noqa: F401 (what a training imports is imported before th
 import torch
 import torch.utils.tensorboard
 
-import medsam_adapt.engine
-import medsam_adapt.evaluation
-import medsam_adapt.methods
-import medsam_adapt.networks  # noqa: F401
 from medsam_adapt.cli.main import main as run_command
-from medsam_adapt.data.phantom import write_phantoms
-from medsam_adapt.runs import PREVIOUS_STATE_FILE, RUN_FILE, STATE_FILE
+from medsam_adapt.data.phantom.phantom import write_phantoms
+from medsam_adapt.runs.record import PREVIOUS_STATE_FILE, RUN_FILE, STATE_FILE
 from tests.equal_runs import differences
 
 METHODS = ("blosam", "infosam", "samcobot", "samparser")

@@ -8,8 +8,8 @@ import torch
 from monai.inferers import SimpleInferer
 from torch.utils.data import DataLoader
 
-from medsam_adapt.engine import PrepareSlices
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.methods import LoRA
 from medsam_adapt.methods.infosam import (
     DistillationUpdate,
     InformationDistillation,
@@ -20,7 +20,8 @@ from medsam_adapt.methods.infosam import (
     tight_boxes,
 )
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
-from medsam_adapt.networks import LoRA, build_segmenter, build_teacher, model_weights
+from medsam_adapt.networks import build_segmenter, build_teacher, model_weights
+from medsam_adapt.training.setup import PrepareSlices
 
 SIZE = 64
 

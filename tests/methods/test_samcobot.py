@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from segment_anything.modeling.common import MLPBlock
 from torch import nn
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.methods.samcobot import (
     CobotAdaptFormer,
     CobotLoRA,
@@ -17,7 +17,7 @@ from medsam_adapt.methods.samcobot import (
 )
 from medsam_adapt.networks import save_adapter, trainable_tensors
 from tests import golden
-from tests.method_tester import AdapterTester, build_segmenter
+from tests.methods.method_tester import AdapterTester, build_segmenter
 
 both_precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

@@ -3,11 +3,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.methods import LoRA
 from medsam_adapt.methods.samparser import Parser, reconstruct, singular_values
-from medsam_adapt.networks import LoRA, build_sam
+from medsam_adapt.networks import build_sam
 from tests import golden
-from tests.method_tester import AdapterTester, build_segmenter
+from tests.methods.method_tester import AdapterTester, build_segmenter
 
 
 class TestParser(AdapterTester):

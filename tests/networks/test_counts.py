@@ -1,22 +1,12 @@
 import pytest
 import torch
 
+from medsam_adapt.methods import AdaptFormer, DecoderLoRA, LoRA, SeriesAdapters
 from medsam_adapt.methods.infosam import RelationModule
 from medsam_adapt.methods.samcobot import CobotAdaptFormer, CobotLoRA
 from medsam_adapt.methods.samparser import Parser
-from medsam_adapt.networks import (
-    VARIANTS,
-    AdaptFormer,
-    DecoderLoRA,
-    DecoderOnly,
-    LoRA,
-    Segmenter,
-    SeriesAdapters,
-    attach_adapter,
-    build_sam,
-    count_trainable,
-)
-from tests.method_tester import build_segmenter
+from medsam_adapt.networks import VARIANTS, DecoderOnly, Segmenter, attach_adapter, build_sam, count_trainable
+from tests.methods.method_tester import build_segmenter
 
 #: Trainable values of the image encoder on ViT-B, L and H. ViT-B: measured on the authors' code (golden/README.md 11),
 #: but for PARSER, where the paper's 512 is right and the code trains 919,040. L and H: analytic.

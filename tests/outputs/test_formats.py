@@ -12,13 +12,13 @@ import SimpleITK as sitk
 from matplotlib.path import Path as Polygon
 from pydicom.sr._concepts_dict import concepts
 
-from medsam_adapt.data.io import read_header
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.io import read_header
 from medsam_adapt.outputs import Segmentation, format_names, get_format
 from medsam_adapt.outputs._anatomy import _TABLE, SIDES, describe
 from medsam_adapt.outputs._label_file import write_label_file
 from tests.data.dicom_files import save, series
-from tests.data.test_geometry import affine_of
+from tests.data.slices.test_geometry import affine_of
 
 NAMES, IDS = ["liver", "right kidney", "Left Kidney", "thingamajig"], [1, 2, 700, 4]
 OBLIQUE = np.array([[-0.8, 0.1, 0, 40], [0.1, -0.8, 0.3, 30], [0.05, 0.2, 2.5, -100], [0, 0, 0, 1.0]])

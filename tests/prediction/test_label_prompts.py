@@ -2,12 +2,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.data.io import read_header
-from medsam_adapt.errors import InputError
-from medsam_adapt.files import write_json
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.volumes.io import read_header
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels
 from medsam_adapt.prediction.plan import Case
-from medsam_adapt.runs import read_run
+from medsam_adapt.runs.record import read_run
 from tests.data.dicom_files import STORED, save, segmentation, series, structure_set
 from tests.made_runs import make_run
 

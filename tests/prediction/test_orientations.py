@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from medsam_adapt import load_run
-from medsam_adapt.bundle import resolve_knobs
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.cli.train import run_training
-from medsam_adapt.data.io import from_ras, to_ras
-from medsam_adapt.data.phantom import write_phantoms
+from medsam_adapt.data.phantom.phantom import write_phantoms
+from medsam_adapt.data.volumes.io import from_ras, to_ras
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
-from tests.data.test_geometry import affine_of
-from tests.data.test_io import ORIENTATIONS
+from tests.data.slices.test_geometry import affine_of
+from tests.data.volumes.test_io import ORIENTATIONS
 from tests.made_runs import differing
 
 SPACING = (2.0, 3.0, 5.0)

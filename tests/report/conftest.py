@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from medsam_adapt.bundle import resolve_knobs
-from medsam_adapt.data.phantom import PHANTOM_CLASSES
-from medsam_adapt.files import write_json
+from medsam_adapt.bundle.catalogue import resolve_knobs
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.phantom.phantom import PHANTOM_CLASSES
 from tests.made_runs import make_run
 
 HOSTILE_CASE = "<img src=x onerror=alert(1)>&"

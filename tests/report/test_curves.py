@@ -4,7 +4,7 @@ from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from medsam_adapt.report.curves import Curve, draw_curve, nice_ticks, read_curves
-from medsam_adapt.run_keeper import log_validations
+from medsam_adapt.training.run_handler import log_validations
 
 
 def test_the_later_of_two_values_of_a_step_counts_and_what_is_not_finite_does_not(tmp_path):

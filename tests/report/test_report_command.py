@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.files import write_json
+from medsam_adapt.core.files import write_json
 from medsam_adapt.report.facts import facts_of
-from medsam_adapt.runs import read_run
+from medsam_adapt.runs.record import read_run
 from medsam_adapt.scoring.summary import read_metrics
 from tests.report.conftest import HOSTILE_CASE, HOSTILE_CLASS
 

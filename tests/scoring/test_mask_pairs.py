@@ -11,7 +11,7 @@ import pytest
 from medsam_adapt.cli.main import main
 from medsam_adapt.scoring.mask_pairs import find_labels, match_masks, score_masks
 from medsam_adapt.scoring.metrics import MetricRules, score_volume
-from tests.data.test_geometry import affine_of
+from tests.data.slices.test_geometry import affine_of
 
 SPACING = (1.0, 2.0, 4.0)
 

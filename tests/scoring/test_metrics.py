@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.metrics import compute_dice, compute_iou
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.metrics import (
     ALL,
     QUICK,

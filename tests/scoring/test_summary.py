@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from medsam_adapt.errors import InputError
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.summary import CaseFacts, mean_scores, read_metrics, summarise, write_metrics
 

@@ -9,7 +9,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import binary_dilation, shift
 
-from medsam_adapt.data.io import read_label
+from medsam_adapt.data.volumes.io import read_label
 from medsam_adapt.scoring import surface
 from medsam_adapt.scoring.metrics import MetricRules, score_volume
 from medsam_adapt.scoring.surface import (

@@ -1,0 +1,193 @@
+"""Bundles: found and listed as plain data, their settings merged and checked, and run through MONAI's workflow."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
+from medsam_adapt.config import Knobs, check_knobs, extended_knobs, refuse_code
+from medsam_adapt.core.errors import InputError
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
+
+RECIPES = ("default", "paper")
+
+
+def bundles_folder() -> Path:
+    """The folder of the shipped bundles."""
+    return Path(str(resources.files("medsam_adapt.bundles")))
+
+
+def bundle_names() -> list[str]:
+    """Names of the shipped bundles: every folder with a ``metadata.json``."""
+    return sorted(path.parent.parent.name for path in bundles_folder().glob("*/configs/metadata.json"))
+
+
+def bundle_folder(name: str) -> Path:
+    """The folder of a shipped bundle.
+
+    Raises:
+        InputError: when there is none of that name.
+    """
+    known = bundle_names()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"unknown bundle '{name}'{hint}: use one of {', '.join(known)}.")
+    return bundles_folder() / name
+
+
+@cache
+def read_config(name: str, config: str) -> dict[str, Any]:
+    """One config file of a bundle, ``metadata`` or ``train`` say, as plain data."""
+    if is_foreign(name):
+        return read_foreign(Path(name), config)
+    content = json.loads((bundle_folder(name) / "configs" / f"{config}.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def knobs_model(name: str) -> type[Knobs]:
+    """The settings of a bundle."""
+    return extended_knobs(name, read_config(name, "metadata")["knobs"])
+
+
+def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
+    """The settings of a bundle under one of its recipes.
+
+    Those that are particular to the bundle stand in its ``train.json``, the rest are the defaults that all bundles
+    share; another recipe is an overlay beside it.
+
+    Raises:
+        InputError: unknown bundle or recipe.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"unknown recipe '{recipe}': use {' or '.join(RECIPES)}.")
+    own = {
+        key: value for key, value in read_config(name, "train")["knobs"].items() if key not in ("_target_", "bundle")
+    }
+    return own if recipe == "default" else {**own, **read_config(name, f"recipe_{recipe}").get("+knobs", {})}
+
+
+def run_knobs(bundle: str, **values: Any) -> Knobs:
+    """The settings of a run as an object; ``train.json`` calls it with those that are particular to the bundle.
+
+    Raises:
+        InputError: unknown names, wrong types or values out of bounds, all at once.
+    """
+    return check_knobs(knobs_model(bundle), values, f"bundle {bundle}")
+
+
+def resolve_knobs(
+    name: str, recipe: str = "default", options: Mapping[str, Any] | None = None, sets: Mapping[str, Any] | None = None
+) -> Knobs:
+    """The settings of a run: recipe, then the command's options, then ``--set``.
+
+    Args:
+        name: of the bundle, or the folder of one that is not shipped.
+        recipe: ``default`` or ``paper``.
+        options: values given as options of the command, None where they were not.
+        sets: values given by ``--set``.
+
+    Raises:
+        InputError: all faults at once.
+    """
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    return run_knobs(base_bundle(name), **{**recipe_values(name, recipe), **given, **(sets or {})})
+
+
+def parse_sets(pairs: list[str]) -> dict[str, Any]:
+    """``key=value`` pairs; values are JSON, or plain words.
+
+    Raises:
+        InputError: no ``=``, or a value that MONAI would take for code or a reference.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair}: write it as key=value.")
+        if text.lstrip()[:1] in ("$", "@", "%"):
+            raise InputError(f"--set {pair}: a value is data and cannot begin with $, @ or %.")
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            values[key] = text
+    return values
+
+
+def workflow(
+    name: str,
+    config: str,
+    values: Mapping[str, Any],
+    workflow_type: str = "train",
+    overlay: str | None = None,
+    trusted: bool = False,
+) -> ConfigWorkflow:
+    """MONAI's workflow of a bundle's config, initialised, with ``values`` in place of its settings.
+
+    Args:
+        name: of the bundle, or the folder of one that is not shipped.
+        config: ``train`` say.
+        values: of settings, by their names in the config.
+        workflow_type: ``train``, or ``infer`` for all others.
+        overlay: another config that is laid over it.
+        trusted: whether the user said that the author of a bundle that is not shipped is trusted.
+
+    Raises:
+        InputError: for a value that the config parser would take for code, or a bundle that is not to be run.
+    """
+    refuse_code(values, f"bundle {name}")
+    require_trust(name, trusted)
+    from monai.bundle import ConfigWorkflow
+
+    folder = Path(name) if is_foreign(name) else bundle_folder(name)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it announces files that are known
+    flow = ConfigWorkflow(
+        config_file=[str(folder / "configs" / f"{part}.json") for part in (config, overlay) if part],
+        meta_file=str(folder / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=workflow_type,
+        **{"bundle_root": str(folder), **values},
+    )
+    flow.initialize()
+    return flow
+
+
+def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool = False) -> dict[str, Any]:
+    """How much a bundle trains, counted on the network itself, which is built without memory for its weights.
+
+    Returns:
+        ``trainable`` (``encoder``, ``decoder``, ``other``, ``total``), ``sam_parameters`` and ``share`` of them.
+
+    Raises:
+        InputError: unknown bundle or backbone, or a foreign bundle that is not ``trusted``, for this runs its code.
+    """
+    require_trust(name, trusted)
+    import torch
+    from monai.bundle import ConfigParser
+
+    from medsam_adapt.networks import Segmenter, attach_adapter, build_sam, count_trainable
+
+    config = read_config(name, "train")
+    keys = ("imports", "knobs", "network_def", "distillation_def")
+    parser = ConfigParser({key: config[key] for key in keys if key in config})
+    with torch.device("meta"):
+        sam = build_sam(backbone, num_classes=classes)
+        parameters = sum(parameter.numel() for parameter in sam.parameters())
+        adapter = parser.get_parsed_content("network_def#adapter")
+        segmenter = attach_adapter(
+            Segmenter(sam), adapter, learn_prompt=config["network_def"].get("learn_prompt", False)
+        )
+        parser["network_def"] = segmenter  # a module that is trained beside the network takes its sizes from it
+        beside = [parser.get_parsed_content("distillation_def")] if "distillation_def" in config else []
+    counts = count_trainable(segmenter, *beside)
+    return {"trainable": counts, "sam_parameters": parameters, "share": counts["total"] / parameters}

@@ -1,0 +1,224 @@
+"""Bundles that are not ours: read as plain data and never run, unless the user says that their author is trusted.
+
+A MONAI bundle is a program: in its configs ``$`` begins Python, and ``_target_`` imports and calls anything. The folder
+of a changed copy of a shipped bundle (``bundles copy``) is given as ``--bundle FOLDER``; its ``train.json`` says under
+``knobs#bundle`` which shipped bundle's settings it has.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import file_sha256, folder_written_whole
+
+TRUST_HELP = "Run the folder given as --bundle, which may do anything that you may: only if you trust its author."
+_LARGEST = 10 << 20  # bytes of a config
+_PARTS = ("configs/*.json", "configs/logging.conf", "docs/*", "LICENSE")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a bundle's folder holds, found without running anything.
+
+    Attributes:
+        folder: of the bundle.
+        base: the shipped bundle whose settings it has.
+        code: (config, place, text) of everything that would run and is in no shipped bundle.
+        problems: a sentence for each thing that is missing or wrong.
+    """
+
+    folder: Path
+    base: str | None
+    code: tuple[tuple[str, str, str], ...]
+    problems: tuple[str, ...]
+
+
+def is_foreign(bundle: str) -> bool:
+    """Whether a ``--bundle`` is the folder of one that is not shipped."""
+    from medsam_adapt.bundle.catalogue import bundle_names
+
+    return bundle not in bundle_names() and Path(bundle).is_dir()
+
+
+def require_trust(bundle: str, trusted: bool) -> None:
+    """Refuse to run a foreign bundle that the user did not declare as trusted.
+
+    Raises:
+        InputError: with what running it would mean.
+    """
+    if is_foreign(bundle) and not trusted:
+        raise InputError(
+            f"{bundle} is not one of the shipped bundles, and running it runs whatever Python its configs hold, with "
+            f"your rights: read it ('medsam-adapt bundles check {bundle}' lists what would run), and add "
+            "--trust-bundle if you trust its author."
+        )
+
+
+def read_foreign(folder: Path, config: str) -> dict[str, Any]:
+    """One config of a bundle's folder as plain data.
+
+    Raises:
+        InputError: it is not there, too large, or no JSON object.
+    """
+    from medsam_adapt.data.datasets.layouts import read_object
+
+    path = folder / "configs" / f"{config}.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is no bundle: it has no configs/{config}.json.")
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path} is too large for a config: give the folder of a bundle.")
+    return read_object(path)
+
+
+def base_bundle(bundle: str) -> str:
+    """The shipped bundle whose settings a bundle has: itself, or the one that a folder's ``train.json`` names.
+
+    Raises:
+        InputError: a folder that names none of the shipped bundles.
+    """
+    from medsam_adapt.bundle.catalogue import bundle_names
+
+    if not is_foreign(bundle):
+        return bundle
+    knobs = read_foreign(Path(bundle), "train").get("knobs")
+    base = knobs.get("bundle") if isinstance(knobs, Mapping) else None
+    if base not in bundle_names():
+        raise InputError(
+            f'{bundle}/configs/train.json does not say whose settings it has: give "knobs" a "bundle", one of '
+            f"{', '.join(bundle_names())}, or begin with 'medsam-adapt bundles copy'."
+        )
+    return str(base)
+
+
+def origin_sha256(bundle_root: Path, base: str) -> str | None:
+    """What tells a foreign bundle from others, the SHA-256 of its ``train.json``; None for a shipped one."""
+    from medsam_adapt.bundle.catalogue import bundle_folder
+
+    train = bundle_root / "configs" / "train.json"
+    shipped = bundle_folder(base) / "configs" / "train.json"
+    sha256 = file_sha256(train) if train.is_file() else None
+    return None if sha256 == file_sha256(shipped) else sha256
+
+
+def inspect(bundle: str) -> Inspection:
+    """Read every config of a bundle, shipped or not; runs nothing.
+
+    Raises:
+        InputError: no such bundle.
+    """
+    from medsam_adapt.bundle.catalogue import bundle_folder
+
+    folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
+    problems: list[str] = []
+    code: list[tuple[str, str, str]] = []
+    base = None
+    try:
+        base = base_bundle(bundle)
+    except InputError as error:
+        problems.append(str(error))
+    for path in sorted((folder / "configs").glob("*.json")):
+        try:
+            config = read_foreign(folder, path.stem)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        code += [(path.name, place, text) for place, text in _code_in(config) if text not in _shipped_code()]
+        problems += [f"{path} lacks {key!r}, which MONAI requires." for key in _required(path.stem, config)]
+    problems += [
+        f"{folder}/configs/{name}.json is missing."
+        for name in ("metadata", "train", "inference")
+        if not (folder / "configs" / f"{name}.json").is_file()
+    ]
+    problems += _unknown_settings(folder, base)
+    return Inspection(folder, base, tuple(code), tuple(dict.fromkeys(problems)))
+
+
+def copy_bundle(bundle: str, target: Path) -> list[str]:
+    """Copy the files of a bundle, to be changed; runs nothing, follows no link, and takes along no other file.
+
+    Returns:
+        their names, relative to ``target``.
+
+    Raises:
+        InputError: no such bundle, or something is where the copy shall be.
+    """
+    from medsam_adapt.bundle.catalogue import bundle_folder
+
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} already exists: name another folder.")
+    folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
+    files = sorted(path for part in _PARTS for path in folder.glob(part) if path.is_file() and not path.is_symlink())
+    if not any(path.name == "train.json" for path in files):
+        raise InputError(f"{folder} is no bundle: it has no configs/train.json.")
+    try:
+        with folder_written_whole(target) as temporary:
+            for path in files:
+                place = temporary / path.relative_to(folder)
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, place)
+    except OSError as error:
+        raise InputError(f"cannot write {target} ({error.strerror}): name another folder.") from error
+    return [path.relative_to(folder).as_posix() for path in files]
+
+
+# ------------------------------------------------------------------------------------------------- what a config holds
+
+
+def _code_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """(place, text) of whatever MONAI would run or import, and of files that it would read in."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            where = f"{place}#{key}" if place else str(key)
+            if key == "_target_":
+                yield where, json.dumps(item)
+            yield from _code_in(item, where)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _code_in(item, f"{place}#{index}")
+    elif isinstance(value, str) and value.startswith(("$", "%")):
+        yield place, value
+
+
+@cache
+def _shipped_code() -> frozenset[str]:
+    """Everything that the shipped bundles run."""
+    from medsam_adapt.bundle.catalogue import bundle_names, bundles_folder
+
+    configs = [path for name in bundle_names() for path in (bundles_folder() / name / "configs").glob("*.json")]
+    return frozenset(text for path in configs for _, text in _code_in(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def _required(config: str, content: Mapping[str, Any]) -> Iterator[str]:
+    """Properties that MONAI requires of a config, and that it lacks."""
+    from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+
+    known = {"train": TrainProperties, "inference": InferProperties, "metadata": MetaProperties}
+    rules: Mapping[Any, Any] = known.get(config, {})
+    for rule in rules.values():
+        place: Any = content
+        name = str(rule["id"]).removeprefix("_meta_::")
+        for part in name.split("::"):
+            place = place.get(part) if isinstance(place, Mapping) else None
+        if rule["required"] and place is None:
+            yield name.replace("::", "#")
+
+
+def _unknown_settings(folder: Path, base: str | None) -> list[str]:
+    """Faults of the settings in ``train.json``."""
+    from medsam_adapt.bundle.catalogue import run_knobs
+
+    if base is None:
+        return []
+    try:
+        knobs = read_foreign(folder, "train").get("knobs", {})
+        run_knobs(base, **{key: value for key, value in knobs.items() if key not in ("_target_", "bundle")})
+    except InputError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,162 @@
+"""Files: where ours live, writing them whole or not at all, and telling one from another."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medsam_adapt.core.errors import InputError
+
+if TYPE_CHECKING:  # listings need no pydantic
+    from pydantic import BaseModel
+
+Record = TypeVar("Record", bound="BaseModel")
+
+
+def home() -> Path:
+    """Where weights and caches live: the folder that ``MEDSAM_ADAPT_HOME`` names, ~/.cache/medsam-adapt without it."""
+    return Path(os.environ.get("MEDSAM_ADAPT_HOME") or Path.home() / ".cache" / "medsam-adapt")
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, of the same suffix, that is renamed to it when the block succeeds.
+
+    A reader sees the old file or the new one, never half of one; a block that fails leaves what was there before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_replaced(folder: str | Path) -> Iterator[None]:
+    """Move a folder out of the way for the block that makes it anew, and back when the block fails."""
+    folder = Path(folder)
+    previous = _moved_away(folder)
+    forget_replaced(folder)
+    if folder.is_dir():
+        folder.rename(previous)
+    try:
+        yield
+    except BaseException:
+        if previous.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            previous.rename(folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def forget_replaced(folder: str | Path) -> None:
+    """Remove what `folder_replaced` had moved out of the way of ``folder`` when its process was killed."""
+    previous = _moved_away(Path(folder))
+    if previous.is_dir():
+        shutil.rmtree(previous)
+
+
+def _moved_away(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON with an indent of two, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(path: str | Path, model: type[Record], mend: str) -> Record:
+    """A JSON file of ours, checked; nothing in it is trusted.
+
+    Args:
+        path: the file.
+        model: what it must be.
+        mend: what to do about a damaged one, in an imperative.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or is not what ``model`` says.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): {mend}.") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part)[:60] for part in fault["loc"])
+        raise InputError(f"{path} is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}): {mend}.") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes (64 hexadecimal digits); of a folder, such as a DICOM series, over its files' own.
+
+    Neither names nor order of the files count, and hidden files and folders within are left out.
+    """
+    digest = hashlib.sha256()
+    if Path(path).is_dir():
+        files = [file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")]
+        for content in sorted(file_sha256(file) for file in files):
+            digest.update(content.encode())
+        return digest.hexdigest()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of space, on the disk or in the user's share of it, or for a limit on files."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def folder_written_whole(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place when the block succeeds, and vanishes when it fails."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        with folder_replaced(folder):
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what processes that were killed left of writing ``path``; those of living processes stay."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".*.{glob.escape(path.name)}"):
+        owner = leftover.name.removesuffix(f".{path.name}")[1:]
+        if not owner.isdecimal() or is_running(int(owner)):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number runs on this machine (always true where that cannot be asked)."""
+    if os.name == "nt":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

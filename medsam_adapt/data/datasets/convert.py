@@ -1,0 +1,223 @@
+"""A data set of any layout as a plain copy: compressed NIfTI and a datalist.json.
+
+    OUT/datalist.json         classes and cases, written last: without it the copy is not finished
+        images/<id>.nii.gz
+        labels/<id>.nii.gz    or labels/<id>/<class id>_<name>.nii.gz, where classes overlap
+        .converting.json      what is being copied, until it is finished
+
+Free text of headers, which may name the patient, is left behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import folder_replaced, write_json
+from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases
+from medsam_adapt.data.datasets.layouts import peek_object, problems_error
+from medsam_adapt.data.datasets.relabel import Changes, relabel
+from medsam_adapt.data.datasets.survey import survey_cases
+from medsam_adapt.data.volumes.io import picture_files, read_volume, write_label, write_volume
+from medsam_adapt.data.volumes.label_coding import IGNORED, MOST_CLASSES, PartMasks, read_classes
+
+LIST_FILE, STATE_FILE = "datalist.json", ".converting.json"
+MARK = "converted_by_medsam_adapt"  # in a datalist.json whose folder may be replaced
+
+Progress = Callable[[str, str, int], None]  # what is done, to which case, of how many
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert_cases` made.
+
+    Attributes:
+        classes: label id -> name in the copy.
+        cases: ids of all cases.
+        unlabelled: ids of those without a label.
+    """
+
+    classes: dict[int, str]
+    cases: tuple[str, ...]
+    unlabelled: tuple[str, ...]
+
+
+def convert_cases(
+    root: str | Path,
+    output: str | Path,
+    layout: str = "auto",
+    changes: Changes | None = None,
+    classes: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    series: str | None = None,
+) -> Converted:
+    """Copy a data set; a copy that was interrupted is gone on with, file by file.
+
+    Args:
+        root: the data set.
+        output: the folder to make.
+        layout: the layout of ``root``, or "auto".
+        changes: other ids and names for its labels.
+        classes: names, after the changes, of the classes to keep; all when None.
+        overwrite: replace a copy that is there.
+        progress: called when a case has been checked, and when it has been copied.
+        series: as for `find_cases`.
+
+    Raises:
+        InputError: all problems of all files, before anything is written; changes that do not fit; an output that is
+            there already, is not ours, or cannot be written.
+    """
+    root, output = Path(root), Path(output)
+    cases = find_cases(root, layout, need_labels=False, series=series)
+    _check_place(root, output)
+    if len(cases.classes) > MOST_CLASSES:
+        raise InputError(f"{root} has {len(cases.classes)} classes, {MOST_CLASSES} are the most that can be converted")
+    if cases.coding.ignored and cases.coding.overlapping:
+        raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
+    if cases.images:
+        raise InputError(
+            f"{root} gives {' and '.join(cases.images)} together, and a copy holds one image a case; choose one of them"
+        )
+    if pictures := picture_files(cases.cases[0].image.parent):
+        raise InputError(
+            f"{root} holds pictures, as {pictures[0].name}, and a copy holds volumes; train on it as it is"
+        )
+    begun = _is_begun(output, cases, overwrite)
+    seen = survey_cases(
+        cases,
+        None if progress is None else lambda case, total: progress("checking", case, total),
+        lambda case: not (begun and _is_newer(_image(output, case), [case.image])),
+    )
+    if seen.problems:
+        raise problems_error(seen.problems)
+    names, new_ids = relabel(seen.check.classes, changes, classes)
+    state = {"source": str(root.resolve()), "layout": cases.layout, "labels": names, "new_ids": new_ids}
+    state |= {} if series is None else {"series": series}
+    state = {key: _text_keys(value) for key, value in state.items()}
+    if begun and peek_object(output / STATE_FILE) != state:
+        raise InputError(f"{output} holds a copy that was begun with other labels or data; add --overwrite")
+    with folder_replaced(output) if overwrite else nullcontext():
+        _begin(output, state)
+        entries = []
+        for case in cases.cases:
+            entries.append(_copy(case, cases, output, names, new_ids))
+            if progress is not None:
+                progress("copying", case.id, len(cases.cases))
+        labels = {**names, **({_ignore_id(names): "ignore"} if cases.coding.ignored else {})}
+        write_json(output / LIST_FILE, {MARK: True, "labels": _text_keys(labels), "training": entries})
+        (output / STATE_FILE).unlink()
+    unlabelled = tuple(case.id for case in cases.cases if case.label_source is None)
+    return Converted(names, tuple(case.id for case in cases.cases), unlabelled)
+
+
+def _check_place(root: Path, output: Path) -> None:
+    """Refuse to write into the data set, or over it."""
+    source, target = (root if root.is_dir() else root.parent).resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise InputError(f"{output} and the data set {root} lie one in the other; name a folder elsewhere")
+
+
+def _is_begun(output: Path, cases: CaseList, overwrite: bool) -> bool:
+    """Whether there is an unfinished copy to go on with; refuses what must not be written to."""
+    if output.is_file():
+        raise InputError(f"{output} is a file; name a folder")
+    if not output.is_dir() or not any(output.iterdir()):
+        return False
+    unfinished, finished = (output / STATE_FILE).is_file(), MARK in peek_object(output / LIST_FILE)
+    if not (unfinished or finished):
+        raise InputError(f"{output} holds other files and will not be written to; name another folder")
+    if finished and not unfinished and not overwrite:
+        raise InputError(f"{output} already exists; name another folder, or add --overwrite")
+    return unfinished and not overwrite
+
+
+def _begin(output: Path, state: dict[str, Any]) -> None:
+    try:
+        for folder in ("images", "labels"):
+            (output / folder).mkdir(parents=True, exist_ok=True)
+        write_json(output / STATE_FILE, state)
+    except OSError as error:
+        raise InputError(f"cannot write to {output} ({error.strerror}); name another folder") from error
+
+
+# ---------------------------------------------------------------------------------------------------------- one case
+
+
+def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> dict[str, Any]:
+    """The case's entry in the datalist, its files copied where that has not been done."""
+    image = _image(output, case)
+    entry: dict[str, Any] = {"id": case.id, "image": image.relative_to(output).as_posix()}
+    if case.patient is not None:
+        entry["patient"] = case.patient
+    labels = _labels(output, case, cases, names)
+    if labels:
+        paths = {class_id: path.relative_to(output).as_posix() for class_id, path in labels.items()}
+        entry["label"] = _text_keys(paths) if cases.coding.overlapping else paths[0]
+    undone = [path for path in labels.values() if not _is_newer(path, case.files())]
+    if undone or not _is_newer(image, [case.image]):
+        voxels, header = read_volume(case.image, case.series)
+        if not _is_newer(image, [case.image]):
+            write_volume(image, voxels, header)
+        if undone:
+            for class_id, label in _relabelled(case, cases, new_ids, names, header):
+                labels[class_id].parent.mkdir(exist_ok=True)
+                write_label(labels[class_id], label, header)
+    return entry
+
+
+def _relabelled(
+    case: Case, cases: CaseList, new_ids: dict[int, int], names: dict[int, str], header: Any
+) -> Iterable[tuple[int, np.ndarray]]:
+    """The label map under the key 0, or for classes that overlap each class's mask under its id."""
+    assert case.label_source is not None
+    old_ids = list(new_ids) or [0]  # no class is left: everything becomes background
+    label, table = read_classes(case.label_source, old_ids, cases.coding, header)
+    if table is None:
+        numbers = np.zeros(IGNORED + 1, dtype=np.uint16)
+        numbers[1 : len(new_ids) + 1] = list(new_ids.values())
+        numbers[IGNORED] = _ignore_id(names)
+        yield 0, numbers[label]
+        return
+    masks = PartMasks(label, table, [str(old_id) for old_id in old_ids])
+    for class_id in names:
+        merged = [masks[str(old_id)] for old_id, new_id in new_ids.items() if new_id == class_id]
+        yield class_id, np.any(merged, axis=0).astype(np.uint8)
+
+
+def _image(output: Path, case: Case) -> Path:
+    return output / "images" / f"{case.id}.nii.gz"
+
+
+def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) -> dict[int, Path]:
+    """The label map's file under the key 0, or for classes that overlap each class's mask; none without a label."""
+    if case.label_source is None:
+        return {}
+    if not cases.coding.overlapping:
+        return {0: output / "labels" / f"{case.id}.nii.gz"}
+    words = {class_id: re.sub(r"[^\w-]+", "_", name).strip("_") for class_id, name in names.items()}
+    return {class_id: output / "labels" / case.id / f"{class_id}_{word}.nii.gz" for class_id, word in words.items()}
+
+
+def _is_newer(path: Path, sources: Sequence[Path]) -> bool:
+    """Whether a file is there and no source has changed since it was written."""
+    if not path.is_file():
+        return False
+    files = [file for source in sources for file in (source.iterdir() if source.is_dir() else [source])]
+    return all(file.stat().st_mtime <= path.stat().st_mtime for file in files)
+
+
+def _ignore_id(names: dict[int, str]) -> int:
+    return max(names, default=0) + 1
+
+
+def _text_keys(content: Any) -> Any:
+    """As JSON reads it back: numbers that are keys become text."""
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else content

@@ -1,0 +1,291 @@
+"""On-disk layouts of data sets, one module each, found by listing this folder; and what these modules share.
+
+A layout is a module that offers the names of `Layout`; its file name is its name for ``--layout``. Layouts are asked in
+alphabetical order whether a folder looks like theirs, so each `looks_like` asks for something that only it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.formats.dicom import holds_dicom
+from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, volume_files, volume_stem
+
+if TYPE_CHECKING:  # the layouts build these classes, and `cases` asks the layouts
+    from medsam_adapt.data.datasets.cases import CaseList
+
+
+class Layout(Protocol):
+    """What a layout's module offers.
+
+    A layout that holds several data sets in one offers ``CHOICES`` too, word -> what it chooses, and its `read` takes
+    the words that follow the name in ``--layout segrap:contrast`` as a third argument. One whose cases are folders of
+    DICOM files offers ``TAKES_SERIES = True``, and its `read` takes the ``series`` wanted as a keyword.
+
+    Attributes:
+        NAME: the name for ``--layout``.
+        DESCRIPTION: the folders and files it expects, in a few words.
+    """
+
+    NAME: str
+    DESCRIPTION: str
+
+    def looks_like(self, root: Path) -> bool:
+        """Whether ``root`` (which exists) has what is particular to this layout; opens no volume."""
+
+    def read(self, root: Path, need_labels: bool) -> CaseList:
+        """The cases below ``root``; an image without a label is an InputError only where labels are needed."""
+
+
+def layout_names() -> tuple[str, ...]:
+    """Names of all layouts, in alphabetical order; imports none of them."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+
+
+def get_layout(name: str) -> Layout:
+    """The layout's module; a choice after the name ("segrap:contrast") is left aside.
+
+    Raises:
+        InputError: no such layout.
+    """
+    name = name.partition(":")[0]
+    if name not in (known := layout_names()):
+        raise InputError(f"no layout {name!r}{did_you_mean(name, known)}; the layouts are auto, {', '.join(known)}")
+    return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
+
+
+def read_layout(name: str, root: Path, need_labels: bool, series: str | None = None) -> CaseList:
+    """The cases below ``root`` in the layout ``name``, with its choice if it carries one: "segrap:contrast".
+
+    ``series`` is the DICOM series wanted of each case.
+
+    Raises:
+        InputError: no such layout, no such choice, or whatever the layout refuses.
+    """
+    layout, (_, _, choice) = get_layout(name), name.partition(":")
+    if series is not None and hasattr(layout, "TAKES_SERIES"):
+        return cast("Any", layout).read(root, need_labels, series=series)
+    if not choice:
+        return layout.read(root, need_labels)
+    if not hasattr(layout, "CHOICES"):
+        raise InputError(f"layout {layout.NAME} has nothing to choose, as {name!r} does; use --layout {layout.NAME}")
+    found = cast("Any", layout).read(root, need_labels, choice)
+    return replace(found, layout=name)
+
+
+def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
+    """The words of a choice such as "contrast,tumours".
+
+    Raises:
+        InputError: a word that the layout does not know.
+    """
+    known, words = list(known), {word.strip() for word in choice.split(",") if word.strip()}
+    if unknown := sorted(words - {*known}):
+        raise InputError(
+            f"layout {layout} has no choice {unknown[0]!r}{did_you_mean(unknown[0], known)}; write {layout}: and one "
+            f"or more, with commas, of {', '.join(known)}"
+        )
+    return words
+
+
+# ------------------------------------------------------------------------------------------ shared by the layouts
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """', did you mean ...?' for the nearest of ``known``, or nothing."""
+    near = get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def class_key(name: str) -> str:
+    """A class's name as names are compared: upper and lower case, spaces, underscores and hyphens are equal."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:
+    """One error out of many sentences: the first ``limit``, one a line, and how many more there are."""
+    rest = [f"... and {len(problems) - limit} more problems"] if len(problems) > limit else []
+    return InputError("\n".join([*problems[:limit], *rest]), problems)
+
+
+def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
+    """Stem -> volume directly in ``folder``, hidden files left out.
+
+    Raises:
+        InputError: no such folder, or two files of one stem.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder, which layout {layout} needs; create it or name another --layout")
+    found: dict[str, Path] = {}
+    for path in volume_files(folder):
+        if (other := found.setdefault(volume_stem(path), path)) != path:
+            raise InputError(f"{path} and {other.name} have the same name but for the suffix; remove one of them")
+    return found
+
+
+def pair_by_id(
+    images: Mapping[str, Path], labels: Mapping[str, Path], need_labels: bool
+) -> list[tuple[str, Path, Path | None]]:
+    """(id, image, label) of every image, sorted by id.
+
+    Raises:
+        InputError: a label without an image; an image without a label where labels are needed.
+    """
+    problems = [
+        f"{labels[key]} has no image; add the image or remove the label" for key in sorted({*labels} - {*images})
+    ]
+    if need_labels:
+        missing = sorted({*images} - {*labels})
+        problems += [f"{images[key]} has no label; add the label or move the image elsewhere" for key in missing]
+    if problems:
+        raise problems_error(problems)
+    return [(key, images[key], labels.get(key)) for key in sorted(images)]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it cannot be read, or is not JSON (the sentence has the line).
+    """
+    try:
+        content = json.loads(text := path.read_text(encoding="utf-8-sig"))
+        if "\\ud" in text.lower():  # halves of characters, which no file can be written with if they stand alone
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); check the path and its permissions") from error
+    except UnicodeError as error:
+        raise InputError(f"{path} is not text in UTF-8; save it as such") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON at line {error.lineno}: {error.msg}; correct that line") from error
+    except ValueError as error:  # Python's own limit
+        raise InputError(f"{path} has a number of too many digits to be read; correct it") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be read; write it anew") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """`read_json` of a file that must hold an object."""
+    if not isinstance(content := read_json(path), dict):
+        raise InputError(f"{path} must hold a JSON object, {{...}}, not {type(content).__name__}; correct the file")
+    return content
+
+
+def peek_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is none to be read: for `looks_like`, which refuses nothing."""
+    try:
+        return read_object(path)
+    except InputError:
+        return {}
+
+
+def class_map(raw: Any, source: Path) -> dict[int, str]:
+    """Label id -> name in ascending order, background left out.
+
+    Args:
+        raw: as files write it: {"1": "liver"}, {"liver": 1} or [{"id": 1, "name": "liver"}].
+        source: the file, for the sentence.
+
+    Raises:
+        InputError: none of these forms, an id that no label can have, an id or a name given twice.
+    """
+    mend = f'correct the labels in {source}, in the form {{"1": "liver", "2": "spleen"}}'
+    if isinstance(raw, list) and all(isinstance(entry, dict) for entry in raw):
+        pairs = [(entry.get("id"), entry.get("name")) for entry in raw]
+    elif isinstance(raw, dict):
+        pairs = [(key, value) if str(key).strip().isdecimal() else (value, key) for key, value in raw.items()]
+    else:
+        raise InputError(f"the labels are no map of ids to names; {mend}")
+    classes: dict[int, str] = {}
+    taken: set[str] = set()
+    for given, name in pairs:
+        digits = isinstance(given, int | str) and not isinstance(given, bool) and str(given).strip().isdecimal()
+        if not digits or not isinstance(name, str) or not name.strip() or int(given) > LARGEST_LABEL:
+            raise InputError(f"{given!r} and {name!r} are no pair of a label id and a name; {mend}")
+        if int(given) in classes or class_key(name) in taken:
+            raise InputError(f"the label {int(given)} or the name {name!r} is given twice; {mend}")
+        classes[int(given)] = name.strip()
+        taken.add(class_key(name))
+    return {key: classes[key] for key in sorted(classes) if key != 0}
+
+
+def listed_file(entry: Any, source: Path) -> Path:
+    """The volume that an entry of the JSON file ``source`` names, relative to the file's folder and inside it.
+
+    Raises:
+        InputError: not a path, one that leads out of the folder, or no such file.
+    """
+    if not isinstance(entry, str) or not entry.strip():
+        raise InputError(f"{source} has {json.dumps(entry)[:60]} where one file's path is wanted; correct the entry")
+    # By name only: a link inside the folder is its owner's doing and may lead anywhere.
+    folder = Path(os.path.normpath(source.parent.absolute()))
+    path = Path(os.path.normpath(Path(folder, entry)))
+    if not path.is_relative_to(folder):
+        raise InputError(f"{source} names {entry}, which is outside its folder; move the file in, or link to it there")
+    if holds_dicom(path):  # a series is a folder
+        return path
+    if not path.is_file():
+        raise InputError(f"{source} names {entry}, which does not exist; correct the entry or add the file")
+    if not path.name.lower().endswith(tuple(FORMATS)):
+        raise InputError(f"{source} names {entry}, which is of no supported format ({', '.join(FORMATS)}); convert it")
+    return path
+
+
+def _listed_label(entry: Any, source: Path) -> dict[str, Any]:
+    """{"label": file}, {"masks": {class id: file}} or, without a label, nothing."""
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict):
+        return {"label": listed_file(entry, source)}
+    if not entry or not all(key.isdecimal() and 0 < int(key) <= LARGEST_LABEL for key in entry):
+        raise InputError(f'{source} has a label {json.dumps(entry)[:60]}; write masks as {{"1": "mask.nii.gz", ...}}')
+    return {"masks": {int(key): listed_file(path, source) for key, path in entry.items()}}
+
+
+def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) -> list[dict[str, Any]]:
+    """Keyword arguments of a Case for each entry {image, label, id, patient} of ``content["training"]``.
+
+    An id that is not given is the image's stem. A label may be an object too, {class id: mask}, for classes that
+    overlap. Entries for macOS's ``._x.nii.gz`` files are left out.
+
+    Raises:
+        InputError: every problem of every entry, as `listed_file`, and labels that are missing where needed.
+    """
+    entries = content.get("training")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f'{source} has no list "training" of objects; add [{{"image": "...", "label": "..."}}, ...]')
+    cases, problems = [], []
+    for entry in entries:
+        if Path(str(entry.get("image"))).name.startswith("._"):
+            continue
+        try:
+            image = listed_file(entry.get("image"), source)
+            if need_labels and entry.get("label") is None:
+                raise InputError(f"{source} gives no label for {entry['image']}; add it or remove the entry")
+            label = _listed_label(entry.get("label"), source)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        given = entry.get("id", entry.get("case_id"))
+        patient = entry.get("patient")
+        cases.append(
+            {
+                "id": volume_stem(image) if given is None else str(given),
+                "image": image,
+                **label,
+                "patient": None if patient is None else str(patient),
+            }
+        )
+    if problems:
+        raise problems_error(problems)
+    return cases

@@ -1,0 +1,53 @@
+"""ADOME, the layout and the classes of FLARE22: 13 organs of the abdomen in CT.
+
+root/
+  images/FLARE22_Tr_0001_0000.nii.gz    0000: the first channel
+  labels/FLARE22_Tr_0001.nii.gz
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medsam_adapt.data.datasets.cases import Case, CaseList
+from medsam_adapt.data.datasets.layouts import pair_by_id, problems_error, volumes_by_stem
+
+NAME = "adome"
+DESCRIPTION = "FLARE22: images/FLARE22_Tr_0001_0000.nii.gz, labels/FLARE22_Tr_0001.nii.gz; 13 abdominal organs"
+CHANNEL = "_0000"
+CLASSES = {
+    1: "liver",
+    2: "right kidney",
+    3: "spleen",
+    4: "pancreas",
+    5: "aorta",
+    6: "inferior vena cava",
+    7: "right adrenal",
+    8: "left adrenal",
+    9: "gallbladder",
+    10: "esophagus",
+    11: "stomach",
+    12: "duodenum",
+    13: "left kidney",
+}
+
+
+def looks_like(root: Path) -> bool:
+    """Whether an image has FLARE's name, and no datalist says otherwise."""
+    return not (root / "datalist.json").is_file() and any((root / "images").glob(f"FLARE*{CHANNEL}.nii*"))
+
+
+def read(root: Path, need_labels: bool) -> CaseList:
+    """The cases; raises InputError for an image without the channel number and what `pair_by_id` refuses."""
+    images = volumes_by_stem(root / "images", NAME)
+    problems = [
+        f"{path} does not end in {CHANNEL}, as layout {NAME} has it; rename it or use --layout folder"
+        for stem, path in images.items()
+        if not stem.endswith(CHANNEL)
+    ]
+    if problems:
+        raise problems_error(problems)
+    images = {stem.removesuffix(CHANNEL): path for stem, path in images.items()}
+    labels = volumes_by_stem(root / "labels", NAME) if need_labels or (root / "labels").is_dir() else {}
+    cases = tuple(Case(*row) for row in pair_by_id(images, labels, need_labels))
+    return CaseList(NAME, root, cases, dict(CLASSES))

@@ -1,0 +1,57 @@
+"""AMOS22: 15 organs of the abdomen, in CT and in MR.
+
+    root/
+      dataset.json                 {"labels": {"0": "background", "1": "spleen", ...},
+                                    "training": [{"image": "./imagesTr/amos_0001.nii.gz", "label": "./labelsTr/..."}]}
+      imagesTr/amos_0001.nii.gz    MR from amos_0500 on
+      labelsTr/amos_0001.nii.gz
+
+Where both modalities are there, ``--layout amos:ct`` or ``amos:mr`` chooses one, and ``amos:ct,mr`` takes both.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import Case, CaseList
+from medsam_adapt.data.datasets.layouts import chosen_words, class_map, listed_cases, problems_error, read_object
+
+NAME = "amos"
+DESCRIPTION = "AMOS22: dataset.json, imagesTr/amos_0001.nii.gz, labelsTr/; from 0500 on MR; 15 abdominal organs"
+CHOICES = {"ct": "the CTs", "mr": "the MRs"}
+FIRST_MR = 500
+
+
+def looks_like(root: Path) -> bool:
+    """Whether there is a dataset.json, and an image has AMOS's name."""
+    return (root / "dataset.json").is_file() and any((root / "imagesTr").glob("amos_*.nii*"))
+
+
+def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
+    """The cases that dataset.json lists for training, of the modality chosen.
+
+    Raises:
+        InputError: as `listed_cases` and `class_map`; an image without AMOS's name; both modalities and no choice.
+    """
+    wanted = chosen_words(choice, CHOICES, NAME)
+    source = root / "dataset.json"
+    content = read_object(source)
+    cases = [Case(**entry) for entry in listed_cases(source, content, need_labels)]
+    problems = [
+        f"{case.image} is not named amos_ and a number, which tells CT from MR; rename it or use --layout msd"
+        for case in cases
+        if not re.fullmatch(r"amos_\d+", case.id)
+    ]
+    if problems:
+        raise problems_error(problems)
+    modality = {case.id: "mr" if int(case.id.removeprefix("amos_")) >= FIRST_MR else "ct" for case in cases}
+    if not wanted and len(set(modality.values())) > 1:
+        counts = [f"{list(modality.values()).count(word)} {word.upper()}" for word in CHOICES]
+        raise InputError(
+            f"{root} holds {' and '.join(counts)} cases; choose with --layout {NAME}:ct or {NAME}:mr, "
+            f"or take both with {NAME}:ct,mr and --set intensity=percentile"
+        )
+    kept = tuple(case for case in cases if not wanted or modality[case.id] in wanted)
+    return CaseList(NAME, root, kept, class_map(content.get("labels"), source))

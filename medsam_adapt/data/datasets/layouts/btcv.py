@@ -1,0 +1,74 @@
+"""BTCV, "Beyond the Cranial Vault": 13 organs of the abdomen in CT.
+
+    root/                             as Synapse gives it, or RawData/Training/ below it
+      img/img0001.nii.gz              or imagesTr/img0001.nii.gz
+      label/label0001.nii.gz          or labelsTr/label0001.nii.gz
+
+With a dataset.json beside imagesTr/ it is read as layout msd.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import Case, CaseList
+from medsam_adapt.data.datasets.layouts import pair_by_id, problems_error, volumes_by_stem
+
+NAME = "btcv"
+DESCRIPTION = "BTCV: img/img0001.nii.gz and label/label0001.nii.gz, or imagesTr/ and labelsTr/; 13 abdominal organs"
+FOLDERS = (("img", "label"), ("imagesTr", "labelsTr"))
+BELOW = ("", "Training", "RawData/Training", "RawData")
+CLASSES = {
+    1: "spleen",
+    2: "right kidney",
+    3: "left kidney",
+    4: "gallbladder",
+    5: "esophagus",
+    6: "liver",
+    7: "stomach",
+    8: "aorta",
+    9: "inferior vena cava",
+    10: "portal vein and splenic vein",
+    11: "pancreas",
+    12: "right adrenal",
+    13: "left adrenal",
+}
+
+
+def _folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of images and labels, if there are some with BTCV's names."""
+    for below in BELOW:
+        for images, labels in FOLDERS:
+            listed = images == "imagesTr" and (root / below / "dataset.json").is_file()
+            if not listed and any((root / below / images).glob("img[0-9][0-9][0-9][0-9].nii*")):
+                return root / below / images, root / below / labels
+    return None
+
+
+def looks_like(root: Path) -> bool:
+    """Whether an image has BTCV's name."""
+    return _folders(root) is not None
+
+
+def read(root: Path, need_labels: bool) -> CaseList:
+    """The cases, named by their number; raises InputError for files of another name and what `pair_by_id` refuses."""
+    folders = _folders(root)
+    if folders is None:
+        raise InputError(f"{root} holds no img/img0001.nii.gz or the like, which layout {NAME} needs; name another one")
+    images = volumes_by_stem(folders[0], NAME)
+    labels = volumes_by_stem(folders[1], NAME) if need_labels or folders[1].is_dir() else {}
+    problems = [
+        f"{path} does not begin with {prefix}, as layout {NAME} has it; rename it or move it elsewhere"
+        for prefix, found in (("img", images), ("label", labels))
+        for stem, path in found.items()
+        if not stem.startswith(prefix)
+    ]
+    if problems:
+        raise problems_error(problems)
+    numbered = [
+        {stem.removeprefix(prefix): path for stem, path in found.items()}
+        for prefix, found in (("img", images), ("label", labels))
+    ]
+    cases = tuple(Case(*row) for row in pair_by_id(numbered[0], numbered[1], need_labels))
+    return CaseList(NAME, root, cases, dict(CLASSES))

@@ -1,0 +1,45 @@
+"""MONAI's datalist: a JSON file that lists the cases, its paths relative to its own folder and inside it.
+
+    root/                       or the JSON file itself, of any name
+      datalist.json             {"labels": {"1": "liver"},
+                                 "training": [{"image": "ct/a.nii.gz", "label": "seg/a.nii.gz",
+                                               "id": "a_week_1", "patient": "a"}, ...]}
+
+"labels", "id" (or "case_id") and "patient" are optional. Where classes overlap, "label" is an object with a mask for
+each class, {"1": "seg/a_liver.nii.gz", ...}, and "labels" is needed. Cases of one patient are never split between
+training and held-out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import Case, CaseList
+from medsam_adapt.data.datasets.layouts import class_map, listed_cases, read_object
+from medsam_adapt.data.volumes.label_coding import LabelCoding
+
+NAME = "datalist"
+DESCRIPTION = 'MONAI: datalist.json (or the JSON file itself) with "training": [{"image", "label", "id", "patient"}]'
+
+
+def _file(root: Path) -> Path:
+    return root / "datalist.json" if root.is_dir() else root
+
+
+def looks_like(root: Path) -> bool:
+    """Whether ``root`` is a JSON file or holds a datalist.json."""
+    return _file(root).suffix == ".json" and _file(root).is_file()
+
+
+def read(root: Path, need_labels: bool) -> CaseList:
+    """The cases that the file lists for training; raises InputError as `listed_cases` and `class_map`."""
+    source = _file(root)
+    content = read_object(source)
+    cases = tuple(Case(**entry) for entry in listed_cases(source, content, need_labels))
+    classes = class_map(content["labels"], source) if "labels" in content else {}
+    if not any(case.masks for case in cases):
+        return CaseList(NAME, root, cases, classes)
+    if not classes:
+        raise InputError(f'{source} lists masks and no "labels"; add the classes\' names, {{"1": "liver", ...}}')
+    return CaseList(NAME, root, cases, classes, coding=LabelCoding(overlapping=True))

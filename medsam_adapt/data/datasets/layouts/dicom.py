@@ -1,0 +1,193 @@
+"""DICOM series, a folder for each case, and their labels as files of another format, DICOM SEG or RTSTRUCT.
+
+    root/
+      case_1/                     the series' files, or one folder that holds them, of any name (such as image, CT)
+        label.nii.gz              or seg.nrrd, ...; or a SEG or RTSTRUCT file of any name, also in a folder of its own
+      labels.json                 optional: {"1": "liver", "2": "spleen"}
+or
+    root/
+      images/case_1/              as above
+      labels/case_1.nii.gz        or case_1.dcm, or a folder case_1 that holds the one file
+      labels.json
+
+DICOM labels carry the names of their structures: labels.json chooses among them, and without it all are classes, in
+alphabetical order. Where a case's folder holds several series, or it has several folders of them, ``--series`` chooses.
+Cases of one patient are never split between training and held-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import Case, CaseList
+from medsam_adapt.data.datasets.layouts import class_key, class_map, problems_error, read_json
+from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
+from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, patient_key
+from medsam_adapt.data.volumes.io import FORMATS, volume_files, volume_stem
+from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
+
+NAME = "dicom"
+DESCRIPTION = "a folder with a DICOM series for each case, its label beside it or in labels/ (NIfTI, SEG or RTSTRUCT)"
+TAKES_SERIES = True
+_NO_IMAGES = {*LABEL_KINDS, "RTDOSE", "RTPLAN", "REG", "PR", "SR", "KO"}
+_LABEL_NAMES = {"label", "labels", "seg", "segmentation", "mask"}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One case's folder of images, and its label's file if there is one."""
+
+    id: str
+    image: Path
+    label: Path | None
+
+
+def looks_like(root: Path) -> bool:
+    """Whether a folder below ``root`` or below its images/, or a folder in one of these, holds DICOM files."""
+    images = root / "images"
+    if not root.is_dir() or (images.is_dir() and any(path.is_file() for path in volume_files(images))):
+        return False  # images of other formats among them: layout folder reads both
+    return any(holds_dicom(folder) for case in _case_folders(root) for folder in (case, *_folders(case)))
+
+
+def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
+    """The cases; DICOM labels are converted once, and kept.
+
+    Args:
+        root, need_labels: as for every layout.
+        series: number, UID or description of the series wanted of each case.
+
+    Raises:
+        InputError: every case without one folder of images, or with several labels, or without one where it is needed;
+            labels of which some are DICOM and no labels.json names the others' classes; and as `converted_label`.
+    """
+    found, problems = [], []
+    for folder in _case_folders(root):
+        try:
+            if (case := _find(root, folder, need_labels, series)) is not None:
+                found.append(case)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise problems_error(problems)
+    classes = _classes(root, found)
+    patients = _patients(found)
+    cases = [_case(case, classes, patients.get(case.id), series) for case in found]
+    overlapping = any(case.masks for case in cases)
+    return CaseList(
+        NAME, root, tuple(cases), classes, coding=LabelCoding(overlapping=True) if overlapping else EXCLUSIVE
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _case_folders(root: Path) -> list[Path]:
+    return _folders(root / "images" if (root / "images").is_dir() else root)
+
+
+# ------------------------------------------------------------------------------------------------- images and labels
+
+
+def _find(root: Path, folder: Path, need_labels: bool, series: str | None) -> _Found | None:
+    """One case; None for a folder without DICOM images."""
+    images = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
+    if not images:
+        return None
+    if len(images) > 1 and series is not None:
+        images = [path for path in images if holds_series(path, series)] or images
+    if len(images) > 1:
+        raise InputError(
+            f"{folder} has several folders of DICOM images; keep one of them a case and move the others, or choose one "
+            "series with --series (to train, copy the data with 'medsam-adapt data convert --series' first)"
+        )
+    labels = [*_labels_beside(folder)]
+    if root / "images" == folder.parent:
+        labels += _labels_apart(root / "labels", folder.name)
+    if len(labels) > 1:
+        raise InputError(f"{folder} has {len(labels)} labels; keep one of them, and move the others")
+    if need_labels and not labels:
+        raise InputError(f"{folder} has no label; add label.nii.gz, or move the folder elsewhere")
+    return _Found(folder.name, images[0], labels[0] if labels else None)
+
+
+def _kinds(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The DICOM files of a folder and their modalities."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and (kind := dicom_kind(path)):
+            yield path, kind
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(kind not in _NO_IMAGES for _, kind in _kinds(folder))
+
+
+def _labels_beside(case: Path) -> Iterator[Path]:
+    for folder in (case, *_folders(case)):
+        yield from (path for path, kind in _kinds(folder) if kind in LABEL_KINDS)
+        for path in sorted(folder.iterdir()):
+            named = path.name.lower().endswith(tuple(FORMATS)) and not path.name.startswith(".") and path.is_file()
+            if named and volume_stem(path).lower() in _LABEL_NAMES:
+                yield path
+
+
+def _labels_apart(labels: Path, case_id: str) -> Iterator[Path]:
+    names = {f"{case_id}{suffix}" for suffix in (*FORMATS, ".dcm")}
+    if labels.is_dir():
+        yield from (path for path in sorted(labels.iterdir()) if path.name in names and path.is_file())
+    if (labels / case_id).is_dir():
+        yield from _labels_beside(labels / case_id)
+
+
+# ----------------------------------------------------------------------------------------------- classes and patients
+
+
+def _is_dicom_label(path: Path | None) -> bool:
+    return path is not None and not path.name.lower().endswith(tuple(FORMATS))
+
+
+def _classes(root: Path, found: list[_Found]) -> dict[int, str]:
+    names = root / "labels.json"
+    if names.is_file():
+        return class_map(read_json(names), names)
+    dicom = [case.label for case in found if case.label is not None and _is_dicom_label(case.label)]
+    if not dicom:
+        return {}
+    if len(dicom) < sum(case.label is not None for case in found):
+        raise InputError(
+            f"{root} has DICOM labels, which name their classes, beside others, which do not; add labels.json, such as "
+            '{"1": "liver"}'
+        )
+    by_key: dict[str, str] = {}
+    for path in dicom:
+        for name in structure_names(path).values():
+            by_key.setdefault(class_key(name), name)
+    return {number: by_key[key] for number, key in enumerate(sorted(by_key), start=1)}
+
+
+def _patients(found: list[_Found]) -> dict[str, str]:
+    """Case id -> id of the first case of the same patient, for those that say whose they are.
+
+    The patient's own identifier goes no further than here. One that all cases share was put there to hide it.
+    """
+    keys = {case.id: key for case in found if (key := patient_key(case.image))}
+    if len({*keys.values()}) < 2:
+        return {}
+    first: dict[str, str] = {}
+    for case_id, key in keys.items():
+        first.setdefault(key, case_id)
+    return {case_id: first[key] for case_id, key in keys.items()}
+
+
+def _case(case: _Found, classes: dict[int, str], patient: str | None, series: str | None) -> Case:
+    label, masks = case.label, {}
+    if label is not None and _is_dicom_label(label):
+        from medsam_adapt.data.datasets.dicom_conversion import converted_label
+
+        converted = converted_label(label, case.image, classes, series)
+        label, masks = (converted, {}) if isinstance(converted, Path) else (None, converted)
+    return Case(case.id, case.image, label, patient, masks, series)

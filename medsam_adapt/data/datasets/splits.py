@@ -1,0 +1,153 @@
+"""Who is trained on and who is held out: by patient, decided by a seed, and kept in a file.
+
+A split file holds one split, {"seed", "train", "held_out"}, or all those of a cross-validation, {"seed", "folds":
+[{"train", "held_out"}, ...]}; folds are counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import write_json
+from medsam_adapt.data.datasets import layouts
+from medsam_adapt.data.datasets.cases import Case
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of the cases to train on and of those held out, each sorted."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float = 0.2) -> Split:
+    """A seeded split by patient; the order of ``cases`` does not matter.
+
+    With fewer than three patients nothing is held out; otherwise at least one patient is, and at least one trained on.
+
+    Raises:
+        InputError: a fraction outside [0, 1).
+    """
+    if not 0 <= held_out_fraction < 1:
+        raise InputError(f"the held-out fraction is {held_out_fraction}; give 0 or more and less than 1")
+    cases = list(cases)
+    patients = _shuffled_patients(cases, seed)
+    count = 0
+    if len(patients) >= 3 and held_out_fraction > 0:
+        count = min(max(1, round(held_out_fraction * len(patients))), len(patients) - 1)
+    return _hold_out(cases, set(patients[:count]))
+
+
+def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split, ...]:
+    """The splits of a cross-validation, by patient: every case is held out in one of them.
+
+    The order of ``cases`` does not matter; the numbers of patients held out differ by one at most.
+
+    Raises:
+        InputError: fewer than two folds, or fewer patients than folds.
+    """
+    cases = list(cases)
+    patients = _shuffled_patients(cases, seed)
+    if folds < 2:
+        raise InputError(f"{folds} folds cannot be: give 2 or more")
+    if len(patients) < folds:
+        raise InputError(
+            f"{len(patients)} patient{'s' * (len(patients) != 1)} cannot be dealt into {folds} folds; give fewer folds "
+            "or more patients"
+        )
+    return tuple(_hold_out(cases, set(part.tolist())) for part in np.array_split(patients, folds))
+
+
+def _shuffled_patients(cases: Sequence[Case], seed: int) -> list[str]:
+    patients = sorted({case.patient_id for case in cases})
+    return [patients[index] for index in np.random.default_rng(seed).permutation(len(patients))]
+
+
+def _hold_out(cases: Sequence[Case], patients: set[str]) -> Split:
+    cases = sorted(cases, key=lambda case: case.id)
+    return Split(
+        train=tuple(case.id for case in cases if case.patient_id not in patients),
+        held_out=tuple(case.id for case in cases if case.patient_id in patients),
+    )
+
+
+def choose_split(
+    cases: Iterable[Case],
+    seed: int,
+    held_out_fraction: float = 0.2,
+    split_file: str | Path | None = None,
+    fold: int | None = None,
+    folds: int = 5,
+) -> Split:
+    """The split of a run: of a file, one fold of a cross-validation, or a part held out.
+
+    Raises:
+        InputError: as the functions below and above, and a fold that there is not.
+    """
+    if split_file is not None:
+        return load_split(split_file, fold)
+    if fold is None:
+        return split_cases(cases, seed, held_out_fraction)
+    if not 0 <= fold < folds:
+        raise InputError(f"there is no fold {fold} of {folds}; they are counted from 0 to {folds - 1}")
+    return fold_cases(cases, seed, folds)[fold]
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def save_split(path: str | Path, split: Split | Sequence[Split], seed: int) -> None:
+    """Write one split, or all of a cross-validation, and the seed as JSON."""
+    content = _as_json(split) if isinstance(split, Split) else {"folds": [_as_json(fold) for fold in split]}
+    write_json(path, {"seed": seed, **content})
+
+
+def load_split(path: str | Path, fold: int | None = None) -> Split:
+    """The split of a file that `save_split` wrote.
+
+    Args:
+        path: the file.
+        fold: which of its splits, where it holds those of a cross-validation.
+
+    Raises:
+        InputError: no such file, not JSON, not lists of ids, a case on both sides, a fold that the file does not
+            have, or none named where it has several.
+    """
+    content = layouts.read_object(Path(path))
+    if "folds" not in content:
+        if fold is not None:
+            raise InputError(f"{path} holds one split and no folds; leave out --fold, or make folds with 'data split'")
+        return _from_json(content, str(path))
+    folds = content["folds"]
+    if not isinstance(folds, list) or not folds or not all(isinstance(entry, dict) for entry in folds):
+        raise InputError(f'{path} is no split; give it "folds", a list of {{"train": [...], "held_out": [...]}}')
+    splits = [_from_json(entry, f"fold {index} of {path}") for index, entry in enumerate(folds)]
+    if fold is None:
+        raise InputError(f"{path} holds {len(splits)} folds; choose one with --fold, from 0 to {len(splits) - 1}")
+    if not 0 <= fold < len(splits):
+        raise InputError(f"{path} has no fold {fold}; its folds are counted from 0 to {len(splits) - 1}")
+    return splits[fold]
+
+
+def _as_json(split: Split) -> dict[str, list[str]]:
+    return {"train": list(split.train), "held_out": list(split.held_out)}
+
+
+def _from_json(content: dict[str, Any], where: str) -> Split:
+    sides: list[tuple[str, ...]] = []
+    for name in ("train", "held_out"):
+        side = content.get(name)
+        if not isinstance(side, list) or not all(isinstance(case_id, str) for case_id in side):
+            raise InputError(f"{where} is no split; give it {name!r}, a list of case ids")
+        sides.append(tuple(side))
+    train, held_out = sides
+    if both := sorted(set(train) & set(held_out)):
+        raise InputError(f"{where} has {both[0]!r} both in train and in held_out; remove it from one of them")
+    return Split(train, held_out)

@@ -1,0 +1,174 @@
+"""Preprocessed slices on disk: every volume is decompressed once, then read slice by slice in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsam_adapt.config import Axis, Channels
+from medsam_adapt.core.errors import RunError
+from medsam_adapt.core.files import file_sha256
+from medsam_adapt.data.datasets.cases import Case
+from medsam_adapt.data.slices.cache import cache_folder, made_in_cache, told_of_cache
+from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.stored_array import StoredArray
+from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, to_ras
+from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, classes_in, count_classes, read_classes
+from medsam_adapt.data.volumes.label_coding import renumber as renumber  # found here too
+
+_STORE_FORMAT = 1  # part of the key: raise it when the stored bytes change their meaning
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """Everything besides the files that decides the stored bytes."""
+
+    image_size: int
+    axis: Axis
+    policy: IntensityPolicy
+    label_ids: tuple[int, ...]  # in the files; the i-th becomes class i + 1, all others background
+    coding: LabelCoding = EXCLUSIVE  # of the label files
+
+
+class StoredCase:
+    """The slices of one case, each read from the disk when it is asked for.
+
+    Attributes:
+        images: (N, h, w) uint8 grey levels, resized but not padded; (N, 3, h, w) of pictures in colour and
+            of pairs of images.
+        labels: (N, h, w) uint8 classes, 0 is background; or, for classes that may overlap, parts.
+        table: (P, C), which classes a part belongs to; None for classes that exclude each other.
+        voxels: (N, C + 1) voxels of every class in every native slice.
+    """
+
+    def __init__(self, case_id: str, folder: Path) -> None:
+        self.case_id = case_id
+        self.images = StoredArray(folder / "images.npy")
+        self.labels = StoredArray(folder / "labels.npy")
+        self.voxels: np.ndarray = np.load(folder / "voxels.npy")
+        self.table: np.ndarray | None = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None
+
+    def channels(self, index: int, channels: Channels) -> np.ndarray:
+        """Slice ``index`` as (3, h, w): itself three times, itself between its two neighbours, or its colours."""
+        if len(self.images.shape) == 4:
+            return self.images[index]
+        if channels == "repeat":
+            return np.repeat(self.images[index][None], 3, axis=0)
+        neighbours = np.clip((index - 1, index, index + 1), 0, len(self.images) - 1)
+        return np.stack([self.images[neighbour] for neighbour in neighbours])
+
+    def grey(self, index: int) -> np.ndarray:
+        """Slice ``index`` as (h, w) grey levels; of colours their mean."""
+        image = self.images[index]
+        return image if image.ndim == 2 else image.mean(axis=0)
+
+    def classes_in(self, index: int) -> np.ndarray:
+        """Numbers (from 1) of the classes that are left in slice ``index`` once it is resized."""
+        return classes_in(self.labels[index], self.table)
+
+    def training_slices(self, empty_share: float, random: np.random.Generator) -> np.ndarray:
+        """Indices of all slices of the labelled range, and of a share of the slices outside it, in order.
+
+        A case without any of the classes has no such range: a share of all its slices teaches what is not to be found.
+        """
+        labelled = np.flatnonzero(self.voxels[:, 1:].any(axis=1))
+        inside = np.arange(labelled[0], labelled[-1] + 1) if labelled.size else labelled
+        outside = np.setdiff1d(np.arange(len(self.voxels)), inside)
+        drawn = random.choice(outside, size=round(empty_share * outside.size), replace=False)
+        return np.sort(np.concatenate([inside, drawn]))
+
+
+def store_cases(
+    cases: Sequence[Case],
+    settings: SliceSettings,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    dataset: str | Path | None = None,
+) -> dict[str, StoredCase]:
+    """Slices of all ``cases`` by case id, made where the cache does not hold them yet.
+
+    Args:
+        cases: labelled cases.
+        settings: how they are sliced.
+        cache_dir: folder of the cache; ``cache`` under ``MEDSAM_ADAPT_HOME`` when None.
+        progress: called with each case id as it is ready.
+        dataset: the folder that the cases come from, which ``cache info`` tells.
+
+    Raises:
+        InputError: the cache cannot be written to; and as `read_volume` and `read_classes`.
+        RunError: the disk is full, or what the cache holds is damaged.
+    """
+    root = cache_folder(cache_dir)
+    with told_of_cache(root):
+        root.mkdir(parents=True, exist_ok=True)
+    folders = {}
+    for case in cases:
+        folders[case.id] = root / _key(case, settings)
+        if not folders[case.id].is_dir():
+            _make(case, settings, folders[case.id], dataset)
+        if progress:
+            progress(case.id)
+    # Opened only now: what stays in memory between the large arrays of two cases would keep theirs from being reused.
+    return {case_id: _open(case_id, folder) for case_id, folder in folders.items()}
+
+
+def _open(case_id: str, folder: Path) -> StoredCase:
+    try:
+        return StoredCase(case_id, folder)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"{folder} is damaged ({error}): remove it, or run 'medsam-adapt cache clear'") from error
+
+
+def stored_bytes(header: VolumeHeader, settings: SliceSettings, channels: int = 1) -> int:
+    """About how many bytes a case with this many channels will take in the cache."""
+    view, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    plan = SlicePlan.of(view.shape, tuple(spacing), settings.axis, settings.image_size)
+    count = len(volume_to_slices(view, settings.axis))
+    height, width = plan.resized
+    return count * ((channels + 1) * height * width + 8 * (len(settings.label_ids) + 1))
+
+
+def _key(case: Case, settings: SliceSettings) -> str:
+    """The files' bytes and the settings: the same slices are found again wherever the files are moved."""
+    description: dict[str, Any] = {
+        "format": _STORE_FORMAT,
+        "image_size": settings.image_size,
+        "axis": settings.axis,
+        "policy": settings.policy.model_dump(),
+        "label_ids": settings.label_ids,
+        "files": [file_sha256(path) for path in case.files()],
+    }
+    if settings.coding != EXCLUSIVE:
+        description["coding"] = asdict(settings.coding)
+        description["masks"] = [*case.masks]
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]
+
+
+def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path | None = None) -> None:
+    """Write a case's slices to a folder of its own and rename it: another run sees all of it or nothing."""
+    assert case.label_source is not None, "training cases have labels: find_cases checks it"
+    image, header = read_volume(case.image)
+    label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)
+    image, affine = to_ras(image, header.affine)
+    label, _ = to_ras(label, header.affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    plan = SlicePlan.of(image.shape, tuple(spacing), settings.axis, settings.image_size)
+    label_slices = volume_to_slices(label, settings.axis)
+    voxels = np.stack([count_classes(s, len(settings.label_ids), table) for s in label_slices])
+    # torch indexes bytes, but not all the wider types that parts may need
+    resized = plan.resize_label(as_tensor(label_slices, torch.uint8 if table is None else torch.int64))
+    images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
+    arrays = {"images": images.numpy().astype(np.uint8), "labels": resized.numpy().astype(label.dtype)}
+    arrays |= {"voxels": voxels} if table is None else {"voxels": voxels, "table": table}
+    with told_of_cache(folder.parent), made_in_cache(folder, dataset) as temporary:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)

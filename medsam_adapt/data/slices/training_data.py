@@ -1,0 +1,256 @@
+"""The data of one training run: cases found, checked, split by patient, and sliced."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
+from medsam_adapt.core.distributed import first_process_first
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
+from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases, select_classes
+from medsam_adapt.data.datasets.continuation import fit_classes
+from medsam_adapt.data.datasets.splits import Split, choose_split
+from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy
+from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
+from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
+from medsam_adapt.data.slices.transforms import training_transforms
+from medsam_adapt.data.slices.views import Views
+from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.data.volumes.io import read_volume
+from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
+from medsam_adapt.networks.variants import get_variant
+
+if TYPE_CHECKING:
+    from medsam_adapt.runs.record import RunRecord
+
+Part = Literal["train", "first_half", "second_half"]
+_BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
+_POLICY_SAMPLE = 3  # volumes read to tell the modality
+
+
+class TrainingData:
+    """Everything that a run reads, from the folder to samples.
+
+    Args:
+        root: the data set's folder.
+        layout: its layout on disk, or ``auto``.
+        classes: names of the classes to learn; all of the layout's when None.
+        backbone: decides the image size when ``image_size`` is None.
+        image_size: side of the square slices in pixels.
+        axis: slicing direction.
+        channels: what SAM's three colour channels hold.
+        intensity: name of the intensity policy.
+        prompt: ``none``, or the prompt that is simulated from the label.
+        held_out: share of the patients that is held out (none with fewer than three).
+        empty_share: share of the slices outside the labelled range that is trained on.
+        augment: ``none``, ``anatomical`` or ``free``.
+        seed: of the split, the slices drawn and the augmentation.
+        split_file: a saved split to use instead of a new one.
+        fold: which fold of a cross-validation is held out, counted from 0; None for no cross-validation.
+        folds: how many folds are drawn where ``split_file`` gives none.
+        sampling: ``balanced`` draws slices of rare classes more often, ``slices`` all alike.
+        cache_dir: where slices are kept.
+        from_run: folder of a run whose label map and intensity policy are kept, since its weights are.
+
+    Raises:
+        InputError: for all the problems of the files, told together.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        layout: str = "auto",
+        classes: Sequence[str] | None = None,
+        backbone: str = "vit_nano",
+        image_size: int | None = None,
+        axis: Axis = "axial",
+        channels: Channels = "repeat",
+        intensity: Intensity = "auto",
+        prompt: PromptMode = "none",
+        held_out: float = 0.2,
+        empty_share: float = 0.1,
+        augment: Augmentation = "anatomical",
+        seed: int = 0,
+        split_file: str | Path | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        sampling: Sampling = "balanced",
+        cache_dir: str | Path | None = None,
+        from_run: str | Path | None = None,
+    ) -> None:
+        self.image_size = image_size or get_variant(backbone).image_size
+        get_variant(backbone).grid(self.image_size)
+        self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
+        self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
+        self.earlier = None if from_run is None else self._read_earlier(from_run, intensity)
+        self.cases = self._find_cases(Path(root), layout, classes)
+        self.check: CaseCheck = check_cases(self.cases)
+        refuse_code(self.check.classes, f"the classes of {root}")
+        if len(self.class_names) > MOST_CLASSES:
+            raise InputError(
+                f"{root} has {len(self.class_names)} classes, {MOST_CLASSES} are the most: name --classes."
+            )
+        ids = [case.id for case in self.cases.cases]
+        self.split: Split = choose_split(self.cases.cases, seed, held_out, split_file, fold, folds)
+        unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
+        if unknown:
+            raise InputError(f"split {split_file} names the case {unknown[0]}, which {root} does not have.")
+        if len(self.check.absent_classes(self.split.train)) == len(self.class_names):
+            raise InputError(
+                f"no training volume of {root} holds a voxel of {', '.join(self.class_names)}, only "
+                "the held-out ones do: choose another --seed or split, or label more volumes."
+            )
+        self.policy: IntensityPolicy = self._choose_policy(intensity)
+        self._stored: dict[str, StoredCase] | None = None
+
+    @classmethod
+    def of(cls, root: str | Path, knobs: Knobs) -> TrainingData:
+        """The data of ``root`` under the settings of a run."""
+        names = [name for name in inspect.signature(cls).parameters if name != "root"]
+        return cls(root, **{name: getattr(knobs, name) for name in names})
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the network's channels (background not among them)."""
+        return list(self.check.classes.values())
+
+    @property
+    def label_ids(self) -> list[int]:
+        """The ids of :attr:`class_names` in the label files."""
+        return list(self.check.classes)
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may belong to several classes."""
+        return self.cases.coding.overlapping
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes without one voxel in the labels of any training so far: kept in the map, never emitted."""
+        absent = self.check.absent_classes(self.split.train)
+        return [name for name in absent if self.earlier is None or name in self.earlier.absent]
+
+    @property
+    def split_by(self) -> Literal["patients", "slices"]:
+        """How the training set is halved: by patient, or with fewer than four of them by blocks of slices."""
+        return "patients" if len(self._train_patients()) >= 4 else "slices"
+
+    def store(self, progress: Callable[[str], None] | None = None) -> dict[str, StoredCase]:
+        """The slices of the training cases by case id, made or found in the cache."""
+        if self._stored is None:
+            cases = self._cases(self.split.train)
+            with first_process_first():
+                self._stored = store_cases(cases, self._slicing(), self.cache_dir, progress, self.cases.root)
+        return self._stored
+
+    def store_bytes(self) -> int:
+        """About how many bytes :meth:`store` takes in the cache."""
+        channels = 3 if self.cases.images else 1
+        return sum(stored_bytes(self.check.headers[case_id], self._slicing(), channels) for case_id in self.split.train)
+
+    def _slicing(self) -> SliceSettings:
+        return SliceSettings(self.image_size, self.axis, self.policy, tuple(self.label_ids), self.cases.coding)
+
+    def samples(self, part: Part = "train") -> list[dict[str, Any]]:
+        """{case, slice} of every training slice of ``part``; with prompts {case, slice, structure} of every structure.
+
+        ``first_half`` and ``second_half`` part the training set as BLO-SAM's D1 and D2.
+        """
+        random = np.random.default_rng(self.seed)
+        samples = []
+        for case_id, stored in sorted(self.store().items()):
+            slices = stored.training_slices(self.empty_share, random)
+            kept = set(self._part_of(case_id, slices, part))
+            samples += [s for s in self._samples_of(stored, slices) if s["slice"] in kept]
+        if not samples:
+            raise InputError(
+                f"no slice to train on is left in the {'' if part == 'train' else part.replace('_', ' ') + ' of the '}"
+                "training data: give more labelled volumes or slices."
+            )
+        return samples
+
+    def dataset(self, part: Part = "train", views: Views | None = None) -> SliceDataset:
+        """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
+        images = views is None or views.images
+        transform = training_transforms(self.store(), self.image_size, self.prompt, self.channels, self.augment, images)
+        samples = self.samples(part)
+        weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
+        return SliceDataset(samples, transform, weights, views)
+
+    def views(self, count: int, images: bool) -> Views:
+        """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
+        settings = self.image_size, self.channels, self.augment
+        return Views(self.store(), self.samples(), *settings, count, self.seed, images)
+
+    def volumes(self) -> list[dict[str, Any]]:
+        """{id, image, label} paths of the held-out cases."""
+        return [case.entry() for case in self._cases(self.split.held_out)]
+
+    def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None) -> CaseList:
+        cases, earlier = find_cases(root, layout), self.earlier
+        if cases.images and self.channels != "repeat":
+            raise InputError(
+                f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
+            )
+        if earlier is not None:
+            refuse_other_images(cases.images, earlier.images, root, "the run to start from")
+            label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
+            return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
+        return select_classes(cases, list(classes)) if classes else cases
+
+    def _read_earlier(self, run: str | Path, intensity: Intensity) -> RunRecord:
+        """The record of the run to start from; refuses settings that would change what its weights have learnt."""
+        from medsam_adapt.runs.record import read_run  # the record stands right of the data, and few runs need it
+
+        record = read_run(run)
+        wanted = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels, "intensity": intensity}
+        own = {name: getattr(record, name, record.knobs.get(name)) for name in wanted}
+        if changed := [name for name, value in wanted.items() if value != own[name]]:
+            name = changed[0]
+            raise InputError(f"{run} has {name} {own[name]}, and training from it keeps it; leave out {wanted[name]}.")
+        return record
+
+    def _choose_policy(self, intensity: Intensity) -> IntensityPolicy:
+        if self.earlier is not None:
+            return self.earlier.policy
+        sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
+        name = self.cases.intensity if intensity == "auto" else intensity
+        return choose_policy(name, (read_volume(case.image)[0] for case in sample))
+
+    def _cases(self, ids: Sequence[str]) -> list[Case]:
+        return [case for case in self.cases.cases if case.id in set(ids)]
+
+    def _memberships(self, samples: Sequence[dict[str, Any]]) -> np.ndarray:
+        """(N, C) bool: which classes each sample shows."""
+        if self.prompt == "none":
+            return np.stack([self.store()[s["case"]].voxels[s["slice"], 1:] > 0 for s in samples])
+        return np.stack([np.arange(1, len(self.class_names) + 1) == s["structure"] for s in samples])
+
+    def _train_patients(self) -> list[str]:
+        return sorted({case.patient_id for case in self._cases(self.split.train)})
+
+    def _part_of(self, case_id: str, slices: np.ndarray, part: Part) -> np.ndarray:
+        if part == "train":
+            return slices
+        if self.split_by == "slices":
+            # Blocks in turn, not one half of the body each: an organ that D1 lacks would never be learnt.
+            blocks = np.array_split(slices, max(2, min(_BLOCKS, slices.size // _SMALLEST_BLOCK)))
+            return np.concatenate(blocks[0 if part == "first_half" else 1 :: 2])
+        patients = np.random.default_rng(self.seed).permutation(self._train_patients())
+        patient = next(case.patient_id for case in self.cases.cases if case.id == case_id)
+        in_first = patient in patients[: (len(patients) + 1) // 2]
+        return slices if in_first == (part == "first_half") else slices[:0]
+
+    def _samples_of(self, stored: StoredCase, slices: np.ndarray) -> Iterator[dict[str, Any]]:
+        for index in slices:
+            sample = {"case": stored.case_id, "slice": int(index)}
+            if self.prompt == "none":
+                yield sample
+            else:
+                yield from ({**sample, "structure": int(structure)} for structure in stored.classes_in(index))

@@ -1,0 +1,286 @@
+"""MONAI dictionary transforms: from a stored slice, or a volume file, to what the network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    MapLabelValued,
+    MapTransform,
+    Orientationd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandAxisFlipd,
+    RandGaussianNoised,
+    Randomizable,
+    RandRotate90d,
+    RandScaleIntensityd,
+    SaveImaged,
+    Transform,
+)
+
+from medsam_adapt.config import Augmentation, Channels, PromptMode
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.prompts.simulated import simulate_prompt
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.slice_store import StoredCase
+from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
+from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
+from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
+from medsam_adapt.data.volumes.monai_reader import volume_loader
+from medsam_adapt.networks.variants import PIXEL_MEAN
+
+
+class LoadStoredSliced(Transform):
+    """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
+
+    For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
+    Without ``images`` there is no image.
+    """
+
+    def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat", images: bool = True) -> None:
+        self.stored = stored
+        self.channels = channels
+        self.images = images
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        case = self.stored[data["case"]]
+        label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
+        loaded = {**data, "label": label, "table": case.table}
+        if self.images:
+            loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
+        return loaded
+
+
+class FinishSliced(Randomizable, Transform):
+    """Draw the prompt and pad to the square that the network takes.
+
+    Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
+    sample names. `IGNORED` pixels stay so. The image is padded with SAM's mean
+    colour, which its normalisation turns into zeros, as SAM does.
+    """
+
+    def __init__(self, image_size: int, prompt: PromptMode = "none") -> None:
+        self.image_size = image_size
+        self.prompt = prompt
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        label = torch.from_numpy(np.asarray(data["label"], dtype=np.int64))  # augmented or not, whole numbers
+        image = {}
+        if "image" in data:
+            image["image"] = pad_image(torch.as_tensor(data["image"]).clamp(0, 255), self.image_size)
+        if (table := data.get("table")) is not None:
+            label = torch.from_numpy(table.astype(np.int64))[label[0]].permute(2, 0, 1)
+        prompt: dict[str, Any] = {}
+        if self.prompt != "none":
+            label = _one_structure(label, data["structure"], overlapping=table is not None)
+            prompt = simulate_prompt(label[0].numpy() == 1, self.prompt, self.image_size, self.R)
+        return {
+            "case": data["case"],
+            "slice": data["slice"],
+            **image,
+            "label": pad_label(label, self.image_size),
+            **{name: torch.from_numpy(value) for name, value in prompt.items()},
+        }
+
+
+def _one_structure(label: torch.Tensor, structure: int, overlapping: bool) -> torch.Tensor:
+    """Mask (1, h, w) of one class, from classes (1, h, w) or masks (C, h, w)."""
+    if overlapping:
+        return label[structure - 1 : structure]
+    return torch.where(label == IGNORED, label, (label == structure).long())
+
+
+class ApplyIntensityd(MapTransform):
+    """The run's intensity policy on whole volumes; keeps the geometry of a MetaTensor.
+
+    Args:
+        keys: of the images.
+        policy: the policy, or the mapping that a run's file holds.
+    """
+
+    def __init__(self, keys: KeysCollection, policy: IntensityPolicy | Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.policy = IntensityPolicy.model_validate(policy)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume = result[key]
+            grey = torch.from_numpy(self.policy.apply(np.asarray(volume)))
+            result[key] = MetaTensor(grey, meta=volume.meta, applied_operations=volume.applied_operations)
+        return result
+
+
+class LoadClassesd(Transform):
+    """{image, label}, both paths -> the label as classes 1, 2, … (1, X, Y, Z) uint8 in RAS order; the image stays.
+
+    Of classes that may overlap it is a part map (int32), and ``table`` (P, C) stands beside it. The label may also be
+    {class id: its mask's path}. It lies where its image does: that is checked before.
+    """
+
+    def __init__(self, label_ids: Sequence[int], coding: LabelCoding = EXCLUSIVE) -> None:
+        self.label_ids, self.coding = label_ids, coding
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        header = read_header(data["image"])
+        classes, table = read_classes(data["label"], self.label_ids, self.coding, header)
+        turned, affine = to_ras(classes if table is None else classes.astype(np.int32), header.affine)
+        label = MetaTensor(torch.from_numpy(turned.copy())[None], affine=torch.from_numpy(affine))
+        return {**data, "label": label} if table is None else {**data, "label": label, "table": table}
+
+
+def training_transforms(
+    stored: Mapping[str, StoredCase],
+    image_size: int,
+    prompt: PromptMode = "none",
+    channels: Channels = "repeat",
+    augment: Augmentation = "anatomical",
+    images: bool = True,
+) -> Compose:
+    """From {case, slice[, structure]} to a training sample.
+
+    Args:
+        stored: slices by case id.
+        image_size: side of the square in pixels.
+        prompt: what is simulated from the label.
+        channels: the slice repeated, or between its two neighbours.
+        augment: ``anatomical`` keeps left left and up up (small rotations, zooms, shifts; contrast, noise);
+            ``free`` adds mirroring and quarter turns, for images without a side; ``none`` changes nothing.
+        images: whether the sample has an image; its label is the same without it.
+    """
+    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt)
+    return Compose([load, *_augmentations(augment, image_size), finish])
+
+
+def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
+    if augment == "none":
+        return []
+    both = ("image", "label")
+    turns: list[Transform] = []
+    if augment == "free":
+        turns = [
+            RandAxisFlipd(both, prob=0.5, allow_missing_keys=True),
+            RandRotate90d(both, prob=0.5, allow_missing_keys=True),
+        ]
+    return [
+        *turns,
+        RandAffined(
+            both,
+            prob=0.75,
+            rotate_range=float(np.deg2rad(15)),
+            scale_range=(0.1, 0.1),
+            translate_range=0.05 * image_size,
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+            allow_missing_keys=True,
+        ),
+        RandScaleIntensityd("image", factors=0.1, prob=0.5, allow_missing_keys=True),
+        RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3, allow_missing_keys=True),
+        RandGaussianNoised("image", std=6.0, prob=0.3, allow_missing_keys=True),
+    ]
+
+
+def volume_transforms(
+    policy: IntensityPolicy | Mapping[str, Any],
+    label_ids: list[int] | None = None,
+    keys: tuple[str, ...] = ("image",),
+    coding: LabelCoding = EXCLUSIVE,
+) -> Compose:
+    """From files to whole volumes: image (1, X, Y, Z) in RAS order on the 0-255 scale, label as classes.
+
+    The image of a picture in colour is (3, X, Y, 1). For classes that may overlap the label is a part map, and
+    ``table`` (P, C) says which classes a part belongs to.
+
+    Args:
+        policy: the run's intensity policy.
+        label_ids: the ids in the label files that become classes 1, 2, …; needed when ``keys`` holds ``label``.
+        keys: ``image``, or ``image`` and ``label``.
+        coding: of the label files.
+    """
+    steps: list[Transform] = [LoadClassesd(label_ids or [], coding)] if "label" in keys else []
+    return Compose(
+        [
+            *steps,
+            volume_loader("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            ApplyIntensityd("image", policy),
+        ]
+    )
+
+
+def mask_transforms(
+    preprocessing: Compose, label_ids: Sequence[int], output_dir: str | Path, overlapping: bool = False
+) -> Compose:
+    """From logits (C + 1, X, Y, Z) to a mask file OUTPUT/<name>_seg.nii.gz in the input's own orientation.
+
+    Logits (C, X, Y, Z) of classes that may overlap give a 4D file (X, Y, Z, C) of masks.
+
+    Args:
+        preprocessing: what :func:`volume_transforms` gave, to be inverted.
+        label_ids: the ids written for classes 1, 2, ….
+        output_dir: folder of the masks.
+        overlapping: whether classes may overlap.
+    """
+    classes = [*range(len(label_ids) + 1)]
+    ids = [0, 1] if overlapping else [0, *label_ids]
+    dtype = np.uint16 if max(ids) > 255 else np.uint8
+    return Compose(
+        [
+            AsDiscreted("pred", threshold=0.0) if overlapping else AsDiscreted("pred", argmax=True),
+            Invertd("pred", preprocessing, orig_keys="image", nearest_interp=True, to_tensor=True),
+            MapLabelValued("pred", classes[: len(ids)], ids, dtype=dtype),
+            SaveImaged(
+                "pred",
+                output_dir=output_dir,
+                output_postfix="seg",
+                output_dtype=dtype,
+                separate_folder=False,
+                print_log=False,
+            ),
+        ]
+    )
+
+
+def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
+    """{image} of every volume file in a folder, or of the one file that it names; or of every pair of images.
+
+    Raises:
+        InputError: when there is none.
+    """
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else []
+    if folder.is_dir():
+        files = pair_folders(folder) if pairs else volume_files(folder) or picture_files(folder)
+    if pairs and (not files or folder.is_file()):
+        raise InputError(f"{folder} holds no folder of {' and '.join(IMAGE_PAIR)}: give one of a case, or of cases.")
+    if not files:
+        raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
+    return [{"image": str(file)} for file in files]
+
+
+def pad_image(image: torch.Tensor, image_size: int) -> torch.Tensor:
+    """(..., 3, h, w) -> (..., 3, S, S), padded right and bottom with SAM's mean colour."""
+    *batch, _, height, width = image.shape
+    canvas = torch.empty(*batch, 3, image_size, image_size, device=image.device)
+    canvas[..., :height, :width] = image
+    for channel, mean in enumerate(PIXEL_MEAN):  # by numbers: a tensor of them would have to wait for the device
+        canvas[..., channel, height:, :] = mean
+        canvas[..., channel, :height, width:] = mean
+    return canvas
+
+
+def pad_label(label: torch.Tensor, image_size: int) -> torch.Tensor:
+    """(..., h, w) -> (..., S, S), padded right and bottom with background."""
+    return torch.nn.functional.pad(label, (0, image_size - label.shape[-1], 0, image_size - label.shape[-2]))

@@ -1,0 +1,79 @@
+"""The fixed versions of the training slices whose features are kept, so that frozen work is done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from monai.transforms import Compose
+from torch import Tensor
+
+from medsam_adapt.config import Augmentation, Channels
+from medsam_adapt.data.slices.transforms import training_transforms
+
+if TYPE_CHECKING:
+    from medsam_adapt.data.slices.slice_store import StoredCase
+
+
+class Views:
+    """``count`` versions of every slice, in rows: those of slice i are rows i · count to (i + 1) · count - 1.
+
+    A version is one draw of the augmentation, decided by ``seed`` and its row. Prompts are no part of it.
+
+    Args:
+        stored: slices by case id.
+        samples: {case, slice, …} of all training samples; several may be of one slice.
+        image_size: side of the square in pixels.
+        channels: what SAM's three colour channels hold.
+        augment: as for `training_transforms`.
+        count: versions of a slice.
+        seed: of the augmentation.
+        images: whether the samples of a training carry images beside the row of their features.
+    """
+
+    def __init__(
+        self,
+        stored: Mapping[str, StoredCase],
+        samples: Sequence[Mapping[str, Any]],
+        image_size: int,
+        channels: Channels,
+        augment: Augmentation,
+        count: int = 1,
+        seed: int = 0,
+        images: bool = True,
+    ) -> None:
+        self.slices = sorted({(sample["case"], sample["slice"]) for sample in samples})
+        self.count, self.seed, self.images = count, seed, images
+        self._first_row = {place: index * count for index, place in enumerate(self.slices)}
+        self._transform = training_transforms(stored, image_size, "none", channels, augment)
+        self._settings = {"image_size": image_size, "channels": channels, "augment": augment}
+        self._contents = {case: stored[case].images.path.parent.name for case, _ in self.slices}
+
+    def __len__(self) -> int:
+        return len(self.slices) * self.count
+
+    def row(self, sample: Mapping[str, Any], draw: int) -> int:
+        """The row that a random number ``draw`` picks for a sample."""
+        return self._first_row[sample["case"], sample["slice"]] + draw % self.count
+
+    def fix(self, transform: Compose, row: int) -> None:
+        """Make the augmentation of ``transform`` that of a row; its last step, the prompt's, draws as it would have."""
+        prompt: Any = transform.transforms[-1]
+        drawn = prompt.R.get_state()
+        transform.set_random_state(seed=int(np.random.default_rng([self.seed, row]).integers(2**32)))
+        prompt.R.set_state(drawn)
+
+    def image(self, row: int) -> Tensor:
+        """The image (3, S, S) of a row, on the 0-255 scale."""
+        case, index = self.slices[row // self.count]
+        self.fix(self._transform, row)
+        return self._transform({"case": case, "slice": index})["image"]
+
+    def sha256(self) -> str:
+        """Of everything that decides the images: files, preprocessing, slices, augmentation."""
+        slices = [(self._contents[case], index) for case, index in self.slices]
+        drawn = None if self._settings["augment"] == "none" else (self.count, self.seed)
+        return hashlib.sha256(json.dumps([self._settings, slices, drawn]).encode()).hexdigest()

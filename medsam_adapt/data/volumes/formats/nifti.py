@@ -1,0 +1,135 @@
+"""NIfTI (.nii.gz, .nii): versions 1 and 2 of either byte order, the header checked without decompressing the voxels."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.formats.base import (
+    CHUNK,
+    DEFLATE_RATIO,
+    VolumeFormat,
+    VolumeHeader,
+    check_size,
+    listed_size,
+    unreadable,
+)
+
+_MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes for metres and micrometres; the others are, or are taken for, mm
+
+
+def _open_nifti(path: Path) -> BinaryIO:
+    compressed = path.name.lower().endswith(".gz")
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    if compressed != is_gzip:
+        right = ".nii.gz" if is_gzip else ".nii"
+        state = "is gzip-compressed" if is_gzip else "is not gzip-compressed"
+        raise InputError(f"{path} {state}, which its name denies; rename it to end in {right} or download it again")
+    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
+
+
+def _read_bytes(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
+    """``count`` bytes from ``offset``, reading on to the end of the file, where gzip keeps its checksum."""
+    try:
+        file.read(offset)
+        content = file.read(count)
+        while file.read(CHUNK):
+            pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, error) from error
+    if len(content) < count:
+        raise unreadable(path, "it ends too early")
+    return content
+
+
+def _nifti_fields(path: Path) -> nib.Nifti1Header:
+    """The header's raw fields, NIfTI-1 or 2 of either byte order, the magic checked and nothing else."""
+    try:
+        with _open_nifti(path) as file:
+            block = file.read(540)
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, error) from error
+    for kind, size, magic, at in ((nib.Nifti1Header, 348, b"n+1\0", 344), (nib.Nifti2Header, 540, b"n+2\0", 4)):
+        for endianness, order in (("<", "little"), (">", "big")):
+            if block[:4] == size.to_bytes(4, order) and len(block) >= size and block[at : at + 4] == magic:  # type: ignore[arg-type]
+                return kind(block[:size], endianness=endianness, check=False)
+    raise InputError(f"{path} is not a NIfTI volume, whatever its name says; export it as .nii.gz again")
+
+
+def _nifti_layout(path: Path, fields: nib.Nifti1Header) -> tuple[tuple[int, int, int], np.dtype, int]:
+    """Shape, voxel type, and offset of the voxels in bytes, or the sentence that says what cannot be."""
+    dims = int(fields["dim"][0])
+    shape = tuple(int(length) for length in fields["dim"][1 : dims + 1])
+    if not 1 <= dims <= 7 or min(shape) < 1:
+        raise InputError(f"{path} has a corrupt header (dimensions {fields['dim'].tolist()}); export it again")
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        size = listed_size(shape)
+        raise InputError(f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a file of its own")
+    try:
+        dtype, offset = fields.get_data_dtype(), fields.get_data_offset()
+    except (nib.spatialimages.HeaderDataError, KeyError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} has a corrupt header ({error}); export it again") from error
+    if dtype.kind not in "iuf":
+        raise InputError(f"{path} holds colour or complex voxels; give one real number a voxel")
+    if not fields.sizeof_hdr <= offset < 1 << 31:
+        raise InputError(f"{path} has a corrupt header (voxels from byte {offset}); export it again")
+    return shape, dtype, offset
+
+
+def _check_nifti_size(path: Path, needed: int) -> None:
+    """Refuse a file too small for the ``needed`` bytes, decompressing it only where its last bytes look wrong."""
+    held = path.stat().st_size
+    compressed = path.name.lower().endswith(".gz")
+    check_size(path, needed, held, DEFLATE_RATIO if compressed else 1)
+    if compressed:
+        with path.open("rb") as file:
+            file.seek(-4, 2)
+            ends_whole = int.from_bytes(file.read(4), "little") == needed % 2**32  # gzip ends with its length
+        if not ends_whole:  # cut off, or in several parts, as parallel compressors write: only reading it tells
+            with _open_nifti(path) as stream:
+                _read_bytes(stream, path, 0, needed)
+
+
+def _read_nifti_header(path: Path) -> VolumeHeader:
+    fields = _nifti_fields(path)
+    shape, dtype, offset = _nifti_layout(path, fields)
+    spacing = fields["pixdim"][1:4]
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        listed = ", ".join(f"{length:g}" for length in spacing)
+        raise InputError(f"{path} has an impossible voxel spacing ({listed}); correct it or export the volume again")
+    try:
+        affine = np.array(fields.get_best_affine(), dtype=np.float64)
+    except (nib.spatialimages.HeaderDataError, ValueError) as error:
+        raise InputError(f"{path} has a corrupt orientation ({error}); export it again from its source") from error
+    affine[:3] *= _MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0)
+    affine.setflags(write=False)
+    header = VolumeHeader(path, shape, affine)
+    _check_nifti_size(path, offset + math.prod(shape) * dtype.itemsize)
+    return header
+
+
+def _read_nifti_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
+    path = header.path
+    fields = _nifti_fields(path)
+    shape, dtype, offset = _nifti_layout(path, fields)
+    try:
+        slope, intercept = fields.get_slope_inter()
+    except nib.spatialimages.HeaderDataError as error:
+        raise InputError(f"{path} has a corrupt header ({error}); export it again") from error
+    with _open_nifti(path) as file:
+        content = _read_bytes(file, path, offset, math.prod(shape) * dtype.itemsize)
+    voxels = np.frombuffer(content, dtype).reshape(shape, order="F")
+    return voxels, 1.0 if slope is None else slope, intercept or 0.0
+
+
+NIFTI = VolumeFormat(_read_nifti_header, _read_nifti_voxels, lambda header: _nifti_fields(header.path))

@@ -1,0 +1,60 @@
+"""MONAI's door to `read_volume`: every format, with the same checks and the same geometry."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection, PathLike
+from monai.data import ImageReader
+from monai.data.utils import is_supported_format
+from monai.transforms import LoadImaged
+from monai.utils import ensure_tuple
+from monai.utils.enums import MetaKeys, SpaceKeys
+
+from medsam_adapt.data.volumes.io import FORMATS, PICTURES, VolumeHeader, read_volume
+
+
+class VolumeReader(ImageReader):
+    """Reads one volume, a file or the folder of a DICOM series, as float32 (X, Y, Z) with its affine in RAS mm.
+
+    A picture in colour gives (X, Y, 1, 3).
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return is_supported_format(filename, [suffix.lstrip(".") for suffix in (*FORMATS, *PICTURES)])
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[np.ndarray, VolumeHeader]:
+        (path,) = ensure_tuple(data)
+        return read_volume(path)
+
+    def get_data(self, img: tuple[np.ndarray, VolumeHeader]) -> tuple[np.ndarray, dict]:
+        voxels, header = img
+        return voxels, {
+            MetaKeys.AFFINE: header.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.array(header.shape),
+            # a picture's colours are its channels, and a volume has no axis of them
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan") if voxels.ndim == 3 else 3,
+            MetaKeys.SPACE: SpaceKeys.RAS,
+        }
+
+
+def volume_loader(keys: KeysCollection) -> LoadImaged:
+    """MONAI's LoadImaged with `VolumeReader`.
+
+    It makes one of each of MONAI's own readers too, of which one tells that a GPU decoder of DICOM is missing, which
+    nobody asked for: that is kept quiet.
+    """
+    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
+            return LoadImaged(keys, VolumeReader, image_only=True)
+    finally:
+        logger.disabled = before

@@ -1,0 +1,200 @@
+"""Evaluation through MONAI's engine: volumes in, scores in native geometry, tables and pictures out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from ignite.metrics import Metric
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
+from torch import nn
+
+from medsam_adapt.core.distributed import merge, share
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.case_checks import check_cases
+from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.training_data import TrainingData
+from medsam_adapt.data.slices.transforms import volume_transforms
+from medsam_adapt.data.volumes.label_coding import IGNORED
+from medsam_adapt.evaluation.pictures import CaseView, save_pictures
+from medsam_adapt.inference.inferer import SlicewiseInferer
+from medsam_adapt.scoring.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
+from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise, write_metrics
+from medsam_adapt.training.setup import prepare_volume
+
+KEY_METRIC = "val_mean_dsc"
+_KEYS = ("image", "label")
+
+
+class VolumeScores(Metric):
+    """The scores of every volume that an evaluator segments; its value is the mean DSC over classes.
+
+    Args:
+        class_names: of the classes, from 1.
+        absent: those among them that training never saw.
+        rules: which metrics; DSC and IoU alone unless something else is wanted.
+
+    Attributes:
+        cases: scores by case id.
+        facts: spacing, shape and background by case id.
+        views: by case id, the slice with most of the reference, for pictures.
+        notes: what a reader of the scores must know.
+    """
+
+    def __init__(self, class_names: Sequence[str], absent: Sequence[str] = (), rules: MetricRules = QUICK) -> None:
+        self.class_names, self.absent, self.rules = list(class_names), list(absent), rules
+        self.notes: list[str] = []
+        super().__init__()
+
+    def reset(self) -> None:
+        self.cases: dict[str, Scores] = {}
+        self.facts: dict[str, CaseFacts] = {}
+        self.views: dict[str, CaseView] = {}
+
+    def iteration_completed(self, engine: Any) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            prediction, reference = comparable(output["pred"], output["label"], batch.get("table"))
+            image = np.asarray(output["image"])
+            spacing = tuple(float(side) for side in output["image"].pixdim)
+            self.update((batch["id"], prediction, reference, spacing))
+            self.views[batch["id"]] = CaseView.of(image if len(image) > 1 else image[0], prediction, reference, spacing)
+
+    def update(self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]]) -> None:
+        case_id, prediction, reference, spacing = output
+        self.cases[case_id] = score_volume(prediction, reference, self.class_names, spacing, self.rules, self.absent)
+        self.facts[case_id] = CaseFacts(spacing, reference.shape[-3:], background_iou(prediction, reference))
+
+    def compute(self) -> float:
+        cases = merge(self.cases)  # of all processes that train together
+        return mean_scores(cases, self.class_names, ["dsc"])["dsc"] if cases else math.nan
+
+    def summary(self) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        return summarise(self.cases, self.class_names, self.rules, self.facts, self.absent, self.notes)
+
+
+class WriteReport:
+    """Handler of an evaluator from :func:`volume_evaluator`: ``metrics.csv``, ``metrics.json``, ``pictures/``.
+
+    Args:
+        folder: where they are written when all volumes are scored.
+        rules: which metrics are computed; all of them by default.
+    """
+
+    def __init__(self, folder: str | Path, rules: MetricRules | None = None) -> None:
+        self.folder, self.rules = Path(folder), rules or MetricRules()
+
+    def attach(self, engine: Any) -> None:
+        """Register with the evaluator."""
+        engine.scores.rules = self.rules
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        scores: VolumeScores = engine.scores
+        write_metrics(self.folder, scores.summary())
+        save_pictures(self.folder / "pictures", scores.cases, scores.views, scores.class_names)
+
+
+def volume_evaluator(
+    dataset: Dataset,
+    network: nn.Module,
+    inferer: Inferer,
+    class_names: Sequence[str],
+    device: torch.device,
+    handlers: Sequence[Any] = (),
+) -> SupervisedEvaluator:
+    """MONAI's evaluator over whole volumes; its key metric is the mean DSC, and ``scores`` holds them all.
+
+    Args:
+        dataset: {id, image, label} through :func:`volume_transforms`.
+        network: the segmenter.
+        inferer: a :class:`SlicewiseInferer` that gives labels.
+        class_names: of the classes, from 1.
+        device: where the network runs.
+        handlers: attached to the evaluator.
+    """
+    scores = VolumeScores(class_names, [class_names[number - 1] for number in getattr(inferer, "absent", ())])
+    evaluator: Any = SupervisedEvaluator(  # Any: it gets an attribute
+        device=device,
+        val_data_loader=DataLoader(dataset, batch_size=1),
+        network=network,
+        inferer=inferer,
+        prepare_batch=prepare_volume,
+        key_val_metric={KEY_METRIC: scores},
+    )
+    evaluator.scores = scores
+    for handler in handlers:  # after the metric, so that it is complete when they look
+        handler.attach(evaluator)
+    return evaluator
+
+
+def validation_set(data: TrainingData) -> Dataset:
+    """The held-out volumes of a training run, or this process's part of them."""
+    return Dataset(share(data.volumes()), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
+
+
+def inferer_for(data: TrainingData) -> SlicewiseInferer:
+    """How a training run segments its held-out volumes."""
+    absent = [data.class_names.index(name) + 1 for name in data.absent]
+    classes = len(data.class_names)
+    return SlicewiseInferer(data.axis, data.channels, data.prompt, classes, absent, overlapping=data.overlapping)
+
+
+def labelled_volumes(
+    root: str | Path,
+    layout: str,
+    cases: Sequence[str] | None,
+    policy: IntensityPolicy | Mapping[str, Any],
+    label_ids: Sequence[int],
+) -> Dataset:
+    """Labelled volumes to score.
+
+    Args:
+        root: the data set's folder.
+        layout: its layout, or ``auto``.
+        cases: ids of the cases wanted; all when None.
+        policy: the run's intensity policy.
+        label_ids: the ids in the label files of classes 1, 2, ….
+
+    Raises:
+        InputError: a case that is not there, or whatever the layout refuses.
+    """
+    case_list = find_cases(root, layout)
+    found = {case.id: case for case in case_list.cases}
+    missing = sorted(set(cases or ()) - set(found))
+    if missing:
+        raise InputError(f"{root} has no case '{missing[0]}': give the folder that the run was trained on, or --data.")
+    wanted = tuple(case for case in found.values() if cases is None or case.id in cases)
+    check_cases(replace(case_list, cases=wanted))
+    volumes = [case.entry() for case in wanted]
+    return Dataset(volumes, volume_transforms(policy, list(label_ids), _KEYS, case_list.coding))
+
+
+def comparable(prediction: Any, reference: Any, table: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and reference without what nobody labelled, each as classes (X, Y, Z) or masks (C, X, Y, Z).
+
+    Args:
+        prediction: classes (1, X, Y, Z), or masks (C, X, Y, Z) of classes that may overlap.
+        reference: classes (1, X, Y, Z), or parts.
+        table: (P, C) of the parts.
+    """
+    predicted, labels = np.asarray(prediction), np.asarray(reference)
+    if table is None:
+        known = labels != IGNORED
+        truth = labels
+    else:
+        rows = np.asarray(table)
+        known = ~(rows == IGNORED).any(axis=1)[labels]
+        truth = np.stack([rows[:, index][labels[0]] for index in range(rows.shape[1])])
+    if not known.all():
+        predicted, truth = predicted * known, truth * known
+    return predicted[0] if len(predicted) == 1 else predicted, truth[0] if len(truth) == 1 else truth

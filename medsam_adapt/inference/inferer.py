@@ -1,0 +1,126 @@
+"""Volumes in, segmentations out: the slice loop that training, evaluation, prediction and the MONAI bundles share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from medsam_adapt.config import Axis, Channels, PromptMode
+from medsam_adapt.core.errors import RunError
+from medsam_adapt.data.slices.device_transfer import on_host
+from medsam_adapt.data.slices.geometry import slices_to_volume
+from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
+from medsam_adapt.networks.segmenter import Segmenter
+
+
+class SlicewiseInferer(Inferer):
+    """Runs a :class:`Segmenter` over the slices of a volume, in the volume's own voxels.
+
+    Args:
+        axis: slicing direction.
+        channels: the slice repeated, or between its two neighbours.
+        prompt: what the segmenter was trained with; any but ``none`` takes prompts from a reference label.
+        num_classes: C.
+        absent: classes (1..C) that no training label held: their logits are put out of reach.
+        batch_size: slices at a time; by the device when None.
+        output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
+            or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
+        overlapping: whether the structures that a prompted segmenter draws may overlap; without prompts its head tells.
+    """
+
+    def __init__(
+        self,
+        axis: Axis = "axial",
+        channels: Channels = "repeat",
+        prompt: PromptMode = "none",
+        num_classes: int = 1,
+        absent: Sequence[int] = (),
+        batch_size: int | None = None,
+        output: Literal["labels", "logits"] = "labels",
+        overlapping: bool = False,
+    ) -> None:
+        self.axis, self.channels, self.prompt, self.overlapping = axis, channels, prompt, overlapping
+        self.num_classes, self.absent = num_classes, tuple(absent)
+        self.batch_size, self.output = batch_size, output
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Segment one volume.
+
+        Args:
+            inputs: (1, 1, X, Y, Z), or (1, 3, X, Y, Z) in colour, in RAS order on the 0-255 scale; a MetaTensor brings
+                its spacing, else 1 mm.
+            network: the segmenter, bare or wrapped for distributed training.
+            reference: keyword, classes (1, 1, X, Y, Z) from which prompts are taken, for prompted segmenters.
+            table: keyword, (1, P, C) where the reference holds the parts of classes that may overlap.
+
+        Raises:
+            InputError: for a prompted segmenter without a reference.
+        """
+        reference = None if self.prompt == "none" else kwargs.get("reference")
+        structures = None if reference is None else np.asarray(torch.as_tensor(reference)[0, 0].cpu())
+        table = None if reference is None or "table" not in kwargs else np.asarray(kwargs["table"][0].cpu())
+        source = PromptSource(structures, table)
+        colours = np.asarray(torch.as_tensor(inputs)[0].cpu())
+        volume = colours[0] if len(colours) == 1 else np.moveaxis(colours, 0, -1)
+        spacing = affine_to_spacing(inputs.affine.squeeze(0)) if isinstance(inputs, MetaTensor) else np.ones(3)
+        slices = SliceLogits(self, volume, [float(s) for s in spacing], network, source)
+        of_batch = slices.logits if self.output == "logits" else slices.classes
+        found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
+        return self._assemble(np.concatenate([of_slices for _, (of_slices,) in found]), inputs)
+
+    def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
+        """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""
+        volumes = [slices_to_volume(slices[:, channel], self.axis) for channel in range(slices.shape[1])]
+        stacked = torch.from_numpy(np.ascontiguousarray(np.stack(volumes)))[None].to(like.device)
+        return MetaTensor(stacked, meta=like.meta) if isinstance(like, MetaTensor) else stacked
+
+
+class SlicewiseSegmenter(nn.Module):
+    """A segmenter as a 3D network, (B, 1, X, Y, Z) -> logits (B, C + 1 or C, X, Y, Z), for MONAI's bundle tools.
+
+    Args:
+        segmenter: the network that sees slices.
+        axis: slicing direction.
+        channels: the slice repeated, or between its two neighbours.
+        absent: classes that are never emitted.
+        batch_size: slices at a time; by the device when None.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        axis: Axis = "axial",
+        channels: Channels = "repeat",
+        absent: Sequence[int] = (),
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.inferer = SlicewiseInferer(axis, channels, absent=absent, batch_size=batch_size, output="logits")
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Logits of volumes in RAS order on the 0-255 scale.
+
+        Raises:
+            RunError: when it is traced: the loop over slices would be recorded as the answer for one volume.
+        """
+        if torch.jit.is_tracing():
+            raise RunError("a loop over slices cannot be traced: use medsam-adapt export instead of ckpt_export.")
+        results = [self.inferer(volume[index : index + 1], self.segmenter) for index in range(len(volume))]
+        return torch.cat(results)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Loads the weights of the segmenter: a run's ``model.pt`` holds those, whatever wraps it."""
+        return self.segmenter.load_state_dict(state_dict, strict, assign)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The weights of the segmenter."""
+        return self.segmenter.state_dict(*args, **kwargs)

@@ -1,0 +1,302 @@
+"""A trained run as a function: ``predictor = load_run("runs/liver"); mask = predictor(image, affine)``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsam_adapt.config import checked_precision
+from medsam_adapt.data.prompts.file import Prompt
+from medsam_adapt.data.prompts.placement import prompts_on_slices
+from medsam_adapt.data.prompts.simulated import prompts_of_masks
+from medsam_adapt.data.slices.device_transfer import on_host
+from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
+from medsam_adapt.data.slices.slice_store import renumber
+from medsam_adapt.data.volumes.io import from_ras, to_ras
+from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
+from medsam_adapt.inference.ensemble import Scores
+from medsam_adapt.inference.inferer import SlicewiseInferer
+from medsam_adapt.inference.propagation import propagate
+from medsam_adapt.inference.run_network import load_network
+from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
+from medsam_adapt.networks.precision import run_as, running_of
+from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.runs.record import RunRecord, read_runs
+from medsam_adapt.training.setup import select_device
+
+_FLIPS = ((), (-1,), (-2,), (-2, -1))  # of rows and columns: never from slice to slice
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """One volume segmented, in the volume's own voxels.
+
+    Attributes:
+        voxels: label ids as in the training files (X, Y, Z) uint8 or uint16; for classes that may overlap masks of 0
+            and 1 (C, X, Y, Z) uint8.
+        probabilities: of each class (C, X, Y, Z) uint8, 255 for certain; None unless asked for.
+        uncertainty: (X, Y, Z) uint8, 0 for sure to 255 for no idea (see :meth:`Predictor.segment`); None unless asked
+            for.
+    """
+
+    voxels: np.ndarray
+    probabilities: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+
+
+class Predictor:
+    """Segments volumes as the run was trained to; with several runs, by the mean of their probabilities.
+
+    Attributes:
+        record: what was trained on what; ``record.class_names[i - 1]`` is the name of class i.
+        segmenter: the network, in evaluation mode; the first one of several.
+
+    Args:
+        record: of the run.
+        segmenter: with the run's weights.
+        batch_size: slices at a time; by the device when None.
+        others: records and networks of further runs with the same classes and slicing direction.
+    """
+
+    def __init__(
+        self,
+        record: RunRecord,
+        segmenter: Segmenter,
+        batch_size: int | None = None,
+        others: Sequence[tuple[RunRecord, Segmenter]] = (),
+    ) -> None:
+        self.record, self.segmenter = record, segmenter
+        self._members = [
+            (each.policy, network.eval(), _inferer(each, batch_size))
+            for each, network in ((record, segmenter), *others)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.segmenter.sam.pixel_mean.device
+
+    @property
+    def precision(self) -> str:
+        """What the image encoder computes in: ``fp32`` or ``bf16``."""
+        return "bf16" if running_of(self.segmenter.sam.image_encoder).is_bf16(self.device) else "fp32"
+
+    def slices_in(self, shape: Sequence[int], affine: np.ndarray) -> int:
+        """How many slices a volume of this shape and affine has in the run's slicing direction."""
+        view, _ = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
+        return len(volume_to_slices(view, self.record.axis))
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        affine: np.ndarray,
+        prompts: Sequence[Prompt] | None = None,
+        reference: np.ndarray | None = None,
+        flips: bool = False,
+        propagate: bool = False,
+    ) -> np.ndarray:
+        """Segment a volume; arguments and errors as for :meth:`segment`.
+
+        Returns:
+            label ids as in the training files, (X, Y, Z) uint8 or uint16, in the image's own voxels; for classes that
+            may overlap masks of 0 and 1, (C, X, Y, Z) uint8.
+        """
+        return self.segment(image, affine, prompts, reference, flips, propagate).voxels
+
+    def probabilities(
+        self,
+        image: np.ndarray,
+        affine: np.ndarray,
+        prompts: Sequence[Prompt] | None = None,
+        reference: np.ndarray | None = None,
+        flips: bool = False,
+        propagate: bool = False,
+    ) -> np.ndarray:
+        """The probability of each class, (C, X, Y, Z) float32 in the image's own voxels; arguments as :meth:`segment`.
+
+        Where classes exclude each other, background has what is left to 1.
+        """
+        slices = self._slices(image, affine, prompts, reference, propagate)
+        maps = np.empty((len(self.record.class_names), *slices[0].shape), np.float32)
+        found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(slices, flips))
+        for indices, (each,) in on_host(found):
+            maps[:, indices] = each.swapaxes(0, 1)
+        return self._in_place(maps, affine)
+
+    def segment(
+        self,
+        image: np.ndarray,
+        affine: np.ndarray,
+        prompts: Sequence[Prompt] | None = None,
+        reference: np.ndarray | None = None,
+        flips: bool = False,
+        propagate: bool = False,
+        maps_in: Path | None = None,
+        uncertainty: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Segmented:
+        """Segment a volume, holding the logits of one batch of slices at a time.
+
+        The uncertainty is the entropy of the mean probabilities over flips and runs, as a share of the entropy of
+        not knowing at all: of the softmax for classes that exclude each other, else the largest of the classes' own.
+
+        Args:
+            image: (X, Y, Z) in the scanner's units (Hounsfield for CT), in any orientation; (X, Y, Z, 3) in colour.
+            affine: (4, 4) from voxels to mm, as in NIfTI (RAS+).
+            prompts: what points at the structures, for a run that was trained with prompts.
+            reference: label ids (X, Y, Z), or masks (C, X, Y, Z), from which prompts are taken slice by slice instead.
+            flips: whether to average over the slices as they are and mirrored along rows, columns, and both.
+            propagate: whether prompts are followed from the slices they are on to their neighbours.
+            maps_in: an existing folder; when given, the probabilities are kept too, in a temporary file there.
+            uncertainty: whether to give the uncertainty.
+            progress: called with the number of slices just done.
+
+        Raises:
+            InputError: for a run that needs prompts and gets none, or prompts that do not fit the run or the volume.
+        """
+        slices = self._slices(image, affine, prompts, reference, propagate)
+        shape, count = slices[0].shape, len(self.record.class_names)
+        classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
+        maps = None if maps_in is None else map_on_disk((count, *shape), maps_in)
+        unsure = np.empty((1, *shape), np.uint8) if uncertainty else None
+        arrays = [array for array in (classes, maps, unsure) if array is not None]
+        for indices, results in on_host(self._results(slices, flips, maps is not None, uncertainty)):
+            for array, result in zip(arrays, results, strict=True):
+                array[:, indices] = result.swapaxes(0, 1)
+            if progress is not None:
+                progress(len(indices))
+        return Segmented(
+            self._as_ids(classes, affine),
+            None if maps is None else self._in_place(maps, affine),
+            None if unsure is None else self._in_place(unsure, affine)[0],
+        )
+
+    def _results(
+        self, slices: Sequence[SliceLogits], flips: bool, maps: bool, uncertainty: bool
+    ) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
+        """Indices of each batch of slices; classes (n, 1 or C, rows, columns), and what else is wanted, in bytes."""
+        if len(slices) == 1 and not (flips or maps or uncertainty):
+            for indices in slices[0].batches():
+                yield indices, [slices[0].classes(indices)]
+            return
+        for indices, scores in self._scores(slices, flips):
+            results = [scores.decide()]
+            if maps:
+                results.append(to_bytes(self._foreground(scores.probabilities)))
+            if uncertainty:
+                results.append(to_bytes(scores.uncertainty())[:, None])
+            yield indices, results
+
+    def _slices(
+        self,
+        image: np.ndarray,
+        affine: np.ndarray,
+        prompts: Sequence[Prompt] | None,
+        reference: np.ndarray | None,
+        follow: bool,
+    ) -> list[SliceLogits]:
+        """The volume's slices, once for each run."""
+        record = self.record
+        volume, affine_ras = to_ras(image, affine)
+        spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
+        source = self._prompt_source(image.shape, affine, prompts, reference)
+        windows = {policy: policy.window_of(volume) for policy, _, _ in self._members}
+        slices = [
+            SliceLogits(inferer, volume, spacing, network, source, windows[policy])
+            for policy, network, inferer in self._members
+        ]
+        if follow and prompts is not None and source.prompts is not None:
+            followed = propagate(slices[0], source.prompts, record.prompt)
+            for each in slices:
+                each.prompts = followed
+        return slices
+
+    def _prompt_source(
+        self,
+        shape: Sequence[int],
+        affine: np.ndarray,
+        prompts: Sequence[Prompt] | None,
+        reference: np.ndarray | None,
+    ) -> PromptSource:
+        """What points at the structures of a volume of this shape and affine; prompts come before a reference."""
+        record = self.record
+        if prompts is not None:
+            return PromptSource(prompts=prompts_on_slices(prompts, record, shape[:3], affine))
+        if reference is None:
+            return PromptSource()
+        if reference.ndim == 4:
+            masks = [volume_to_slices(to_ras(mask, affine)[0], record.axis) for mask in reference]
+            return PromptSource(prompts=prompts_of_masks(masks, record.prompt))
+        return PromptSource(renumber(to_ras(reference, affine)[0], record.label_ids))
+
+    def _scores(self, slices: Sequence[SliceLogits], flips: bool) -> Iterator[tuple[np.ndarray, Scores]]:
+        """Indices and scores of each batch of slices in turn."""
+        for indices in slices[0].batches():
+            passes = itertools.product(slices, _FLIPS if flips else _FLIPS[:1])
+            yield indices, Scores((each.logits(indices, flip) for each, flip in passes), self.record.overlapping)
+
+    def _foreground(self, probabilities: Tensor) -> Tensor:
+        return probabilities if self.record.overlapping else probabilities[:, 1:]
+
+    def _as_ids(self, classes: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """Classes (1, N, rows, columns) as label ids (X, Y, Z), or masks (C, N, rows, columns) as (C, X, Y, Z)."""
+        if self.record.overlapping:
+            return self._in_place(classes, affine)
+        ids = np.array([0, *self.record.label_ids], dtype=np.uint16 if max(self.record.label_ids) > 255 else np.uint8)
+        already = np.array_equal(ids, np.arange(len(ids)))
+        return self._in_place(classes if already else ids[classes], affine)[0]
+
+    def _in_place(self, slices: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """A view (K, X, Y, Z) of (K, N, rows, columns), in the axis order of the image with this affine."""
+        volume = slices_to_volume(np.moveaxis(slices, 0, -1), self.record.axis)
+        return np.moveaxis(from_ras(volume, affine), -1, 0)
+
+
+def _inferer(record: RunRecord, batch_size: int | None) -> SlicewiseInferer:
+    return SlicewiseInferer(
+        record.axis,
+        record.channels,
+        record.prompt,
+        len(record.class_names),
+        record.absent_classes,
+        batch_size,
+        overlapping=record.overlapping,
+    )
+
+
+def load_run(
+    folder: str | Path,
+    device: str = "auto",
+    batch_size: int | None = None,
+    merge: bool = False,
+    also: Sequence[str | Path] = (),
+    precision: str = "auto",
+) -> Predictor:
+    """A trained run, ready to segment; reads ``run.json`` and weights, and executes nothing of the folder.
+
+    Args:
+        folder: the run's.
+        device: auto, cpu, cuda, cuda:N or mps.
+        batch_size: slices at a time; by the device when None.
+        merge: whether a linear adapter is folded into SAM's weights, which is faster and differs by rounding.
+        also: folders of further runs with the same classes: the mean of all runs' probabilities decides.
+        precision: of the image encoder: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU and fp32 elsewhere.
+
+    Raises:
+        InputError: no such run, a damaged one, one that was not finished, an unknown device or precision, or runs that
+            do not segment the same.
+    """
+    wanted = checked_precision(precision)
+    records = read_runs([folder, *also])
+    target = select_device(device)
+    networks = [load_network(path, record, merge).to(target) for path, record in records.items()]
+    for network in networks:
+        run_as(network.sam.image_encoder, wanted)
+    first, *others = zip(records.values(), networks, strict=True)
+    return Predictor(*first, batch_size, others)

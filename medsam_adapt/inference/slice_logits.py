@@ -1,0 +1,239 @@
+"""The slices of one volume, and what a segmenter makes of them in the volume's own pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact_prompt, flip_prompt
+from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
+from medsam_adapt.inference.slice_images import SliceImages
+
+if TYPE_CHECKING:  # it imports this module
+    from medsam_adapt.data.slices.intensity import IntensityPolicy
+    from medsam_adapt.inference.inferer import SlicewiseInferer
+    from medsam_adapt.networks.segmenter import Segmenter
+
+_SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
+_NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where a prompted segmenter's prompts come from: a reference, or the prompts themselves.
+
+    Attributes:
+        reference: classes (X, Y, Z), from which prompts are taken slice by slice.
+        table: (P, C), where ``reference`` holds the parts of classes that may overlap.
+        prompts: slices are counted as :func:`volume_to_slices` gives them.
+    """
+
+    reference: np.ndarray | None = None
+    table: np.ndarray | None = None
+    prompts: SlicePrompts | None = None
+
+
+def decide(scores: Tensor, overlapping: bool, even: float = 0.0) -> Tensor:
+    """Classes (n, 1, rows, columns) uint8 with the highest score, or where they may overlap masks (n, K, …) uint8.
+
+    Args:
+        scores: (n, K, rows, columns); of classes that exclude each other, background first.
+        overlapping: whether classes may overlap.
+        even: the score above which a class that may overlap is there.
+    """
+    if overlapping:
+        return (scores > even).to(torch.uint8)
+    # max, whose indices are argmax's: over a dimension in front, torch is several times slower at argmax on a CPU.
+    return scores.max(dim=1, keepdim=True).indices.to(torch.uint8)
+
+
+class SliceLogits:
+    """Logits of the slices of one volume in the volume's own pixels, for as many slices at a time as are wanted.
+
+    Slices without any signal (air in a CT's window) are the same to the network: it sees the first of them alone.
+
+    Args:
+        inferer: how the volume is sliced and prompted.
+        volume: (X, Y, Z), or (X, Y, Z, 3) in colour, in RAS order.
+        spacing: of its voxels, mm.
+        network: the segmenter, bare or wrapped for distributed training.
+        source: of the prompts of a prompted segmenter.
+        window: turns voxels into grey levels, slice by slice; None where they are on the 0-255 scale already.
+
+    Attributes:
+        overlapping: whether the channels of the logits are C classes that may overlap, without background.
+        shape: slices, rows and columns.
+
+    Raises:
+        InputError: for a prompted segmenter without prompts.
+    """
+
+    def __init__(
+        self,
+        inferer: SlicewiseInferer,
+        volume: np.ndarray,
+        spacing: Sequence[float],
+        network: Callable[..., Any],
+        source: PromptSource | None = None,
+        window: IntensityPolicy | None = None,
+    ) -> None:
+        source = source or PromptSource()
+        if inferer.prompt != "none" and source.reference is None and source.prompts is None:
+            raise InputError(
+                f"this run was trained with a {inferer.prompt} prompt and cannot segment without one: "
+                "train one with --prompt none."
+            )
+        self.inferer, self.prompts, self.table = inferer, source.prompts, source.table
+        self.segmenter = cast("Segmenter", getattr(network, "module", network))
+        self.overlapping = inferer.overlapping or self.segmenter.head == "overlapping"
+        voxels = volume_to_slices(volume, inferer.axis)
+        self.shape = voxels.shape[:3]
+        self.reference = None if source.reference is None else volume_to_slices(source.reference, inferer.axis)
+        size = self.segmenter.image_size
+        self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), inferer.axis, size)
+        neighbours = (-1, 0, 1) if inferer.channels == "adjacent" and voxels.ndim == 3 else (0,)
+        prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
+        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares)
+        self._of_nothing: dict[tuple[int, ...], Tensor] = {}
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """Indices of the slices of each batch in turn."""
+        size = self.inferer.batch_size or self._at_a_time()
+        for start in range(0, self.shape[0], size):
+            yield np.arange(start, min(start + size, self.shape[0]))
+
+    @torch.no_grad()
+    def logits(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
+        """Logits (n, K, rows, columns) of the slices ``indices``.
+
+        Args:
+            indices: of the slices.
+            flip: the segmenter sees them mirrored along these of (-2, -1), rows and columns; the logits are turned
+                back.
+        """
+        return self.plan.restore_logits(self._small(indices, flip))
+
+    @torch.no_grad()
+    def classes(self, indices: np.ndarray) -> Tensor:
+        """What :func:`decide` makes of the logits of the slices ``indices``, without holding them all."""
+        small = self._small(indices)
+        # A slice at a time stays in a processor's cache; a GPU is faster at all of them together.
+        parts = small.split(1 if small.device.type == "cpu" else len(small))
+        return torch.cat([decide(self.plan.restore_logits(part), self.overlapping) for part in parts])
+
+    @torch.no_grad()
+    def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
+        """The mask (rows, columns) bool that one prompt draws on one slice."""
+        images = self.images(np.array([index])).to(self._device)
+        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan))
+        return (self.plan.restore_logits(logits[None, None].float()) > 0)[0, 0].cpu().numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.segmenter.sam.pixel_mean.device
+
+    def _at_a_time(self) -> int:
+        device, size = self._device, self.segmenter.image_size
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        logits = (self.inferer.num_classes + 1) * max(size**2, math.prod(self.plan.native))
+        return slices_at_a_time(memory, size, logits)
+
+    def _small(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
+        """Logits (n, K, h, w) in pixels of the resized slices."""
+        height, width = self.plan.resized
+        images = self.images(indices, flip).to(self._device)
+        if self.inferer.prompt == "none":
+            logits = self._unprompted(images, self.images.have_signal(indices), tuple(flip))
+        else:
+            logits = self._prompted(images, indices, flip)
+        logits = _flipped(logits[..., :height, :width], flip).float()
+        for absent in self.inferer.absent:
+            logits[:, absent - int(self.overlapping)] = _NEVER
+        return logits
+
+    def _unprompted(self, images: Tensor, shown: Sequence[bool], flip: tuple[int, ...]) -> Tensor:
+        """(n, K, S, S); images that are not ``shown``, without any signal, are all answered as the first of them was.
+
+        Neither which they are nor what they give is asked of the device, which would have to come to an end first.
+        """
+        if all(shown):
+            return self.segmenter(images)
+        if flip not in self._of_nothing:
+            first = shown.index(False)
+            self._of_nothing[flip] = self.segmenter(images[first : first + 1])
+        of_nothing = self._of_nothing[flip]
+        if not any(shown):
+            return of_nothing.repeat(len(images), 1, 1, 1)
+        wanted = torch.stack([image for image, is_shown in zip(images, shown, strict=True) if is_shown])
+        computed = iter(self.segmenter(wanted))
+        return torch.stack([next(computed) if is_shown else of_nothing[0] for is_shown in shown])
+
+    def _prompted(self, images: Tensor, indices: np.ndarray, flip: Sequence[int]) -> Tensor:
+        """(n, C + 1, S, S): background 0, and each structure's logits on the slices where it has a prompt.
+
+        Of structures that may overlap (n, C, S, S): none is weighed against background.
+        """
+        size = self.segmenter.image_size
+        background = int(not self.overlapping)
+        logits = images.new_full((len(images), self.inferer.num_classes + background, size, size), _NEVER)
+        logits[:, :background] = 0.0
+        wanted = self._prompts_of(indices)
+        prompted = [position for position, prompts in enumerate(wanted) if prompts]
+        if not prompted:
+            return logits
+        embedding = self.segmenter.encode(images[prompted])
+        for row, position in enumerate(prompted):
+            for structure, prompt in wanted[position].items():
+                turned = flip_prompt(prompt, flip, self.plan)
+                logits[position, structure - 1 + background] = self._decode(embedding[row : row + 1], turned)
+        return logits
+
+    def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
+        """For each slice, class -> arguments of the segmenter in pixels of the resized slice."""
+        if self.prompts is not None:
+            given = [self.prompts.get(int(index), {}) for index in indices]
+            return [{cls: prompt.resized(self.plan) for cls, prompt in prompts.items()} for prompts in given]
+        assert self.reference is not None, "slices_of checks it"
+        labels = self.plan.resize_label(as_tensor(self.reference[indices], torch.int64)).numpy()
+        mode = self.inferer.prompt
+        return [
+            {
+                int(cls): exact_prompt(mask_of(label, cls, self.table) == 1, mode)
+                for cls in classes_in(label, self.table)
+            }
+            for label in labels
+        ]
+
+    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray]) -> Tensor:
+        """(S, S) logits of the structure that the prompt points at."""
+        batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
+        return self.segmenter.decode(embedding, **batch).logits[0, 0]
+
+
+def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
+    """How many slices a device is given at once where nobody says it.
+
+    Eight on a processor. A graphics card is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
+    than 16, which keep a large one busy, and of smaller slices as many pixels; unless their logits take too much.
+
+    Args:
+        memory: of the card, bytes; None on a processor.
+        image_size: S, in pixels.
+        logits: values of one slice.
+    """
+    if memory is None:
+        return 8
+    pixels = min(memory / 2**30, 16) * 1024**2
+    return max(1, int(min(pixels / image_size**2, memory * _SHARE_OF_LOGITS / (4 * logits))))
+
+
+def _flipped(images: Tensor, dims: Sequence[int]) -> Tensor:
+    return images.flip(list(dims)) if dims else images  # without any, flip would copy them

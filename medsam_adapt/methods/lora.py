@@ -1,0 +1,148 @@
+"""Low-rank adaptation (LoRA, arXiv 2106.09685) of SAM's image encoder, and of its mask decoder as BLO-SAM uses it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.kernels.low_rank import Increment, query_value_product, with_increments
+from medsam_adapt.networks.adapter import Adapter, train_decoder
+
+
+def low_rank_pair(in_features: int, out_features: int, rank: int) -> tuple[nn.Linear, nn.Linear]:
+    """A (Kaiming-uniform) and B (zero): x -> B A x is zero at the start.
+
+    Raises:
+        InputError: when the rank is not between 1 and the layer's smaller side.
+    """
+    if not 1 <= rank <= min(in_features, out_features):
+        raise InputError(f"LoRA rank {rank} is impossible here: use 1 to {min(in_features, out_features)}.")
+    down, up = nn.Linear(in_features, rank, bias=False), nn.Linear(rank, out_features, bias=False)
+    nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+    nn.init.zeros_(up.weight)
+    return down, up
+
+
+class LoRALinear(nn.Module):
+    """y = W x + b + B A x, on tokens (..., in) -> (..., out); W and b are the frozen layer's.
+
+    Args:
+        linear: the layer that is adapted.
+        rank: width of A x.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = linear
+        self.a, self.b = low_rank_pair(linear.in_features, linear.out_features, rank)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.base(tokens) + self.b(self.a(tokens))
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """The plain layer with W + B A."""
+        self.base.weight += self.b.weight @ self.a.weight
+        return self.base
+
+
+class LoRAQueryValue(nn.Module):
+    """q += B_q A_q x and v += B_v A_v x on a fused layer x -> [q | k | v]; k is untouched.
+
+    Args:
+        qkv: the fused layer, (..., D) -> (..., 3 D).
+        rank: width of A x.
+    """
+
+    def __init__(self, qkv: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.qkv = qkv
+        dim = qkv.in_features
+        self.a_q, self.b_q = low_rank_pair(dim, dim, rank)
+        self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return query_value_product(tokens, self.qkv, *self.increments())
+
+    @property
+    def of_zeros(self) -> Tensor | None:
+        """(3 D,), what it makes of a token of zeros; None for zeros."""
+        return self.qkv.bias
+
+    def increments(self) -> tuple[Increment, Increment]:
+        """A and B of q, then of v."""
+        return (self.a_q.weight, self.b_q.weight), (self.a_v.weight, self.b_v.weight)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """The plain fused layer with the increments added to its q and v rows."""
+        self.qkv.weight.copy_(with_increments(self.qkv.weight, *self.increments()))
+        return self.qkv
+
+
+class LoRA(Adapter):
+    """LoRA on q and v of every block of the image encoder; the mask decoder is tuned beside it.
+
+    Trainable in the encoder: 4 L r D values for L blocks of D channels (147,456 on ViT-B with rank 4).
+
+    Args:
+        rank: width of the low-rank products.
+    """
+
+    mergeable = True
+
+    def __init__(self, rank: int = 4) -> None:
+        self.rank = rank
+
+    def attach(self, sam: Sam) -> Sam:
+        for block in sam.image_encoder.blocks:
+            block.attn.qkv = LoRAQueryValue(block.attn.qkv, self.rank)
+        train_decoder(sam)
+        return sam
+
+    def merge(self, sam: Sam) -> Sam:
+        for block in sam.image_encoder.blocks:
+            block.attn.qkv = block.attn.qkv.merged()
+        return sam
+
+
+class DecoderLoRA(Adapter):
+    """BLO-SAM's layers (arXiv 2402.16338): LoRA on q and v of every attention in the mask decoder's transformer.
+
+    The rest of the transformer stays frozen, and the decoder outside the transformer is tuned.
+
+    Args:
+        rank: width of the low-rank products.
+    """
+
+    mergeable = True
+
+    def __init__(self, rank: int = 4) -> None:
+        self.rank = rank
+
+    def attach(self, sam: Sam) -> Sam:
+        train_decoder(sam, transformer=False)
+        for attention in decoder_attentions(sam):
+            attention.q_proj = LoRALinear(attention.q_proj, self.rank)
+            attention.v_proj = LoRALinear(attention.v_proj, self.rank)
+        return sam
+
+    def merge(self, sam: Sam) -> Sam:
+        for attention in decoder_attentions(sam):
+            attention.q_proj = attention.q_proj.merged()
+            attention.v_proj = attention.v_proj.merged()
+        return sam
+
+
+def decoder_attentions(sam: Sam) -> Iterator[Any]:
+    """Every attention of the mask decoder's transformer: self, token to image, image to token, and the final one."""
+    transformer = sam.mask_decoder.transformer
+    for layer in transformer.layers:
+        yield from (layer.self_attn, layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
+    yield transformer.final_attn_token_to_image

@@ -1,0 +1,295 @@
+"""A run's folder: what it holds, and the record that is read back, validated, and never executed.
+
+RUN/run.json                what was trained on what; this file decides how the run is loaded
+    splits.json             which cases were held out
+    statistics.json         volumes and grey levels of the classes in the training cases
+    configs/, docs/, …      the bundle with this run's settings, for MONAI
+    models/model.pt         all weights
+    models/adapter/         the trained tensors alone
+    state.pt                the training state, to resume from (not in models/, whose files MONAI Label serves)
+    state.previous.pt       the one before it, should that be damaged
+    training.json           what the training cost
+    logs/                   TensorBoard
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.io import LARGEST_LABEL
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import read_record, write_json
+from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
+from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
+
+RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
+COST_FILE = "training.json"
+MODEL_FILE, ADAPTER_FOLDER, STATE_FILE, LOG_FOLDER = "models/model.pt", "models/adapter", "state.pt", "logs"
+PREVIOUS_STATE_FILE = "state.previous.pt"
+
+_SAME_TASK = {  # what runs that segment together have in common, in words
+    "class_names": "classes",
+    "label_ids": "label ids",
+    "overlapping": "overlap of classes",
+    "axis": "slicing direction",
+    "prompt": "prompt",
+    "images": "images of a case",
+}
+
+
+class AdapterRecord(BaseModel):
+    """An adapter of this package by its dotted class name, and its settings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^medsam_adapt\.(networks|methods)\.\w+\.\w+$")
+    settings: dict[str, int | float | str | bool | None]
+
+    @classmethod
+    def of(cls, name: str, settings: dict[str, Any]) -> AdapterRecord:
+        """The record of an adapter.
+
+        Raises:
+            InputError: one that is not of this package, which no run could be loaded with.
+        """
+        try:
+            return cls(name=name, settings=settings)
+        except ValidationError as error:
+            raise InputError(
+                f"the adapter {name} is not one of this package, so nobody could load the run: put its class into a "
+                "module of medsam_adapt.networks or medsam_adapt.methods, with plain settings."
+            ) from error
+
+
+class CostRecord(BaseModel):
+    """What ``training.json`` holds (see `medsam_adapt.runs.cost`), as far as it is read."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    seconds: float | None = Field(None, ge=0, le=1e12)
+    peak_memory_bytes: int | None = Field(None, ge=0, lt=1 << 60)
+    epochs: int | None = None
+    finished: bool = True
+    device: str = "not recorded"
+    memory: str = "process"
+
+
+class RunRecord(BaseModel):
+    """What ``run.json`` holds: enough to build the network, slice a volume as in training, and repeat the run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    bundle: str = Field(pattern=r"^\w+$")
+    bundle_sha256: str | None = None  # of the train.json of a bundle that is not shipped
+    versions: dict[str, str]
+    dataset_dir: str  # empty in a run that was pulled: nobody told
+    layout: str
+    class_names: list[str] = Field(min_length=1, max_length=255)
+    label_ids: list[int] = Field(min_length=1, max_length=255)
+    absent: list[str]
+    train: list[str]
+    held_out: list[str]
+    halves: Literal["patients", "slices"]
+    backbone: Backbone
+    image_size: int = Field(ge=16, le=4096, multiple_of=16)
+    axis: Axis
+    channels: Channels
+    prompt: PromptMode
+    overlapping: bool = False
+    images: list[ImageName] = []  # of a case, together as channels; none where it has one
+    policy: IntensityPolicy
+    adapter: AdapterRecord
+    learn_prompt: bool
+    tune_encoder: bool
+    trainable: dict[str, int]
+    knobs: dict[str, Any]
+    started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
+    processes: int = Field(1, ge=1)  # that trained together, each on batches of its own
+    statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a file of its own
+
+    @model_validator(mode="after")
+    def _agrees(self) -> RunRecord:
+        if len(self.class_names) != len(self.label_ids):
+            raise ValueError("there are not as many class_names as label_ids")
+        if len({*self.class_names}) < len(self.class_names) or len({*self.label_ids}) < len(self.label_ids):
+            raise ValueError("a class name or a label id is given twice")
+        if not all(0 < label_id <= LARGEST_LABEL for label_id in self.label_ids):
+            raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
+        if not {*self.absent} <= {*self.class_names}:
+            raise ValueError("a class that is absent is none of class_names")
+        return self
+
+    @property
+    def absent_classes(self) -> list[int]:
+        """The absent classes as the network numbers them, from 1."""
+        return [self.class_names.index(name) + 1 for name in self.absent]
+
+    def config_values(self) -> dict[str, Any]:
+        """Values of the ``knobs`` and ``settings`` of the bundle's configs, by name."""
+        return {
+            **self.knobs,
+            "layout": self.layout,
+            "cases": (self.held_out or self.train) if self.dataset_dir else None,
+            "image_size": self.image_size,
+            "num_classes": len(self.class_names),
+            "class_names": self.class_names,
+            "label_ids": self.label_ids,
+            "absent": self.absent_classes,
+            "policy": self.policy.model_dump(),
+            "tune_encoder": self.tune_encoder,
+            "overlapping": self.overlapping,
+        }
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """The record of a run's folder.
+
+    Raises:
+        InputError: no such folder, no ``run.json``, or one that is damaged or holds what MONAI would take for code.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that train --output made.")
+    record = read_record(path, RunRecord, "restore it or train again")
+    refuse_code(record.model_dump(), str(path))
+    return record
+
+
+def data_of(record: RunRecord, run: str | Path) -> Path:
+    """The folder of the data set that a run was trained on.
+
+    Raises:
+        InputError: the run was pulled, and does not tell.
+    """
+    if not record.dataset_dir:
+        raise InputError(f"{run} was pulled and does not tell its data: give --data FOLDER.")
+    return Path(record.dataset_dir)
+
+
+def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
+    """The bundle to train by as a run was: the shipped one, or the same foreign one, which must be given again.
+
+    Args:
+        record: of the run.
+        bundle: what the user gave as ``--bundle``.
+        run: for the sentence.
+
+    Raises:
+        InputError: the run is of a bundle that is not shipped, and that was not given.
+    """
+    if record.bundle_sha256 is None:
+        return record.bundle
+    given = origin_sha256(Path(bundle), record.bundle) if bundle is not None and is_foreign(bundle) else None
+    if bundle is not None and given == record.bundle_sha256:
+        return bundle
+    raise InputError(
+        f"{run} was trained by a bundle that is not shipped: give the same again, as --bundle FOLDER --trust-bundle."
+    )
+
+
+def read_cost(folder: str | Path) -> CostRecord | None:
+    """What a run's training cost; None where that was not recorded.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = Path(folder) / COST_FILE
+    return read_record(path, CostRecord, "restore it, or remove it to do without") if path.is_file() else None
+
+
+def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
+    """The records of runs that segment together, by folder.
+
+    Raises:
+        InputError: as `read_run` and `require_trained`; a run given twice, or runs that differ in their classes, in
+            what their classes may do, in their slicing direction or in their prompts.
+    """
+    records: dict[str | Path, RunRecord] = {}
+    for folder in folders:
+        if any(Path(folder).resolve() == Path(other).resolve() for other in records):
+            raise InputError(f"{folder} is given twice: name each run once.")
+        records[folder] = read_run(folder)
+        require_trained(folder)
+    first, *others = records.items()
+    for folder, record in others:
+        for name, told in _SAME_TASK.items():
+            ours, theirs = getattr(first[1], name), getattr(record, name)
+            if ours != theirs:
+                raise InputError(
+                    f"{folder} and {first[0]} cannot segment together, since their {told} differ ({theirs} and "
+                    f"{ours}): give runs that were trained for the same."
+                )
+    return records
+
+
+def require_trained(folder: str | Path) -> Path:
+    """Path of a run's weights.
+
+    Raises:
+        InputError: when the run has none yet.
+    """
+    path = Path(folder) / MODEL_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no trained weights ({MODEL_FILE}): finish it with train --resume.")
+    return path
+
+
+def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
+    """Make a run's folder a bundle: the configs of ``bundle_root`` with this run's values, and the record.
+
+    Raises:
+        InputError: for a class name or another value that MONAI would take for code; nothing is written then.
+    """
+    refuse_code(record.model_dump(), "run")
+    folder.mkdir(parents=True, exist_ok=True)
+    if bundle_root.resolve() != folder.resolve():
+        record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
+    if bundle_root.resolve() != folder.resolve():
+        for part in ("configs", "docs"):
+            shutil.copytree(bundle_root / part, folder / part, dirs_exist_ok=True)
+        shutil.copy2(bundle_root / "LICENSE", folder / "LICENSE")
+    values = record.config_values()
+    for path in sorted((folder / "configs").glob("*.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "inference.json" and record.images:
+            config["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
+        if path.name == "metadata.json":
+            _describe_output(config, record)
+        for block in ("knobs", "settings"):
+            if block in config:
+                known = set(config[block]) | (set(record.knobs) if block == "knobs" else set())
+                config[block].update({key: value for key, value in values.items() if key in known})
+        if path.name in ("train.json", "evaluate.json"):
+            config["dataset_dir"] = record.dataset_dir or config["dataset_dir"]
+        write_json(path, config)
+    write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
+    if record.statistics is not None:
+        write_json(folder / STATISTICS_FILE, record.statistics.model_dump())
+    write_json(folder / RUN_FILE, record.model_dump())
+
+
+def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
+    names = record.class_names if record.overlapping else ["background", *record.class_names]
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    output["num_channels"] = len(names)
+    if record.images:
+        channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
+        metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
+    output["channel_def"] = {str(index): name for index, name in enumerate(names)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what decides its numbers."""
+    packages = ("medsam-adapt", "torch", "monai", "segment-anything", "numpy", "nibabel")
+    return {package: metadata.version(package) for package in packages}

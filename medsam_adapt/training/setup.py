@@ -1,0 +1,191 @@
+"""What the bundles add to MONAI's trainer: device, batches, and the record of a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from medsam_adapt.config import Knobs
+from medsam_adapt.core.distributed import processes
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.slices.training_data import TrainingData
+from medsam_adapt.feature_cache.frozen_work import FrozenWork
+from medsam_adapt.kernels.step_graph import StepGraph
+from medsam_adapt.methods.update import PlainUpdate, Update
+from medsam_adapt.networks.adapter import count_trainable
+from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.prediction.quality_flags import training_statistics
+from medsam_adapt.runs.record import (
+    AdapterRecord,
+    RunRecord,
+    versions,
+)
+from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
+from medsam_adapt.training.run_handler import load_start as load_start
+from medsam_adapt.training.run_handler import log_validations as log_validations
+from medsam_adapt.weights.store import RANDOM, resolve
+
+_PROMPT_KEYS = ("boxes", "points")
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """``auto`` is the first GPU, or the CPU without one; otherwise ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        InputError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps.") from error
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not has.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device '{name}' is not on this machine: use --device auto.")
+    return device
+
+
+def process_device(name: str = "auto") -> torch.device:
+    """The device of this process, of several that ``torchrun`` started: a GPU each, or ``cpu`` for all.
+
+    Raises:
+        InputError: there are more processes than GPUs, or another device is named.
+    """
+    if name not in ("auto", "cuda", "cpu"):
+        raise InputError(f"several processes take a GPU each: leave out --device {name}, or give --device cpu.")
+    device, number = select_device(name), int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cpu":
+        return device
+    if number >= torch.cuda.device_count():
+        raise InputError(
+            f"this machine has {torch.cuda.device_count()} GPUs, too few for its processes: start one for each GPU."
+        )
+    return torch.device("cuda", number)
+
+
+def compiles(knobs: Knobs, device: torch.device) -> bool:
+    """Whether the training step is to be compiled, as the settings say.
+
+    Raises:
+        InputError: it is, and what compiles for this device is not on this machine, or the settings do not go together.
+    """
+    if not knobs.compile:
+        return False
+    if knobs.compile == "graphs" and (device.type != "cuda" or processes() > 1):
+        raise InputError("compile=graphs is for one GPU alone: use compile=true, or leave it out.")
+    if knobs.compile == "graphs" and knobs.slices_at_once is not None:
+        raise InputError("compile=graphs records a whole step, which slices_at_once divides: leave one of them out.")
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise InputError(
+            "compile=true needs a C++ compiler on a CPU, and none was found: install g++, or leave it out."
+        )
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
+    return True
+
+
+def compiled_loss(knobs: Knobs, loss: nn.Module) -> nn.Module:
+    """``loss``, compiled as the network is where its small kernels count: with ``compile=graphs``."""
+    return cast("nn.Module", torch.compile(loss)) if knobs.compile == "graphs" else loss
+
+
+def recorded(knobs: Knobs, network: nn.Module, update: Update | None = None) -> Update | StepGraph | None:
+    """The ``iteration_update`` of MONAI's trainer: ``update``, or None for its own, recorded with ``compile=graphs``.
+
+    Raises:
+        InputError: it is to be recorded, and cannot be with this network.
+    """
+    if knobs.compile != "graphs":
+        return update
+    update = update or PlainUpdate()
+    if reason := update.why_not_recorded(network):
+        raise InputError(f"compile=graphs cannot record this step ({reason}): use compile=true, or leave it out.")
+    return StepGraph(update)
+
+
+class PrepareSlices:
+    """Batch -> (image, label, (), keyword arguments of the segmenter), on the device.
+
+    Args:
+        low_res: whether the network shall return the mask decoder's own, small logits.
+        frozen: where features of the slices may be kept; the image is None where they stand in for it.
+    """
+
+    def __init__(self, low_res: bool = False, frozen: FrozenWork | None = None) -> None:
+        self.low_res = low_res
+        self.frozen = frozen
+
+    def __call__(
+        self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor | None, Tensor, tuple, dict[str, Any]]:
+        moved = {
+            key: batch[key].to(device=device, non_blocking=non_blocking, **kwargs)
+            for key in ("image", "label", *_PROMPT_KEYS)
+            if key in batch
+        }
+        given: dict[str, Any] = {key: moved[key] for key in _PROMPT_KEYS if key in moved}
+        if self.frozen is not None and self.frozen.views is not None:
+            given |= self.frozen(batch["row"].tolist())
+        return moved.get("image"), moved["label"], (), {**given, "low_res": self.low_res}
+
+
+def prepare_volume(
+    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Tensor, Tensor, tuple, dict[str, Any]]:
+    """A batch of one volume; its label goes along as the reference from which prompted runs take their prompts.
+
+    With the label goes the table of its parts, where classes may overlap. Volumes stay where they are, whatever the
+    device: the inferer takes slices to it, and scores are computed from what is in the processor's memory.
+    """
+    table = {"table": batch["table"]} if "table" in batch else {}
+    return batch["image"], batch["label"], (), {"reference": batch["label"], **table}
+
+
+def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
+    """The record of a run that is about to start, with what is trained ``beside`` the network."""
+    adapter = segmenter.adapter
+    assert adapter is not None, "build_segmenter attached one"
+    return RunRecord(
+        bundle=type(knobs).__name__.removesuffix("_knobs"),
+        versions=versions(),
+        dataset_dir=str(Path(data.cases.root).resolve()),
+        layout=data.cases.layout,
+        class_names=data.class_names,
+        label_ids=data.label_ids,
+        absent=data.absent,
+        train=list(data.split.train),
+        held_out=list(data.split.held_out),
+        halves=data.split_by,
+        backbone=knobs.backbone,
+        image_size=data.image_size,
+        axis=data.axis,
+        channels=data.channels,
+        prompt=data.prompt,
+        overlapping=data.overlapping,
+        images=list(data.cases.images),
+        policy=data.policy,
+        adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
+        learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
+        tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
+        trainable=count_trainable(segmenter, *beside),
+        knobs=knobs.model_dump(),
+        started_from=_started_from(knobs),
+        processes=processes(),
+        statistics=training_statistics(data),
+    )
+
+
+def _started_from(knobs: Knobs) -> str:
+    """The weights behind ``knobs.checkpoint``, where None may be those that ship with the package."""
+    if knobs.from_run:
+        return "run"
+    start = resolve(knobs.checkpoint, knobs.backbone)
+    return RANDOM if start is None else start.name

@@ -1,0 +1,58 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import CaseList
+from medsam_adapt.data.datasets.continuation import fit_classes
+from medsam_adapt.data.volumes.label_coding import LabelCoding
+
+OF_RUN = {1: "liver", 3: "left kidney"}
+
+
+def cases(classes):
+    return CaseList("folder", Path("data"), (), classes)
+
+
+def fitted(classes, wanted=None):
+    return fit_classes(cases(classes), OF_RUN, "runs/a", wanted=wanted)
+
+
+def test_the_label_map_of_the_run_is_taken():
+    assert fitted({1: "Liver"}).classes == OF_RUN  # it lacks the kidney
+    assert fitted({}).classes == OF_RUN  # it has no names
+    assert fitted({1: "liver", 3: "left_kidney"}).unused == {}
+
+
+def test_other_classes_are_left_out_only_when_asked():
+    with pytest.raises(
+        InputError, match=r"data has spleen as label 2, and runs/a knows only 1 liver, 3 left kidney; l"
+    ):
+        fitted({1: "liver", 2: "spleen"})
+    assert fitted({1: "liver", 2: "spleen"}, ["left kidney", "LIVER"]).unused == {2: "spleen"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted", "words"),
+    [
+        ({3: "liver"}, None, "data has liver as label 3 and runs/a as 1; renumber it with 'medsam-adapt data convert"),
+        ({3: "spleen"}, ["liver", "left kidney"], "data has spleen as label 3, and runs/a knows only"),
+        (
+            {1: "liver"},
+            ["liver"],
+            "training from runs/a keeps its classes, 1 liver, 3 left kidney; leave out --classes",
+        ),
+    ],
+)
+def test_classes_that_do_not_fit_are_told(classes, wanted, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        fitted(classes, wanted)
+
+
+def test_overlap_must_be_the_same():
+    overlapping = replace(cases({1: "liver"}), coding=LabelCoding(overlapping=True))
+    with pytest.raises(InputError, match=r"classes of data may overlap and those of runs/a exclude each other"):
+        fit_classes(overlapping, OF_RUN, "runs/a")
+    assert fit_classes(overlapping, OF_RUN, "runs/a", overlapping=True).classes == OF_RUN

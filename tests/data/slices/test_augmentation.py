@@ -1,0 +1,70 @@
+"""What augmentation may and may not do to a slice, and that its label follows."""
+
+import numpy as np
+import pytest
+
+from medsam_adapt.data.slices.transforms import training_transforms
+
+SIZE = 64
+
+
+class Stored:
+    """One slice: a bright square in the upper left quarter, a dim field around it."""
+
+    table = None
+
+    def __init__(self):
+        self.images = np.full((1, SIZE, SIZE), 60, np.uint8)
+        self.images[0, 10:22, 8:24] = 200
+        self.labels = (self.images == 200).astype(np.uint8)
+
+    def channels(self, index, channels):
+        return self.images[[0, 0, 0]]
+
+
+def samples(augment, count=60):
+    transform = training_transforms({"a": Stored()}, SIZE, augment=augment)
+    for seed in range(count):
+        transform.set_random_state(seed=seed)
+        sample = transform({"case": "a", "slice": 0})
+        yield sample["image"].numpy(), sample["label"].numpy()[0]
+
+
+def quarter(label):
+    """Which quarter the structure's centre lies in: (lower?, right?)."""
+    rows, columns = np.nonzero(label)
+    return bool(rows.mean() > SIZE / 2), bool(columns.mean() > SIZE / 2)
+
+
+def test_none_changes_nothing():
+    plain = Stored()
+    for image, label in samples("none", 3):
+        np.testing.assert_array_equal(image, plain.images[[0, 0, 0]])
+        np.testing.assert_array_equal(label, plain.labels[0])
+
+
+@pytest.mark.parametrize(("augment", "quarters"), [("anatomical", 1), ("free", 4)])
+def test_only_images_without_a_side_are_mirrored_and_turned(augment, quarters):
+    assert len({quarter(label) for _, label in samples(augment)}) == quarters
+
+
+@pytest.mark.parametrize("augment", ["anatomical", "free"])
+def test_the_label_follows_the_image(augment):
+    for image, label in samples(augment):
+        bright = image[0] > 0.5 * (image[0][label == 1].mean() + np.median(image[0]))
+        assert 2 * (bright & (label == 1)).sum() / (bright.sum() + label.sum()) > 0.85
+
+
+def test_shape_brightness_contrast_and_noise_all_vary():
+    found = [(image[0], label) for image, label in samples("anatomical")]
+    field = [image[45:60, 20:45] for image, _ in found]  # inside whatever is rotated or shifted
+    areas = [int(label.sum()) for _, label in found]
+    assert min(areas) < 0.9 * 192 < 1.1 * 192 < max(areas)  # zoomed
+    noisy = [part.std() > 3 for part in field]
+    assert 0.1 < np.mean(noisy) < 0.6
+    levels = np.array([part.mean() for part in field])
+    assert levels.min() < 57
+    assert levels.max() > 63
+    structure = np.array([image[label == 1].mean() for image, label in found])
+    ratio = structure / levels
+    assert ratio.max() - ratio.min() > 0.2  # gamma: the dim field changes otherwise than the bright structure

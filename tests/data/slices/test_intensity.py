@@ -1,0 +1,85 @@
+from typing import get_args
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from medsam_adapt.config import Intensity
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.slices.intensity import CT_WINDOWS, IntensityPolicy, choose_policy, looks_like
+
+CT = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(10, 10, 10)
+MR = np.linspace(0, 1500, 1000, dtype=np.float32).reshape(10, 10, 10)
+ABDOMEN = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
+PERCENTILE = IntensityPolicy(kind="percentile")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_a_window_becomes_0_to_255(dtype):
+    hu = np.array([-1024, -160, -159, 40, 240, 3071], dtype)
+    before = hu.copy()
+    grey = ABDOMEN.apply(hu)
+    np.testing.assert_allclose(grey, [0, 0, 255 / 400, 127.5, 255, 255], atol=1e-4)
+    assert grey.dtype == np.float32
+    np.testing.assert_array_equal(hu, before)
+
+
+def test_percentiles_are_of_the_voxels_that_are_not_zero():
+    volume = np.concatenate([np.zeros(5000), np.arange(1, 1002)])
+    grey = PERCENTILE.apply(volume)
+    low, high = 6, 996  # 0.5 % and 99.5 % of 1..1001
+    np.testing.assert_allclose(grey[5000:], np.clip((np.arange(1, 1002) - low) / (high - low), 0, 1) * 255, atol=1e-3)
+    assert not grey[:5000].any()
+
+
+@pytest.mark.parametrize("value", [0, 7, -3])
+def test_a_volume_of_one_value_stays_finite(value):
+    grey = PERCENTILE.apply(np.full((2, 2, 2), value, np.float32))
+    assert np.isfinite(grey).all()
+    assert 0 <= grey.min() <= grey.max() <= 255
+
+
+@pytest.mark.parametrize("policy", [ABDOMEN, PERCENTILE])
+def test_a_policy_goes_through_a_file_unchanged(policy):
+    again = IntensityPolicy.model_validate_json(policy.model_dump_json())
+    np.testing.assert_array_equal(again.apply(CT), policy.apply(CT))
+
+
+@pytest.mark.parametrize("fault", [{"low": 5}, {"low": 5, "high": 5}, {"low": 1, "high": 2, "gamma": 1}])
+def test_an_impossible_window_is_refused(fault):
+    with pytest.raises(ValidationError):
+        IntensityPolicy(kind="window", **fault)
+
+
+def test_auto_is_the_abdomen_window_for_ct_and_percentiles_for_the_rest():
+    assert choose_policy("auto", [CT, CT]) == ABDOMEN
+    assert choose_policy("auto", [MR]) == PERCENTILE
+
+
+@pytest.mark.parametrize("name", get_args(Intensity))
+def test_each_name_gives_a_policy_that_remembers_the_modality(name):
+    policy = choose_policy(name, [CT])
+    assert policy.modality == "CT"
+    if name in CT_WINDOWS:
+        assert (policy.low, policy.high) == CT_WINDOWS[name]
+
+
+def test_mixed_modalities_are_refused_unless_a_policy_is_named():
+    with pytest.raises(InputError, match=r"some training volumes are CT.*--set intensity=percentile"):
+        choose_policy("auto", [CT, MR])
+    assert choose_policy("percentile", [CT, MR]).kind == "percentile"
+
+
+def test_a_little_below_air_is_no_ct():
+    volume = np.full(1000, 50.0)
+    volume[:9] = -500
+    assert looks_like(volume) == "other"
+    volume[:10] = -500
+    assert looks_like(volume) == "CT"
+
+
+def test_another_modality_than_in_training_is_warned_about():
+    assert ABDOMEN.warning_for(CT) is None
+    assert PERCENTILE.warning_for(MR) is None
+    assert "looks like no CT" in ABDOMEN.warning_for(MR)
+    assert "looks like a CT in Hounsfield units, while" in PERCENTILE.warning_for(CT)

@@ -1,0 +1,160 @@
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.splits import Split, save_split
+from medsam_adapt.data.slices.training_data import TrainingData
+
+
+def write_cases(root: Path, patients, empty=()):
+    """A datalist with one small CT for each entry of ``patients``; liver in slices 2 to 5, spleen in 4 and 5."""
+    label = np.zeros((16, 16, 10), np.uint8)
+    label[2:12, 2:12, 2:6] = 1
+    label[12:15, 2:12, 4:6] = 3
+    root.mkdir()
+    training = []
+    for index, patient in enumerate(patients):
+        hu = np.random.default_rng(index).integers(-1000, 300, label.shape).astype(np.int16)
+        nib.save(nib.Nifti1Image(hu, np.eye(4)), root / f"image_{index}.nii.gz")
+        nib.save(nib.Nifti1Image(label * (index not in empty), np.eye(4)), root / f"label_{index}.nii.gz")
+        training.append(
+            {"id": f"c{index}", "patient": patient, "image": f"image_{index}.nii.gz", "label": f"label_{index}.nii.gz"}
+        )
+    names = {"1": "liver", "2": "pancreas", "3": "spleen"}
+    (root / "datalist.json").write_text(json.dumps({"labels": names, "training": training}))
+    return root
+
+
+@pytest.fixture
+def data_of(tmp_path):
+    def make(patients="abcde", empty=(), **settings):
+        if not (tmp_path / "data").exists():
+            write_cases(tmp_path / "data", patients, empty)
+        defaults = {"image_size": 16, "cache_dir": tmp_path / "cache", "augment": "none"}
+        return TrainingData(tmp_path / "data", **{**defaults, **settings})
+
+    return make
+
+
+def places(samples):
+    return {(sample["case"], sample["slice"]) for sample in samples}
+
+
+def test_held_out_volumes_are_not_trained_on(data_of):
+    data = data_of("aabbccdd", held_out=0.25)
+    held_out = {volume["id"] for volume in data.volumes()}
+    trained = {case for case, _ in places(data.samples())}
+    assert held_out == set(data.split.held_out)
+    assert held_out | trained == {f"c{index}" for index in range(8)}
+    patients = {case.id: case.patient for case in data.cases.cases}
+    assert len({patients[case] for case in held_out}) == 1
+    assert not {patients[case] for case in held_out} & {patients[case] for case in trained}
+    assert data.volumes()[0].keys() == {"id", "image", "label"}
+
+
+@pytest.mark.parametrize("patients", ["a", "ab", "aabb"])
+def test_nothing_is_held_out_with_fewer_than_three_patients(data_of, patients):
+    data = data_of(patients, held_out=0.5)
+    assert data.volumes() == []
+    assert len(data.split.train) == len(patients)
+
+
+def test_a_seed_decides_the_split_and_the_slices(data_of):
+    one, same = data_of("abcdefgh", empty_share=0.5), data_of(empty_share=0.5)
+    assert (one.split, one.samples()) == (same.split, same.samples())
+    assert any(data_of(seed=seed).split != one.split for seed in range(1, 5))
+
+
+def test_a_saved_split_is_used_and_a_wrong_one_refused(data_of, tmp_path):
+    save_split(tmp_path / "s.json", Split(("c0", "c3"), ("c1",)), 0)
+    data = data_of(split_file=tmp_path / "s.json")
+    assert (data.split.train, [volume["id"] for volume in data.volumes()]) == (("c0", "c3"), ["c1"])
+    assert {case for case, _ in places(data.samples())} == {"c0", "c3"}
+    save_split(tmp_path / "s.json", Split(("c0", "zzz"), ()), 0)
+    with pytest.raises(InputError, match=r"s\.json names the case zzz, which .*data does not have"):
+        data_of(split_file=tmp_path / "s.json")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_four_patients_are_halved_by_patient(data_of, seed):
+    data = data_of("aabbccdde", held_out=0.0, empty_share=0.5, seed=seed)
+    halves = [places(data.samples(part)) for part in ("first_half", "second_half")]
+    patients = {case.id: case.patient for case in data.cases.cases}
+    first, second = ({patients[case] for case, _ in half} for half in halves)
+    assert data.split_by == "patients"
+    assert (len(first), len(second)) == (3, 2)
+    assert not first & second
+    assert halves[0] | halves[1] == places(data.samples())
+
+
+def test_the_seed_decides_the_halves(data_of):
+    halves = [{case for case, _ in places(data_of(held_out=0.0, seed=s).samples("first_half"))} for s in range(8)]
+    assert any(half != halves[0] for half in halves)
+
+
+@pytest.mark.parametrize("patients", ["a", "aab", "abc"])
+def test_fewer_patients_are_halved_by_blocks_of_slices(data_of, patients):
+    data = data_of(patients, held_out=0.0, empty_share=0.5)
+    halves = [places(data.samples(part)) for part in ("first_half", "second_half")]
+    assert data.split_by == "slices"
+    assert halves[0] | halves[1] == places(data.samples())
+    for case in data.split.train:
+        first, second = ([index for name, index in half if name == case] for half in halves)
+        assert max(first) < min(second)
+        assert 0 <= len(first) - len(second) <= 1
+
+
+def test_the_labelled_range_and_a_share_of_the_rest_are_trained_on(data_of):
+    slices = {share: [s["slice"] for s in data_of("a", empty_share=share).samples()] for share in (0.0, 0.5, 1.0)}
+    assert slices[0.0] == [2, 3, 4, 5]
+    assert len(slices[0.5]) == 4 + 3
+    assert slices[1.0] == list(range(10))
+
+
+def test_classes_without_a_training_voxel_are_absent(data_of):
+    data = data_of("ab")
+    assert (data.class_names, data.label_ids, data.absent) == (["liver", "pancreas", "spleen"], [1, 2, 3], ["pancreas"])
+    chosen = data_of(classes=["spleen"], empty_share=0.0)
+    assert (chosen.class_names, chosen.label_ids, chosen.absent) == (["spleen"], [3], [])
+    assert places(chosen.samples()) == {("c0", 4), ("c0", 5), ("c1", 4), ("c1", 5)}
+    assert np.max(chosen.store()["c0"].labels) == 1
+
+
+def test_classes_that_only_held_out_volumes_hold_cannot_be_trained(data_of, tmp_path):
+    save_split(tmp_path / "s.json", Split(("c0", "c1"), ("c2",)), 0)
+    with pytest.raises(InputError, match=r"no training volume .* holds a voxel of liver, .*choose another --seed"):
+        data_of("abc", empty=(0, 1), split_file=tmp_path / "s.json")
+
+
+def test_a_share_of_the_slices_of_a_case_without_any_class_is_trained_on(data_of):
+    samples = data_of("ab", empty=(0,), empty_share=0.5).samples()
+    assert sum(sample["case"] == "c0" for sample in samples) == 5
+
+
+def test_prompted_samples_are_single_structures(data_of):
+    data = data_of("a", prompt="box", empty_share=1.0)
+    structures = [(sample["slice"], sample["structure"]) for sample in data.samples()]
+    assert structures == [(2, 1), (3, 1), (4, 1), (4, 3), (5, 1), (5, 3)]
+    dataset = data.dataset()
+    liver, spleen = dataset[2], dataset[3]
+    assert torch.equal(liver["image"], spleen["image"])
+    assert (liver["label"].sum(), spleen["label"].sum()) == (100, 30)
+    assert set(np.unique(spleen["label"])) == {0, 1}
+    assert liver["boxes"].shape == (4,)
+
+
+def test_a_structure_too_small_to_see_is_no_sample(data_of, tmp_path):
+    label = np.zeros((160, 160, 10), np.uint8)
+    label[20:120, 20:120, 2:6] = 1
+    label[140:142, 3, 4] = 3  # smaller than a pixel of the 16 x 16 slice, and between pixel centres
+    write_cases(tmp_path / "data", "a")
+    for name in ("image_0", "label_0"):
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "data" / f"{name}.nii.gz")
+    data = data_of(prompt="box")
+    assert data.store()["c0"].voxels[4, 3] == 2
+    assert {sample["structure"] for sample in data.samples()} == {1}

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.inference.inferer import SlicewiseInferer
+from medsam_adapt.inference.slice_logits import SliceLogits, decide, slices_at_a_time
+from medsam_adapt.networks import Segmenter, build_sam
+
+AIR = [0, 1, 4, 7]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    return Segmenter(build_sam("vit_nano", 32, 3)).eval()
+
+
+@pytest.fixture(scope="module")
+def volume():
+    """(20, 18, 8) with four slices of nothing."""
+    voxels = np.random.default_rng(0).uniform(1, 255, (20, 18, 8)).astype(np.float32)
+    voxels[:, :, AIR] = 0
+    return voxels
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_decision_is_the_first_of_the_highest_scores(overlapping):
+    scores = torch.randint(-3, 4, (2, 5, 9, 8), generator=torch.Generator().manual_seed(0)).float()
+    expected = (scores > 0) if overlapping else scores.argmax(dim=1, keepdim=True)
+    found = decide(scores, overlapping)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize("channels", ["repeat", "adjacent"])
+@pytest.mark.parametrize("flip", [(), (-1,)])
+def test_air_is_segmented_once_and_as_if_it_were_computed(segmenter, volume, channels, flip, monkeypatch):
+    slices = SliceLogits(SlicewiseInferer(channels=channels, batch_size=3), volume, (1, 1, 1), segmenter)
+    seen = []
+    forward = segmenter.forward
+    monkeypatch.setattr(segmenter, "forward", lambda images: seen.append(len(images)) or forward(images))
+    found = torch.cat([slices.logits(indices, flip) for indices in slices.batches()])
+    assert sum(seen) == (8 - 4 + 1 if channels == "repeat" else 8 - 1 + 1)  # only slice 0 lies between two of air
+    # as if computed: the plain path, without the slices of air being known
+    images = slices.images(np.arange(8), flip)
+    height, width = slices.plan.resized
+    expected = slices.plan.restore_logits(forward(images)[..., :height, :width].flip(list(flip)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert not torch.allclose(found[0], found[2], atol=1e-2)
+
+
+def test_classes_are_the_decision_on_the_logits(segmenter, volume):
+    slices = SliceLogits(SlicewiseInferer(absent=(2,)), volume, (1, 1, 2), segmenter)
+    indices = np.arange(8)
+    assert torch.equal(slices.classes(indices), decide(slices.logits(indices), False))
+    assert not (slices.classes(indices) == 2).any()
+
+
+@pytest.mark.parametrize("kind", ["window", "percentile"])
+def test_a_window_applied_slice_by_slice_is_that_of_the_volume(segmenter, volume, kind):
+    policy = IntensityPolicy(kind=kind, low=-100 if kind == "window" else None, high=200 if kind == "window" else None)
+    inferer, indices = SlicewiseInferer("coronal"), np.arange(18)
+    whole = SliceLogits(inferer, policy.apply(volume), (1, 2, 3), segmenter)
+    by_slice = SliceLogits(inferer, volume, (1, 2, 3), segmenter, window=policy.window_of(volume))
+    assert torch.equal(whole.logits(indices), by_slice.logits(indices))
+
+
+def test_a_card_is_given_as_many_slices_as_its_memory_allows():
+    gibibyte = 2**30
+    assert slices_at_a_time(None, 1024, 10**9) == 8
+    assert slices_at_a_time(8 * gibibyte, 1024, 14 * 1024**2) == 8
+    assert slices_at_a_time(80 * gibibyte, 1024, 14 * 1024**2) == 16
+    assert slices_at_a_time(80 * gibibyte, 512, 14 * 512**2) == 64
+    assert slices_at_a_time(8 * gibibyte, 1024, 46 * 1024**2) == 2  # many classes
+    assert slices_at_a_time(8 * gibibyte, 64, 2 * 2048**2) == 16  # a small network for large slices
+    assert slices_at_a_time(gibibyte, 1024, 60 * 2048**2) == 1
+
+
+def test_eight_slices_at_a_time_on_a_processor_unless_said(segmenter, volume):
+    whole = np.concatenate([volume, volume], axis=2)
+    sizes = {
+        size: [
+            len(batch)
+            for batch in SliceLogits(SlicewiseInferer(batch_size=size), whole, (1, 1, 1), segmenter).batches()
+        ]
+        for size in (None, 5)
+    }
+    assert sizes == {None: [8, 8], 5: [5, 5, 5, 1]}

@@ -1,0 +1,189 @@
+"""What every adapter must do; each adapter's test subclasses :class:`AdapterTester` and builds it."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.networks import (
+    Adapter,
+    Segmenter,
+    attach_adapter,
+    build_sam,
+    load_adapter,
+    save_adapter,
+    trainable_tensors,
+)
+
+HEADS = pytest.mark.parametrize("head", ["structure", "exclusive"])
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+
+
+def build_segmenter(head="exclusive", seed=0):
+    """The small SAM with random weights, two classes, and a prompt-free grid of 8 x 8."""
+    torch.manual_seed(seed)
+    sam = build_sam("vit_nano", image_size=64, num_classes=None if head == "structure" else 2)
+    return Segmenter(sam, head).eval()
+
+
+def add_noise(segmenter, scale=0.02):
+    """Move every trainable tensor away from its start, the zero ones too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in trainable_tensors(segmenter).values():
+            tensor += scale * torch.randn(tensor.shape, generator=generator)
+    return segmenter
+
+
+@torch.no_grad()
+def logits_of(segmenter):
+    return segmenter(IMAGE.to(segmenter.sam.pixel_mean.device)).cpu()
+
+
+def relative_error(value, reference):
+    return ((value - reference).abs().max() / reference.abs().max()).item()
+
+
+class AdapterTester:
+    #: Largest change of the logits by attaching the adapter, relative to the largest logit.
+    start_tolerance = 0.0
+
+    def build(self) -> Adapter:
+        """The adapter under test; every subclass says which, and this class alone is never collected."""
+        raise NotImplementedError
+
+    def attached(self, head="exclusive", seed=0):
+        """A segmenter with the adapter, which itself starts from the same random numbers each time."""
+        return attach_adapter(build_segmenter(head, seed), self.build()).eval()
+
+    @HEADS
+    def test_starts_as_sam(self, head):
+        base = logits_of(build_segmenter(head))
+        assert relative_error(logits_of(self.attached(head)), base) <= self.start_tolerance
+
+    def test_every_class_draws_as_mask_token_0_of_sam_from_a_token_of_its_own(self, tmp_path):
+        torch.manual_seed(0)
+        stock = build_sam("vit_nano", image_size=64)
+        torch.save(stock.state_dict(), tmp_path / "sam.pth")
+        sam = build_sam("vit_nano", image_size=64, num_classes=3, checkpoint=tmp_path / "sam.pth")
+        segmenter = attach_adapter(Segmenter(sam), self.build()).eval()
+        # Tokens are drawn anew and attend to each other: SAM itself must carry them to be compared with.
+        decoder = stock.mask_decoder
+        first = decoder.output_hypernetworks_mlps[0].state_dict()
+        with torch.no_grad():
+            decoder.mask_tokens.weight.copy_(sam.mask_decoder.mask_tokens.weight)
+        for hypernetwork in decoder.output_hypernetworks_mlps:
+            hypernetwork.load_state_dict(first)
+        expected = 0.1 * logits_of(Segmenter(stock, "overlapping").eval())
+        assert relative_error(logits_of(segmenter), expected) <= max(self.start_tolerance, 1e-6)
+
+    def test_only_its_own_parameters_move(self):
+        segmenter = add_noise(self.attached())
+        before, own = copy.deepcopy(segmenter.state_dict()), trainable_tensors(segmenter)
+        optimizer = torch.optim.AdamW(own.values(), lr=1e-3)
+        segmenter.train()(IMAGE).square().mean().backward()
+        optimizer.step()
+        aliases = {name for name, tensor in segmenter.named_parameters(remove_duplicate=False) if tensor.requires_grad}
+        moved = {name for name, tensor in segmenter.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert moved == aliases
+        assert set(own) <= aliases
+
+    @HEADS
+    def test_gradient_reaches_every_trainable_tensor(self, head):
+        segmenter = add_noise(self.attached(head))
+        segmenter(IMAGE).square().mean().backward()
+        unreached = [
+            name
+            for name, tensor in trainable_tensors(segmenter).items()
+            if (tensor.grad is None or not tensor.grad.any())
+            and not name.endswith("k_proj.bias")  # softmax ignores what all keys share: zero but for rounding
+        ]
+        assert unreached == []
+
+    def test_saves_and_loads_what_it_trains(self, tmp_path):
+        trained = add_noise(self.attached())
+        save_adapter(trained, tmp_path)
+        torch.manual_seed(2)
+        fresh = attach_adapter(build_segmenter(), self.build()).eval()
+        assert not torch.equal(logits_of(fresh), logits_of(trained))
+        assert torch.equal(logits_of(load_adapter(fresh, tmp_path)), logits_of(trained))
+
+    def test_refuses_another_base(self, tmp_path):
+        save_adapter(self.attached(), tmp_path)
+        with pytest.raises(InputError, match="other SAM weights"):
+            load_adapter(self.attached(seed=1), tmp_path)
+
+    def test_merged_equals_unmerged(self):
+        segmenter = add_noise(self.attached())
+        if not segmenter.adapter.mergeable:
+            with pytest.raises(InputError, match="cannot be merged"):
+                segmenter.adapter.merge(segmenter.sam)
+            return
+        unmerged = logits_of(segmenter)
+        segmenter.adapter.merge(segmenter.sam)
+        assert relative_error(logits_of(segmenter), unmerged) <= 1e-5
+        plain = build_segmenter().state_dict()
+        assert {name: tensor.shape for name, tensor in segmenter.state_dict().items()} == {
+            name: tensor.shape for name, tensor in plain.items()
+        }
+
+    def test_copy_is_equal_and_independent(self):
+        segmenter = add_noise(self.attached())
+        replica, before = copy.deepcopy(segmenter), logits_of(segmenter)
+        assert torch.equal(logits_of(replica), before)
+        assert list(trainable_tensors(replica)) == list(trainable_tensors(segmenter))
+        assert not torch.equal(logits_of(add_noise(replica)), before)
+        assert torch.equal(logits_of(segmenter), before)
+
+    def test_state_goes_round(self):
+        segmenter, other = add_noise(self.attached()), self.attached(seed=1)
+        other.load_state_dict(segmenter.state_dict())
+        assert torch.equal(logits_of(other), logits_of(segmenter))
+
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_moves_between_devices(self, device):
+        segmenter = add_noise(self.attached())
+        before, names = logits_of(segmenter), list(trainable_tensors(segmenter))
+        assert relative_error(logits_of(segmenter.to(device)), before) <= 1e-3
+        assert list(trainable_tensors(segmenter)) == names
+        assert torch.equal(logits_of(segmenter.to("cpu")), before)
+
+    @torch.no_grad()
+    def test_moves_between_types(self):
+        segmenter = add_noise(self.attached())  # segment-anything's prompt encoder knows single precision only
+        before, names = segmenter.encode(IMAGE), list(trainable_tensors(segmenter))
+        assert relative_error(segmenter.double().encode(IMAGE.double()), before) <= 1e-5
+        assert list(trainable_tensors(segmenter)) == names
+        assert torch.equal(segmenter.float().encode(IMAGE), before)
+
+    def test_trains_under_distributed_data_parallel(self, tmp_path):
+        segmenter = add_noise(self.attached())
+        segmenter(IMAGE).square().mean().backward()
+        expected = {name: tensor.grad.clone() for name, tensor in trainable_tensors(segmenter).items()}
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+        try:
+            parallel = DistributedDataParallel(segmenter)
+            for _ in range(2):  # the second pass fails when the first left a trainable tensor without a gradient
+                segmenter.zero_grad()
+                parallel(IMAGE).square().mean().backward()
+        finally:
+            dist.destroy_process_group()
+        for name, tensor in trainable_tensors(segmenter).items():
+            torch.testing.assert_close(tensor.grad, expected[name])
+
+    def test_attaching_switches_no_dropout_on(self):
+        segmenter = attach_adapter(build_segmenter(), self.build())
+        assert not any(module.training for module in segmenter.modules())
+
+    def test_runs_under_autocast(self):
+        segmenter = add_noise(self.attached())
+        before = logits_of(segmenter)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = segmenter(IMAGE)
+            logits.float().square().mean().backward()
+        assert relative_error(logits.detach().float(), before) <= 0.1
+        assert all(tensor.grad.isfinite().all() for tensor in trainable_tensors(segmenter).values())
