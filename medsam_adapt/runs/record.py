@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.config import Axis, Backbone, Channels, InputScaling, PromptMode, refuse_code
 from medsam_adapt.data.volumes.image_pair import ImageName
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
@@ -109,6 +109,7 @@ class RunRecord(BaseModel):
     overlapping: bool = False
     images: list[ImageName] = []  # of a case, together as channels; none where it has one
     policy: IntensityPolicy
+    input_scaling: InputScaling = "sam"  # what all runs before this setting were trained with
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
@@ -147,6 +148,7 @@ class RunRecord(BaseModel):
             "label_ids": self.label_ids,
             "absent": self.absent_classes,
             "policy": self.policy.model_dump(),
+            "input_scaling": self.input_scaling,
             "tune_encoder": self.tune_encoder,
             "overlapping": self.overlapping,
         }

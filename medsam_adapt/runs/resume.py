@@ -41,6 +41,7 @@ _SAME_DATA = {  # what decides a training besides its settings, in words
     "image_size": "image size",
     "overlapping": "overlap of classes",
     "policy": "intensities",
+    "input_scaling": "input scaling",
     "adapter": "adapter",
     "trainable": "number of trained values",
 }
