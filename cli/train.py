@@ -38,7 +38,9 @@ def train(
         str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: blosam]")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,

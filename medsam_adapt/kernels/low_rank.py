@@ -19,7 +19,7 @@ from medsam_adapt.networks.precision import is_recorded
 Increment = tuple[Tensor, Tensor]  # D (r, in) and U (out, r) of x -> U D x
 
 
-def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value: Increment) -> Tensor:
+def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value: Increment, heads: int = 1) -> Tensor:
     """[q | k | v] of a fused layer with q += U_q D_q x and v += U_v D_v x.
 
     What this gives is what the sums give but for rounding. On the processor the increments are added to the weight, a
@@ -30,10 +30,13 @@ def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value:
         qkv: C -> 3 C.
         query: D_q (r, C) and U_q (C, r).
         value: D_v and U_v, likewise.
+        heads: of how many parts [q | k | v] the 3 C are made.
 
     Returns:
         (..., 3 C).
     """
+    if heads > 1:
+        return _added(tokens, qkv(tokens), query, value, heads)
     trained = any(each.requires_grad for each in qkv.parameters())
     if not (trained and torch.is_grad_enabled()):
         if suits(tokens, qkv.weight):
@@ -44,18 +47,19 @@ def query_value_product(tokens: Tensor, qkv: nn.Linear, query: Increment, value:
 
 
 @torch.no_grad()
-def with_increments(weight: Tensor, query: Increment, value: Increment) -> Tensor:
-    """A copy of the fused weight (3 C, C) with U D added to its q and its v rows."""
-    merged, channels = weight.clone(), weight.shape[1]
-    for rows, (down, up) in ((merged[:channels], query), (merged[2 * channels :], value)):
-        rows.addmm_(up, down)
+def with_increments(weight: Tensor, query: Increment, value: Increment, heads: int = 1) -> Tensor:
+    """A copy of the fused weight (3 C, C) with U D added to its q and its v rows, which are in ``heads`` parts."""
+    merged = weight.clone()
+    parts = merged.unflatten(0, (heads, 3, -1))
+    for place, (down, up) in ((0, query), (2, value)):
+        parts[:, place] += (up @ down).unflatten(0, (heads, -1))
     return merged
 
 
-def _added(tokens: Tensor, product: Tensor, query: Increment, value: Increment) -> Tensor:
-    q, k, v = product.chunk(3, dim=-1)
-    steps = (F.linear(F.linear(tokens, down), up) for down, up in (query, value))
-    return torch.cat([q + next(steps), k, v + next(steps)], dim=-1)
+def _added(tokens: Tensor, product: Tensor, query: Increment, value: Increment, heads: int = 1) -> Tensor:
+    q, k, v = product.unflatten(-1, (heads, 3, -1)).unbind(-2)
+    steps = (F.linear(F.linear(tokens, down), up).unflatten(-1, (heads, -1)) for down, up in (query, value))
+    return torch.stack([q + next(steps), k, v + next(steps)], dim=-2).flatten(-3)
 
 
 class _QueryValueProduct(torch.autograd.Function):

@@ -55,6 +55,8 @@ class LoRALinear(nn.Module):
 class LoRAQueryValue(nn.Module):
     """q += B_q A_q x and v += B_v A_v x on a fused layer x -> [q | k | v]; k is untouched.
 
+    The rows of a TinyViT's layer are [q | k | v] of each head in turn; those of B belong to the heads in turn then.
+
     Args:
         qkv: the fused layer, (..., D) -> (..., 3 D).
         rank: width of A x.
@@ -63,12 +65,13 @@ class LoRAQueryValue(nn.Module):
     def __init__(self, qkv: nn.Linear, rank: int) -> None:
         super().__init__()
         self.qkv = qkv
+        self.heads = getattr(qkv, "heads", 1)  # parts of [q | k | v]
         dim = qkv.in_features
         self.a_q, self.b_q = low_rank_pair(dim, dim, rank)
         self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return query_value_product(tokens, self.qkv, *self.increments())
+        return query_value_product(tokens, self.qkv, *self.increments(), self.heads)
 
     @property
     def of_zeros(self) -> Tensor | None:
@@ -82,7 +85,7 @@ class LoRAQueryValue(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain fused layer with the increments added to its q and v rows."""
-        self.qkv.weight.copy_(with_increments(self.qkv.weight, *self.increments()))
+        self.qkv.weight.copy_(with_increments(self.qkv.weight, *self.increments(), self.heads))
         return self.qkv
 
 

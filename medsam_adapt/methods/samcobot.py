@@ -6,8 +6,9 @@ features u by c_t + γ_t, and mixes them with a linear head H_t:
     u  ->  H_t((c_t + γ_t) ⊙ u),    c_t = (C P)[:, t]
 
 The coefficients C (1, r, T) and their relation P (T, T) are shared by all blocks (communication between blocks),
-γ_t (r,) belongs to the unit, and the weight of H_t is hypercomplex (enhancement inside a block). The released code
-adds C P and γ before the head, where the paper's Eq. 17 adds the outputs of two blocks; we do as the code does.
+γ_t (r,) belongs to the unit, and the weight of H_t is hypercomplex (enhancement inside a block). In a TinyViT, whose blocks
+differ in width by stage, nothing changes: C and P act on narrow features, of which every block has r, and the units of
+all stages are counted in turn. The released code adds C P and γ before the head, where the paper's Eq. 17 adds the outputs of two blocks; we do as the code does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.kernels.low_rank import Increment
 from medsam_adapt.methods.adaptformer import AdaptFormerMLP
 from medsam_adapt.methods.lora import LoRA, LoRAQueryValue
-from medsam_adapt.networks.adapter import Adapter, train_decoder
+from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 
 HeadInit = Literal["identity", "orthogonal", "released"]
 
@@ -212,7 +213,7 @@ class CobotAdaptFormer(Adapter):
         blocks = sam.image_encoder.blocks
         shared = _shared_coefficients(self.bottleneck, units=len(blocks))
         for index, block in enumerate(blocks):
-            dim = block.norm2.normalized_shape[0]
+            dim = block_width(block)
             block.mlp = OrchestratedAdaptFormer(block.mlp, *shared, index, dim, self.bottleneck, self.head_init)
         train_decoder(sam)
         return sam

@@ -20,6 +20,7 @@ from medsam_adapt.core.files import read_record, write_json, written_whole
 from medsam_adapt.networks.encoder_stages import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.networks.tiny_vit import freeze_norms
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -64,6 +65,11 @@ class DecoderOnly(Adapter):
         return sam
 
 
+def block_width(block: nn.Module) -> int:
+    """Channels of the tokens in a transformer block of the image encoder; a TinyViT's blocks differ by stage."""
+    return block.norm1.normalized_shape[0]
+
+
 def train_decoder(sam: Sam, transformer: bool = True) -> None:
     """Mark the mask decoder as trainable, with or without its transformer; no loss reaches the mask-quality head."""
     for name, parameter in sam.mask_decoder.named_parameters():
@@ -96,6 +102,8 @@ def attach_adapter(
     segmenter.requires_grad_(False)
     if tune_encoder:
         segmenter.sam.image_encoder.requires_grad_(True)
+        freeze_norms(segmenter.sam.image_encoder)
+    segmenter.tuned_encoder = tune_encoder
     adapter.attach(segmenter.sam)
     segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
     freeze_unreachable(segmenter)

@@ -9,8 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medsam_adapt.config import Precision
@@ -166,12 +165,12 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def run_as(encoder: ImageEncoderViT, precision: Precision = "fp32", low_memory: bool = False) -> ImageEncoderViT:
+def run_as(encoder: nn.Module, precision: Precision = "fp32", low_memory: bool = False) -> nn.Module:
     """Have ``encoder`` run in this way from now on; returns it."""
     encoder.running = Running(precision, low_memory)
     return encoder
 
 
-def running_of(encoder: ImageEncoderViT) -> Running:
+def running_of(encoder: nn.Module) -> Running:
     """How ``encoder`` is run: as :func:`run_as` said, else plainly."""
     return getattr(encoder, "running", Running())

@@ -15,6 +15,7 @@ from medsam_adapt.kernels.blocks import use_fast_blocks
 from medsam_adapt.kernels.patches import PatchEmbedding
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
 from medsam_adapt.networks.input_scaling import get_scaling
+from medsam_adapt.networks.tiny_vit import TinyViT
 from medsam_adapt.networks.variants import Variant, get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.store import RANDOM, resolve
@@ -35,8 +36,8 @@ def build_sam(
     At 1024 pixels and ``num_classes=None``, keys, shapes and outputs are those of segment-anything's own builder.
 
     Args:
-        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
-        image_size: side of the square input in pixels, a multiple of 16; the variant's default when None.
+        variant: a name of :data:`medsam_adapt.networks.variants.VARIANTS`, such as ``vit_nano``.
+        image_size: side of the square input in pixels, a multiple of 16 (TinyViT: 32); the variant's default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
             (the first) for the background when ``exclusive``. Each draws as the pretrained mask token 0 does, with a
             tenth of its logits and from a random token of its own.
@@ -47,7 +48,7 @@ def build_sam(
             trained with.
 
     Raises:
-        InputError: unknown variant, image size not divisible by 16, or a checkpoint that is not here or does not fit.
+        InputError: unknown variant, image size not divisible by 16 (TinyViT: 32), or a checkpoint that is not here or does not fit.
     """
     sizes = get_variant(variant)
     image_size = sizes.image_size if image_size is None else image_size
@@ -102,10 +103,16 @@ def with_fast_layers(encoder: ImageEncoderViT) -> ImageEncoderViT:
     return use_fast_blocks(encoder)
 
 
+def _encoder(sizes: Variant, image_size: int) -> nn.Module:
+    if sizes.encoder == "tiny_vit":
+        return TinyViT(image_size, sizes.prompt_dim, stem_shrinks=sizes.patch_size == 16)
+    return with_fast_layers(plain_encoder(sizes, image_size))
+
+
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
     grid = sizes.grid(image_size)
     return Sam(
-        image_encoder=with_fast_layers(plain_encoder(sizes, image_size)),
+        image_encoder=_encoder(sizes, image_size),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),
@@ -130,7 +137,8 @@ def _initialise(sam: Sam) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    if sam.image_encoder.pos_embed is not None:
+        nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
 
 
 def weights_sha256(module: nn.Module) -> str:
