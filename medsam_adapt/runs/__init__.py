@@ -2,5 +2,5 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ('checkpoint', 'cost', 'record', 'resume')
+_MODULES = ("checkpoint", "cost", "record", "resume")
 __getattr__ = lazy_exports(__name__, {}, _MODULES)
