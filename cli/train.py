@@ -42,7 +42,9 @@ def train(
         str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")
     ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT).")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
     recipe: Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")] = "default",
     prompt: Annotated[str | None, typer.Option(help="none, box or points.")] = None,

@@ -65,7 +65,7 @@ def _one_image(
         hidden = torch.cat([above, ahead, *below])
         above, ahead = hidden[-2:-1], hidden[-1:]
         used = hidden if stride == 1 else hidden[:-1]
-        mixed = F.gelu(middle.apply_folded(used[None], *weights[1], padding=0)[0])
+        mixed = F.gelu(middle.apply_folded(used[None], *weights[1], rows_padded=True)[0])
         result = last.apply_folded(mixed, *weights[2])
         results.append(F.gelu(result.add_(image[start:stop])) if residual else result)
     return torch.cat(results)

@@ -6,9 +6,11 @@ features u by c_t + γ_t, and mixes them with a linear head H_t:
     u  ->  H_t((c_t + γ_t) ⊙ u),    c_t = (C P)[:, t]
 
 The coefficients C (1, r, T) and their relation P (T, T) are shared by all blocks (communication between blocks),
-γ_t (r,) belongs to the unit, and the weight of H_t is hypercomplex (enhancement inside a block). In a TinyViT, whose blocks
-differ in width by stage, nothing changes: C and P act on narrow features, of which every block has r, and the units of
-all stages are counted in turn. The released code adds C P and γ before the head, where the paper's Eq. 17 adds the outputs of two blocks; we do as the code does.
+γ_t (r,) belongs to the unit, and the weight of H_t is hypercomplex (enhancement inside a block). The released code
+adds C P and γ before the head, where the paper's Eq. 17 adds the outputs of two blocks; we do as the code does.
+
+A TinyViT's blocks differ in width by stage. C and P act on the narrow features, of which every block has r, so one C
+and one P serve all stages: column t is the t-th unit from the image to the neck.
 """
 
 from __future__ import annotations

@@ -65,9 +65,10 @@ class DecoderOnly(Adapter):
         return sam
 
 
-def block_width(block: nn.Module) -> int:
+def block_width(block: Any) -> int:
     """Channels of the tokens in a transformer block of the image encoder; a TinyViT's blocks differ by stage."""
-    return block.norm1.normalized_shape[0]
+    width: int = block.norm1.normalized_shape[0]
+    return width
 
 
 def train_decoder(sam: Sam, transformer: bool = True) -> None:

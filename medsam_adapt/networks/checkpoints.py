@@ -20,7 +20,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks.variants import VARIANTS, Variant
 
 _NESTING = ("model", "state_dict", "model_state_dict")  # where training files keep the weights
-# MobileSAM's file has the classifier that its encoder was pretrained with, and some files tables that follow from sizes.
+# MobileSAM's file has the classifier of its encoder's pretraining; some files have tables that follow from sizes.
 _UNUSED = re.compile(r"image_encoder\.(norm_head|head)\.|.*\.attn\.(attention_bias_idxs|ab)$")
 _MASK_MLP = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.(\d+)\.(.+)")
 _MASK_MLP_LAST = "layers.2."

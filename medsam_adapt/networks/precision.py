@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +166,7 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def run_as(encoder: nn.Module, precision: Precision = "fp32", low_memory: bool = False) -> nn.Module:
+def run_as(encoder: Any, precision: Precision = "fp32", low_memory: bool = False) -> Any:
     """Have ``encoder`` run in this way from now on; returns it."""
     encoder.running = Running(precision, low_memory)
     return encoder

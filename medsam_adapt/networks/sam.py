@@ -48,7 +48,8 @@ def build_sam(
             trained with.
 
     Raises:
-        InputError: unknown variant, image size not divisible by 16 (TinyViT: 32), or a checkpoint that is not here or does not fit.
+        InputError: unknown variant, image size not divisible by 16 (TinyViT: 32), or a checkpoint that is not here or
+            does not fit.
     """
     sizes = get_variant(variant)
     image_size = sizes.image_size if image_size is None else image_size

@@ -60,18 +60,22 @@ class ConvNorm(nn.Module):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (out, in, size, size) and bias (out,) of the one convolution that both are."""
-        scale = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()
-        return self.c.weight * scale[:, None, None, None], self.bn.bias - self.bn.running_mean * scale
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None, "FrozenNorm has both"
+        assert variance is not None, "FrozenNorm has both"
+        scale = self.bn.weight * (variance + self.bn.eps).rsqrt()
+        return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
 
     def forward(self, features: Tensor) -> Tensor:
         return self.apply_folded(features, *self.folded())
 
-    def apply_folded(self, features: Tensor, weight: Tensor, bias: Tensor, padding: int | None = None) -> Tensor:
-        """The convolution with what :meth:`folded` gave; ``padding`` of the rows where they have been padded."""
+    def apply_folded(self, features: Tensor, weight: Tensor, bias: Tensor, rows_padded: bool = False) -> Tensor:
+        """The convolution with what :meth:`folded` gave; ``rows_padded`` where zeros are above and below already."""
         if weight.shape[-1] == 1:
             return F.linear(features, weight.flatten(1), bias)
-        sides = self.c.padding if padding is None else (padding, self.c.padding[1])
-        result = F.conv2d(features.permute(0, 3, 1, 2), weight, bias, self.c.stride, sides, groups=self.c.groups)
+        side = weight.shape[-1] // 2
+        padding = (0 if rows_padded else side, side)
+        result = F.conv2d(features.permute(0, 3, 1, 2), weight, bias, self.c.stride, padding, groups=self.c.groups)
         return result.permute(0, 2, 3, 1)
 
 
@@ -153,7 +157,7 @@ class WindowAttention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, height, width, channels = tokens.shape
+        batch, height, width, _ = tokens.shape
         window, bias = self.window, self._bias()
         below, right = -height % window, -width % window
         padded = F.pad(tokens, (0, 0, 0, right, 0, below)) if below or right else tokens
@@ -169,7 +173,8 @@ class WindowAttention(nn.Module):
         grid = tokens.view(batch, height // side, side, width // side, side, channels)
         windows = grid.transpose(2, 3).reshape(-1, side * side, channels)
         heads = self.qkv(self.norm(windows)).unflatten(-1, (self.num_heads, 3, -1)).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(*heads.unbind(3), attn_mask=bias[None].to(heads.dtype))
+        query, key, value = heads.unbind(3)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(heads.dtype))
         result = self.proj(mixed.transpose(1, 2).flatten(2))
         grid = result.view(batch, height // side, width // side, side, side, channels)
         return grid.transpose(2, 3).reshape(batch, height, width, channels)
@@ -215,11 +220,11 @@ class Block(nn.Module):
 
     @property
     def norm1(self) -> nn.LayerNorm:
-        return _inner(self.attn, WindowAttention).norm
+        return next(each for each in self.attn.modules() if isinstance(each, WindowAttention)).norm
 
     @property
     def norm2(self) -> nn.LayerNorm:
-        return _inner(self.mlp, NormMLP).norm
+        return next(each for each in self.mlp.modules() if isinstance(each, NormMLP)).norm
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = self.local_conv(tokens + self.attn(tokens))
@@ -254,7 +259,7 @@ class TinyViT(nn.Module):
         super().__init__()
         self.img_size, self.stride = img_size, 4 if stem_shrinks else 1
         self.patch_embed = Stem(WIDTHS[0], stem_shrinks)
-        ways = [PatchMerging(*WIDTHS[i : i + 2], SHRINKS[i]) for i in range(len(SHRINKS))]
+        ways = [PatchMerging(WIDTHS[i], WIDTHS[i + 1], SHRINKS[i]) for i in range(len(SHRINKS))]
         stages = [Stage([MBConv(WIDTHS[0]) for _ in range(DEPTHS[0])], ways[0])]
         for i in (1, 2, 3):
             blocks = [Block(WIDTHS[i], HEADS[i], WINDOWS[i]) for _ in range(DEPTHS[i])]
@@ -269,13 +274,14 @@ class TinyViT(nn.Module):
 
     @property
     def blocks(self) -> list[Block]:
-        return [block for stage in self.layers[1:] for block in stage.blocks]
+        return [module for module in self.trunk if isinstance(module, Block)]
 
     @property
     def trunk(self) -> list[nn.Module]:
         """All modules between stem and neck in turn, each from (B, H, W, C) to such features."""
         found: list[nn.Module] = []
         for stage in self.layers:
+            assert isinstance(stage, Stage), "made above"
             found += [*stage.blocks, *([] if stage.downsample is None else [stage.downsample])]
         return found
 
@@ -292,8 +298,3 @@ class TinyViT(nn.Module):
         for module in self.trunk:
             features = module(features)
         return self.neck(features.permute(0, 3, 1, 2))
-
-
-def _inner(module: nn.Module, kind: type) -> nn.Module:
-    """The module of a ``kind`` that an adapter may have put others around."""
-    return next(each for each in module.modules() if isinstance(each, kind))

@@ -16,8 +16,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class Variant:
     """Sizes of one SAM.
 
-    ``encoder`` is ``vit``, SAM's own, or ``tiny_vit``, whose blocks differ in width by stage: ``embed_dim`` is that of the
-    last stage, ``depth`` the number of all transformer blocks, and ``patch_size`` the image's side over the embedding's.
+    ``encoder`` is ``vit``, SAM's own, or ``tiny_vit``, whose blocks differ in width by stage: ``embed_dim`` is that of
+    the last stage, ``depth`` the number of transformer blocks, ``patch_size`` the image's side over the embedding's.
 
     Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
     ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed; a ``small``
