@@ -87,6 +87,7 @@ class TrainingData:
         self.image_size = image_size or get_variant(backbone).image_size
         get_variant(backbone).grid(self.image_size)
         self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
+        self.held_out, self.split_file = held_out, split_file
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = None if from_run is None else self._read_earlier(from_run, intensity)
         self.cases = self._find_cases(Path(root), layout, classes)
