@@ -21,6 +21,7 @@ from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
+from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
@@ -222,6 +223,8 @@ class TrainingData:
             return self.earlier.policy
         sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
         name = self.cases.intensity if intensity == "auto" else intensity
+        if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
+            name = "percentile"  # shown as a viewer does, they are all but black
         return choose_policy(name, (read_volume(case.image)[0] for case in sample))
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:

@@ -21,7 +21,7 @@ from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import DICOM, holds_dicom, read_series_header
 from medsam_adapt.data.volumes.formats.itk import ITK
 from medsam_adapt.data.volumes.formats.nifti import NIFTI
-from medsam_adapt.data.volumes.formats.picture import PICTURE, one_number
+from medsam_adapt.data.volumes.formats.picture import PICTURE, read_mask
 from medsam_adapt.data.volumes.same_grid import align
 
 __all__ = [
@@ -129,9 +129,8 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
 
 def _read_label_map(header: VolumeHeader) -> np.ndarray:
     """A label file's numbers in its own axis order, checked."""
-    values, slope, intercept = _format_of(header.path).read_voxels(header)
-    if values.ndim == 4:
-        values = one_number(values, header.path)
+    kind = _format_of(header.path)
+    values, slope, intercept = (read_mask(header), 1.0, 0.0) if kind is PICTURE else kind.read_voxels(header)
     if (slope, intercept) != (1, 0):
         values = values.astype(np.float64) * slope + intercept
     if values.dtype.kind == "f":
