@@ -173,7 +173,7 @@ def run_prediction(
         speed = {"batch_size": batch_size or "auto", "precision": predictor.precision}
         options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
-        for note in (*notes, *shortened([remark for case in plan.cases for remark in case.header.remarks])):
+        for note in (*notes, *shortened([note for case in plan.cases for note in case.header.notes])):
             warn(note)
         log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes, keep_identifiers)
         with _without_empty(output):

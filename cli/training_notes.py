@@ -47,7 +47,7 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         warn(f"{why}: nothing is held out, so scores will be on the training cases.")
     if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
-    for warning in shortened(data.check.warnings):
+    for warning in shortened(data.check.notes):
         warn(warning)
     for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
         warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")

@@ -24,13 +24,13 @@ class CaseCheck:
         classes: label id -> name, ascending; ``class_<id>`` for the ids found where the data set gives no names.
         voxels: case id -> class id -> number of voxels (0 included), for the cases that have a label.
         headers: case id -> the image's header.
-        warnings: sentences about what is readable and yet doubtful, such as a header that contradicts itself.
+        notes: sentences about what is readable and yet doubtful, such as a header that contradicts itself.
     """
 
     classes: dict[int, str]
     voxels: dict[str, dict[int, int]]
     headers: dict[str, VolumeHeader]
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def partial_classes(self, case_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Name of each class that some of the given cases have -> ids of those that lack it entirely, if any do."""
@@ -96,14 +96,14 @@ class CaseLook:
         header: the image's, None where it cannot be read.
         counts: label id -> number of voxels, background included; None where there is no label, or no readable one.
         problems: a sentence for each, in the order of the files.
-        warnings: the same, of what is doubtful and no reason to refuse the case.
+        notes: the same, of what is doubtful and no reason to refuse the case.
     """
 
     case: Case
     header: VolumeHeader | None
     counts: dict[int, int] | None
     problems: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def look_at(case: Case, case_list: CaseList) -> CaseLook:
@@ -111,14 +111,14 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
     header: VolumeHeader | None = None
     counts: dict[int, int] | None = None
     problems: list[str] = []
-    warnings: list[str] = []
+    notes: list[str] = []
     with noted(problems):
         header = read_header(case.image, case.series)
-        warnings += header.remarks
+        notes += header.notes
     if case.label is not None:
         with noted(problems):
             label = read_header(case.label)
-            warnings += () if warnings else label.remarks
+            notes += () if notes else label.notes
             like = None
             with noted(problems):
                 if header is not None:
@@ -127,7 +127,7 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
             counts = _count_labels(case, case_list, like)
     elif case.masks:
         counts = _count_masks(case, case_list, header, problems)
-    return CaseLook(case, header, counts, tuple(problems), tuple(warnings))
+    return CaseLook(case, header, counts, tuple(problems), tuple(notes))
 
 
 @contextmanager
@@ -151,8 +151,8 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
         problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
-    warnings = tuple(warning for look in looks for warning in look.warnings)
-    return CaseCheck(dict(classes), voxels, headers, warnings), problems
+    notes = tuple(note for look in looks for note in look.notes)
+    return CaseCheck(dict(classes), voxels, headers, notes), problems
 
 
 def _count_labels(case: Case, case_list: CaseList, image: VolumeHeader | None) -> dict[int, int]:

@@ -69,7 +69,7 @@ def _read_header(folder: Path) -> VolumeHeader:
         )
     plain, contrast = map(read_header, files)
     align(plain, contrast, "Resample it onto that image, with linear interpolation for instance.", partial=False)
-    return VolumeHeader(folder, plain.shape, plain.affine, remarks=plain.remarks)
+    return VolumeHeader(folder, plain.shape, plain.affine, notes=plain.notes)
 
 
 def _read_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:

@@ -91,7 +91,7 @@ def test_a_turned_label_is_checked_sliced_and_scored_as_the_plain_one(tmp_path):
     before = store_cases(plain.cases, settings, tmp_path / "cache")["c0"].labels
     save(tmp_path / "data/labels/c0.nii.gz", *turned_label)
     seen = survey(tmp_path / "data")
-    assert (seen.problems, seen.check.warnings) == ((), ())
+    assert (seen.problems, seen.check.notes) == ((), ())
     assert seen.check.voxels["c0"] == dict(enumerate(np.bincount(LABEL.ravel())[1:].tolist(), start=1))
     after = store_cases(find_cases(tmp_path / "data").cases, settings, tmp_path / "cache")["c0"].labels
     assert len(before) == len(after) == SHAPE[1]
@@ -219,21 +219,21 @@ def test_forms_that_disagree_are_named_in_the_survey(tmp_path, codes, by_itk):
     assert not seen.problems
     np.testing.assert_allclose(io.read_header(image).affine, nib.load(image).affine, atol=1e-5)
     if by_itk is None:
-        assert seen.check.warnings == ()
+        assert seen.check.notes == ()
         return
-    assert len(seen.check.warnings) == 2
-    assert all("one a mirror image of the other" in text for text in seen.check.warnings)
+    assert len(seen.check.notes) == 2
+    assert all("one a mirror image of the other" in text for text in seen.check.notes)
     itk = "ITK (SimpleITK, 3D Slicer, ITK-SNAP)"
-    assert (f"and {itk} the qform" in seen.check.warnings[0]) == (by_itk == "qform")
+    assert (f"and {itk} the qform" in seen.check.notes[0]) == (by_itk == "qform")
     origin = np.diag([-1, -1, 1]) @ sitk.ReadImage(str(image)).GetOrigin()
     np.testing.assert_allclose(origin, (AFFINE if by_itk == "sform" else MIRRORED)[:3, 3], atol=1e-4)
-    assert seen.as_json()["warnings"] == list(seen.check.warnings)
+    assert seen.as_json()["notes"] == list(seen.check.notes)
 
 
 def test_rounding_between_the_forms_is_no_contradiction(tmp_path):
     near = AFFINE.copy()
     near[:3, 3] += 0.01
-    assert io.read_header(save(tmp_path / "a.nii.gz", LABEL, AFFINE, 2, 1, other=near)).remarks == ()
+    assert io.read_header(save(tmp_path / "a.nii.gz", LABEL, AFFINE, 2, 1, other=near)).notes == ()
 
 
 @pytest.mark.parametrize(

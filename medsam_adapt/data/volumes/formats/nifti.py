@@ -125,7 +125,7 @@ def _read_nifti_header(path: Path) -> VolumeHeader:
         affine,
         other_affines={phrase: other * to_mm for phrase, other in others.items()},
         contradiction=contradiction,
-        remarks=(f"{path} {contradiction}. {_FIX_GEOMETRY}",) if contradiction else (),
+        notes=(f"{path} {contradiction}. {_FIX_GEOMETRY}",) if contradiction else (),
     )
     _check_nifti_size(path, offset + math.prod(shape) * dtype.itemsize)
     return header
