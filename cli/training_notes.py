@@ -45,7 +45,7 @@ def tell_data(bundle: str, data: TrainingData) -> None:
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         warn(f"{why}: nothing is held out, so scores will be on the training cases.")
-    if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
+    if "second_dataset" in read_config(bundle, "train") and data.split_by == "slices":
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
     for warning in shortened(data.check.notes):
         warn(warning)
