@@ -24,7 +24,13 @@ if TYPE_CHECKING:  # it imports this module
     from medsam_adapt.networks.segmenter import Segmenter
 
 _SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
+_KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
+_VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
+
+
+#: row of the embedding, position in the batch, structure, and its prompt
+_Place = tuple[int, int, int, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class SliceLogits:
         scaling = input_scaling_of(self.segmenter.sam)
         self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, input_scaling=scaling)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
+        self._known: dict[int, Tensor] = {}
 
     def batches(self) -> Iterator[np.ndarray]:
         """Indices of the slices of each batch in turn."""
@@ -134,9 +141,17 @@ class SliceLogits:
     @torch.no_grad()
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
-        images = self.images(np.array([index])).to(self._device)
-        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan))
-        return (self.plan.restore_logits(logits[None, None].float()) > 0)[0, 0].cpu().numpy()
+        logits = self._decode(self._embedding(index)[None], [prompt.resized(self.plan)])
+        return (self.plan.restore_logits(logits[:, None].float()) > 0)[0, 0].cpu().numpy()
+
+    def _embedding(self, index: int) -> Tensor:
+        """The embedding (D, h, w) of one slice; structures that are followed one by one come to the same slices."""
+        if index not in self._known:
+            embedding = self.segmenter.encode(self.images(np.array([index])).to(self._device))[0]
+            if (len(self._known) + 1) * embedding.nbytes > _KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[index] = embedding
+        return self._known[index]
 
     @property
     def _device(self) -> torch.device:
@@ -191,11 +206,19 @@ class SliceLogits:
         prompted = [position for position, prompts in enumerate(wanted) if prompts]
         if not prompted:
             return logits
-        embedding = self.segmenter.encode(images[prompted])
-        for row, position in enumerate(prompted):
-            for structure, prompt in wanted[position].items():
-                turned = flip_prompt(prompt, flip, self.plan)
-                logits[position, structure - 1 + background] = self._decode(embedding[row : row + 1], turned)
+        if not flip and all(int(indices[position]) in self._known for position in prompted):
+            embedding = torch.stack([self._known[int(indices[position])] for position in prompted])
+        else:
+            embedding = self.segmenter.encode(images[prompted])
+        places = [
+            (row, position, structure, flip_prompt(prompt, flip, self.plan))
+            for row, position in enumerate(prompted)
+            for structure, prompt in wanted[position].items()
+        ]
+        for group in _alike(places, max(1, _VALUES // embedding[0].numel())):
+            rows, positions, structures, prompts = zip(*group, strict=True)
+            channels = [structure - 1 + background for structure in structures]
+            logits[list(positions), channels] = self._decode(embedding[list(rows)], prompts)
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -214,10 +237,24 @@ class SliceLogits:
             for label in labels
         ]
 
-    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray]) -> Tensor:
-        """(S, S) logits of the structure that the prompt points at."""
-        batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
-        return self.segmenter.decode(embedding, **batch).logits[0, 0]
+    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]]) -> Tensor:
+        """(n, S, S) logits of the structures that prompts of one kind point at, one on each embedding (n, D, h, w)."""
+        batch: Any = {
+            name: torch.from_numpy(np.stack([prompt[name] for prompt in prompts])).to(embedding.device)
+            for name in prompts[0]
+        }
+        return self.segmenter.decode(embedding, **batch).logits[:, 0]
+
+
+def _alike(places: Sequence[_Place], most: int) -> Iterator[list[_Place]]:
+    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points."""
+    kinds: dict[tuple[Any, ...], list[_Place]] = {}
+    for place in places:
+        kind = tuple(sorted((name, value.shape) for name, value in place[3].items()))
+        kinds.setdefault(kind, []).append(place)
+    for found in kinds.values():
+        for start in range(0, len(found), most):
+            yield found[start : start + most]
 
 
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:

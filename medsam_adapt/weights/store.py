@@ -217,7 +217,7 @@ def _by_hand(weights: Weights) -> str:
 
 
 def _identify(path: Path, sha256: str) -> Weights:
-    """Which weights a file is: by its SHA-256, else by its size, else, where neither is published, by its backbone."""
+    """Which weights a file is: by its SHA-256, else by its size; where neither is published the user must say it."""
     size = path.stat().st_size
     for weights in WEIGHTS.values():
         if weights.sha256 == sha256:
@@ -226,14 +226,11 @@ def _identify(path: Path, sha256: str) -> Weights:
         if weights.sha256 is not None and weights.size == size:
             return weights  # a damaged copy: the comparison that follows tells both hashes
     backbone = _backbone_of(path)
-    fitting = [
-        weights
-        for weights in WEIGHTS.values()
-        if weights.sha256 is None and weights.size in (None, size) and weights.backbone == backbone
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    choice = f", or say with --name which of {', '.join(weights.name for weights in fitting)} it is" if fitting else ""
+    fitting = [weights for weights in WEIGHTS.values() if weights.sha256 is None and weights.backbone == backbone]
+    if len(alike := [weights for weights in fitting if weights.size == size]) == 1:
+        return alike[0]
+    names = ", ".join(weights.name for weights in fitting)
+    choice = f", or, if it is one of them, name it with --name ({names})" if fitting else ""
     raise InputError(
         f"{path} holds {backbone} weights that are none of the published ones: use the file where it is, with "
         f"--backbone {backbone} --checkpoint {path}{choice}."
