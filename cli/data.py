@@ -43,7 +43,10 @@ def check(
     if seen.problems:
         count = len(seen.problems)
         raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
-    say("No problems found.")
+    for note in seen.notes:
+        warn(note)
+    count = len(seen.notes)
+    say("No problems found." if not count else f"No errors, but {count} note{'s' * (count > 1)} to read.")
 
 
 def _print(folder: Path, seen: Survey) -> None:

@@ -41,6 +41,8 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
+    for note in data.check.notes:
+        warn(note)
     if not split.held_out:
         warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
     if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":

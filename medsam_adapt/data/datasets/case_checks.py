@@ -24,11 +24,13 @@ class CaseCheck:
         classes: label id -> name, ascending; ``class_<id>`` for the ids found where the data set gives no names.
         voxels: case id -> class id -> number of voxels (0 included), for the cases that have a label.
         headers: case id -> the image's header.
+        notes: a sentence for everything that was left out of an image or a label, and is no problem.
     """
 
     classes: dict[int, str]
     voxels: dict[str, dict[int, int]]
     headers: dict[str, VolumeHeader]
+    notes: tuple[str, ...] = ()
 
     def partial_classes(self, case_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Name of each class that some of the given cases have -> ids of those that lack it entirely, if any do."""
@@ -94,12 +96,14 @@ class CaseLook:
         header: the image's, None where it cannot be read.
         counts: label id -> number of voxels, background included; None where there is no label, or no readable one.
         problems: a sentence for each, in the order of the files.
+        notes: a sentence for everything that was left out.
     """
 
     case: Case
     header: VolumeHeader | None
     counts: dict[int, int] | None
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def look_at(case: Case, case_list: CaseList) -> CaseLook:
@@ -118,7 +122,10 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
             counts = _count_labels(case, case_list)
     elif case.masks:
         counts = _count_masks(case, case_list, header, problems)
-    return CaseLook(case, header, counts, tuple(problems))
+    faults = [text for class_id, text in case.problems.items() if class_id in case_list.classes]
+    problems += dict.fromkeys(faults)  # one sentence where all classes have the same problem
+    unused = [f"{text} It is not among the classes in use." for text in case.problems.values() if text not in faults]
+    return CaseLook(case, header, counts, tuple(problems), (*(header.notes if header else ()), *case.notes, *unused))
 
 
 @contextmanager
@@ -142,7 +149,7 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
         problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
-    return CaseCheck(dict(classes), voxels, headers), problems
+    return CaseCheck(dict(classes), voxels, headers, tuple(note for look in looks for note in look.notes)), problems
 
 
 def _count_labels(case: Case, case_list: CaseList) -> dict[int, int]:

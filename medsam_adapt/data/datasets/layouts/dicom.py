@@ -184,10 +184,9 @@ def _patients(found: list[_Found]) -> dict[str, str]:
 
 
 def _case(case: _Found, classes: dict[int, str], patient: str | None, series: str | None) -> Case:
-    label, masks = case.label, {}
-    if label is not None and _is_dicom_label(label):
-        from medsam_adapt.data.datasets.dicom_conversion import converted_label
+    if case.label is None or not _is_dicom_label(case.label):
+        return Case(case.id, case.image, case.label, patient, {}, series)
+    from medsam_adapt.data.datasets.dicom_conversion import converted_label
 
-        converted = converted_label(label, case.image, classes, series)
-        label, masks = (converted, {}) if isinstance(converted, Path) else (None, converted)
-    return Case(case.id, case.image, label, patient, masks, series)
+    found = converted_label(case.label, case.image, classes, series)
+    return Case(case.id, case.image, found.label, patient, found.masks, series, found.problems, found.notes)

@@ -26,6 +26,8 @@ class VolumeHeader:
         path: the file, or the folder of a DICOM series.
         shape: voxels along the three array axes.
         affine: (4, 4) float64, from voxel index to RAS+ millimetres.
+        modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
+        notes: a sentence for each file that was left out or each value that was replaced; no problems.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
         orientation: where each array axis grows towards, such as "RAS" or "LPS".
     """
@@ -33,6 +35,8 @@ class VolumeHeader:
     path: Path
     shape: tuple[int, int, int]
     affine: np.ndarray
+    modality: str | None = None
+    notes: tuple[str, ...] = ()
     spacing: tuple[float, float, float] = field(init=False)
     orientation: str = field(init=False)
 
