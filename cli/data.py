@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
 
-from .console import Overwrite, Series, console, progress_bar, say, warn
+from .console import Overwrite, Series, console, progress_bar, say, shortened, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -40,13 +40,13 @@ def check(
         task = progress.add_task("reading", total=None, detail="")
         seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total), series)
     _print(folder, seen)
+    for warning in shortened(seen.notes):
+        warn(warning)
     if seen.problems:
         count = len(seen.problems)
         raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
-    for note in seen.notes:
-        warn(note)
     count = len(seen.notes)
-    say("No problems found." if not count else f"No errors, but {count} note{'s' * (count > 1)} to read.")
+    say(f"No problems, but {count} warning{'s' * (count > 1)}." if count else "No problems found.")
 
 
 def _print(folder: Path, seen: Survey) -> None:

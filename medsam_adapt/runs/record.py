@@ -14,8 +14,7 @@ RUN/run.json                what was trained on what; this file decides how the 
 
 from __future__ import annotations
 
-import json
-import shutil
+import importlib.util
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -23,13 +22,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medsam_adapt.bundle.contents import complete_configs, write_bundle
+from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
 from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
-from medsam_adapt.data.volumes.image_pair import ImageName
-from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
-from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
+from medsam_adapt.core.versions import newer_error
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
@@ -156,14 +157,27 @@ def read_run(folder: str | Path) -> RunRecord:
     """The record of a run's folder.
 
     Raises:
-        InputError: no such folder, no ``run.json``, or one that is damaged or holds what MONAI would take for code.
+        InputError: no such folder, no ``run.json``, one that is damaged or holds what MONAI would take for code, or a
+            run of a newer version with a bundle, a setting or an adapter that this one does not have.
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that train --output made.")
     record = read_record(path, RunRecord, "restore it or train again")
     refuse_code(record.model_dump(), str(path))
+    if (newer := newer_error(path, record.model_dump())) is not None and not _is_known(record):
+        raise newer
     return record
+
+
+def _is_known(record: RunRecord) -> bool:
+    """Whether this version has the run's bundle with all its settings, and its adapter's module."""
+    from medsam_adapt.bundle.catalogue import bundle_names, knobs_model
+
+    module = record.adapter.name.rpartition(".")[0]
+    if record.bundle not in bundle_names() or importlib.util.find_spec(module) is None:
+        return False
+    return {*record.knobs} <= {*knobs_model(record.bundle).model_fields}
 
 
 def data_of(record: RunRecord, run: str | Path) -> Path:
@@ -255,24 +269,13 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if bundle_root.resolve() != folder.resolve():
         record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
-    if bundle_root.resolve() != folder.resolve():
-        for part in ("configs", "docs"):
-            shutil.copytree(bundle_root / part, folder / part, dirs_exist_ok=True)
-        shutil.copy2(bundle_root / "LICENSE", folder / "LICENSE")
-    values = record.config_values()
-    for path in sorted((folder / "configs").glob("*.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if path.name == "inference.json" and record.images:
-            config["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
-        if path.name == "metadata.json":
-            _describe_output(config, record)
-        for block in ("knobs", "settings"):
-            if block in config:
-                known = set(config[block]) | (set(record.knobs) if block == "knobs" else set())
-                config[block].update({key: value for key, value in values.items() if key in known})
-        if path.name in ("train.json", "evaluate.json"):
-            config["dataset_dir"] = record.dataset_dir or config["dataset_dir"]
-        write_json(path, config)
+    configs = complete_configs(bundle_root, record.config_values(), record.knobs)
+    _describe_output(configs["metadata"], record)
+    if record.images:
+        configs["inference"]["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
+    for name in ("train", "evaluate"):
+        configs[name]["dataset_dir"] = record.dataset_dir or configs[name]["dataset_dir"]
+    write_bundle(bundle_root, folder, configs)
     write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
     if record.statistics is not None:
         write_json(folder / STATISTICS_FILE, record.statistics.model_dump())

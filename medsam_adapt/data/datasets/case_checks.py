@@ -24,7 +24,8 @@ class CaseCheck:
         classes: label id -> name, ascending; ``class_<id>`` for the ids found where the data set gives no names.
         voxels: case id -> class id -> number of voxels (0 included), for the cases that have a label.
         headers: case id -> the image's header.
-        notes: a sentence for everything that was left out of an image or a label, and is no problem.
+        notes: sentences about what was left out, or is readable and yet doubtful, such as a header that contradicts
+            itself.
     """
 
     classes: dict[int, str]
@@ -96,7 +97,7 @@ class CaseLook:
         header: the image's, None where it cannot be read.
         counts: label id -> number of voxels, background included; None where there is no label, or no readable one.
         problems: a sentence for each, in the order of the files.
-        notes: a sentence for everything that was left out.
+        notes: the same, of what is doubtful or was left out, and no reason to refuse the case.
     """
 
     case: Case
@@ -111,21 +112,27 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
     header: VolumeHeader | None = None
     counts: dict[int, int] | None = None
     problems: list[str] = []
+    notes: list[str] = []
     with noted(problems):
         header = read_header(case.image, case.series)
+        notes += header.notes
     if case.label is not None:
         with noted(problems):
             label = read_header(case.label)
+            notes += () if notes else label.notes
+            like = None
             with noted(problems):
                 if header is not None:
                     check_same_grid(header, label)
-            counts = _count_labels(case, case_list)
+                    like = header
+            counts = _count_labels(case, case_list, like)
     elif case.masks:
         counts = _count_masks(case, case_list, header, problems)
     faults = [text for class_id, text in case.problems.items() if class_id in case_list.classes]
     problems += dict.fromkeys(faults)  # one sentence where all classes have the same problem
-    unused = [f"{text} It is not among the classes in use." for text in case.problems.values() if text not in faults]
-    return CaseLook(case, header, counts, tuple(problems), (*(header.notes if header else ()), *case.notes, *unused))
+    notes += case.notes
+    notes += [f"{text} It is not among the classes in use." for text in case.problems.values() if text not in faults]
+    return CaseLook(case, header, counts, tuple(problems), tuple(notes))
 
 
 @contextmanager
@@ -149,15 +156,16 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
         problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
-    return CaseCheck(dict(classes), voxels, headers, tuple(note for look in looks for note in look.notes)), problems
+    notes = tuple(note for look in looks for note in look.notes)
+    return CaseCheck(dict(classes), voxels, headers, notes), problems
 
 
-def _count_labels(case: Case, case_list: CaseList) -> dict[int, int]:
-    """Class id -> number of voxels, background (0) included."""
+def _count_labels(case: Case, case_list: CaseList, image: VolumeHeader | None) -> dict[int, int]:
+    """Class id -> number of voxels on the image's grid (the label's own where it is None), background (0) included."""
     assert case.label is not None
     coding = case_list.coding
     known = {0, *(coding.parts or {*case_list.classes, *case_list.unused}), *coding.ignored}
-    label, _ = read_label(case.label)
+    label, _ = read_label(case.label, image)
     count = np.zeros(int(label.max()) + 1, dtype=np.int64)
     for plane in np.moveaxis(label, 2, 0):  # plane by plane: bincount works on a copy eight times as large
         count += np.bincount(plane.ravel(order="K"), minlength=len(count))
@@ -180,7 +188,5 @@ def _count_masks(case: Case, case_list: CaseList, image: VolumeHeader | None, pr
     counts = {}
     for class_id in {*case_list.classes} & {*case.masks}:
         with noted(problems):
-            if image is not None:
-                check_same_grid(image, read_header(case.masks[class_id]))
-            counts[class_id] = int(np.count_nonzero(read_label(case.masks[class_id])[0]))
+            counts[class_id] = int(np.count_nonzero(read_label(case.masks[class_id], image)[0]))
     return counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,12 @@ class VolumeHeader:
         path: the file, or the folder of a DICOM series.
         shape: voxels along the three array axes.
         affine: (4, 4) float64, from voxel index to RAS+ millimetres.
+        other_affines: other affines that the header states, or that other programs read from it, by a phrase that
+            names the statement and who follows it.
+        contradiction: what is contradictory in the header, as the end of a sentence; empty where nothing is.
+        notes: warnings about the file, whole sentences that begin with its path.
+        is_cropped: whether the header states that the volume covers a part of another one.
         modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
-        notes: a sentence for each file that was left out or each value that was replaced; no problems.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
         orientation: where each array axis grows towards, such as "RAS" or "LPS".
     """
@@ -35,8 +39,11 @@ class VolumeHeader:
     path: Path
     shape: tuple[int, int, int]
     affine: np.ndarray
-    modality: str | None = None
-    notes: tuple[str, ...] = ()
+    other_affines: Mapping[str, np.ndarray] = field(default_factory=dict, kw_only=True)
+    contradiction: str = field(default="", kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    is_cropped: bool = field(default=False, kw_only=True)
+    modality: str | None = field(default=None, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
     orientation: str = field(init=False)
 

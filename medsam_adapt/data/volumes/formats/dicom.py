@@ -94,7 +94,8 @@ def read_series_header(folder: Path, series: int | str | None = None) -> SeriesH
         notes.append(f"{folder}: {series_name(ordered[0].series_number)} has no PixelSpacing, {spacing} is used.")
     modality = None if ordered[0].modality == UNKNOWN_MODALITY else ordered[0].modality
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
-    return SeriesHeader(folder, shape, affine, modality, tuple(dict.fromkeys(notes)), slices=tuple(ordered))
+    kept = tuple(dict.fromkeys(notes))
+    return SeriesHeader(folder, shape, affine, tuple(ordered), notes=kept, modality=modality)
 
 
 def _check_slopes(folder: Path, slices: list[Slice]) -> None:
