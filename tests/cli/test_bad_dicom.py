@@ -70,14 +70,16 @@ COMMANDS = {
 
 
 def told(capsys, command, tmp_path, run, *options):
-    """The sentence of a command on the data set that was refused and left nothing behind."""
+    """The sentence of a command on the data set, of which nothing that was refused is left behind."""
     places = {"data": tmp_path / "data", "out": tmp_path / "out", "run": run}
     code, _, err = call(capsys, *(word.format(**places) for word in COMMANDS[command]), *options)
     assert code == 2
     assert "error: " in err
     assert "Traceback" not in err
     assert not [word for word in (SECRET, IDENTIFIER, BIRTH, "1.2.826") if word in err]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    masks = {path.name for path in tmp_path.glob("out/*.nii.gz")}  # of the other cases, which predict segments
+    assert "b_seg.nii.gz" not in masks
+    assert command == "predict" or sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     return err
 
 
@@ -131,7 +133,7 @@ def test_a_series_is_chosen_among_folders_and_its_label_converted(tmp_path, caps
     segmentation(slices, MASKS, ["liver", "spleen"]).save_as(tmp_path / "data/a/seg.dcm")
     code, _, err = call(capsys, "data", "check", tmp_path / "data")
     assert code == 2
-    assert "data/a has several folders of DICOM images" in err
+    assert "data/a: it has several folders of DICOM images" in err
     assert "choose one series with --series" in err
     code, out, _ = call(capsys, "data", "check", tmp_path / "data", "--series", "Portal", "--json")
     (case,) = json.loads(out)["cases"]
