@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
-from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.config import Axis, Backbone, Channels, InputScaling, PromptMode, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
 from medsam_adapt.core.versions import newer_error
@@ -110,6 +110,7 @@ class RunRecord(BaseModel):
     overlapping: bool = False
     images: list[ImageName] = []  # of a case, together as channels; none where it has one
     policy: IntensityPolicy
+    input_scaling: InputScaling = "sam"  # what all runs before this setting were trained with
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
@@ -148,6 +149,7 @@ class RunRecord(BaseModel):
             "label_ids": self.label_ids,
             "absent": self.absent_classes,
             "policy": self.policy.model_dump(),
+            "input_scaling": self.input_scaling,
             "tune_encoder": self.tune_encoder,
             "overlapping": self.overlapping,
         }
