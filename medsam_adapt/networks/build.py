@@ -33,6 +33,7 @@ def build_segmenter(
     precision: Precision = "fp32",
     low_memory: bool = False,
     slices_at_once: int | None = None,
+    detail: int = 0,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -52,6 +53,7 @@ def build_segmenter(
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.
+        detail: channels of a branch that refines the masks, as for :func:`attach_adapter`; 0 adds none.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -65,7 +67,7 @@ def build_segmenter(
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
         run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
-        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned)
+        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned, detail)
 
 
 def build_teacher(

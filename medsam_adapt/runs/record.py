@@ -112,6 +112,7 @@ class RunRecord(BaseModel):
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
+    detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
     trainable: dict[str, int]
     knobs: dict[str, Any]
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run

@@ -18,6 +18,8 @@ from medsam_adapt.core.files import write_json
 from medsam_adapt.data.datasets import layouts
 from medsam_adapt.data.datasets.cases import Case
 
+_PATIENTS_FOR_ONE_HELD_OUT = 10
+
 
 @dataclass(frozen=True)
 class Split:
@@ -27,20 +29,23 @@ class Split:
     held_out: tuple[str, ...]
 
 
-def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float = 0.2) -> Split:
+def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | None = 0.2) -> Split:
     """A seeded split by patient; the order of ``cases`` does not matter.
 
     With fewer than three patients nothing is held out; otherwise at least one patient is, and at least one trained on.
+    A fraction of None is a tenth of ten patients or more, and nothing of fewer, whose labels are worth more in training.
 
     Raises:
         InputError: a fraction outside [0, 1).
     """
-    if not 0 <= held_out_fraction < 1:
+    if held_out_fraction is not None and not 0 <= held_out_fraction < 1:
         raise InputError(f"the held-out fraction is {held_out_fraction}; give 0 or more and less than 1")
     cases = list(cases)
     patients = _shuffled_patients(cases, seed)
     count = 0
-    if len(patients) >= 3 and held_out_fraction > 0:
+    if held_out_fraction is None:
+        count = len(patients) // _PATIENTS_FOR_ONE_HELD_OUT
+    elif len(patients) >= 3 and held_out_fraction > 0:
         count = min(max(1, round(held_out_fraction * len(patients))), len(patients) - 1)
     return _hold_out(cases, set(patients[:count]))
 
@@ -81,7 +86,7 @@ def _hold_out(cases: Sequence[Case], patients: set[str]) -> Split:
 def choose_split(
     cases: Iterable[Case],
     seed: int,
-    held_out_fraction: float = 0.2,
+    held_out_fraction: float | None = 0.2,
     split_file: str | Path | None = None,
     fold: int | None = None,
     folds: int = 5,
