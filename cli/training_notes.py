@@ -42,7 +42,9 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
     if not split.held_out:
-        warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
+        warn(
+            "nothing is held out, so scores of this run are on its training cases (--set held_out=0.2 holds some out)."
+        )
     if "second_dataset" in read_config(bundle, "train") and data.split_by == "slices":
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
     for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):

@@ -194,7 +194,9 @@ class SliceLogits:
         for row, position in enumerate(prompted):
             for structure, prompt in wanted[position].items():
                 turned = flip_prompt(prompt, flip, self.plan)
-                logits[position, structure - 1 + background] = self._decode(embedding[row : row + 1], turned, shown[row : row + 1])
+                logits[position, structure - 1 + background] = self._decode(
+                    embedding[row : row + 1], turned, shown[row : row + 1]
+                )
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:

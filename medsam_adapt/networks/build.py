@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -98,6 +99,20 @@ def build_teacher(
 def model_weights(network: nn.Module) -> list[nn.Parameter]:
     """The trained tensors of a segmenter, bare or wrapped, but for the prompt embedding: BLO-SAM's W."""
     return [tensor for name, tensor in trainable_tensors(bare(network)).items() if name != _PROMPT]
+
+
+def branch_and_sam(network: nn.Module, learning_rate: float, sam_factor: float) -> list[dict[str, Any]]:
+    """Parameter groups: the detail branch, which starts anew, and what is trained of SAM, with a lower rate.
+
+    Args:
+        network: a segmenter with a detail branch, bare or wrapped.
+        learning_rate: of the branch.
+        sam_factor: by which that is multiplied for SAM's own weights.
+    """
+    trained = trainable_tensors(bare(network))
+    branch = [tensor for name, tensor in trained.items() if name.startswith("sam.detail.")]
+    own = [tensor for name, tensor in trained.items() if not name.startswith("sam.detail.")]
+    return [{"params": branch, "lr": learning_rate}, {"params": own, "lr": sam_factor * learning_rate}]
 
 
 def prompt_embedding(network: nn.Module) -> nn.Parameter:

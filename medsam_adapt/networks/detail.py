@@ -8,6 +8,8 @@ ones, as HQ-SAM (Ke et al., NeurIPS 2023) adds early features to SAM's mask feat
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,15 +36,15 @@ class DetailBranch(nn.Module):
         widths = [width * min(2**level, _WIDEST) for level in range(levels)]
         first = [_convolution(3, widths[0], stride=1)]
         self.down = nn.ModuleList(
-            nn.Sequential(*(first if level == 0 else [_convolution(widths[level - 1], own, stride=2)]), _convolution(own))
+            nn.Sequential(
+                *(first if level == 0 else [_convolution(widths[level - 1], own, stride=2)]), _convolution(own)
+            )
             for level, own in enumerate(widths)
         )
         self.embedding = nn.Conv2d(embedding, widths[-1], 1)
         self.masks = nn.Conv2d(masks, widths[1], 1)
         self.bottom = _convolution(2 * widths[-1], widths[-1])
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(below, own, 1) for own, below in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.reduce = nn.ModuleList(nn.Conv2d(below, own, 1) for own, below in pairwise(widths))
         self.up = nn.ModuleList(_convolution(2 * own, own) for own in widths[:-1])
         self.head = nn.Conv2d(widths[0], masks, 1)
         nn.init.zeros_(self.head.weight)

@@ -144,6 +144,8 @@ class RunRecord(BaseModel):
             "layout": self.layout,
             "cases": (self.held_out or self.train) if self.dataset_dir else None,
             "image_size": self.image_size,
+            "channels": self.channels,
+            "detail": self.detail,
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
             "label_ids": self.label_ids,

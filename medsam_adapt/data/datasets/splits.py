@@ -33,7 +33,8 @@ def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | Non
     """A seeded split by patient; the order of ``cases`` does not matter.
 
     With fewer than three patients nothing is held out; otherwise at least one patient is, and at least one trained on.
-    A fraction of None is a tenth of ten patients or more, and nothing of fewer, whose labels are worth more in training.
+    A fraction of None holds out a tenth of ten patients or more, and nothing of fewer: their labels are worth more in
+    training.
 
     Raises:
         InputError: a fraction outside [0, 1).

@@ -19,7 +19,7 @@ from medsam_adapt.config import Axis
 from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
 
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
-SMALLEST_FITTING, LARGEST_FITTING = 64, 192
+SMALLEST_FITTING, LARGEST_FITTING = 64, 128
 
 
 def volume_to_slices(volume: np.ndarray, axis: Axis) -> np.ndarray:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medsam_adapt.config import Augmentation, Axis, ChannelChoice, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
+from medsam_adapt.config import (
+    Augmentation,
+    Axis,
+    ChannelChoice,
+    Channels,
+    Intensity,
+    Knobs,
+    PromptMode,
+    Sampling,
+    refuse_code,
+)
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
@@ -43,8 +53,8 @@ class TrainingData:
         layout: its layout on disk, or ``auto``.
         classes: names of the classes to learn; all of the layout's when None.
         backbone: decides the image size when ``image_size`` is None.
-        image_size: side of the square slices in pixels; when None the backbone's default, or with a ``detail`` branch on
-            a small backbone as many as the training volumes have.
+        image_size: side of the square slices in pixels; when None the backbone's default, or `fitting_size` with a
+            ``detail`` branch on a small backbone.
         axis: slicing direction.
         channels: what SAM's three colour channels hold; ``auto`` is ``adjacent`` where a case has one image.
         intensity: name of the intensity policy.
@@ -201,9 +211,7 @@ class TrainingData:
         """{id, image, label} paths of the held-out cases."""
         return [case.entry() for case in self._cases(self.split.held_out)]
 
-    def _find_cases(
-        self, root: Path, layout: str, classes: Sequence[str] | None, channels: ChannelChoice
-    ) -> CaseList:
+    def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None, channels: ChannelChoice) -> CaseList:
         cases, earlier = find_cases(root, layout), self.earlier
         if cases.images and channels == "auto" and earlier is None:
             self.channels = "repeat"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,8 @@ def training_transforms(
         prompt: what is simulated from the label.
         channels: the slice repeated, or between its two neighbours.
         augment: ``anatomical`` keeps left left and up up (small rotations, zooms, shifts; contrast, noise);
-            ``strong`` as :func:`strong_augmentation`; ``free`` adds mirroring and quarter turns, for images without a side; ``none`` changes nothing.
+            ``strong`` as :func:`strong_augmentation`; ``free`` adds mirroring and quarter turns to ``anatomical``, for
+            images without a side; ``none`` changes nothing.
         images: whether the sample has an image; its label is the same without it.
     """
     load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt)
@@ -172,7 +173,7 @@ def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
     if augment == "none":
         return []
     if augment == "strong":
-        return strong_augmentation(image_size)
+        return [strong_augmentation(image_size)]
     both = ("image", "label")
     turns: list[Transform] = []
     if augment == "free":
@@ -198,7 +199,28 @@ def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
     ]
 
 
-def strong_augmentation(image_size: int) -> list[Transform]:
+class OneStream(Compose):
+    """Transforms that all draw from one random stream: to seed each of theirs would take longer than what they do."""
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> OneStream:
+        Randomizable.set_random_state(self, seed, state)
+        for each in _randomizables(self):
+            each.R = self.R
+        return self
+
+
+def _randomizables(value: Any) -> Iterator[Randomizable]:
+    """``value`` and all transforms inside it that draw at random."""
+    if isinstance(value, Randomizable):
+        yield value
+    if isinstance(value, Transform):
+        yield from _randomizables(list(vars(value).values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _randomizables(item)
+
+
+def strong_augmentation(image_size: int) -> OneStream:
     """What few labelled patients need: shapes, contrasts, sharpness and illumination that other patients may have.
 
     Left stays left and up stays up. One resampling moves, turns, scales and bends a slice; each further change is
@@ -209,13 +231,13 @@ def strong_augmentation(image_size: int) -> list[Transform]:
     """
     both = ("image", "label")
     modes = ("bilinear", "nearest")
-    turn, scale, shift = float(np.deg2rad(25)), (0.25, 0.25), 0.08 * image_size
+    turn, scale, shift = float(np.deg2rad(20)), (0.2, 0.2), 0.05 * image_size
     move: dict[str, Any] = {"rotate_range": turn, "scale_range": scale, "translate_range": shift}
-    bend: dict[str, Any] = {"spacing": (image_size / 5,) * 2, "magnitude_range": (0.0, 0.03 * image_size)}
-    rest: dict[str, Any] = {"mode": modes, "padding_mode": "zeros", "allow_missing_keys": True, "prob": 1.0}
+    bend: dict[str, Any] = {"spacing": (image_size / 5,) * 2, "magnitude_range": (0.0, 0.02 * image_size)}
+    rest: dict[str, Any] = {"mode": modes, "padding_mode": "zeros", "allow_missing_keys": True, "prob": 0.6}
     spatial = OneOf([RandAffined(both, **move, **rest), Rand2DElasticd(both, **bend, **move, **rest)], (0.7, 0.3))
     image: dict[str, Any] = {"keys": "image", "allow_missing_keys": True}
-    return [
+    changes: list[Transform] = [
         spatial,
         RandScaleIntensityd(factors=0.25, prob=0.3, **image),
         RandAdjustContrastd(gamma=(0.7, 1.5), prob=0.3, **image),
@@ -224,6 +246,7 @@ def strong_augmentation(image_size: int) -> list[Transform]:
         RandGaussianSmoothd(sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.1, **image),
         RandGaussianNoised(std=12.0, prob=0.2, **image),
     ]
+    return OneStream(changes)
 
 
 def volume_transforms(
