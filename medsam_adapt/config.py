@@ -156,9 +156,9 @@ def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]], shared: 
 
     Args:
         bundle: its name.
-        shared: names of settings that it shares with some other bundles.
         extra: name -> ``{"type": "int" | "float" | "bool" | "str", "choices": [...], "ge": …, "null": true,
             "description": …}``.
+        shared: names of settings that it shares with some other bundles.
     """
     types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
     fields: dict[str, Any] = {name: _OPTIONAL_KNOBS[name] for name in shared}

@@ -218,7 +218,9 @@ class SliceLogits:
     def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray], image: Tensor) -> Tensor:
         """(S, S) logits of the structure that the prompt points at, on one image (1, 3, S, S)."""
         batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
-        return self.segmenter.decode(embedding, **batch, image=image).logits[0, 0]
+        if getattr(self.segmenter, "detail", None) is not None:
+            batch["image"] = image
+        return self.segmenter.decode(embedding, **batch).logits[0, 0]
 
 
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:

@@ -31,18 +31,19 @@ def test_gradient_reaches_every_tensor_of_the_branch(head):
 
 
 @pytest.mark.parametrize("detail", [0, 8])
-def test_only_the_branch_draws_a_line_of_one_pixel(detail):
-    image, line = torch.full((1, 3, 64, 64), 90.0), torch.eye(64)
-    image += 80 * line
-    network, target = segmenter(detail=detail), line[None].long()
+def test_only_the_branch_draws_lines_of_one_pixel(detail):
+    lines = torch.zeros(64, 64)
+    lines[8:56, 8:56:2] = 1
+    image, target = torch.full((1, 3, 64, 64), 90.0) + 80 * lines, lines[None].long()
+    network = segmenter(detail=detail)
     optimizer = torch.optim.AdamW(trainable_tensors(network).values(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(30):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(image), target, torch.tensor([1.0, 20.0, 1.0])).backward()
+        torch.nn.functional.cross_entropy(network(image), target).backward()
         optimizer.step()
     drawn = network(image).argmax(dim=1) == 1
     overlap = 2 * (drawn & (target == 1)).sum() / (drawn.sum() + target.sum())
-    assert (overlap > 0.9) == bool(detail)
+    assert (overlap > 0.95) == bool(detail)
 
 
 def test_saves_and_loads(tmp_path):
