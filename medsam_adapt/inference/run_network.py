@@ -65,6 +65,7 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
         overlapping=record.overlapping,
         seed=seed,
         detail=record.detail,
+        input_scaling=record.input_scaling,
     )
 
 
