@@ -10,29 +10,21 @@ import typer
 
 from medsam_adapt.core.errors import InputError, RunError, causes
 
-from . import adapters, bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
+from .lazy_group import LazyGroup
 
 app = typer.Typer(
     name="medsam-adapt",
-    help="Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient.",
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.add_typer(data.app, name="data")
-app.add_typer(bundles.app, name="bundles")
-app.add_typer(weights.app, name="weights")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(cache.app, name="cache")
-app.command("info")(info.info)
+
+
+@app.callback()
+def medsam_adapt() -> None:
+    """Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient."""
 
 
 _TURNS = "2000"  # of a thread's waiting loop; libgomp has a waiting thread turn much longer than that

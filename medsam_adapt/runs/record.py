@@ -17,19 +17,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
 from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
-from medsam_adapt.data.volumes.image_pair import ImageName
-from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
-from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
@@ -287,9 +286,3 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
         channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of what decides its numbers."""
-    packages = ("medsam-adapt", "torch", "monai", "segment-anything", "numpy", "nibabel")
-    return {package: metadata.version(package) for package in packages}

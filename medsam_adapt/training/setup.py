@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
 from medsam_adapt.kernels.step_graph import StepGraph
@@ -25,7 +26,6 @@ from medsam_adapt.prediction.quality_flags import training_statistics
 from medsam_adapt.runs.record import (
     AdapterRecord,
     RunRecord,
-    versions,
 )
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
