@@ -60,7 +60,7 @@ class Knobs(BaseModel):
     min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
     batch_size: int = Field(4, ge=1, description="slices a step")
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
-    weight_decay: float = Field(0.0, ge=0, description="of the model's trained weights")
+    weight_decay: float = Field(0.01, ge=0, description="of the model's trained weights")
     val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
     precision: Precision = Field(
         "auto",
@@ -109,16 +109,25 @@ class Knobs(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="decides every random draw")
 
 
-def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]]) -> type[Knobs]:
-    """The settings of one bundle: the shared ones and those that its ``metadata.json`` adds under ``knobs``.
+_OPTIONAL_KNOBS: dict[str, tuple[Any, Any]] = {  # shared by several bundles, which name them under ``shared_knobs``
+    "schedule_power": (
+        float,
+        Field(0.9, ge=0, description="of the polynomial decay of the learning rate; 0 keeps it constant"),
+    ),
+}
+
+
+def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]], shared: Iterable[str] = ()) -> type[Knobs]:
+    """The settings of one bundle: those that all have and those that its ``metadata.json`` adds.
 
     Args:
         bundle: its name.
+        shared: names of settings that it shares with some other bundles.
         extra: name -> ``{"type": "int" | "float" | "bool" | "str", "choices": [...], "ge": …, "null": true,
             "description": …}``.
     """
     types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {name: _OPTIONAL_KNOBS[name] for name in shared}
     for name, spec in extra.items():
         kind = Literal[tuple(spec["choices"])] if "choices" in spec else types[spec["type"]]
         bounds = {key: spec[key] for key in ("ge", "gt", "le", "lt") if key in spec}
