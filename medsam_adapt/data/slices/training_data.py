@@ -21,6 +21,7 @@ from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
+from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
@@ -87,6 +88,7 @@ class TrainingData:
         self.image_size = image_size or get_variant(backbone).image_size
         get_variant(backbone).grid(self.image_size)
         self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
+        self.held_out, self.split_file = held_out, split_file
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = None if from_run is None else self._read_earlier(from_run, intensity)
         self.cases = self._find_cases(Path(root), layout, classes)
@@ -221,6 +223,8 @@ class TrainingData:
             return self.earlier.policy
         sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
         name = self.cases.intensity if intensity == "auto" else intensity
+        if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
+            name = "percentile"  # shown as a viewer does, they are all but black
         return choose_policy(name, (read_volume(case.image)[0] for case in sample))
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
