@@ -14,7 +14,7 @@ TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "
 TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
 START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy"}
 PRINTED = {"cli.console", "core.files"}
-BUNDLES = {"bundle", "bundle.catalogue", "bundle.untrusted", "bundles", "cli.bundles", "config"}
+BUNDLES = {"bundle", "bundle.catalogue", "bundle.contents", "bundle.untrusted", "bundles", "cli.bundles", "config"}
 
 PROBE = """
 import contextlib, io, sys
