@@ -16,6 +16,7 @@ from typing import Any, Literal
 from medsam_adapt.comparison.run import ScoredRun
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
+from medsam_adapt.core.versions import newer_error
 from medsam_adapt.data.datasets.cases import CaseList
 from medsam_adapt.data.datasets.layouts import read_object
 from medsam_adapt.data.datasets.splits import fold_cases, save_split, split_cases, why_none_is_held_out
@@ -157,6 +158,8 @@ def _extended(plan: Plan, folder: Path) -> Plan:
     """The plan of the folder with the methods and seeds of a later one."""
     path = folder / PLAN_FILE
     before = read_object(path)
+    if (newer := newer_error(path, before, FORMAT)) is not None:
+        raise newer
     if before.get("format") != FORMAT:
         raise InputError(f"{path} is of another version: name another folder.")
     for key in ("data", "layout", "folds", "recipe"):
