@@ -38,7 +38,7 @@ class LazyGroup(TyperGroup):
         self.commands = {name: TyperCommand(name, help=summary) for name, summary in SUMMARIES.items()}
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Help that looks as that of the commands, without the Markdown parser that Typer's imports: it took longest."""
+        """Help that looks as that of the commands, but imports no Markdown parser, which took Typer's longest."""
         from rich.console import Console
         from rich.padding import Padding
         from rich.panel import Panel
