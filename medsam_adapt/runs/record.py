@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -295,9 +294,3 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
         channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of what decides its numbers."""
-    packages = ("medsam-adapt", "torch", "monai", "segment-anything", "numpy", "nibabel")
-    return {package: metadata.version(package) for package in packages}

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from medsam_adapt.config import Knobs, Precision
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
@@ -30,7 +31,6 @@ from medsam_adapt.prediction.quality_flags import training_statistics
 from medsam_adapt.runs.record import (
     AdapterRecord,
     RunRecord,
-    versions,
 )
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
