@@ -185,7 +185,7 @@ def test_missing_highdicom_is_told(monkeypatch, name):
 
 
 def test_an_unknown_format_is_told():
-    assert format_names() == ("dicom-seg", "mha", "nifti", "nrrd", "rtstruct", "seg-nrrd")
+    assert {"dicom-seg", "mha", "nifti", "nrrd", "rtstruct", "seg-nrrd"} <= {*format_names()}
     with pytest.raises(InputError, match=r"no output format 'nift', did you mean 'nifti'"):
         get_format("nift")
 
