@@ -138,7 +138,9 @@ def run_trial(trial: Trial, arguments: argparse.Namespace) -> None:
     missing = [case for case in scored if not (masks / f"{case}.nii.gz").is_file()]
     if missing:
         raise SystemExit(f"{masks} has no mask of {missing[0]}.")
-    call("evaluate", "--pred", masks, "--ref", folders["scored"] / "labels", "--output", scores)
+    reference = folders["scored"]
+    names = ["--labels", reference / "labels.json"]
+    call("evaluate", "--pred", masks, "--ref", reference / "labels", *names, "--output", scores)
     metrics = json.loads((scores / "metrics.json").read_text(encoding="utf-8"))
     result = {
         "set": trial.name,
