@@ -93,6 +93,16 @@ def test_a_missed_structure_leaves_no_distance_and_is_counted(scores):
     assert test["p"] == pytest.approx(stats.wilcoxon(a, b).pvalue)
 
 
+def test_means_of_hd95_over_different_structures_say_so(scores):
+    whole, other = run_of("a", scores), run_of("b", scores)
+    assert not any("HD95" in note for note in compare_runs([whole, other])["notes"])
+    lacking = run_of("c", scores, missed=[(0, "spleen")])
+    (note,) = [note for note in compare_runs([whole, other, lacking])["notes"] if "HD95" in note]
+    count = scores.size
+    assert f"over different structures, since those that a method misses have none (a {count}, b {count}, " in note
+    assert f"c {count - 1} of {count})" in note
+
+
 def test_cost_is_told(scores):
     runs = [
         run_of("a", scores["good"], seed, trainable=512, seconds=100.0 + seed, peak_memory_bytes=(1 + seed) << 30)
