@@ -22,7 +22,7 @@ from medsam_adapt.scoring.protocols import choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE
 from medsam_adapt.weights.store import resolve
 
-from .console import Device, Overwrite, check_output, console, say, warn
+from .console import Device, Overwrite, check_output, console, say, show_table, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.comparison.plan import Plan
@@ -234,7 +234,7 @@ def _print(content: Mapping[str, Any]) -> None:
         table = Table(*map(escape, heads), box=None)
         for row in rows:
             table.add_row(*map(escape, row))
-        console.print(table)
+        show_table(table)
         console.print()
     say("± standard deviation over cases; p: DSC against the best, Wilcoxon's test over cases, Holm's correction.")
     for note in content["notes"]:

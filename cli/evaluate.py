@@ -20,7 +20,7 @@ from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
 
-from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
+from .console import Device, Overwrite, check_output, progress_bar, say, show_table, warn
 
 _HEADS = {
     "dsc": "DSC",
@@ -221,7 +221,7 @@ def _print_table(summary: dict[str, Any]) -> None:
         scores = (number(row[metric], metric) for metric in metrics)
         table.add_row(escape(name), *scores, *(str(row[count]) for count in counts))
     table.add_row("mean", *(number(summary["mean"][metric], metric) for metric in metrics), style="bold")
-    console.print(table)
+    show_table(table)
     if (intervals := summary["intervals"]["dsc"])[0] is not None:
         say(
             f"Mean DSC {number(summary['mean']['dsc'])}, 95% interval {number(intervals[0])} to {number(intervals[1])}."

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
@@ -30,7 +31,6 @@ from medsam_adapt.prediction.quality_flags import training_statistics
 from medsam_adapt.runs.record import (
     AdapterRecord,
     RunRecord,
-    versions,
 )
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
@@ -70,6 +70,7 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         precision=knobs.precision,
         low_memory=knobs.low_memory,
         slices_at_once=knobs.slices_at_once,
+        input_scaling=data.input_scaling,
     )
 
 
@@ -158,9 +159,18 @@ def prepare_volume(
 
 
 def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
-    """The record of a run that is about to start, with what is trained ``beside`` the network."""
+    """The record of a run that is about to start, with what is trained ``beside`` the network.
+
+    Raises:
+        InputError: the network expects another input scaling than the data has.
+    """
     adapter = segmenter.adapter
     assert adapter is not None, "build_segmenter attached one"
+    if segmenter.input_scaling != data.input_scaling:
+        raise InputError(
+            f"input_scaling: the slices are scaled as {data.input_scaling} but the network expects "
+            f"{segmenter.input_scaling}. Give build_segmenter the same input_scaling in the bundle's train.json."
+        )
     return RunRecord(
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
@@ -180,6 +190,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         overlapping=data.overlapping,
         images=list(data.cases.images),
         policy=data.policy,
+        input_scaling=data.input_scaling,
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
