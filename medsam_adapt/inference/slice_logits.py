@@ -141,13 +141,14 @@ class SliceLogits:
     @torch.no_grad()
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
-        logits = self._decode(self._embedding(index)[None], [prompt.resized(self.plan)])
+        image = self.images(np.array([index])).to(self._device)
+        logits = self._decode(self._embedding(index, image), [prompt.resized(self.plan)], image)
         return (self.plan.restore_logits(logits[:, None].float()) > 0)[0, 0].cpu().numpy()
 
-    def _embedding(self, index: int) -> Tensor:
-        """The embedding (D, h, w) of one slice; structures that are followed one by one come to the same slices."""
+    def _embedding(self, index: int, image: Tensor) -> Tensor:
+        """The embedding (1, D, h, w) of one slice; structures that are followed one by one come to the same slices."""
         if index not in self._known:
-            embedding = self.segmenter.encode(self.images(np.array([index])).to(self._device))[0]
+            embedding = self.segmenter.encode(image)
             if (len(self._known) + 1) * embedding.nbytes > _KNOWN:
                 self._known.pop(next(iter(self._known)))
             self._known[index] = embedding
@@ -206,19 +207,20 @@ class SliceLogits:
         prompted = [position for position, prompts in enumerate(wanted) if prompts]
         if not prompted:
             return logits
+        shown = images[prompted]
         if not flip and all(int(indices[position]) in self._known for position in prompted):
-            embedding = torch.stack([self._known[int(indices[position])] for position in prompted])
+            embedding = torch.cat([self._known[int(indices[position])] for position in prompted])
         else:
-            embedding = self.segmenter.encode(images[prompted])
+            embedding = self.segmenter.encode(shown)
         places = [
             (row, position, structure, flip_prompt(prompt, flip, self.plan))
             for row, position in enumerate(prompted)
             for structure, prompt in wanted[position].items()
         ]
         for group in _alike(places, max(1, _VALUES // embedding[0].numel())):
-            rows, positions, structures, prompts = zip(*group, strict=True)
+            rows, positions, structures, prompts = (list(each) for each in zip(*group, strict=True))
             channels = [structure - 1 + background for structure in structures]
-            logits[list(positions), channels] = self._decode(embedding[list(rows)], prompts)
+            logits[positions, channels] = self._decode(embedding[rows], prompts, shown[rows])
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -237,12 +239,20 @@ class SliceLogits:
             for label in labels
         ]
 
-    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]]) -> Tensor:
-        """(n, S, S) logits of the structures that prompts of one kind point at, one on each embedding (n, D, h, w)."""
+    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]], images: Tensor) -> Tensor:
+        """(n, S, S) logits of the structures that prompts of one kind point at, each on its own slice.
+
+        Args:
+            embedding: of the slices (n, D, h, w).
+            prompts: one for each.
+            images: the slices (n, 3, S, S).
+        """
         batch: Any = {
             name: torch.from_numpy(np.stack([prompt[name] for prompt in prompts])).to(embedding.device)
             for name in prompts[0]
         }
+        if getattr(self.segmenter, "detail", None) is not None:
+            batch["image"] = images
         return self.segmenter.decode(embedding, **batch).logits[:, 0]
 
 
