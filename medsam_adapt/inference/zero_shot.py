@@ -13,7 +13,6 @@ from medsam_adapt.data.prompts.file import prompts_in
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.networks.variants import get_variant
 from medsam_adapt.runs.record import AdapterRecord, RunRecord
-from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.registry import WEIGHTS, get_weights
 from medsam_adapt.weights.store import resolve
 
@@ -66,7 +65,7 @@ def weights_record(
         channels="repeat",
         prompt=prompt,
         policy=IntensityPolicy(kind="auto"),
-        input_scaling=choose_input_scaling(None, name, weights.backbone),
+        input_scaling=weights.input_scaling,
         adapter=AdapterRecord(name="medsam_adapt.networks.adapter.DecoderOnly", settings={}),
         learn_prompt=False,
         tune_encoder=False,

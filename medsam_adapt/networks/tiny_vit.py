@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.kernels.conv_bands import by_bands, in_bands
 from medsam_adapt.kernels.feed_forward import by_parts
+from medsam_adapt.networks.precision import is_recorded
 
 WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 SHRINKS = (2, 2, 1)  # by what a stage is smaller than the one before it
@@ -157,27 +158,30 @@ class WindowAttention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, height, width, _ = tokens.shape
+        height, width = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
         window, bias = self.window, self._bias()
         below, right = -height % window, -width % window
         padded = F.pad(tokens, (0, 0, 0, right, 0, below)) if below or right else tokens
-        rows = window * max(1, _WINDOW_TOKENS // (batch * padded.shape[2] * window))
+        if is_recorded():
+            return self._attend(padded, bias)[:, :height, :width]
+        rows = window * max(1, _WINDOW_TOKENS // (tokens.shape[0] * padded.shape[2] * window))
         parts = [self._attend(part, bias) for part in padded.split(rows, dim=1)]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return joined[:, :height, :width]
 
     def _attend(self, tokens: Tensor, bias: Tensor) -> Tensor:
         """Attention in all windows of (B, H, W, C), whose sides are multiples of the window's."""
-        batch, height, width, channels = tokens.shape
+        height, width, channels = (int(size) for size in tokens.shape[1:])
         side = self.window
-        grid = tokens.view(batch, height // side, side, width // side, side, channels)
+        grid = tokens.view(-1, height // side, side, width // side, side, channels)
         windows = grid.transpose(2, 3).reshape(-1, side * side, channels)
-        heads = self.qkv(self.norm(windows)).unflatten(-1, (self.num_heads, 3, -1)).transpose(1, 2)
+        qkv = self.qkv(self.norm(windows))
+        heads = qkv.view(-1, side * side, self.num_heads, 3, channels // self.num_heads).transpose(1, 2)
         query, key, value = heads.unbind(3)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(heads.dtype))
         result = self.proj(mixed.transpose(1, 2).flatten(2))
-        grid = result.view(batch, height // side, width // side, side, side, channels)
-        return grid.transpose(2, 3).reshape(batch, height, width, channels)
+        grid = result.view(-1, height // side, width // side, side, side, channels)
+        return grid.transpose(2, 3).reshape(-1, height, width, channels)
 
     def _bias(self) -> Tensor:
         """(heads, N, N) for the N tokens of a window."""
