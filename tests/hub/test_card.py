@@ -47,7 +47,7 @@ def test_the_card_of_a_run_without_scores_licence_or_published_base(own_base, tm
     front, body = card_of(run, tmp_path / "repository")
     assert "license" not in front
     assert "None were recorded" in body
-    assert "its author stated none" in body
+    assert "author of the adapter stated no licence" in body
     assert "| 1 | a\\|b |" in body
     assert "<script>" not in body.replace("\\<script\\>", "")
     assert '--checkpoint "my_ weights.safetensors"' in body
