@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medsam_adapt.config import PromptMode
+from medsam_adapt.core.backbones import PIXEL_MEAN
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import remove_leftovers, write_json
-from medsam_adapt.networks.variants import PIXEL_MEAN
 from medsam_adapt.runs.record import RunRecord, read_run, require_trained
 
 if TYPE_CHECKING:  # they import torch

@@ -10,10 +10,10 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
+from medsam_adapt.core.backbones import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.kernels.blocks import use_fast_blocks
 from medsam_adapt.kernels.patches import PatchEmbedding
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
-from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.weights.store import resolve
 
 SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import in_parts, is_recorded
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
-from medsam_adapt.networks.precision import in_parts, is_recorded
 
 if TYPE_CHECKING:
     from medsam_adapt.networks.adapter import Adapter

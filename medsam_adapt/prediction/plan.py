@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import remove_leftovers
-from medsam_adapt.data.datasets.layouts import problems_error
 from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, VolumeHeader, picture_files, read_header, volume_files, volume_stem
 from medsam_adapt.outputs import get_format

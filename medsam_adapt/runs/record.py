@@ -31,7 +31,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
-from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
+from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
 COST_FILE = "training.json"

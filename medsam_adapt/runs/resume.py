@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.training.failures import LOCK_FILE
+from medsam_adapt.core.folder_lock import LOCK_FILE
 from medsam_adapt.core.files import remove_leftovers
-from medsam_adapt.prediction.quality_flags import STATISTICS_FILE
+from medsam_adapt.runs.statistics import STATISTICS_FILE
 from medsam_adapt.runs.record import (
     ADAPTER_FOLDER,
     COST_FILE,

@@ -5,13 +5,13 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from medsam_adapt.core.backbones import PIXEL_MEAN
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.volumes.io import from_ras
 from medsam_adapt.inference.inferer import SlicewiseInferer, SlicewiseSegmenter
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.networks import Segmenter, build_sam
-from medsam_adapt.networks.variants import PIXEL_MEAN
 from medsam_adapt.runs.record import RunRecord
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS

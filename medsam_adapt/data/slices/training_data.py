@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
+from medsam_adapt.core.backbones import get_variant
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
-from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases, select_classes
+from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split
 from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy
@@ -21,17 +22,29 @@ from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
-from medsam_adapt.networks.variants import get_variant
-
-if TYPE_CHECKING:
-    from medsam_adapt.runs.record import RunRecord
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
 _POLICY_SAMPLE = 3  # volumes read to tell the modality
+
+
+class EarlierRun(Protocol):
+    """What training from a run keeps of it."""
+
+    class_names: list[str]
+    label_ids: list[int]
+    absent: list[str]
+    overlapping: bool
+    images: Any
+    policy: IntensityPolicy
+    image_size: int
+    axis: Axis
+    channels: Channels
+    knobs: dict[str, Any]
 
 
 class TrainingData:
@@ -56,7 +69,7 @@ class TrainingData:
         folds: how many folds are drawn where ``split_file`` gives none.
         sampling: ``balanced`` draws slices of rare classes more often, ``slices`` all alike.
         cache_dir: where slices are kept.
-        from_run: folder of a run whose label map and intensity policy are kept, since its weights are.
+        earlier: the run to start from, whose label map and intensity policy are kept, since its weights are.
 
     Raises:
         InputError: for all the problems of the files, told together.
@@ -82,13 +95,15 @@ class TrainingData:
         folds: int = 5,
         sampling: Sampling = "balanced",
         cache_dir: str | Path | None = None,
-        from_run: str | Path | None = None,
+        earlier: EarlierRun | None = None,
     ) -> None:
         self.image_size = image_size or get_variant(backbone).image_size
         get_variant(backbone).grid(self.image_size)
         self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
-        self.earlier = None if from_run is None else self._read_earlier(from_run, intensity)
+        self.earlier = earlier
+        if earlier is not None:
+            self._refuse_other_slicing(earlier, intensity)
         self.cases = self._find_cases(Path(root), layout, classes)
         self.check: CaseCheck = check_cases(self.cases)
         refuse_code(self.check.classes, f"the classes of {root}")
@@ -110,10 +125,10 @@ class TrainingData:
         self._stored: dict[str, StoredCase] | None = None
 
     @classmethod
-    def of(cls, root: str | Path, knobs: Knobs) -> TrainingData:
-        """The data of ``root`` under the settings of a run."""
-        names = [name for name in inspect.signature(cls).parameters if name != "root"]
-        return cls(root, **{name: getattr(knobs, name) for name in names})
+    def of(cls, root: str | Path, knobs: Knobs, earlier: EarlierRun | None = None) -> TrainingData:
+        """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one."""
+        names = [name for name in inspect.signature(cls).parameters if name not in ("root", "earlier")]
+        return cls(root, **{name: getattr(knobs, name) for name in names}, earlier=earlier)
 
     @property
     def class_names(self) -> list[str]:
@@ -204,17 +219,15 @@ class TrainingData:
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
         return select_classes(cases, list(classes)) if classes else cases
 
-    def _read_earlier(self, run: str | Path, intensity: Intensity) -> RunRecord:
-        """The record of the run to start from; refuses settings that would change what its weights have learnt."""
-        from medsam_adapt.runs.record import read_run  # the record stands right of the data, and few runs need it
-
-        record = read_run(run)
+    def _refuse_other_slicing(self, earlier: EarlierRun, intensity: Intensity) -> None:
+        """Refuse settings that would change what the weights of the earlier run have learnt."""
         wanted = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels, "intensity": intensity}
-        own = {name: getattr(record, name, record.knobs.get(name)) for name in wanted}
-        if changed := [name for name, value in wanted.items() if value != own[name]]:
-            name = changed[0]
-            raise InputError(f"{run} has {name} {own[name]}, and training from it keeps it; leave out {wanted[name]}.")
-        return record
+        own = {name: getattr(earlier, name, earlier.knobs.get(name)) for name in wanted}
+        for name, value in wanted.items():
+            if value != own[name]:
+                raise InputError(
+                    f"the run to start from has {name} {own[name]}, and training from it keeps it; leave out {value}."
+                )
 
     def _choose_policy(self, intensity: Intensity) -> IntensityPolicy:
         if self.earlier is not None:

@@ -30,6 +30,7 @@ from monai.transforms import (
 )
 
 from medsam_adapt.config import Augmentation, Channels, PromptMode
+from medsam_adapt.core.backbones import PIXEL_MEAN
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -38,7 +39,6 @@ from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
-from medsam_adapt.networks.variants import PIXEL_MEAN
 
 
 class LoadStoredSliced(Transform):
