@@ -14,8 +14,6 @@ RUN/run.json                what was trained on what; this file decides how the 
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -23,14 +21,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
-from medsam_adapt.data.volumes.image_pair import ImageName
-from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.volumes.io import LARGEST_LABEL
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import read_record, write_json
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
+from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import read_record, write_json
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"

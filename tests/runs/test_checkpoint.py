@@ -6,8 +6,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import TensorBoardStatsHandler
 
-from medsam_adapt.runs.checkpoint import LogFiles, read_checkpoint, save_tensors, write_checkpoint
 from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.runs.checkpoint import LogFiles, read_checkpoint, save_tensors, write_checkpoint
 from tests.equal_runs import scalars
 
 

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.runs.checkpoint import read_checkpoint
 from medsam_adapt.cli.main import main
+from medsam_adapt.runs.checkpoint import read_checkpoint
 from medsam_adapt.training.setup import RunKeeper
 from tests.equal_runs import differences
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 PACKAGE = "medsam_adapt"
 ROOT = Path(__file__).parents[2]
-# What is on one line may not import each other; a line imports only from those above it.
+# A folder imports only from those above it. Kernels are below the networks that they make faster, weights below those
+# that start from them, and bundles, which are plain data, below the runs that are made of them.
 ORDER = (
     ("core",),
     ("config",),
@@ -43,12 +44,14 @@ ORDER = (
     ("comparison", "export"),
     ("report",),
     ("hub",),
-    ("workflows",),
     ("cli",),
 )
-LEVELS = {folder: level for level, folders in enumerate(ORDER) for folder in folders}
-
 Graph = Mapping[str, set[str]]
+
+
+def levels() -> dict[str, int]:
+    """Folder -> its place in the order."""
+    return {folder: level for level, folders in enumerate(ORDER) for folder in folders}
 
 
 def files_of(root: Path) -> dict[str, Path]:
@@ -158,10 +161,10 @@ def circles(graph: Graph) -> list[list[str]]:
 
 def backward(root: Path) -> list[tuple[str, str]]:
     """Imports against the order: (importing module, imported module)."""
-    files = files_of(root)
+    files, places = files_of(root), levels()
 
     def level(module: str) -> int | None:
-        return LEVELS.get(folder_of(module, files))
+        return places.get(folder_of(module, files))
 
     pairs = []
     for module, targets in imports(root).items():

@@ -19,7 +19,7 @@ _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 class Task(Protocol):
-    """What a run segments and how: its classes, their ids, its slicing direction, and the prompt it was trained with."""
+    """What a run segments and how: its classes and their ids, its slicing direction, and its kind of prompt."""
 
     @property
     def class_names(self) -> Sequence[str]: ...
