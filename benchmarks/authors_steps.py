@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from medsam_adapt.core.backbones import get_variant
 from medsam_adapt.methods import InformationDistillation, SegmentationLoss
 from medsam_adapt.methods.losses import weighted_iou_loss
 from medsam_adapt.networks import Adapter, Segmenter, attach_adapter, model_weights, prompt_embedding
 from medsam_adapt.networks.sam import build_sam, plain_encoder
+from medsam_adapt.weights.backbones import get_variant
 
 Step = Callable[[], Any]
 

@@ -26,9 +26,9 @@ from timing import Work, add_options, extra_memory, interleaved_medians, markdow
 from timing import write_results as write
 from torch import Tensor, nn
 
-from medsam_adapt.core.backbones import Variant, get_variant
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.networks.sam import plain_encoder, with_fast_layers
+from medsam_adapt.weights.backbones import Variant, get_variant
 
 NAMES = ("segment-anything", "ours")
 MIB = 2**20

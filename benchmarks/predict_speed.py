@@ -30,7 +30,6 @@ from scipy.ndimage import zoom
 from timing import add_options, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor, nn
 
-from medsam_adapt.core.backbones import get_variant
 from medsam_adapt.core.precision import run_as
 from medsam_adapt.data.phantom.phantom import make_phantom
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
@@ -44,6 +43,7 @@ from medsam_adapt.networks.sam import plain_encoder
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.runs.record import RunRecord
+from medsam_adapt.weights.backbones import get_variant
 
 CLASSES = 13
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
@@ -105,7 +105,9 @@ def one_by_one(volume: np.ndarray, network: nn.Module) -> np.ndarray:
     device = network.sam.pixel_mean.device
     classes = []
     for index, one in enumerate(grey):
-        image = pad_image(plan.resize_image(as_tensor(one[None])).expand(3, -1, -1), plan.image_size)
+        image = pad_image(
+            plan.resize_image(as_tensor(one[None])).expand(3, -1, -1), plan.image_size, network.input_scaling
+        )
         logits = network(image.expand(index % BATCH + 1, -1, -1, -1).to(device))[-1:]
         enlarged = F.interpolate(logits, plan.native, mode="bilinear", align_corners=False)
         classes.append(enlarged.argmax(dim=1)[0].to(torch.uint8).cpu().numpy())

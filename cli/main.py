@@ -5,21 +5,39 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from medsam_adapt.core.errors import InputError, user_error
+from medsam_adapt.core.versions import installed_version
 
 from . import adapters, bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
 
 app = typer.Typer(
     name="medsam-adapt",
-    help="Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"medsam-adapt {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def medsam_adapt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient."""
+
+
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

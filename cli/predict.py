@@ -17,7 +17,7 @@ from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
 from medsam_adapt.runs.record import read_runs
 
-from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, warn
+from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, shortened, warn
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.prediction.case_runner import CaseRunner
@@ -185,7 +185,7 @@ def run_prediction(
         speed = {"batch_size": batch_size or "auto", "precision": predictor.precision}
         options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
-        for note in notes:
+        for note in (*notes, *shortened([note for case in plan.cases for note in case.header.notes])):
             warn(note)
         log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes, keep_identifiers)
         for each in plan.failed:

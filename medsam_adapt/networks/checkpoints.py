@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from medsam_adapt.core.backbones import Variant
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.weights.backbones import Variant
 from medsam_adapt.weights.reading import detect_variant, read_weights
 
 _MASK_MLP = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.(\d+)\.(.+)")

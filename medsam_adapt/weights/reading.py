@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medsam_adapt.core.backbones import VARIANTS, Variant
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.weights.backbones import VARIANTS, Variant
 
 _NESTING = ("model", "state_dict", "model_state_dict")  # where training files keep the weights
 # What torch and safetensors raise on damaged files, found by damaging them.

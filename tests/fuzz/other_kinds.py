@@ -162,8 +162,8 @@ def adapters(rng, samples, folder):
 
 @kind
 def checkpoints(rng, samples, folder):
-    from medsam_adapt.core.backbones import get_variant
     from medsam_adapt.networks.checkpoints import load_checkpoint
+    from medsam_adapt.weights.backbones import get_variant
 
     path = folder / pick(rng, ("w.pth", "w.pt", "w.safetensors"))
     changed_checkpoint(rng, samples.weights["sam"], path, folder / "marker")

@@ -5,7 +5,6 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from medsam_adapt.core.backbones import PIXEL_MEAN
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.volumes.io import from_ras
@@ -13,6 +12,7 @@ from medsam_adapt.inference.inferer import SlicewiseInferer, SlicewiseSegmenter
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.networks import Segmenter, build_sam
 from medsam_adapt.runs.record import RunRecord
+from medsam_adapt.weights.backbones import PIXEL_MEAN
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS
 

@@ -17,7 +17,7 @@ from medsam_adapt.kernels.feed_forward import FeedForward
 from medsam_adapt.methods import AdaptFormer, CobotAdaptFormer, CobotLoRA, LoRA, SeriesAdapters
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 from medsam_adapt.networks.encoder_stages import run_stages
-from tests.networks.test_precision import network, step
+from tests.core.test_precision import network, step
 
 ADAPTERS = pytest.mark.parametrize(
     "adapter",
