@@ -75,7 +75,7 @@ def imports(root: Path) -> dict[str, set[str]]:
     """The modules that each module imports."""
     files = files_of(root)
     trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in files.items()}
-    lazy = {module: _lazy_names(trees[module]) for module, path in files.items() if path.name == "__init__.py"}
+    lazy = lazy_names(root)
 
     def resolved(target: str, name: str) -> str:
         if (inner := f"{target}.{name}".lstrip(".")) in files:
@@ -110,8 +110,28 @@ def _absolute(node: ast.ImportFrom, package: str) -> str | None:
     return name.removeprefix(PACKAGE).lstrip(".") if name.split(".")[0] == PACKAGE else None
 
 
-def _lazy_names(tree: ast.Module) -> dict[str, str]:
-    """Public names of a package -> the submodule that defines them."""
+def lazy_names(root: Path) -> dict[str, dict[str, str]]:
+    """Package -> its public names that are imported on first use -> the submodule that defines them."""
+    return {
+        module: _lazy_table(ast.parse(path.read_text(encoding="utf-8")))
+        for module, path in files_of(root).items()
+        if path.name == "__init__.py"
+    }
+
+
+def defined_names(path: Path) -> set[str]:
+    """Names that a file defines at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _lazy_table(tree: ast.Module) -> dict[str, str]:
     for node in tree.body:
         is_table = isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_EXPORTS"
         if is_table and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]

@@ -2,7 +2,18 @@
 
 import pytest
 
-from tests.structure.structure import ROOT, backward, circles, files_of, folder_imports, folder_of, imports, levels
+from tests.structure.structure import (
+    ROOT,
+    backward,
+    circles,
+    defined_names,
+    files_of,
+    folder_imports,
+    folder_of,
+    imports,
+    lazy_names,
+    levels,
+)
 
 
 def test_no_circle_between_files():
@@ -25,6 +36,17 @@ def test_every_folder_has_its_place_in_the_order():
 
 def test_no_module_is_loose_at_the_top():
     assert {path.name for path in (ROOT / "medsam_adapt").glob("*.py")} == {"__init__.py", "config.py"}
+
+
+def test_every_lazy_name_is_defined_where_its_package_looks_for_it():
+    files = files_of(ROOT)
+    missing = [
+        f"{package}.{name}"
+        for package, names in lazy_names(ROOT).items()
+        for name, module in names.items()
+        if name not in defined_names(files[f"{package}.{module}".lstrip(".")])
+    ]
+    assert missing == []
 
 
 @pytest.fixture
