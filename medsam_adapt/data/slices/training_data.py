@@ -28,7 +28,7 @@ from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split
 from medsam_adapt.data.slices.geometry import fitting_size
-from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy
+from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
@@ -151,7 +151,9 @@ class TrainingData:
                 f"no training volume of {root} holds a voxel of {', '.join(self.class_names)}, only "
                 "the held-out ones do: choose another --seed or split, or label more volumes."
             )
-        self.policy: IntensityPolicy = self._choose_policy(intensity)
+        self.policy: IntensityPolicy
+        self.policy_reason: str
+        self.policy, self.policy_reason = self._choose_policy(intensity)
         if fits_size and self.earlier is None:
             self.image_size = fitting_size([self.check.headers[case_id] for case_id in self.split.train], axis)
         self._stored: dict[str, StoredCase] | None = None
@@ -278,14 +280,18 @@ class TrainingData:
                     f"the run to start from has {name} {own[name]}, and training from it keeps it; leave out {value}."
                 )
 
-    def _choose_policy(self, intensity: Intensity) -> IntensityPolicy:
+    def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
+        """The policy, and a sentence that says which it is and why."""
         if self.earlier is not None:
-            return self.earlier.policy
+            return self.earlier.policy, "the policy of the run to start from."
+        stated = [self.check.headers[case_id].modality for case_id in self.split.train]
         sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
         name = self.cases.intensity if intensity == "auto" else intensity
         if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
             name = "percentile"  # shown as a viewer does, they are all but black
-        return choose_policy(name, (read_volume(case.image)[0] for case in sample))
+        unstated = [case for case in sample if self.check.headers[case.id].modality is None]
+        policy = choose_policy(name, (read_volume(case.image)[0] for case in unstated), stated)
+        return policy, describe_choice(policy, name, stated)
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]
