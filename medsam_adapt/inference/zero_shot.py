@@ -11,8 +11,8 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.versions import versions
 from medsam_adapt.data.prompts.file import prompts_in
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.networks.variants import get_variant
 from medsam_adapt.runs.record import AdapterRecord, RunRecord
+from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.registry import WEIGHTS, get_weights
 from medsam_adapt.weights.store import resolve
 

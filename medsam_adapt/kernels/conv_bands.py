@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.precision import is_recorded
+from medsam_adapt.core.precision import is_recorded
 
 if TYPE_CHECKING:  # it imports this module
     from medsam_adapt.networks.tiny_vit import ConvNorm

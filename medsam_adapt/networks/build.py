@@ -10,11 +10,12 @@ from torch import nn
 
 from medsam_adapt.config import InputScaling, Precision
 from medsam_adapt.core.distributed import bare
-from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
-from medsam_adapt.networks.precision import run_as
+from medsam_adapt.core.precision import run_as
+from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.parameters import attach_adapter, trainable_tensors
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Head, Segmenter
-from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.backbones import encoder_is_tuned
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.store import resolve
 
@@ -41,7 +42,7 @@ def build_segmenter(
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
     Args:
-        variant: a name of :data:`medsam_adapt.networks.variants.VARIANTS`, such as ``vit_nano``.
+        variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
         image_size: side of the square input in pixels.
         num_classes: C; not used with a prompt, where one structure is drawn at a time.
         adapter: what is attached.
@@ -52,7 +53,7 @@ def build_segmenter(
         tune_encoder: also train the whole image encoder; when None, if it is small or has no pretrained weights.
         overlapping: whether classes may overlap.
         seed: of all random weights; the global random state is left as it was.
-        precision: of the image encoder, as for :class:`medsam_adapt.networks.precision.Running`; ``auto`` is ``fp32``
+        precision: of the image encoder, as for :class:`medsam_adapt.core.precision.Running`; ``auto`` is ``fp32``
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.
@@ -89,7 +90,7 @@ def build_teacher(
     With the same arguments it holds the weights from which :func:`build_segmenter` starts, random ones too.
 
     Args:
-        variant: a name of :data:`medsam_adapt.networks.variants.VARIANTS`, such as ``vit_nano``.
+        variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
         image_size: side of the square input in pixels.
         checkpoint: its weights, as for :func:`build_segmenter`.
         seed: of the random weights; the global random state is left as it was.

@@ -14,10 +14,10 @@ from medsam_adapt.config import InputScaling
 from medsam_adapt.kernels.blocks import use_fast_blocks
 from medsam_adapt.kernels.patches import PatchEmbedding
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
-from medsam_adapt.networks.input_scaling import get_scaling
 from medsam_adapt.networks.tiny_vit import TinyViT
-from medsam_adapt.networks.variants import Variant, get_variant
+from medsam_adapt.weights.backbones import Variant, get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
+from medsam_adapt.weights.pixel_scaling import get_scaling
 from medsam_adapt.weights.store import RANDOM, resolve
 
 SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
@@ -36,7 +36,7 @@ def build_sam(
     At 1024 pixels and ``num_classes=None``, keys, shapes and outputs are those of segment-anything's own builder.
 
     Args:
-        variant: a name of :data:`medsam_adapt.networks.variants.VARIANTS`, such as ``vit_nano``.
+        variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
         image_size: side of the square input in pixels, a multiple of 16 (TinyViT: 32); the variant's default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
             (the first) for the background when ``exclusive``. Each draws as the pretrained mask token 0 does, with a

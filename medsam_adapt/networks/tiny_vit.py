@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels.conv_bands import by_bands, in_bands
 from medsam_adapt.kernels.feed_forward import by_parts
-from medsam_adapt.networks.precision import is_recorded
 
 WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 SHRINKS = (2, 2, 1)  # by what a stage is smaller than the one before it

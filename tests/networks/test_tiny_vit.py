@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 
+from medsam_adapt.core.precision import run_as
 from medsam_adapt.kernels import conv_bands
 from medsam_adapt.networks import Segmenter, build_sam, build_segmenter
 from medsam_adapt.networks.adapter import DecoderOnly
-from medsam_adapt.networks.checkpoints import detect_variant
 from medsam_adapt.networks.encoder_stages import features_shape, frozen_stages, run_stages, stage_count, stages_sha256
-from medsam_adapt.networks.precision import run_as
 from medsam_adapt.networks.tiny_vit import FrozenNorm, MBConv, PatchMerging, TinyViT
 from medsam_adapt.weights import local_path
+from medsam_adapt.weights.reading import detect_variant
 
 TOLERANCE = 1e-4
 
