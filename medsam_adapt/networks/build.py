@@ -33,6 +33,7 @@ def build_segmenter(
     precision: Precision = "fp32",
     low_memory: bool = False,
     slices_at_once: int | None = None,
+    kernels: bool = True,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -52,6 +53,7 @@ def build_segmenter(
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.
+        kernels: as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -60,7 +62,7 @@ def build_segmenter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         prompted = prompt != "none"
-        sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping)
+        sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping, kernels)
         head: Head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
@@ -69,7 +71,12 @@ def build_segmenter(
 
 
 def build_teacher(
-    variant: str, image_size: int, checkpoint: str | Path | None = None, seed: int = 0, precision: Precision = "fp32"
+    variant: str,
+    image_size: int,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    kernels: bool = True,
 ) -> Segmenter:
     """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
 
@@ -81,6 +88,7 @@ def build_teacher(
         checkpoint: its weights, as for :func:`build_segmenter`.
         seed: of the random weights; the global random state is left as it was.
         precision: of the image encoder, as for :func:`build_segmenter`.
+        kernels: as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -88,7 +96,7 @@ def build_teacher(
     checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sam = build_sam(variant, image_size, checkpoint=checkpoint)
+        sam = build_sam(variant, image_size, checkpoint=checkpoint, kernels=kernels)
     run_as(sam.image_encoder, precision)
     return Segmenter(sam, "structure").requires_grad_(False).eval()
 

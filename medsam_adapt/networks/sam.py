@@ -10,8 +10,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from medsam_adapt.kernels.blocks import use_fast_blocks
-from medsam_adapt.kernels.patches import PatchEmbedding
+from medsam_adapt.core.acceleration import accelerated
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
 from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
 from medsam_adapt.weights.store import resolve
@@ -25,6 +24,7 @@ def build_sam(
     num_classes: int | None = None,
     checkpoint: str | Path | None = None,
     exclusive: bool = True,
+    kernels: bool = True,
 ) -> Sam:
     """Build a SAM, on the CPU and in evaluation mode.
 
@@ -39,6 +39,7 @@ def build_sam(
         checkpoint: file in the layout of the official or MedSAM checkpoints, or a name of pretrained weights; random
             weights when None.
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
+        kernels: whether the image encoder gets the faster layers of medsam_adapt.kernels, or keeps segment-anything's.
 
     Raises:
         InputError: unknown variant, image size not divisible by 16, or a checkpoint that is not here or does not fit.
@@ -50,14 +51,14 @@ def build_sam(
     if checkpoint is not None:
         checkpoint = resolve(checkpoint, variant)
     if checkpoint is None:
-        start = sam = _assemble(sizes, image_size, SAM_MASK_TOKENS)  # a seed means one SAM, whatever the head
+        start = sam = _assemble(sizes, image_size, SAM_MASK_TOKENS, kernels)  # a seed means one SAM, whatever the head
         _initialise(start)
         if num_classes is not None:
-            sam = _assemble(sizes, image_size, mask_tokens)
+            sam = _assemble(sizes, image_size, mask_tokens, kernels)
             sam.load_state_dict(masks_for_classes(start.state_dict(), mask_tokens))
     else:
         with torch.device("meta"):  # random weights would only be overwritten
-            sam = _assemble(sizes, image_size, mask_tokens)
+            sam = _assemble(sizes, image_size, mask_tokens, kernels)
         sam.to_empty(device="cpu")
         sam.pixel_mean, sam.pixel_std = (torch.tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
         load_checkpoint(sam, checkpoint, variant=sizes, class_masks=num_classes is not None)
@@ -83,16 +84,10 @@ def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
     )
 
 
-def with_fast_layers(encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Replace the layers of ``encoder`` that ours outdo, in place; returns it. Names and results stay."""
-    encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
-    return use_fast_blocks(encoder)
-
-
-def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
+def _assemble(sizes: Variant, image_size: int, mask_tokens: int, kernels: bool) -> Sam:
     grid = sizes.grid(image_size)
     return Sam(
-        image_encoder=with_fast_layers(plain_encoder(sizes, image_size)),
+        image_encoder=accelerated(plain_encoder(sizes, image_size), kernels),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),

@@ -1,0 +1,107 @@
+"""Print what a whole training step and a whole prediction gain from each part of medsam_adapt.kernels alone.
+
+    python benchmarks/kernel_gains.py [--works predict-512 lora-512 ...] [--rounds 3] [--threads 1] [--wall]
+        [--quick] [--json FILE] [--page docs/speed.md]
+
+A work is one image (--works ends in its side in pixels) on ViT-B, or four on vit_nano at 128 pixels: *predict* is the
+network of a prediction, from image to logits; the others are training steps with forward pass, loss, backward pass and
+optimiser: *lora* and *adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is run
+with all parts, and again without one of them, in turn. A gain is the median time without the part over the median time
+with it. Time is the processor time of all threads, which other programs on the machine disturb least; --wall reads the
+clock instead. Weights are random: they make no difference to the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from timing import Work, add_options, interleaved_medians, markdown_table, show, start, write_results
+from training_step import prepare
+
+from medsam_adapt.kernels import attention, feed_forward, linear_onednn, low_rank
+from medsam_adapt.kernels.attention_tiles import flattened, plain
+from medsam_adapt.methods import LoRA
+from medsam_adapt.networks import build_segmenter, precision
+
+WORKS = ["predict-512", "predict-1024", "lora-512", "lora-low-512", "adaptformer-512", "predict-nano", "lora-nano"]
+NO_LIMIT = 2**40
+
+
+def _plain_attention(tensors: Any, table_h: Any, table_w: Any, scale: float) -> Any:
+    return plain(*flattened(tensors, table_h, table_w), scale).view(-1, *tensors[0].shape[-3:])
+
+
+def _sum(tokens: Any, qkv: Any, query: Any, value: Any) -> Any:
+    return low_rank._added(tokens, qkv(tokens), query, value)
+
+
+PARTS: dict[str, list[tuple[Any, str, Any]]] = {
+    "oneDNN operator": [(linear_onednn, "_IS_FASTER", False)],
+    "GELU gradients in 16 bits": [(feed_forward, "keeps_slope", lambda *_: False)],
+    "malloc_trim": [(precision, "_give_back", lambda _: None)],
+    "low-rank product": [(sys.modules["medsam_adapt.methods.lora"], "query_value_product", _sum)],
+    "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
+    "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
+    "tiled attention": [(attention, "attend", _plain_attention)],
+}
+
+
+def without(part: str | None, work: Work) -> Work:
+    """The work as it is without a part; with all of them for None."""
+
+    def run() -> None:
+        with ExitStack() as stack:
+            for place, name, value in PARTS.get(part or "", []):
+                stack.enter_context(patch.object(place, name, value))
+            work()
+
+    return run
+
+
+def prepare_work(name: str) -> Work:
+    """A training step or a prediction, ready to be run."""
+    kind, _, size = name.rpartition("-")
+    variant, pixels, batch = ("vit_nano", 128, 4) if size == "nano" else ("vit_b", int(size), 1)
+    device = torch.device("cpu")
+    if kind != "predict":
+        method = f"samcobot-{kind.removesuffix('-low')}"
+        return prepare(method, "low memory" if kind.endswith("-low") else "online", variant, pixels, batch, device)
+    segmenter = build_segmenter(variant, pixels, 4, LoRA(), checkpoint="random", tune_encoder=False).eval()
+    segmenter.adapter.merge(segmenter.sam)
+    images = torch.rand(batch, 3, pixels, pixels) * 255
+    return lambda: torch.no_grad()(segmenter)(images)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.set_defaults(threads=1, rounds=3)
+    parser.add_argument("--works", nargs="+", default=WORKS, help="what is run")
+    parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS], help="parts that are left out")
+    parser.add_argument("--wall", action="store_true", help="time by the clock, not of the processor")
+    options = parser.parse_args()
+    device = start(options)
+    results, rows = [], []
+    for name in ["predict-nano"] if options.quick else options.works:
+        print(name, file=sys.stderr, flush=True)
+        work = prepare_work(name)
+        works = {part: without(None if part == "all" else part, work) for part in ("all", *options.parts)}
+        clock = time.perf_counter if options.wall else time.process_time
+        short = 0.2 if name.endswith("nano") else 0.0
+        seconds = interleaved_medians(works, 1 if options.quick else options.rounds, device, clock, short)
+        results.append({"work": name, "seconds": seconds})
+        gains = (f"{seconds[part] / seconds['all']:.2f} x" for part in options.parts)
+        rows.append([name, f"{seconds['all'] * 1e3:.0f}", *gains])
+        write_results(options.json, results, device)
+    show(markdown_table(["work", "ms with all", *options.parts], rows), "gains", options.page)
+
+
+if __name__ == "__main__":
+    main()
