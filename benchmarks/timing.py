@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from pages import into_page
 
+from medsam_adapt.core.devices import select_device
 from medsam_adapt.core.files import write_json
-from medsam_adapt.training.setup import select_device
 
 Work = Callable[[], Any]
 

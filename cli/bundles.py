@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -107,8 +108,13 @@ def check(
 def _zoo_problems(name: str, folder: Path) -> list[str]:
     from medsam_adapt.bundle.zoo_rules import network_problem, zoo_problems
 
-    problem = None if is_foreign(name) else network_problem(folder)
-    return [*zoo_problems(folder), *([problem] if problem else [])]
+    if is_foreign(name):
+        return list(zoo_problems(folder))
+    with TemporaryDirectory() as temporary:  # the zoo has complete bundles
+        copied = Path(temporary) / name
+        copy_bundle(name, copied)
+        problem = network_problem(copied)
+        return [*zoo_problems(copied), *([problem] if problem else [])]
 
 
 @app.command()

@@ -94,7 +94,7 @@ def run_evaluation(
     require_trained(run)
     rules, output = rules or MetricRules(), output or run
     knobs = run_knobs(record.bundle, **record.knobs).model_dump()
-    values = {**knobs, **record.config_values(), **record.adapter.settings}
+    values = {**knobs, **record.config_values()}
     if data is None:
         data = data_of(record, run)
     else:
@@ -102,7 +102,7 @@ def run_evaluation(
         refuse_other_images(found.images, record.images, data, run)
         values |= {"layout": found.layout, "cases": None, "label_ids": matching_ids(found, record)}
 
-    from medsam_adapt.training.setup import select_device
+    from medsam_adapt.core.devices import select_device
 
     logging.disable(logging.INFO)
     known = read_config(record.bundle, "evaluate")["settings"]
@@ -111,6 +111,7 @@ def run_evaluation(
         "evaluate",
         {
             "settings": {key: values[key] for key in known},
+            "adapter": {"_target_": record.adapter.name, **record.adapter.settings},
             "dataset_dir": str(data),
             "output_dir": str(output),
             "bundle_root": str(run),

@@ -229,7 +229,8 @@ def _prepare(
 
     import logging
 
-    from medsam_adapt.training.setup import compiles, load_start, process_device, select_device
+    from medsam_adapt.core.devices import process_device, select_device
+    from medsam_adapt.training.setup import compiles, load_start
 
     logging.getLogger().setLevel(logging.WARNING)
     # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.

@@ -43,7 +43,7 @@ def tell_data(bundle: str, data: TrainingData) -> None:
     )
     if not split.held_out:
         warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
-    if "second_dataset" in read_config(bundle, "train")["train"] and data.split_by == "slices":
+    if "second_dataset" in read_config(bundle, "train") and data.split_by == "slices":
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
     for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
         warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")

@@ -60,7 +60,7 @@ class Knobs(BaseModel):
     min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
     batch_size: int = Field(4, ge=1, description="slices a step")
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
-    weight_decay: float = Field(0.0, ge=0, description="of the model's trained weights")
+    weight_decay: float = Field(0.01, ge=0, description="of the model's trained weights")
     val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
     precision: Precision = Field(
         "auto",
@@ -77,11 +77,13 @@ class Knobs(BaseModel):
         "forward, and the step is that of the whole batch all the same (but for the random numbers of AdaptFormer's "
         "dropout); null: all",
     )
-    compile: Literal[False, True, "graphs"] = Field(
-        False,
-        description="compile the network's training step: a minute or more at the start, then faster steps; graphs: on "
-        "a GPU also record the whole step, optimisers included, as one CUDA graph, for steps so small that starting "
-        "their kernels takes long, as those of cache_frozen may be",
+    compile: bool = Field(
+        False, description="compile the network's training step: a minute or more at the start, then faster steps"
+    )
+    kernels: bool = Field(
+        True,
+        description="faster layers in the image encoder, the same results but for rounding; false, or "
+        "MEDSAM_ADAPT_KERNELS=0 in the environment: segment-anything's own",
     )
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
     save_minutes: float = Field(
@@ -109,16 +111,25 @@ class Knobs(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="decides every random draw")
 
 
-def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]]) -> type[Knobs]:
-    """The settings of one bundle: the shared ones and those that its ``metadata.json`` adds under ``knobs``.
+_OPTIONAL_KNOBS: dict[str, tuple[Any, Any]] = {  # shared by several bundles, which name them under ``shared_knobs``
+    "schedule_power": (
+        float,
+        Field(0.9, ge=0, description="of the polynomial decay of the learning rate; 0 keeps it constant"),
+    ),
+}
+
+
+def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]], shared: Iterable[str] = ()) -> type[Knobs]:
+    """The settings of one bundle: those that all have and those that its ``metadata.json`` adds.
 
     Args:
         bundle: its name.
+        shared: names of settings that it shares with some other bundles.
         extra: name -> ``{"type": "int" | "float" | "bool" | "str", "choices": [...], "ge": …, "null": true,
             "description": …}``.
     """
     types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {name: _OPTIONAL_KNOBS[name] for name in shared}
     for name, spec in extra.items():
         kind = Literal[tuple(spec["choices"])] if "choices" in spec else types[spec["type"]]
         bounds = {key: spec[key] for key in ("ge", "gt", "le", "lt") if key in spec}

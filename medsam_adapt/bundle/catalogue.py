@@ -7,10 +7,10 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam_adapt.bundle import contents
 from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
 from medsam_adapt.config import Knobs, check_knobs, extended_knobs, refuse_code
 from medsam_adapt.core.errors import InputError
@@ -21,14 +21,9 @@ if TYPE_CHECKING:
 RECIPES = ("default", "paper")
 
 
-def bundles_folder() -> Path:
-    """The folder of the shipped bundles."""
-    return Path(str(resources.files("medsam_adapt.bundles")))
-
-
 def bundle_names() -> list[str]:
-    """Names of the shipped bundles: every folder with a ``metadata.json``."""
-    return sorted(path.parent.parent.name for path in bundles_folder().glob("*/configs/metadata.json"))
+    """Names of the shipped bundles: every folder with a ``train.json``."""
+    return sorted(path.parent.parent.name for path in contents.bundles_folder().glob("*/configs/train.json"))
 
 
 def bundle_folder(name: str) -> Path:
@@ -42,22 +37,21 @@ def bundle_folder(name: str) -> Path:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean '{close[0]}'?" if close else ""
         raise InputError(f"unknown bundle '{name}'{hint}: use one of {', '.join(known)}.")
-    return bundles_folder() / name
+    return contents.bundles_folder() / name
 
 
 @cache
 def read_config(name: str, config: str) -> dict[str, Any]:
-    """One config file of a bundle, ``metadata`` or ``train`` say, as plain data."""
+    """One config of a bundle, ``metadata`` or ``train`` say, as plain data."""
     if is_foreign(name):
         return read_foreign(Path(name), config)
-    content = json.loads((bundle_folder(name) / "configs" / f"{config}.json").read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
+    return contents.complete_configs(bundle_folder(name))[config]
 
 
 def knobs_model(name: str) -> type[Knobs]:
     """The settings of a bundle."""
-    return extended_knobs(name, read_config(name, "metadata")["knobs"])
+    metadata = read_config(name, "metadata")
+    return extended_knobs(name, metadata["knobs"], metadata.get("shared_knobs", ()))
 
 
 def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
@@ -152,8 +146,8 @@ def workflow(
     folder = Path(name) if is_foreign(name) else bundle_folder(name)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it announces files that are known
     flow = ConfigWorkflow(
-        config_file=[str(folder / "configs" / f"{part}.json") for part in (config, overlay) if part],
-        meta_file=str(folder / "configs" / "metadata.json"),
+        config_file=[str(contents.config_file(folder, part)) for part in (config, overlay) if part],
+        meta_file=[str(path) for path in contents.metadata_files(folder)],
         logging_file=False,
         workflow_type=workflow_type,
         **{"bundle_root": str(folder), **values},
@@ -178,15 +172,13 @@ def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool =
     from medsam_adapt.networks import Segmenter, attach_adapter, build_sam, count_trainable
 
     config = read_config(name, "train")
-    keys = ("imports", "knobs", "network_def", "distillation_def")
+    keys = ("imports", "knobs", "adapter", "network_def", "distillation_def")
     parser = ConfigParser({key: config[key] for key in keys if key in config})
     with torch.device("meta"):
         sam = build_sam(backbone, num_classes=classes)
         parameters = sum(parameter.numel() for parameter in sam.parameters())
-        adapter = parser.get_parsed_content("network_def#adapter")
-        segmenter = attach_adapter(
-            Segmenter(sam), adapter, learn_prompt=config["network_def"].get("learn_prompt", False)
-        )
+        adapter = parser.get_parsed_content("adapter")
+        segmenter = attach_adapter(Segmenter(sam), adapter, learn_prompt=config.get("learn_prompt", False))
         parser["network_def"] = segmenter  # a module that is trained beside the network takes its sizes from it
         beside = [parser.get_parsed_content("distillation_def")] if "distillation_def" in config else []
     counts = count_trainable(segmenter, *beside)

@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from medsam_adapt.bundle import contents
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, folder_written_whole
 
 TRUST_HELP = "Run the folder given as --bundle, which may do anything that you may: only if you trust its author."
 _LARGEST = 10 << 20  # bytes of a config
-_PARTS = ("configs/*.json", "configs/logging.conf", "docs/*", "LICENSE")
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def inspect(bundle: str) -> Inspection:
     problems: list[str] = []
     code: list[tuple[str, str, str]] = []
     base = None
+    shared = read_foreign(contents.shared_folder(), "metadata")
     try:
         base = base_bundle(bundle)
     except InputError as error:
@@ -130,11 +131,12 @@ def inspect(bundle: str) -> Inspection:
             problems.append(str(error))
             continue
         code += [(path.name, place, text) for place, text in _code_in(config) if text not in _shipped_code()]
-        problems += [f"{path} lacks {key!r}, which MONAI requires." for key in _required(path.stem, config)]
+        complete = {**shared, **config} if path.stem == "metadata" else config
+        problems += [f"{path} lacks {key!r}, which MONAI requires." for key in _required(path.stem, complete)]
     problems += [
         f"{folder}/configs/{name}.json is missing."
         for name in ("metadata", "train", "inference")
-        if not (folder / "configs" / f"{name}.json").is_file()
+        if not contents.config_file(folder, name).is_file()
     ]
     problems += _unknown_settings(folder, base)
     return Inspection(folder, base, tuple(code), tuple(dict.fromkeys(problems)))
@@ -154,18 +156,20 @@ def copy_bundle(bundle: str, target: Path) -> list[str]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} already exists: name another folder.")
     folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
-    files = sorted(path for part in _PARTS for path in folder.glob(part) if path.is_file() and not path.is_symlink())
-    if not any(path.name == "train.json" for path in files):
+    files = contents.own_files(folder)
+    if "configs/train.json" not in files:
         raise InputError(f"{folder} is no bundle: it has no configs/train.json.")
     try:
         with folder_written_whole(target) as temporary:
-            for path in files:
-                place = temporary / path.relative_to(folder)
+            if not is_foreign(bundle):
+                return contents.write_bundle(folder, temporary)
+            for name, path in files.items():
+                place = temporary / name
                 place.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, place)
     except OSError as error:
         raise InputError(f"cannot write {target} ({error.strerror}): name another folder.") from error
-    return [path.relative_to(folder).as_posix() for path in files]
+    return list(files)
 
 
 # ------------------------------------------------------------------------------------------------- what a config holds
@@ -189,9 +193,7 @@ def _code_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 @cache
 def _shipped_code() -> frozenset[str]:
     """Everything that the shipped bundles run."""
-    from medsam_adapt.bundle.catalogue import bundle_names, bundles_folder
-
-    configs = [path for name in bundle_names() for path in (bundles_folder() / name / "configs").glob("*.json")]
+    configs = contents.bundles_folder().glob("*/configs/*.json")
     return frozenset(text for path in configs for _, text in _code_in(json.loads(path.read_text(encoding="utf-8"))))
 
 

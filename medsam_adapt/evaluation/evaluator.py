@@ -149,6 +149,11 @@ def inferer_for(data: TrainingData) -> SlicewiseInferer:
     return SlicewiseInferer(data.axis, data.channels, data.prompt, classes, absent, overlapping=data.overlapping)
 
 
+def validator_of(data: TrainingData, network: nn.Module, device: torch.device) -> SupervisedEvaluator:
+    """MONAI's evaluator over the held-out volumes of a training run."""
+    return volume_evaluator(validation_set(data), network, inferer_for(data), data.class_names, device)
+
+
 def labelled_volumes(
     root: str | Path,
     layout: str,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medsam_adapt.config import checked_precision
+from medsam_adapt.core.devices import select_device
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
@@ -28,7 +29,6 @@ from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.precision import run_as, running_of
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import RunRecord, read_runs
-from medsam_adapt.training.setup import select_device
 
 _FLIPS = ((), (-1,), (-2,), (-2, -1))  # of rows and columns: never from slice to slice
 

@@ -39,8 +39,9 @@ def keeps_slope(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Mod
         and not is_recorded()
         and tokens.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and all(type(layer) is nn.Linear and layer.weight.dtype == tokens.dtype == torch.float32 for layer in layers)
-        and first.weight.numel() >= _WORTHWHILE
+        and all(type(layer) is nn.Linear for layer in layers)
+        and {tokens.dtype, *(each.dtype for layer in layers for each in layer.parameters())} == {torch.float32}
+        and sum(each.numel() for each in first.parameters()) >= _WORTHWHILE
         and all(not each.requires_grad for layer in layers for each in layer.parameters())
     )
 

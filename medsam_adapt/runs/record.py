@@ -14,14 +14,13 @@ RUN/run.json                what was trained on what; this file decides how the 
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
 from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
 from medsam_adapt.core.errors import InputError
@@ -254,24 +253,13 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if bundle_root.resolve() != folder.resolve():
         record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
-    if bundle_root.resolve() != folder.resolve():
-        for part in ("configs", "docs"):
-            shutil.copytree(bundle_root / part, folder / part, dirs_exist_ok=True)
-        shutil.copy2(bundle_root / "LICENSE", folder / "LICENSE")
-    values = record.config_values()
-    for path in sorted((folder / "configs").glob("*.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if path.name == "inference.json" and record.images:
-            config["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
-        if path.name == "metadata.json":
-            _describe_output(config, record)
-        for block in ("knobs", "settings"):
-            if block in config:
-                known = set(config[block]) | (set(record.knobs) if block == "knobs" else set())
-                config[block].update({key: value for key, value in values.items() if key in known})
-        if path.name in ("train.json", "evaluate.json"):
-            config["dataset_dir"] = record.dataset_dir or config["dataset_dir"]
-        write_json(path, config)
+    configs = complete_configs(bundle_root, record.config_values(), record.knobs)
+    _describe_output(configs["metadata"], record)
+    if record.images:
+        configs["inference"]["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
+    for name in ("train", "evaluate"):
+        configs[name]["dataset_dir"] = record.dataset_dir or configs[name]["dataset_dir"]
+    write_bundle(bundle_root, folder, configs)
     write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
     if record.statistics is not None:
         write_json(folder / STATISTICS_FILE, record.statistics.model_dump())

@@ -2,5 +2,5 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ("failures", "run_handler", "setup")
+_MODULES = ("failures", "run_handler", "setup", "trainer")
 __getattr__ = lazy_exports(__name__, {}, _MODULES)

@@ -1,26 +1,29 @@
-"""What the bundles add to MONAI's trainer: device, batches, and the record of a run."""
+"""What a training is made of, by its settings: network, batches, compiled step, and the record of the run."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import monai.utils
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.versions import versions
+from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
-from medsam_adapt.kernels.step_graph import StepGraph
-from medsam_adapt.methods.update import PlainUpdate, Update
-from medsam_adapt.networks.adapter import count_trainable
+from medsam_adapt.networks.adapter import Adapter, count_trainable
+from medsam_adapt.networks.build import build_segmenter
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.prediction.quality_flags import training_statistics
 from medsam_adapt.runs.record import (
@@ -35,54 +38,54 @@ from medsam_adapt.weights.store import RANDOM, resolve
 _PROMPT_KEYS = ("boxes", "points")
 
 
-def select_device(name: str = "auto") -> torch.device:
-    """``auto`` is the first GPU, or the CPU without one; otherwise ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+def initialize(knobs: Knobs) -> None:
+    """Seed all random numbers, and print MONAI's log lines where nobody has set up or silenced logging."""
+    monai.utils.set_determinism(knobs.seed)
+    if logging.root.manager.disable < logging.INFO:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
-    Raises:
-        InputError: for a device that this machine does not have.
+
+def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt: bool = False) -> Segmenter:
+    """The network for the data and the settings of a run.
+
+    Args:
+        data: the training data: its classes and the size of its slices.
+        knobs: the settings of the run.
+        adapter: what is added to SAM and trained.
+        learn_prompt: also train the dense prompt embedding (BLO-SAM).
     """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps.") from error
-    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not has.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device '{name}' is not on this machine: use --device auto.")
-    return device
+    return build_segmenter(
+        knobs.backbone,
+        data.image_size,
+        len(data.class_names),
+        adapter,
+        prompt=knobs.prompt,
+        checkpoint=knobs.checkpoint,
+        learn_prompt=learn_prompt,
+        tune_encoder=knobs.tune_encoder,
+        overlapping=data.overlapping,
+        seed=knobs.seed,
+        precision=knobs.precision,
+        low_memory=knobs.low_memory,
+        slices_at_once=knobs.slices_at_once,
+        kernels=knobs.kernels,
+    )
 
 
-def process_device(name: str = "auto") -> torch.device:
-    """The device of this process, of several that ``torchrun`` started: a GPU each, or ``cpu`` for all.
-
-    Raises:
-        InputError: there are more processes than GPUs, or another device is named.
-    """
-    if name not in ("auto", "cuda", "cpu"):
-        raise InputError(f"several processes take a GPU each: leave out --device {name}, or give --device cpu.")
-    device, number = select_device(name), int(os.environ.get("LOCAL_RANK", "0"))
-    if device.type == "cpu":
-        return device
-    if number >= torch.cuda.device_count():
-        raise InputError(
-            f"this machine has {torch.cuda.device_count()} GPUs, too few for its processes: start one for each GPU."
-        )
-    return torch.device("cuda", number)
+def loader_of(dataset: SliceDataset, knobs: Knobs, seed: int | None = None) -> DataLoader:
+    """Batches of training slices as the settings say, with another ``seed`` than theirs if it is given."""
+    seed = knobs.seed if seed is None else seed
+    return slice_loader(dataset, knobs.batch_size, seed, knobs.num_workers, min_steps=knobs.min_steps)
 
 
 def compiles(knobs: Knobs, device: torch.device) -> bool:
     """Whether the training step is to be compiled, as the settings say.
 
     Raises:
-        InputError: it is, and what compiles for this device is not on this machine, or the settings do not go together.
+        InputError: it is, and what compiles for this device is not on this machine.
     """
     if not knobs.compile:
         return False
-    if knobs.compile == "graphs" and (device.type != "cuda" or processes() > 1):
-        raise InputError("compile=graphs is for one GPU alone: use compile=true, or leave it out.")
-    if knobs.compile == "graphs" and knobs.slices_at_once is not None:
-        raise InputError("compile=graphs records a whole step, which slices_at_once divides: leave one of them out.")
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise InputError(
             "compile=true needs a C++ compiler on a CPU, and none was found: install g++, or leave it out."
@@ -90,25 +93,6 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     if device.type == "cuda" and find_spec("triton") is None:
         raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
     return True
-
-
-def compiled_loss(knobs: Knobs, loss: nn.Module) -> nn.Module:
-    """``loss``, compiled as the network is where its small kernels count: with ``compile=graphs``."""
-    return cast("nn.Module", torch.compile(loss)) if knobs.compile == "graphs" else loss
-
-
-def recorded(knobs: Knobs, network: nn.Module, update: Update | None = None) -> Update | StepGraph | None:
-    """The ``iteration_update`` of MONAI's trainer: ``update``, or None for its own, recorded with ``compile=graphs``.
-
-    Raises:
-        InputError: it is to be recorded, and cannot be with this network.
-    """
-    if knobs.compile != "graphs":
-        return update
-    update = update or PlainUpdate()
-    if reason := update.why_not_recorded(network):
-        raise InputError(f"compile=graphs cannot record this step ({reason}): use compile=true, or leave it out.")
-    return StepGraph(update)
 
 
 class PrepareSlices:

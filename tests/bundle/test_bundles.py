@@ -13,7 +13,10 @@ from monai.bundle import ConfigWorkflow, run, verify_metadata, verify_net_in_out
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medsam_adapt.bundle.catalogue import bundle_folder, bundle_names, recipe_values, resolve_knobs
+from medsam_adapt.bundle.contents import own_files, shared_folder
+from medsam_adapt.bundle.untrusted import copy_bundle
 from medsam_adapt.cli.main import main
+from medsam_adapt.config import Knobs
 from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.networks import build_segmenter, load_adapter
 
@@ -120,10 +123,26 @@ def test_a_run_is_a_bundle(bundle, runs, phantoms, tmp_path):
 
 
 @every_bundle
-def test_monai_accepts_the_shipped_bundle(bundle, tmp_path):
-    verify(bundle_folder(bundle) / "configs")
+def test_monai_accepts_a_copy_of_the_bundle(bundle, tmp_path):
+    copy_bundle(bundle, tmp_path / bundle)
+    verify(tmp_path / bundle / "configs")
     schema = shutil.copy(Path(__file__).with_name("metadata_schema.json"), tmp_path / "schema.json")
-    verify_metadata(meta_file=config(bundle, "metadata"), filepath=str(schema))
+    verify_metadata(meta_file=str(tmp_path / bundle / "configs" / "metadata.json"), filepath=str(schema))
+
+
+@every_bundle
+def test_a_bundle_holds_what_is_its_own(bundle):
+    """The rest is in bundles/shared, and defaults that all bundles have in medsam_adapt/config.py."""
+    folder = bundle_folder(bundle)
+    assert sorted(own_files(folder)) == [
+        *(f"configs/{name}.json" for name in ("metadata", "recipe_paper", "train")),
+        "docs/README.md",
+    ]
+    shared, defaults = json.loads((shared_folder() / "configs" / "metadata.json").read_text()), Knobs()
+    own = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert [key for key in own if own[key] == shared.get(key)] == []
+    knobs = json.loads((folder / "configs" / "train.json").read_text())["knobs"]
+    assert [name for name, value in knobs.items() if value == getattr(defaults, name, None)] == []
 
 
 def verify(configs):

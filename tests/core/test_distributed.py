@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from medsam_adapt.bundle.catalogue import bundle_folder, bundle_names
 from medsam_adapt.cli.processes import count_processes
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.sampling import DrawSampler, slice_loader
@@ -23,11 +22,6 @@ HARDEST = ("blosam", "infosam")  # python -m tests.distributed_equality compares
 def test_two_processes_have_the_losses_of_one_with_both_their_batches(phantoms, tmp_path):
     found = differences([(bundle, "none") for bundle in HARDEST], phantoms, tmp_path)
     assert max(found) < 1e-8
-
-
-def test_the_overlay_is_the_same_in_every_bundle():
-    overlays = {(bundle_folder(name) / "configs" / "multi_gpu_train.json").read_text() for name in bundle_names()}
-    assert len(overlays) == 1
 
 
 class Group:

@@ -1,0 +1,138 @@
+"""MONAI's trainer for a bundle: optimiser, learning rate schedule, loss, logging, validation, and the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
+from monai.inferers import Inferer
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
+from torch.utils.data import DataLoader
+
+from medsam_adapt.config import Knobs
+from medsam_adapt.core.distributed import is_first
+from medsam_adapt.data.slices.training_data import TrainingData
+from medsam_adapt.feature_cache.frozen_work import FrozenWork
+from medsam_adapt.methods.losses import SegmentationLoss
+from medsam_adapt.methods.update import Update
+from medsam_adapt.networks.build import model_weights
+from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.runs.record import LOG_FOLDER
+from medsam_adapt.training.run_handler import RunKeeper
+from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
+
+Schedule = Literal["polynomial", "cosine"]
+
+
+def build_trainer(
+    max_epochs: int,
+    train_data_loader: DataLoader,
+    inferer: Inferer,
+    knobs: Knobs,
+    data: TrainingData,
+    segmenter: Segmenter,
+    network: nn.Module,
+    device: torch.device,
+    frozen: FrozenWork,
+    validator: SupervisedEvaluator,
+    folder: str | Path,
+    bundle_root: str | Path,
+    resume: bool = False,
+    loss: nn.Module | None = None,
+    parameters: Iterable[Any] | None = None,
+    schedule: Schedule = "polynomial",
+    update: Update | None = None,
+    beside: Mapping[str, nn.Module] | None = None,
+    states: Mapping[str, Any] | None = None,
+) -> SupervisedTrainer:
+    """The trainer that the ``train.json`` of every bundle runs; its folder is a run when it has ended.
+
+    Args:
+        max_epochs: passes over the training slices.
+        train_data_loader: batches of slices.
+        inferer: applies the network to a batch.
+        knobs: the settings of the run.
+        data: the training data.
+        segmenter: the network, not wrapped.
+        network: the network on its device, wrapped where several processes train together.
+        device: where it is trained.
+        frozen: features of the slices that may be kept.
+        validator: scores the held-out volumes, where there are any.
+        folder: of the run to write.
+        bundle_root: the bundle whose files are copied into the run.
+        resume: whether to go on from the folder's checkpoint.
+        loss: takes logits and labels; cross-entropy and Dice when None.
+        parameters: tensors or parameter groups that the optimiser moves; when None, the network's trained tensors
+            (but for BLO-SAM's prompt embedding) and those of ``beside``.
+        schedule: of the learning rates of all optimisers, per step: ``polynomial`` to zero with the power
+            ``schedule_power``, or ``cosine`` to a tenth of ``learning_rate``.
+        update: one training step; forward, loss, backward and optimiser step when None.
+        beside: modules that are trained beside the network, by name.
+        states: what else is restored when a run is resumed, by name; optimisers among them get the schedule too.
+    """
+    beside = beside or {}
+    if parameters is None:
+        parameters = model_weights(network) + [tensor for module in beside.values() for tensor in module.parameters()]
+    optimizer = adamw(parameters, knobs.learning_rate, knobs.weight_decay)
+    others = {name: item for name, item in (states or {}).items() if isinstance(item, Optimizer)}
+    steps = max_epochs * len(train_data_loader)
+    schedules = {
+        name.replace("optimizer", "schedule"): _schedule(schedule, item, steps, knobs)
+        for name, item in {"optimizer": optimizer, **others}.items()
+    }
+    loss = SegmentationLoss(segmenter.head) if loss is None else loss
+    validates = bool(data.volumes())
+    handlers: list[Any] = [
+        *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values()),
+        *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_first() else []),
+        *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates else []),
+        RunKeeper(
+            record_of(data, segmenter, knobs, *beside.values()),
+            segmenter,
+            folder,
+            bundle_root,
+            {"optimizer": optimizer, **(states or {}), **schedules, **beside},
+            validator if validates else None,
+            resume,
+        ),
+    ]
+    return SupervisedTrainer(
+        device=device,
+        max_epochs=max_epochs,
+        train_data_loader=train_data_loader,
+        network=network,
+        compile=compiles(knobs, device),
+        optim_set_to_none=True,
+        optimizer=optimizer,
+        loss_function=loss,
+        inferer=inferer,
+        prepare_batch=PrepareSlices(knobs.low_res_loss, frozen),
+        iteration_update=update,
+        train_handlers=handlers,
+    )
+
+
+def adamw(parameters: Iterable[Any], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW in its fused form, over tensors or parameter groups."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def _schedule(kind: Schedule, optimizer: Optimizer, steps: int, knobs: Knobs) -> Any:
+    if kind == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=steps, eta_min=knobs.learning_rate / 10)
+    return PolynomialLR(optimizer, total_iters=steps, power=knobs.schedule_power)  # type: ignore[attr-defined]
+
+
+def _loss_loggers(folder: Path) -> list[Any]:
+    """Handlers that log every step's loss, on the console and for TensorBoard."""
+    loss = from_engine(["loss"], first=True)
+    return [
+        StatsHandler(tag_name="loss", output_transform=loss),
+        TensorBoardStatsHandler(log_dir=str(folder), tag_name="loss", output_transform=loss),
+    ]
