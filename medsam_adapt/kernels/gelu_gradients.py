@@ -41,7 +41,7 @@ def keeps_slope(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Mod
         and not torch.is_autocast_enabled("cpu")
         and all(type(layer) is nn.Linear for layer in layers)
         and {tokens.dtype, *(each.dtype for layer in layers for each in layer.parameters())} == {torch.float32}
-        and sum(each.numel() for each in first.parameters()) >= _WORTHWHILE
+        and max(each.numel() for each in first.parameters()) >= _WORTHWHILE
         and all(not each.requires_grad for layer in layers for each in layer.parameters())
     )
 
