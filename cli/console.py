@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +45,12 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print a line that begins with ``note:``."""
     console.print(f"[yellow]note:[/] {escape(message)}")
+
+
+def shortened(sentences: Sequence[str], limit: int = 5) -> list[str]:
+    """The first few of many sentences, and how many more there are."""
+    rest = len(sentences) - limit
+    return [*sentences[:limit], *([f"... and {rest} more of this kind."] if rest > 0 else [])]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
 
-from .console import Overwrite, Series, console, progress_bar, say, warn
+from .console import Overwrite, Series, console, progress_bar, say, shortened, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -40,10 +40,13 @@ def check(
         task = progress.add_task("reading", total=None, detail="")
         seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total), series)
     _print(folder, seen)
+    for warning in shortened(seen.check.notes):
+        warn(warning)
     if seen.problems:
         count = len(seen.problems)
         raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
-    say("No problems found.")
+    count = len(seen.check.notes)
+    say(f"No problems, but {count} warning{'s' * (count > 1)}." if count else "No problems found.")
 
 
 def _print(folder: Path, seen: Survey) -> None:

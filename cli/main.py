@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -22,8 +23,20 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from medsam_adapt.core.versions import installed_version
+
+        print(f"medsam-adapt {installed_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def medsam_adapt() -> None:
+def medsam_adapt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient."""
 
 

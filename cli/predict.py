@@ -18,7 +18,7 @@ from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
 from medsam_adapt.runs.record import read_runs
 
-from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, warn
+from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, shortened, warn
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.prediction.case_runner import CaseRunner
@@ -32,9 +32,10 @@ def predict(
     runs: Annotated[list[Path], typer.Argument(help="Folder of a finished run; several segment together.")],
     inputs: Annotated[
         Path,
-        typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip of one, or a folder of volumes."),
+        typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip, a folder of volumes, or a data set."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the masks.")],
+    layout: Annotated[str, typer.Option(help="Layout of a data set on disk; recognised when not given.")] = "auto",
     series: Series = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")] = "auto",
@@ -42,7 +43,13 @@ def predict(
         int | None, typer.Option(min=1, help="Slices at a time.", show_default="8; on a GPU by its memory")
     ] = None,
     overwrite: Overwrite = False,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Go on with what is not there yet.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Skip volumes whose outputs all exist.")
+    ] = False,
+    fail_fast: Annotated[
+        bool,
+        typer.Option("--fail-fast", help="Stop at the first volume that cannot be read."),
+    ] = False,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,
@@ -103,6 +110,8 @@ def predict(
         outputs=Outputs(format, per_class, itk_snap, probabilities, uncertainty),
         report=report,
         series=series,
+        layout=layout,
+        fail_fast=fail_fast,
         flips=flips,
         prompts=PromptOptions(prompts, prompts_from_run, prompts_from, propagate),
         cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
@@ -127,6 +136,8 @@ def run_prediction(
     outputs: Outputs | None = None,
     report: Path | None = None,
     series: str | None = None,
+    layout: str = "auto",
+    fail_fast: bool = False,
     flips: bool = False,
     prompts: PromptOptions | None = None,
     cleaning: Mapping[str, Any] | None = None,
@@ -136,8 +147,8 @@ def run_prediction(
     """Segment every volume of ``inputs``; returns the masks written, each a file or a folder.
 
     Raises:
-        InputError: anything wrong that can be told before the model is loaded; after that, and after all other
-            volumes are done, volumes that could not be read.
+        InputError: anything wrong that shows before the model is loaded; after all other volumes are done, those that
+            could not be read, or with ``fail_fast`` the first one of them at once.
     """
     folders = [runs] if isinstance(runs, Path) else runs
     records = read_runs(folders)
@@ -149,11 +160,13 @@ def run_prediction(
         raise InputError("--overwrite and --skip-existing exclude each other: choose one.")
     if report is not None and report.is_dir():
         raise InputError(f"{report} is a folder: name a file for the report, such as {report / 'report.json'}.")
-    outputs = (outputs or Outputs()).checked(record.overlapping)
+    outputs = (outputs or Outputs()).checked(record.overlapping, record.class_names)
     with _content_of(inputs) as found:
-        plan = plan_cases(found, output, outputs, overwrite, skip_existing, series, record.images)
-        given = None if prompts.file is None else read_case_prompts(prompts.file, [*plan.cases, *plan.skipped], record)
+        plan = plan_cases(found, output, outputs, overwrite, skip_existing, series, record, layout, fail_fast)
+        given = None if prompts.file is None else read_case_prompts(prompts.file, plan.cases, plan.names, record)
         reference_of = prompts.reference(plan.cases, record)
+        for note in plan.notes:
+            say(note)
         if not plan.cases:
             return []
 
@@ -173,36 +186,52 @@ def run_prediction(
         speed = {"batch_size": batch_size or "auto", "precision": predictor.precision}
         options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
-        for note in notes:
+        for note in (*notes, *shortened([note for case in plan.cases for note in case.header.notes])):
             warn(note)
         log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes, keep_identifiers)
+        for each in plan.failed:
+            log.fail(each.name, each.error, each.path)
         with _without_empty(output):
-            return _segment(runner, plan.cases, log, inputs if found != inputs else None)
+            written, failed = _segment(runner, plan.cases, log, inputs if found != inputs else None, fail_fast)
+    if failed := [*(each.error for each in plan.failed), *failed]:
+        raise _failures(failed, len(plan.cases) + len(plan.failed), len(written), report)
+    return written
 
 
-def _segment(runner: CaseRunner, cases: list[Case], log: Report, archive: Path | None) -> list[Path]:
-    """Every case in turn; what cannot be read is told when the others are done."""
-    written, problems = [], []
+def _segment(
+    runner: CaseRunner, cases: list[Case], log: Report, archive: Path | None, fail_fast: bool
+) -> tuple[list[Path], list[InputError]]:
+    """Every case in turn; the masks written, and what was wrong with the other cases."""
+    written, failed = [], []
     with progress_bar() as progress:
         total = sum(runner.predictor.slices_in(case.header.shape, case.header.affine) for case in cases)
         task = progress.add_task("slices", total=total, detail="")
+        number = {case.name: f"{index} of {len(cases)}" for index, case in enumerate(cases, start=1)}
 
         def advance(case: Case, count: int) -> None:
-            progress.update(task, advance=count, detail=f"{case.name} ({cases.index(case) + 1} of {len(cases)})")
+            progress.update(task, advance=count, detail=f"{case.name} ({number[case.name]})")
 
-        for case, entry in runner.run_all(cases, advance):
+        for case, entry in runner.run_all(cases, advance, fail_fast):
             if isinstance(entry, InputError):
-                problems.append(str(entry))
                 log.fail(case.name, entry, case.header.path)
+                failed.append(entry)
                 continue
             for flag in entry["flags"]:
                 if flag["kind"] == "modality":
                     warn(f"{case.name}: {flag['text']}.")
             log.add(case.name, entry, archive or case.header.path)
             written.append(case.outputs["segmentation"])
-    if problems:
-        raise problems_error(problems)
-    return written
+    return written, failed
+
+
+def _failures(failed: list[InputError], count: int, written: int, report: Path | None) -> InputError:
+    """What was wrong with volumes, and how many there are of them where there were several volumes."""
+    problems = [str(error) for error in failed]
+    if count == 1:
+        return problems_error(problems)
+    listed = "" if report is None else f", listed under 'failed' in {report}"
+    last = f"{len(failed)} of {count} volumes could not be segmented{listed}. {written} masks were written."
+    return InputError(f"{problems_error(problems)}\n{last}", [*problems, last])
 
 
 @contextmanager
@@ -233,4 +262,4 @@ def _earlier(report: Path | None, plan: Plan) -> dict[str, Any]:
         cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
     except (OSError, ValueError, KeyError, TypeError):
         cases = {}
-    return {case.name: cases.get(case.name, {"skipped": True}) for case in plan.skipped}
+    return {name: cases.get(name, {"skipped": True}) for name in plan.skipped}

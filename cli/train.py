@@ -98,7 +98,7 @@ def train(
     elif repeat is not None:
         record = read_run(repeat)
         bundle, data = same_origin(record, bundle, repeat), data or data_of(record, repeat)
-        knobs = run_knobs(record.bundle, **{**record.knobs, **given})
+        knobs = run_knobs(record.bundle, **{"input_scaling": record.input_scaling, **record.knobs, **given})
     elif resume and output is not None and ((output / RUN_FILE).is_file() or data is None):
         bundle, data, knobs = _of_interrupted(output, bundle, given, data)
         if is_finished(output):
@@ -194,7 +194,8 @@ def _of_interrupted(
         longer = f", or begin another run with --from {output} to train longer" * (changed == "epochs")
         raise InputError(f"{output} was begun with another {changed}: resume it without that option{longer}.")
     how = {name: value for name, value in given.items() if name != "layout"}
-    knobs = run_knobs(record.bundle, **{**record.knobs, **how})
+    # A run from before this setting keeps the scaling that it was trained with, whatever its checkpoint expects.
+    knobs = run_knobs(record.bundle, **{"input_scaling": record.input_scaling, **record.knobs, **how})
     return same_origin(record, bundle, output), data or Path(record.dataset_dir), knobs
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.config import Knobs
+from medsam_adapt.data.datasets.splits import why_none_is_held_out
 from medsam_adapt.networks.variants import encoder_is_tuned
 
-from .console import IN_BF16, say, warn
+from .console import IN_BF16, say, shortened, warn
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -42,9 +43,12 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
     if not split.held_out:
-        warn("fewer than three patients: nothing is held out, so scores will be on the training cases.")
+        why = why_none_is_held_out(data.held_out, data.split_file)
+        warn(f"{why}: nothing is held out, so scores will be on the training cases.")
     if "second_dataset" in read_config(bundle, "train") and data.split_by == "slices":
         warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
+    for warning in shortened(data.check.notes):
+        warn(warning)
     for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
         warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")
     if partial := data.check.partial_warning(split.train):

@@ -17,6 +17,7 @@ Augmentation = Literal["none", "anatomical", "free"]
 Sampling = Literal["balanced", "slices"]
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
+InputScaling = Literal["sam", "unit"]
 Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h"]
 Intensity = Literal[
     "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
@@ -36,6 +37,11 @@ class Knobs(BaseModel):
         None,
         description="SAM weights to start from: a name ('weights list'), a file, or random; null is what ships for the "
         "backbone (vit_nano), else random",
+    )
+    input_scaling: InputScaling | None = Field(
+        None,
+        description="pixel values that the weights expect: sam (0 to 255, normalised by SAM's mean and deviation) or "
+        "unit (each slice from 0 to 1, as MedSAM); null is what the checkpoint was trained with",
     )
     image_size: int | None = Field(
         None, ge=16, le=4096, multiple_of=16, description="side of a slice in pixels; null is the backbone's default"

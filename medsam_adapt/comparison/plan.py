@@ -16,9 +16,10 @@ from typing import Any, Literal
 from medsam_adapt.comparison.run import ScoredRun
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
+from medsam_adapt.core.versions import newer_error
 from medsam_adapt.data.datasets.cases import CaseList
 from medsam_adapt.data.datasets.layouts import read_object
-from medsam_adapt.data.datasets.splits import fold_cases, save_split, split_cases
+from medsam_adapt.data.datasets.splits import fold_cases, save_split, split_cases, why_none_is_held_out
 from medsam_adapt.runs.record import RUN_FILE, SPLIT_FILE, read_cost, read_run
 from medsam_adapt.runs.resume import is_finished
 from medsam_adapt.scoring.metrics import MetricRules
@@ -104,7 +105,8 @@ def begin(plan: Plan, folder: Path, cases: CaseList) -> tuple[Plan, Path]:
     held_out = max(float(settings.get("held_out", HELD_OUT)) for settings in plan.settings.values())
     split = fold_cases(cases.cases, 0, plan.folds) if plan.folds > 1 else split_cases(cases.cases, 0, held_out)
     if not isinstance(split, tuple) and not split.held_out:
-        raise InputError(f"{plan.data} has fewer than three patients: nothing can be held out to compare on.")
+        why = why_none_is_held_out(held_out)
+        raise InputError(f"{plan.data}: {why}, so nothing is held out to compare on. Give more patients, or a share.")
     folder.mkdir(parents=True, exist_ok=True)
     save_split(splits, split, 0)
     write_json(folder / PLAN_FILE, {"format": FORMAT, **asdict(plan)})
@@ -156,6 +158,8 @@ def _extended(plan: Plan, folder: Path) -> Plan:
     """The plan of the folder with the methods and seeds of a later one."""
     path = folder / PLAN_FILE
     before = read_object(path)
+    if (newer := newer_error(path, before, FORMAT)) is not None:
+        raise newer
     if before.get("format") != FORMAT:
         raise InputError(f"{path} is of another version: name another folder.")
     for key in ("data", "layout", "folds", "recipe"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.versions import newer_error
 
 if TYPE_CHECKING:  # listings need no pydantic
     from pydantic import BaseModel
@@ -85,18 +86,29 @@ def read_record(path: str | Path, model: type[Record], mend: str) -> Record:
         mend: what to do about a damaged one, in an imperative.
 
     Raises:
-        InputError: the file cannot be read, is no JSON, or is not what ``model`` says.
+        InputError: the file cannot be read, is no JSON, is not what ``model`` says, or a newer version wrote it so.
     """
     from pydantic import ValidationError
 
     try:
-        return model.model_validate_json(Path(path).read_bytes())
+        content = Path(path).read_bytes()
+        return model.model_validate_json(content)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): {mend}.") from error
     except ValidationError as error:
+        if (newer := newer_error(path, _content_of(content))) is not None:
+            raise newer from error
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:60] for part in fault["loc"])
         raise InputError(f"{path} is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}): {mend}.") from error
+
+
+def _content_of(text: bytes) -> Any:
+    """What a JSON file holds; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def file_sha256(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of the best, the median and the worst case: prediction and reference as contours on one slice."""
+"""Pictures of the worst, the median and the best case: prediction and reference as contours on one slice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.scoring.metrics import Scores, mean_ignoring_undefined
+
+ROLES = ("worst", "median", "best", "only")  # what a case is shown as; ``only`` where no other case has a score
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,27 @@ def _axial_slice(volume: np.ndarray, index: int) -> np.ndarray:
 
 
 def choose_cases(means: Mapping[str, float]) -> dict[str, str]:
-    """``best``, ``worst`` and ``median`` -> case by its mean DSC (NaN is left out); empty where no case has one."""
+    """Which cases to show: some of :data:`ROLES`, in this order -> a case, each case once.
+
+    Args:
+        means: mean DSC by case. Cases with NaN are left out.
+    """
     ranked = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: means[case])
-    return {"best": ranked[-1], "worst": ranked[0], "median": ranked[len(ranked) // 2]} if ranked else {}
+    if len(ranked) == 1:
+        return {"only": ranked[0]}
+    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]} if ranked else {}
+    if len(ranked) == 2:
+        del chosen["median"]
+    return chosen
 
 
 def save_pictures(
     folder: Path, cases: Mapping[str, Scores], views: Mapping[str, CaseView], class_names: Sequence[str]
 ) -> list[Path]:
-    """Write ``best.png``, ``median.png`` and ``worst.png`` by mean DSC (fewer when there are fewer cases)."""
+    """Write a picture of each case that :func:`choose_cases` chooses, ``worst.png`` say, and return their paths.
+
+    Pictures that an evaluation of more or fewer cases left in the folder are removed.
+    """
     means = {
         case: mean_ignoring_undefined([score["dsc"] for score in scores.values()]) for case, scores in cases.items()
     }
@@ -71,15 +85,12 @@ def save_pictures(
     if not chosen:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    for name, case in chosen.items():
-        if case in written:
-            (folder / f"{name}.png").unlink(missing_ok=True)  # of an evaluation of more cases
-        else:
-            written[case] = folder / f"{name}.png"
-            title = f"{name} case: {case}, mean DSC {means[case]:.3f}"
-            _draw(views[case], title, class_names, written[case])
-    return list(written.values())
+    for role in set(ROLES) - set(chosen):
+        (folder / f"{role}.png").unlink(missing_ok=True)
+    for role, case in chosen.items():
+        title = f"{role} case: {case}, mean DSC {means[case]:.3f}"
+        _draw(views[case], title, class_names, folder / f"{role}.png")
+    return [folder / f"{role}.png" for role in chosen]
 
 
 def _draw(view: CaseView, title: str, class_names: Sequence[str], path: Path) -> None:

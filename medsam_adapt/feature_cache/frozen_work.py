@@ -224,6 +224,7 @@ class FrozenWork:
         description = [
             _FORMAT,
             part.sha256(),
+            part.segmenter.input_scaling,
             self._every_view.sha256(),
             str(self._dtype),
             self.device.type,

@@ -1,4 +1,4 @@
-"""A trained run as a function: ``predictor = load_run("runs/liver"); mask = predictor(image, affine)``."""
+"""A trained run as a function: ``predictor = load_run("runs/liver"); mask = predictor("scan.nii.gz")``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.slice_store import renumber
-from medsam_adapt.data.volumes.io import from_ras, to_ras
+from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.inference.ensemble import Scores
 from medsam_adapt.inference.inferer import SlicewiseInferer
@@ -77,6 +77,26 @@ class Predictor:
             for each, network in ((record, segmenter), *others)
         ]
 
+    def __repr__(self) -> str:
+        record, runs = self.record, len(self._members)
+        return (
+            f"Predictor({record.bundle}, {record.backbone} at {record.image_size} pixels, "
+            f"{record.axis} slices, classes {', '.join(self.class_names)}"
+            + f", prompt {record.prompt}" * (record.prompt != "none")
+            + f", mean of {runs} runs" * (runs > 1)
+            + f", {self.precision} on {self.device})"
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of :meth:`probabilities`."""
+        return list(self.record.class_names)
+
+    @property
+    def label_ids(self) -> list[int]:
+        """The number of each class in a label map, in the order of `class_names`."""
+        return list(self.record.label_ids)
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -94,8 +114,8 @@ class Predictor:
 
     def __call__(
         self,
-        image: np.ndarray,
-        affine: np.ndarray,
+        image: np.ndarray | str | Path,
+        affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
         flips: bool = False,
@@ -111,8 +131,8 @@ class Predictor:
 
     def probabilities(
         self,
-        image: np.ndarray,
-        affine: np.ndarray,
+        image: np.ndarray | str | Path,
+        affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
         flips: bool = False,
@@ -122,6 +142,7 @@ class Predictor:
 
         Where classes exclude each other, background has what is left to 1.
         """
+        image, affine = _voxels_of(image, affine)
         slices = self._slices(image, affine, prompts, reference, propagate)
         maps = np.empty((len(self.record.class_names), *slices[0].shape), np.float32)
         found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(slices, flips))
@@ -131,8 +152,8 @@ class Predictor:
 
     def segment(
         self,
-        image: np.ndarray,
-        affine: np.ndarray,
+        image: np.ndarray | str | Path,
+        affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
         flips: bool = False,
@@ -148,7 +169,8 @@ class Predictor:
 
         Args:
             image: (X, Y, Z) in the scanner's units (Hounsfield for CT), in any orientation; (X, Y, Z, 3) in colour.
-            affine: (4, 4) from voxels to mm, as in NIfTI (RAS+).
+                Or the path of a file or of a DICOM series' folder.
+            affine: (4, 4) from voxels to mm, as in NIfTI (RAS+); a file's own is used for a path.
             prompts: what points at the structures, for a run that was trained with prompts.
             reference: label ids (X, Y, Z), or masks (C, X, Y, Z), from which prompts are taken slice by slice instead.
             flips: whether to average over the slices as they are and mirrored along rows, columns, and both.
@@ -158,8 +180,11 @@ class Predictor:
             progress: called with the number of slices just done.
 
         Raises:
-            InputError: for a run that needs prompts and gets none, or prompts that do not fit the run or the volume.
+            InputError: for a run that needs prompts and gets none, prompts that do not fit the run or the volume, or a
+                file that cannot be read.
+            ValueError: an array without an affine.
         """
+        image, affine = _voxels_of(image, affine)
         slices = self._slices(image, affine, prompts, reference, propagate)
         shape, count = slices[0].shape, len(self.record.class_names)
         classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
@@ -256,6 +281,16 @@ class Predictor:
         """A view (K, X, Y, Z) of (K, N, rows, columns), in the axis order of the image with this affine."""
         volume = slices_to_volume(np.moveaxis(slices, 0, -1), self.record.axis)
         return np.moveaxis(from_ras(volume, affine), -1, 0)
+
+
+def _voxels_of(image: np.ndarray | str | Path, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine of an array or of a volume on disk."""
+    if isinstance(image, str | Path):
+        voxels, header = read_volume(image)
+        return voxels, header.affine
+    if affine is None:
+        raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has one of its own")
+    return image, affine
 
 
 def _inferer(record: RunRecord, batch_size: int | None) -> SlicewiseInferer:

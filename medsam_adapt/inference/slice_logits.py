@@ -16,6 +16,7 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
 from medsam_adapt.inference.slice_images import SliceImages
+from medsam_adapt.networks.input_scaling import input_scaling_of
 
 if TYPE_CHECKING:  # it imports this module
     from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -101,7 +102,8 @@ class SliceLogits:
         self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), inferer.axis, size)
         neighbours = (-1, 0, 1) if inferer.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
-        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares)
+        scaling = input_scaling_of(self.segmenter.sam)
+        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, input_scaling=scaling)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
 
     def batches(self) -> Iterator[np.ndarray]:

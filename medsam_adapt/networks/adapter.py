@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from segment_anything.modeling import Sam
 from torch import nn
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json, written_whole
 from medsam_adapt.networks.encoder_stages import frozen_stages
@@ -134,6 +135,7 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
         "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
         "settings": adapter.settings(),
         "base_sha256": segmenter.base_sha256,
+        "input_scaling": segmenter.input_scaling,
         "trainable": count_trainable(segmenter),
     }
     write_json(folder / CONFIG_FILE, config)
@@ -145,6 +147,7 @@ class _AdapterConfig(BaseModel):
     adapter: str
     settings: dict[str, Any]
     base_sha256: str
+    input_scaling: InputScaling = "sam"
 
 
 def _read_config(folder: Path) -> _AdapterConfig:
@@ -181,6 +184,11 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
         raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
     if config.base_sha256 != segmenter.base_sha256:
         raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
+    if config.input_scaling != segmenter.input_scaling:
+        raise InputError(
+            f"adapter {folder} was trained with input_scaling {config.input_scaling}, but this network was built with "
+            f"{segmenter.input_scaling}: build it with the adapter's input_scaling."
+        )
     own = _attached(segmenter)
     own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
     if settings != own_settings:

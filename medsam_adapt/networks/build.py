@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medsam_adapt.config import Precision
+from medsam_adapt.config import InputScaling, Precision
 from medsam_adapt.core.distributed import bare
 from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
 from medsam_adapt.networks.precision import run_as
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Head, Segmenter
 from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.store import resolve
 
 _PROMPT = "sam.prompt_encoder.no_mask_embed.weight"
@@ -33,6 +34,7 @@ def build_segmenter(
     precision: Precision = "fp32",
     low_memory: bool = False,
     slices_at_once: int | None = None,
+    input_scaling: InputScaling | None = None,
     kernels: bool = True,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
@@ -53,16 +55,19 @@ def build_segmenter(
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.
+        input_scaling: pixel values that the weights expect, as for :func:`build_sam`.
         kernels: as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
     """
+    input_scaling = choose_input_scaling(input_scaling, checkpoint, variant)
     checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         prompted = prompt != "none"
-        sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping, kernels)
+        classes = None if prompted else num_classes
+        sam = build_sam(variant, image_size, classes, checkpoint, not overlapping, input_scaling, kernels)
         head: Head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
@@ -76,6 +81,7 @@ def build_teacher(
     checkpoint: str | Path | None = None,
     seed: int = 0,
     precision: Precision = "fp32",
+    input_scaling: InputScaling | None = None,
     kernels: bool = True,
 ) -> Segmenter:
     """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
@@ -88,15 +94,17 @@ def build_teacher(
         checkpoint: its weights, as for :func:`build_segmenter`.
         seed: of the random weights; the global random state is left as it was.
         precision: of the image encoder, as for :func:`build_segmenter`.
+        input_scaling: that of the images, which is the student's.
         kernels: as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
     """
+    input_scaling = choose_input_scaling(input_scaling, checkpoint, variant)
     checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sam = build_sam(variant, image_size, checkpoint=checkpoint, kernels=kernels)
+        sam = build_sam(variant, image_size, checkpoint=checkpoint, input_scaling=input_scaling, kernels=kernels)
     run_as(sam.image_encoder, precision)
     return Segmenter(sam, "structure").requires_grad_(False).eval()
 

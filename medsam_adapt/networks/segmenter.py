@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
+from medsam_adapt.networks.input_scaling import input_scaling_of
 from medsam_adapt.networks.precision import in_parts, is_recorded
 
 if TYPE_CHECKING:
@@ -66,6 +68,11 @@ class Segmenter(nn.Module):
         return self.sam.image_encoder.img_size
 
     @property
+    def input_scaling(self) -> InputScaling:
+        """What the image encoder expects of pixel values; :func:`pad_image` prepares slices for it."""
+        return input_scaling_of(self.sam)
+
+    @property
     def out_channels(self) -> int:
         """Number of channels of the logits."""
         return 1 if self.head == "structure" else self.sam.mask_decoder.num_mask_tokens
@@ -103,7 +110,8 @@ class Segmenter(nn.Module):
         """Encode and decode a batch.
 
         Args:
-            image: (B, 3, S, S) on the 0-255 scale, padded with SAM's mean colour.
+            image: (B, 3, S, S) on the 0-255 scale, as :func:`medsam_adapt.data.slices.transforms.pad_image` prepares
+                it for this network's ``input_scaling``.
             boxes: (B, 4) as x0, y0, x1, y1 in pixels of the image.
             points: (B, N, 3) as x, y, label (1 inside, 0 outside, -1 padding) in pixels of the image.
             upsample: whether ``logits`` are enlarged to S; otherwise they are the low-resolution ones.

@@ -52,6 +52,9 @@ class Segmentation:
 class OutputFormat(Protocol):
     """What a format's module offers.
 
+    One that takes certain structures only offers ``check_names(names)`` too, which raises an InputError for others, and
+    always writes all structures to one file.
+
     Attributes:
         SUFFIX: appended to the case's name, such as "_seg.nii.gz".
         DESCRIPTION: what reads it, in a few words.

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+import torch
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import folder_written_whole
@@ -63,17 +64,21 @@ class CaseRunner:
     reference: ReferenceOf | None = None
 
     def run_all(
-        self, cases: Sequence[Case], progress: Callable[[Case, int], None] | None = None
+        self,
+        cases: Sequence[Case],
+        progress: Callable[[Case, int], None] | None = None,
+        fail_fast: bool = False,
     ) -> Iterator[tuple[Case, dict[str, Any] | InputError]]:
-        """Each case in turn with its entry in the report, or with what was wrong with it.
+        """Each case in turn with its entry in the report, or with what was wrong with it, which stops no other case.
 
         While one is computed, another thread writes the one before and reads the one after.
 
         Args:
             cases: to segment.
             progress: called with a case and the number of its slices just done, 0 as it begins.
+            fail_fast: whether no further case is begun once one has failed.
         """
-        told = progress or (lambda case, count: None)
+        report_progress = progress or (lambda case, count: None)
         # Threads that silence pydicom by turns would undo each other's silence, and its warnings quote values.
         with quiet_dicom(), ThreadPoolExecutor(1) as beside:
             reading = [beside.submit(self._read, case) for case in cases[:1]]
@@ -83,19 +88,25 @@ class CaseRunner:
                 volume.exception()  # waits: no more than one volume is read ahead
                 if following is not None:
                     reading.append(beside.submit(self._read, following))
-                told(case, 0)
+                report_progress(case, 0)
                 written: Future[dict[str, Any]] = Future()
+                failed = False
                 try:
-                    drawn = self._segment(case, *volume.result(), partial(told, case))
+                    drawn = self._segment(case, *volume.result(), partial(report_progress, case))
                     written = beside.submit(self._write, drawn)
-                except InputError as error:
+                except Exception as error:  # `_outcome` decides whether the other cases go on
                     written.set_exception(error)
+                    failed = True
                 del volume
                 if last is not None:
-                    yield last[0], _outcome(last[1])
+                    outcome = _outcome(*last)
+                    failed |= isinstance(outcome, InputError)
+                    yield last[0], outcome
                 last = case, written
+                if failed and fail_fast:
+                    break
             if last is not None:
-                yield last[0], _outcome(last[1])
+                yield last[0], _outcome(*last)
 
     def run(self, case: Case) -> dict[str, Any]:
         """Segment one case; returns its entry in the report.
@@ -197,12 +208,20 @@ class CaseRunner:
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
 
 
-def _outcome(written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
-    """The entry of a case once it is written, or why it could not be."""
+def _outcome(case: Case, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
+    """The entry of a case once it is written, or what about this one case kept it from that; raises all else."""
     try:
         return written.result()
     except InputError as error:
         return error
+    except OSError as error:
+        return InputError(f"{case.header.path}: {error.strerror or error}. Check the file and the disk.")
+    except (MemoryError, torch.OutOfMemoryError):
+        size = " × ".join(map(str, case.header.shape))
+        return InputError(
+            f"{case.header.path}: {size} voxels need more memory than there is. Use a smaller --batch-size, or "
+            "--device cpu."
+        )
 
 
 def _crops(segmentation: Segmentation, image: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -65,9 +65,11 @@ class PromptsFromLabels:
         path, record = self.files[case.name], self.record
         if path.is_dir():
             files = _masks_in(path)
-            return self._stacked({key: read_label(file)[0] > 0 for key, file in files.items()}, case.header)
+            return self._stacked(
+                {key: read_label(file, case.header)[0] > 0 for key, file in files.items()}, case.header
+            )
         if not _is_dicom_label(path):
-            return translate(read_label(path)[0], self.ids, record.label_ids)
+            return translate(read_label(path, case.header)[0], self.ids, record.label_ids)
         label, names = read_dicom_labels(path, case.header)
         if isinstance(label, dict):
             return self._stacked({class_key(name): mask for name, mask in label.items()}, case.header)

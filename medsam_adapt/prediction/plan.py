@@ -15,9 +15,10 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import remove_leftovers
 from medsam_adapt.data.datasets.layouts import problems_error
-from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
-from medsam_adapt.data.volumes.io import FORMATS, VolumeHeader, picture_files, read_header, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
+from medsam_adapt.prediction.inputs import find_inputs
+from medsam_adapt.runs.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,23 @@ class Outputs:
         paths["segmentation"] = folder / (f"{name}_seg" if self.per_class else f"{name}{suffix}")
         return paths
 
-    def checked(self, overlapping: bool) -> Outputs:
+    def checked(self, overlapping: bool, names: Sequence[str] = ()) -> Outputs:
         """These, with a file for each class where the format cannot hold classes that overlap.
 
+        Args:
+            overlapping: whether the run's classes may overlap.
+            names: of the run's classes.
+
         Raises:
-            InputError: an unknown format, one whose library is not installed, or ITK-SNAP's file beside another one.
+            InputError: an unknown format, one whose library is not installed or that takes none of these classes, or
+                ITK-SNAP's file beside another one.
         """
         chosen = get_format(self.format)
         chosen.require()
+        if (check_names := getattr(chosen, "check_names", None)) is not None:
+            check_names(names)
+            if self.per_class:
+                raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
         per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP)
         if self.itk_snap and (self.format != "nifti" or per_class):
             raise InputError("--itk-snap goes with one NIfTI label map for all classes: leave out the other options.")
@@ -74,18 +84,36 @@ class Case:
     outputs: dict[str, Path]
     series: str | None = None
 
-    @property
-    def done(self) -> bool:
-        """Whether all outputs are there."""
-        return all(path.exists() for path in self.outputs.values())
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A volume that cannot be segmented, where it is, and why."""
+
+    name: str
+    path: Path
+    error: InputError
 
 
 @dataclass
 class Plan:
-    """The cases to segment, and those that were skipped since their outputs are there."""
+    """What is to be done.
+
+    Attributes:
+        cases: to segment.
+        skipped: names of those that are done already.
+        failed: those whose header cannot be read.
+        notes: what was recognised and what was left out, in sentences.
+    """
 
     cases: list[Case] = field(default_factory=list)
-    skipped: list[Case] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[Unreadable] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Of all volumes, whether they can be segmented or not."""
+        return [*(case.name for case in self.cases), *self.skipped, *(each.name for each in self.failed)]
 
 
 def plan_cases(
@@ -95,22 +123,63 @@ def plan_cases(
     overwrite: bool = False,
     skip_existing: bool = False,
     series: str | None = None,
-    images: Sequence[str] = (),
+    record: RunRecord | None = None,
+    layout: str = "auto",
+    fail_fast: bool = False,
 ) -> Plan:
     """Find the volumes and check every header.
 
     Args:
-        inputs: a volume, a DICOM folder, or a folder of either.
+        inputs: a volume, a DICOM folder, a folder of either, or a data set in one of the layouts.
         folder: of the outputs.
         outputs: what is written.
         overwrite: whether outputs that exist are replaced.
         skip_existing: whether cases whose outputs all exist are left out.
         series: number, UID or description of the series wanted, for DICOM folders that hold several.
-        images: names of the images of a case that the run takes together; none for one image.
+        record: of the run, which knows the images that it takes and the layout that it was trained on.
+        layout: of the inputs; "auto" recognises it.
+        fail_fast: whether one volume that cannot be read is an error for all.
 
     Raises:
-        InputError: all problems of all volumes; no volume; outputs that exist.
+        InputError: no volume; outputs that exist or cannot be written; all volumes that cannot be read, if
+            ``fail_fast`` or if no other is left.
     """
+    _check_folder(inputs, folder)
+    pairs = record is not None and bool(record.images)
+    known, classes = (record.layout, record.class_names) if record else ("", [])
+    found = find_inputs(inputs, layout, known, pairs, series, classes)
+    if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
+        raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
+    plan, refused = Plan(notes=found.notes), []
+    for name, source in found.volumes.items():
+        paths = outputs.of(name, folder)
+        for path in paths.values():
+            remove_leftovers(path)
+        existing = [path for path in paths.values() if path.exists()]
+        if skip_existing and len(existing) == len(paths):
+            plan.skipped.append(name)
+            continue
+        if existing and not (overwrite or skip_existing):
+            refused.append(
+                f"{existing[0]} already exists: name another --output, or add --skip-existing or --overwrite."
+            )
+            continue
+        chosen = series if source.is_dir() else None
+        try:
+            case = Case(name, read_header(source, chosen), paths, chosen)
+        except InputError as error:
+            plan.failed.append(Unreadable(name, source, error))
+            continue
+        if get_format(outputs.format).NEEDS_DICOM and not hasattr(case.header, "slices"):
+            refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
+        plan.cases.append(case)
+    if refused or (plan.failed and (fail_fast or not plan.cases)):
+        raise problems_error([*refused, *(str(each.error) for each in plan.failed)])
+    return plan
+
+
+def _check_folder(inputs: Path, folder: Path) -> None:
+    """Raise an InputError for a folder of outputs that cannot be."""
     if folder.is_file():
         raise InputError(f"{folder} is a file: name a folder for the masks.")
     parent = next(each for each in (folder, *folder.resolve().parents) if each.exists())
@@ -118,59 +187,6 @@ def plan_cases(
         raise InputError(f"{parent} cannot be written to: name another folder for the masks.")
     if inputs.is_dir() and inputs.resolve() == folder.resolve():
         raise InputError(f"{folder} holds the volumes themselves: name another folder for the masks.")
-    names: dict[str, Path] = {}
-    problems: list[str] = []
-    for source in _pairs(inputs) if images else _sources(inputs):
-        name = volume_stem(source)
-        if name in names:
-            problems.append(f"{source} and {names[name].name} would give outputs of the same name: rename one of them.")
-        names.setdefault(name, source)
-    needs_dicom = get_format(outputs.format).NEEDS_DICOM
-    plan = Plan()
-    if series is not None and not any(source.is_dir() for source in names.values()):
-        raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
-    for name, source in names.items():
-        chosen = series if source.is_dir() else None
-        try:
-            case = Case(name, read_header(source, chosen), outputs.of(name, folder), chosen)
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        for path in case.outputs.values():
-            remove_leftovers(path)
-        existing = next((path for path in case.outputs.values() if path.exists()), None)
-        if needs_dicom and not hasattr(case.header, "slices"):
-            problems.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
-        elif skip_existing and case.done:
-            plan.skipped.append(case)
-        elif existing is not None and not (overwrite or skip_existing):
-            problems.append(f"{existing} already exists: name another --output, or add --skip-existing or --overwrite.")
-        else:
-            plan.cases.append(case)
-    if problems:
-        raise problems_error(problems)
-    return plan
-
-
-def _pairs(inputs: Path) -> list[Path]:
-    folders = pair_folders(inputs)
-    if not folders:
-        raise InputError(
-            f"{inputs} holds no folder of {' and '.join(IMAGE_PAIR)}, which this run takes together: give the folder "
-            "of a case, or one of such folders."
-        )
-    return folders
-
-
-def _sources(inputs: Path) -> list[Path]:
-    if not inputs.exists():
-        raise InputError(f"{inputs} does not exist: give a volume or a folder of volumes.")
-    sources = [inputs] if inputs.is_file() else volume_files(inputs) or picture_files(inputs)
-    if not sources:
-        raise InputError(
-            f"{inputs} holds no volume ({', '.join(FORMATS)}, DICOM): give a volume or a folder of volumes."
-        )
-    return sources
 
 
 def file_names(names: Sequence[str], label_ids: Sequence[int]) -> Iterator[str]:

@@ -96,16 +96,24 @@ class PromptOptions:
         return load
 
 
-def read_case_prompts(path: Path, cases: Sequence[Case], record: RunRecord) -> dict[str, list[Prompt]]:
+def read_case_prompts(
+    path: Path, cases: Sequence[Case], names: Sequence[str], record: RunRecord
+) -> dict[str, list[Prompt]]:
     """The prompts of all cases, checked against the run and the volumes.
+
+    Args:
+        path: the JSON file.
+        cases: to segment.
+        names: of all inputs, also of those that are done or cannot be read.
+        record: of the run.
 
     Raises:
         InputError: all faults with their places.
     """
-    found = read_prompts(path, [case.name for case in cases])
+    found = read_prompts(path, names)
     problems: list[str] = []
     for case in cases:
-        where = f"{path}, " + ("prompts" if len(cases) == 1 else f"cases.{case.name}")
+        where = f"{path}, " + ("prompts" if len(names) == 1 else f"cases.{case.name}")
         try:
             prompts_on_slices(found[case.name], record, case.header.shape, case.header.affine, where)
         except InputError as error:

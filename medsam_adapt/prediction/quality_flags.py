@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import read_record
 
 if TYPE_CHECKING:
     from medsam_adapt.data.slices.slice_store import StoredCase
@@ -92,15 +92,10 @@ def read_statistics(run: str | Path) -> TrainingStatistics | None:
     """The statistics in a run's folder; None for a run that has none.
 
     Raises:
-        InputError: a damaged file.
+        InputError: a damaged file, or one of a newer version.
     """
     path = Path(run) / STATISTICS_FILE
-    if not path.is_file():
-        return None
-    try:
-        return TrainingStatistics.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: restore it, or remove it to do without.") from error
+    return read_record(path, TrainingStatistics, "restore it, or remove it to do without") if path.is_file() else None
 
 
 def class_flags(

@@ -5,29 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medsam_adapt.evaluation.pictures import ROLES
 from medsam_adapt.report.contours import path_data
 from medsam_adapt.report.markup import Markup, data_uri, element
 from medsam_adapt.report.volumes import PackedCase
 
-ROLES = ("worst", "median", "best")
+
+def heading(roles: Sequence[str]) -> str:
+    """Heading of the section that shows cases as these, as in "Worst and best case"."""
+    if not roles:
+        return "Pictures"
+    *first, last = roles
+    named = f"{', '.join(first)} and {last}" if first else last
+    return f"{named.capitalize()} case"
 
 
-def draw_case(packed: PackedCase, roles: str, score: Markup) -> Markup:
+def draw_case(packed: PackedCase, role: str, score: Markup) -> Markup:
     """A figure of the slice with most of the reference: the prediction's outlines, and the reference's.
 
     Args:
         packed: the case.
-        roles: what it is shown as, ``worst`` say.
+        role: what it is shown as, ``worst`` say.
         score: its mean DSC.
     """
     index = packed.key_index
     panels = [
-        element("div", _panel(packed, outlines[index], name), element("span", name), class_="panel")
+        element("div", element("span", name), _panel(packed, outlines[index], name), class_="panel")
         for name, outlines in (("prediction", packed.prediction), ("reference", packed.reference))
     ]
     caption = element(
         "figcaption",
-        element("strong", roles),
+        element("strong", role),
         element("span", packed.case),
         element("span", "mean DSC ", score),
         element("span", f"slice {packed.numbers[index]} of {packed.slices}"),
@@ -42,11 +50,17 @@ def _panel(packed: PackedCase, outlines: Mapping[int, str], name: str) -> Markup
     return element("svg", title, image, *paths, viewBox=f"0 0 {packed.width} {packed.height}", role="img")
 
 
-def saved_pictures(run: Path) -> Sequence[Markup]:
-    """The pictures that the evaluation left in the run's folder, for where its volumes are not at hand."""
+def saved_pictures(run: Path) -> dict[str, Markup]:
+    """Role -> the picture that the evaluation left in the run's folder, for a run whose volumes are not available."""
     paths = [(role, run / "pictures" / f"{role}.png") for role in ROLES]
-    return [
-        element("figure", element("img", src=data_uri(path.read_bytes(), "png"), alt=f"{role} case"), class_="saved")
-        for role, path in paths
-        if path.is_file()
-    ]
+    return {role: saved_figure(role, path.read_bytes()) for role, path in paths if path.is_file()}
+
+
+def saved_figure(role: str, png: bytes) -> Markup:
+    """The figure of a saved picture.
+
+    Args:
+        role: what the case is shown as, ``worst`` say.
+        png: content of the file.
+    """
+    return element("figure", element("img", src=data_uri(png, "png"), alt=f"{role} case"), class_="saved")

@@ -86,7 +86,7 @@ class Viewer {
     });
     stage.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
     stage.addEventListener("keydown", (event) => this.onKey(event));
-    new ResizeObserver(() => this.draw()).observe(stage);
+    new ResizeObserver(() => this.draw()).observe(byId("frame"));
     for (const button of document.querySelectorAll("[data-show]")) {
       button.addEventListener("click", () => {
         this.show(button.dataset.show);
@@ -99,6 +99,7 @@ class Viewer {
   show(id) {
     this.case = this.data.cases.find((each) => each.id === id);
     byId("case").value = id;
+    byId("case").title = id; // the list may cut off a long name
     byId("slider").max = this.case.numbers.length - 1;
     this.sheets = this.case.sheets.map((source) => {
       const image = new Image();
@@ -127,6 +128,7 @@ class Viewer {
       dot.className = `swatch c${number}`;
       const text = document.createElement("span");
       text.textContent = name;
+      text.title = name; // for a long name that is cut off
       const score = document.createElement("b");
       const dsc = this.case.dsc[index];
       score.textContent = dsc === null ? "–" : dsc.toFixed(3);
@@ -142,7 +144,6 @@ class Viewer {
     const place = `${this.data.axis} slice ${this.case.numbers[this.index]} of ${this.case.slices}`;
     byId("number").textContent = `${this.case.numbers[this.index]} / ${this.case.slices}`;
     byId("slider").setAttribute("aria-valuetext", place);
-    byId("place").textContent = `${this.case.role}: ${this.case.id}`;
     byId("slice").setAttribute("aria-label", `${place} of case ${this.case.id}`);
     this.draw();
   }
@@ -174,8 +175,8 @@ class Viewer {
   draw() {
     const canvas = byId("slice");
     const { width, height, perSheet } = this.case;
-    const stage = byId("stage");
-    const fit = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+    const frame = byId("frame");
+    const fit = Math.min(frame.clientWidth / width, frame.clientHeight / height);
     const dense = devicePixelRatio || 1;
     canvas.style.width = `${width * fit}px`;
     canvas.style.height = `${height * fit}px`;

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
 from typing import Any
 
 from medsam_adapt.report.curves import Curve, draw_curve
 from medsam_adapt.report.facts import Facts, Rows
-from medsam_adapt.report.figures import draw_case
+from medsam_adapt.report.figures import draw_case, heading
 from medsam_adapt.report.markup import Markup, content_hash, data_uri, element, embedded_json, join
-from medsam_adapt.report.tables import case_table, class_table, key_figures, number, swatch
+from medsam_adapt.report.tables import case_table, class_table, key_figures, named, number
 from medsam_adapt.report.volumes import PackedCase
 
 # Bright enough on black, distinct beside each other; more classes get hues by the golden ratio.
@@ -41,8 +41,8 @@ class Report:
         curves: of the training.
         axis: slicing direction.
         letters: whether the sides of a slice are those of a patient.
-        shown: packed case -> what it is shown as, ``worst`` say; worst first.
-        pictures: saved ones, for want of packed cases.
+        shown: what a case is shown as, ``worst`` say, and the packed case; worst first.
+        pictures: role -> saved picture, for a page without packed cases.
         notes: what a reader must know, beside the notes in ``metrics``.
         about_slices: how the slices in the page differ from the volumes, and their size.
     """
@@ -55,7 +55,7 @@ class Report:
     axis: str = "axial"
     letters: bool = True
     shown: Sequence[tuple[str, PackedCase]] = ()
-    pictures: Sequence[Markup] = ()
+    pictures: Mapping[str, Markup] = field(default_factory=dict)
     notes: Sequence[str] = ()
     about_slices: Sequence[str] = ()
 
@@ -84,6 +84,7 @@ def make_page(report: Report) -> str:
         "tolerance": join(_tolerances(report.metrics)),
         "interval": join(report.metrics["rules"]["interval"]),
         "case_scores": case_table(report.metrics, [packed.case for _, packed in report.shown], report.trained_on),
+        "shown": join(heading([role for role, _ in report.shown] or list(report.pictures))),
         "pictures": _pictures(report),
         "viewer": _viewer(report),
         "curves": join(*(draw_curve(curve) for curve in report.curves))
@@ -140,11 +141,11 @@ def _rows(rows: Rows) -> Markup:
 
 def _pictures(report: Report) -> Markup:
     if report.shown:
-        key = [element("li", swatch(index), name) for index, name in enumerate(report.metrics["classes"], start=1)]
+        key = [element("li", named(index, name)) for index, name in enumerate(report.metrics["classes"], start=1)]
         scores = report.metrics["cases"]
-        drawn = [draw_case(packed, roles, number(scores[packed.case]["mean"]["dsc"])) for roles, packed in report.shown]
+        drawn = [draw_case(packed, role, number(scores[packed.case]["mean"]["dsc"])) for role, packed in report.shown]
         return join(element("ul", *key, class_="key"), element("div", *drawn, class_="cases"))
-    return join(*report.pictures) or element("p", "The page was made without pictures.", class_="quiet")
+    return join(*report.pictures.values()) or element("p", "The page was made without pictures.", class_="quiet")
 
 
 def _viewer(report: Report) -> Markup:
@@ -165,7 +166,7 @@ def _viewer_data(report: Report) -> dict[str, Any]:
         "cases": [
             {
                 "id": packed.case,
-                "role": roles,
+                "role": role,
                 "dsc": [score["dsc"] for score in report.metrics["cases"][packed.case]["classes"].values()],
                 "slices": packed.slices,
                 "numbers": packed.numbers,
@@ -177,6 +178,6 @@ def _viewer_data(report: Report) -> dict[str, Any]:
                 "prediction": packed.prediction,
                 "reference": packed.reference,
             }
-            for roles, packed in report.shown
+            for role, packed in report.shown
         ],
     }

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from medsam_adapt.evaluation.pictures import choose_cases
 from medsam_adapt.report.curves import read_curves
 from medsam_adapt.report.facts import facts_of
-from medsam_adapt.report.figures import ROLES, saved_pictures
+from medsam_adapt.report.figures import saved_pictures
 from medsam_adapt.report.page import Report, make_page
 from medsam_adapt.report.volumes import PackedCase, pack, segmented_cases
 from medsam_adapt.runs.record import LOG_FOLDER, RunRecord
@@ -74,7 +74,7 @@ def report_of(
             axis=record.axis,
             letters=record.layout != "image2d",
             shown=shown,
-            pictures=saved_pictures(run) if images and place is None else (),
+            pictures=saved_pictures(run) if images and place is None else {},
             notes=[*_about_cases(metrics, trained_on), *notes],
             about_slices=_about_slices(metrics, shown),
         )
@@ -93,25 +93,21 @@ def _show(
     """The worst, the median and the best case, packed; and a note where their scores are not those in ``metrics``."""
     means = {case: content["mean"]["dsc"] for case, content in metrics["cases"].items()}
     chosen = choose_cases({case: math.nan if mean is None else mean for case, mean in means.items()})
-    roles: dict[str, list[str]] = {}
-    for role in ROLES:
-        if role in chosen:
-            roles.setdefault(chosen[role], []).append(role)
     packed: dict[str, PackedCase] = {}
     differing: list[str] = []
-    progress(0, len(roles))
-    cases = segmented_cases(run, record, list(roles), place.data, place.layout, place.label_ids, device)
-    for volumes in cases if roles else ():
+    progress(0, len(chosen))
+    ids = list(chosen.values())
+    for volumes in segmented_cases(run, record, ids, place.data, place.layout, place.label_ids, device) if ids else ():
         if not abs(volumes.mean_dsc(record.class_names, record.absent) - means[volumes.case]) <= SAME_SCORE:
             differing.append(volumes.case)
         packed[volumes.case] = pack(volumes, record.axis, len(record.class_names))
-        progress(len(packed), len(roles))
+        progress(len(packed), len(chosen))
     notes = [
         f"Case {case}: the masks shown do not score what the tables say; weights, labels or rules changed since. "
         "Score the run anew."
         for case in differing
     ]
-    return [(", ".join(names), packed[case]) for case, names in roles.items()], notes
+    return [(role, packed[case]) for role, case in chosen.items()], notes
 
 
 def _without_folders(metrics: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any]:
@@ -135,7 +131,7 @@ def _about_slices(metrics: Mapping[str, Any], shown: Sequence[tuple[str, PackedC
     cases = [packed for _, packed in shown]
     notes = []
     if len(cases) < len(metrics["cases"]):
-        notes.append(f"Slices are shown of {len(cases)} of {len(metrics['cases'])} cases: worst, median and best.")
+        notes.append(f"Slices of {len(cases)} of {len(metrics['cases'])} cases are shown.")
     if smaller := [packed for packed in cases if max(packed.native) > max(packed.width, packed.height)]:
         sizes = " and ".join(sorted({f"{packed.width} × {packed.height}" for packed in smaller}))
         notes.append(f"Slices and outlines are reduced to {sizes} pixels; the scores are of the full size.")

@@ -9,6 +9,7 @@ from medsam_adapt.report.markup import Markup, element, join
 from medsam_adapt.scoring.metrics import METRICS
 
 _SHOWN = ("dsc", "iou", "hd95", "nsd", "slice_dsc")
+_MOST_ON_PAPER = 9  # columns of numbers that fit on a printed page
 _COUNTS = {
     "undefined": "cases in which the class is in neither mask, and has no score",
     "missed": "cases in which the reference has it and the prediction does not",
@@ -33,7 +34,7 @@ def key_figures(summary: Mapping[str, Any]) -> Markup:
     ]
     classes = summary["classes"].values()
     missed, spurious = (sum(row[kind] for row in classes) for kind in ("missed", "spurious"))
-    figures.append(_figure("cases", join(len(summary["cases"])), f"{len(classes)} classes"))
+    figures.append(_figure("cases", join(len(summary["cases"])), f"{len(classes)} class{'es' * (len(classes) != 1)}"))
     figures.append(_figure("missed", join(missed), f"{spurious} spurious"))
     return element("dl", *figures, class_="figures")
 
@@ -46,15 +47,15 @@ def class_table(summary: Mapping[str, Any]) -> Markup:
     """A row for each class: mean, standard deviation and interval of each metric, DSC of each case, and counts."""
     metrics = shown_metrics(summary)
     heads = [element("th", "class", scope="col")]
-    heads += [element("th", metric_head(name), scope="col", class_="number") for name in metrics]
+    heads += [element("th", metric_head(name), scope="col") for name in metrics]
     heads.append(element("th", "each case", scope="col", class_="strip-head"))
-    heads += [element("th", name, scope="col", class_="number", title=told) for name, told in _COUNTS.items()]
+    heads += [element("th", name, scope="col", title=meaning) for name, meaning in _COUNTS.items()]
     rows = [
         _class_row(number_, name, row, metrics, [case["classes"][name]["dsc"] for case in summary["cases"].values()])
         for number_, (name, row) in enumerate(summary["classes"].items(), start=1)
     ]
     means = [
-        element("td", number(summary["mean"][name], name), element("small", _range(summary["intervals"][name], name)))
+        _metric_cell(name, summary["mean"][name], element("small", _range(summary["intervals"][name], name)))
         for name in metrics
     ]
     foot = element("tr", element("th", "mean of classes", scope="row"), *means, element("td", colspan=4))
@@ -66,7 +67,7 @@ def class_table(summary: Mapping[str, Any]) -> Markup:
 def _class_row(
     index: int, name: str, row: Mapping[str, Any], metrics: Sequence[str], values: Sequence[float | None]
 ) -> Markup:
-    cells = [element("th", swatch(index), name, scope="row")]
+    cells = [element("th", named(index, name), scope="row")]
     for metric in metrics:
         statistics = row["statistics"][metric]
         spread = []  # nothing with fewer than two cases
@@ -74,11 +75,12 @@ def _class_row(
             spread.append(element("small", "± ", number(statistics["sd"], metric)))
         if statistics["low"] is not None:
             spread.append(element("small", _range((statistics["low"], statistics["high"]), metric)))
-        cells.append(element("td", number(row[metric], metric), *spread))
-    cells.append(element("td", _strip(values, row["statistics"]["dsc"]), class_="strip-cell"))
-    cells += [
-        element("td", row[count], class_="alarm" if count == "missed" and row[count] else None) for count in _COUNTS
-    ]
+        cells.append(_metric_cell(metric, row[metric], *spread))
+    strip = _strip(values, row["statistics"]["dsc"])
+    cells.append(element("td", strip, class_="strip-cell", data_label="each case"))
+    for count in _COUNTS:
+        alarming = count == "missed" and row[count]
+        cells.append(element("td", row[count], class_="alarm" if alarming else None, data_label=count))
     return element("tr", *cells)
 
 
@@ -90,8 +92,8 @@ def _strip(values: Sequence[float | None], statistics: Mapping[str, float | None
         left, width = 4 + 92 * statistics["low"], max(1.0, 92 * (statistics["high"] - statistics["low"]))
         parts.append(element("rect", x=f"{left:.1f}", y=7, width=f"{width:.1f}", height=8, class_="interval"))
     parts += [element("circle", cx=f"{4 + 92 * value:.1f}", cy=11, r=2.6, class_="dot") for value in defined]
-    told = ", ".join(f"{value:.3f}" for value in defined) or "none"
-    title = element("title", f"DSC of each case on a line from 0 to 1: {told}")
+    listed = ", ".join(f"{value:.3f}" for value in defined) or "none"
+    title = element("title", f"DSC of each case on a line from 0 to 1: {listed}")
     return element("svg", title, *parts, viewBox="0 0 100 22", role="img", class_="strip")
 
 
@@ -105,31 +107,34 @@ def case_table(summary: Mapping[str, Any], in_viewer: Collection[str], trained_o
     """
     metrics, names = shown_metrics(summary), list(summary["classes"])
     heads = [element("th", "case", scope="col")]
-    heads += [element("th", metric_head(name), scope="col", class_="number") for name in metrics]
-    heads += [
-        element("th", swatch(index), name, scope="col", class_="number") for index, name in enumerate(names, start=1)
-    ]
+    heads += [element("th", metric_head(name), scope="col") for name in metrics]
+    heads += [element("th", named(index, name), scope="col") for index, name in enumerate(names, start=1)]
     ranked = sorted(summary["cases"].items(), key=lambda item: _for_sorting(item[1]["mean"]["dsc"]))
     rows = []
     for case, content in ranked:
         label: object = element("button", case, type="button", data_show=case) if case in in_viewer else case
         mark = element("span", "training", class_="mark") if case in trained_on else None
         cells = [element("th", label, mark, scope="row")]
-        cells += [element("td", number(content["mean"][name], name)) for name in metrics]
-        cells += [_dsc_cell(content["classes"][name]) for name in names]
+        cells += [_metric_cell(name, content["mean"][name]) for name in metrics]
+        cells += [_dsc_cell(name, content["classes"][name]) for name in names]
         rows.append(element("tr", *cells))
     caption = element(
         "caption", "Worst first. Left: means over classes. Right: DSC of each class, shaded where it is below 0.8"
     )
     table = element("table", caption, _head(heads), element("tbody", *rows), id="case-scores")
-    return _scrolling(table, "Scores of each case")
+    return _scrolling(table, "Scores of each case", wide=len(metrics) + len(names) > _MOST_ON_PAPER)
 
 
-def _dsc_cell(score: Mapping[str, Any]) -> Markup:
+def _metric_cell(metric: str, value: float | None, *below: Markup) -> Markup:
+    return element("td", number(value, metric), *below, data_label=metric_head(metric))
+
+
+def _dsc_cell(name: str, score: Mapping[str, Any]) -> Markup:
     value, outcome = score["dsc"], score["outcome"]
-    told = None if outcome in ("scored", "empty") else element("span", outcome, class_="mark alarm")
+    mark = None if outcome in ("scored", "empty") else element("span", outcome, class_="mark alarm")
     shade = None if value is None else f"s{min(9, int(10 * value))}"
-    return element("td", number(value), told, class_=shade, title="in neither mask" if outcome == "empty" else None)
+    title = "in neither mask" if outcome == "empty" else None
+    return element("td", number(value), mark, class_=shade, title=title, data_label=name)
 
 
 def number(value: float | None, metric: str = "dsc") -> Markup:
@@ -144,9 +149,10 @@ def metric_head(metric: str) -> str:
     return f"{METRICS[metric].label} {METRICS[metric].unit}".strip()
 
 
-def swatch(index: int) -> Markup:
-    """A dot in the colour of a class."""
-    return element("i", class_=f"swatch c{index}", aria_hidden="true")
+def named(index: int, name: str) -> Markup:
+    """The name of a class beside a dot in its colour."""
+    dot = element("i", class_=f"swatch c{index}", aria_hidden="true")
+    return element("span", dot, element("span", name), class_="named")
 
 
 def _rounded(value: float, metric: str) -> str:
@@ -164,8 +170,10 @@ def _head(cells: Sequence[Markup]) -> Markup:
     return element("thead", element("tr", *cells))
 
 
-def _scrolling(table: Markup, label: str) -> Markup:
-    return element("div", table, class_="scrolling", tabindex=0, role="region", aria_label=label)
+def _scrolling(table: Markup, label: str, wide: bool = False) -> Markup:
+    """A table that scrolls on a screen; one that is ``wide`` is printed as a card for each row."""
+    kind = "scrolling wide" if wide else "scrolling"
+    return element("div", table, class_=kind, tabindex=0, role="region", aria_label=label)
 
 
 def _for_sorting(value: float | None) -> float:

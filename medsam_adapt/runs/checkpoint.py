@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import written_whole
+from medsam_adapt.core.versions import newer_error
 from medsam_adapt.runs.record import PREVIOUS_STATE_FILE, RUN_FILE, STATE_FILE
 
 FORMAT = 2
@@ -88,6 +89,8 @@ def _read(path: Path) -> dict[str, Any]:
         if broken := archive.testzip():
             raise ValueError(f"the checksum of {Path(broken).name} is wrong")
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if (newer := newer_error(path, state, FORMAT)) is not None:
+        raise newer
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError("it is of another version of medsam-adapt")
     return state

@@ -14,6 +14,7 @@ RUN/run.json                what was trained on what; this file decides how the 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
-from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.config import Axis, Backbone, Channels, InputScaling, PromptMode, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
+from medsam_adapt.core.versions import newer_error
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.volumes.image_pair import ImageName
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
@@ -107,6 +109,7 @@ class RunRecord(BaseModel):
     overlapping: bool = False
     images: list[ImageName] = []  # of a case, together as channels; none where it has one
     policy: IntensityPolicy
+    input_scaling: InputScaling = "sam"  # what all runs before this setting were trained with
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
@@ -145,6 +148,7 @@ class RunRecord(BaseModel):
             "label_ids": self.label_ids,
             "absent": self.absent_classes,
             "policy": self.policy.model_dump(),
+            "input_scaling": self.input_scaling,
             "tune_encoder": self.tune_encoder,
             "overlapping": self.overlapping,
         }
@@ -154,14 +158,27 @@ def read_run(folder: str | Path) -> RunRecord:
     """The record of a run's folder.
 
     Raises:
-        InputError: no such folder, no ``run.json``, or one that is damaged or holds what MONAI would take for code.
+        InputError: no such folder, no ``run.json``, one that is damaged or holds what MONAI would take for code, or a
+            run of a newer version with a bundle, a setting or an adapter that this one does not have.
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that train --output made.")
     record = read_record(path, RunRecord, "restore it or train again")
     refuse_code(record.model_dump(), str(path))
+    if (newer := newer_error(path, record.model_dump())) is not None and not _is_known(record):
+        raise newer
     return record
+
+
+def _is_known(record: RunRecord) -> bool:
+    """Whether this version has the run's bundle with all its settings, and its adapter's module."""
+    from medsam_adapt.bundle.catalogue import bundle_names, knobs_model
+
+    module = record.adapter.name.rpartition(".")[0]
+    if record.bundle not in bundle_names() or importlib.util.find_spec(module) is None:
+        return False
+    return {*record.knobs} <= {*knobs_model(record.bundle).model_fields}
 
 
 def data_of(record: RunRecord, run: str | Path) -> Path:

@@ -20,6 +20,7 @@ from scipy.ndimage import find_objects
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.layouts import class_map, problems_error, read_json
 from medsam_adapt.data.volumes.io import read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.volumes.same_grid import common_grid
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.structure_folders import (
     check_structures,
@@ -147,9 +148,10 @@ def score_pair(pair: MaskPair, classes: Mapping[Label, str], rules: MetricRules)
     """Scores of one case in the file's own voxels."""
     if pair.is_folder:
         return score_structures(pair.prediction, pair.reference, list(classes.values()), rules)
-    (prediction, _), (reference, header) = read_label(pair.prediction), read_label(pair.reference)
+    header = common_grid(read_header(pair.prediction), read_header(pair.reference))
     prediction, reference = (
-        _numbered(label, [int(label_id) for label_id in classes]) for label in (prediction, reference)
+        _numbered(read_label(path, header)[0], [int(label_id) for label_id in classes])
+        for path in (pair.prediction, pair.reference)
     )
     axial = next(axis for axis, towards in enumerate(header.orientation) if towards in "SI")
     names = list(classes.values())
@@ -203,7 +205,8 @@ def _labels_of(pair: MaskPair) -> set[Label] | list[str]:
         return problems
     try:
         require_same_grid(read_header(pair.prediction), read_header(pair.reference))
-        labels = [read_label(path)[0] for path in (pair.prediction, pair.reference)]
+        grid = common_grid(read_header(pair.prediction), read_header(pair.reference))
+        labels = [read_label(path, grid)[0] for path in (pair.prediction, pair.reference)]
     except InputError as error:
         return [str(error)]
     return {label_id for label in labels for label_id, box in enumerate(find_objects(label), start=1) if box}

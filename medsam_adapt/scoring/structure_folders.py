@@ -8,7 +8,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
-from medsam_adapt.data.volumes.same_grid import check_same_grid
+from medsam_adapt.data.volumes.same_grid import align
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.summary import CaseFacts
 
@@ -38,7 +38,7 @@ def check_structures(prediction: Path, reference: Path) -> set[str]:
     first = _first_header(reference)
     for path in (*found[reference].values(), *found[prediction].values()):
         require_same_grid(read_header(path), first)
-        read_label(path)
+        read_label(path, first)
     return {*found[prediction], *found[reference]}
 
 
@@ -64,7 +64,9 @@ def score_structures(
     covered = [np.zeros(header.shape, bool) for _ in files]
     scores: Scores = {}
     for name in names:
-        masks = [read_label(found[name])[0] > 0 if name in found else np.zeros(header.shape, bool) for found in files]
+        masks = [
+            read_label(found[name], header)[0] > 0 if name in found else np.zeros(header.shape, bool) for found in files
+        ]
         scores |= score_volume({name: masks[0]}, {name: masks[1]}, [name], header.spacing, rules, slice_axis=axial)
         for whole, mask in zip(covered, masks, strict=True):
             whole |= mask
@@ -78,15 +80,12 @@ def require_same_grid(prediction: VolumeHeader, reference: VolumeHeader) -> None
     Raises:
         InputError: naming both.
     """
-    try:
-        check_same_grid(reference, prediction)
-    except InputError as error:
-        sizes = [" × ".join(map(str, header.shape)) for header in (prediction, reference)]
-        apart = f"{sizes[0]} against {sizes[1]} voxels" if sizes[0] != sizes[1] else "equal sizes, other places in mm"
-        raise InputError(
-            f"{prediction.path} and {reference.path} are on different grids ({apart}): write the prediction in the "
-            "reference's own geometry."
-        ) from error
+    align(reference, prediction, "Write the prediction in the reference's own geometry.", other="the reference")
+
+
+def _mask(path: Path | None, grid: VolumeHeader) -> np.ndarray:
+    """A structure on the grid; empty where it has no file."""
+    return np.zeros(grid.shape, dtype=bool) if path is None else read_label(path, grid)[0] > 0
 
 
 def _first_header(reference: Path) -> VolumeHeader:

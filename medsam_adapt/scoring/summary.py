@@ -16,6 +16,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.core.versions import newer_error
 from medsam_adapt.scoring.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
 from medsam_adapt.scoring.stored import StoredMetrics
 
@@ -121,6 +122,8 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} has no {METRICS_FILE}: score it with 'medsam-adapt evaluate'.")
     content = read_object(path)
+    if (newer := newer_error(path, content, FORMAT)) is not None:
+        raise newer
     if content.get("format") != FORMAT:
         raise InputError(f"{path} is of another version: score it anew with 'medsam-adapt evaluate'.")
     read_record(path, StoredMetrics, "score it anew with 'medsam-adapt evaluate'")

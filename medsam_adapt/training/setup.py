@@ -68,6 +68,7 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         precision=knobs.precision,
         low_memory=knobs.low_memory,
         slices_at_once=knobs.slices_at_once,
+        input_scaling=data.input_scaling,
         kernels=knobs.kernels,
     )
 
@@ -134,9 +135,18 @@ def prepare_volume(
 
 
 def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
-    """The record of a run that is about to start, with what is trained ``beside`` the network."""
+    """The record of a run that is about to start, with what is trained ``beside`` the network.
+
+    Raises:
+        InputError: the network expects another input scaling than the data has.
+    """
     adapter = segmenter.adapter
     assert adapter is not None, "build_segmenter attached one"
+    if segmenter.input_scaling != data.input_scaling:
+        raise InputError(
+            f"input_scaling: the slices are scaled as {data.input_scaling} but the network expects "
+            f"{segmenter.input_scaling}. Give build_segmenter the same input_scaling in the bundle's train.json."
+        )
     return RunRecord(
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
@@ -156,6 +166,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         overlapping=data.overlapping,
         images=list(data.cases.images),
         policy=data.policy,
+        input_scaling=data.input_scaling,
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,

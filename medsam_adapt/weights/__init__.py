@@ -1,6 +1,6 @@
 """Pretrained SAM weights: which there are, how they come onto this machine, and which file a name stands for.
 
-``registry`` is the list, as plain data, ``store`` the folder that holds them, and ``transfer`` the only code of this
+``registry`` is the list, as plain data, ``store`` the folder that holds them, and ``http`` the only code of this
 package that uses the network. Weights that ship with the package lie in this folder itself.
 """
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import file_sha256, home, is_disk_full, write_json, written_whole
-from medsam_adapt.weights.download import Progress, TransferError, fetch
+from medsam_adapt.weights.http import Progress, TransferError, fetch
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights, nearest
 
 RANDOM = "random"  # where a checkpoint is asked for: random weights, on purpose

@@ -103,8 +103,8 @@ def not_gzip(data):
     ("spoil", "words"),
     [
         (no_label, ["phantom_001", "label"]),
-        (other_shape, ["phantom_001", "8 × 8 × 8 voxels", "resample"]),
-        (other_affine, ["phantom_001", "40 mm", "resample"]),
+        (other_shape, ["phantom_001", "8 × 8 × 8 voxels", "Resample"]),
+        (other_affine, ["phantom_001", "40 mm", "Resample"]),
         (truncated, ["images/phantom_001.nii.gz cannot be read, truncated or damaged", "copy or download it again"]),
         (four_dimensional, ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a file"]),
         (not_finite, ["images/phantom_001.nii.gz has 1 NaN or infinite voxels; replace them"]),

@@ -1,5 +1,6 @@
 """Predictions that are refused, that fail for a volume, and that are killed."""
 
+import gzip
 import json
 import os
 import shutil
@@ -11,6 +12,9 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
+
+from medsam_adapt.cli.main import main
+from medsam_adapt.data.volumes.io import read_volume
 
 from .predicting import SHAPE, call, contents, refused, scan, voxels_of
 
@@ -35,31 +39,109 @@ def test_outputs_that_exist_are_kept_skipped_or_replaced(made, tmp_path, capsys)
     assert "exclude each other" in refused(capsys, *arguments, "--overwrite", "--skip-existing")
 
 
-def test_all_bad_volumes_are_told_before_the_model_is_loaded(made, tmp_path, capsys, monkeypatch):
-    scans = shutil.copytree(made / "scans", tmp_path / "scans")
-    (scans / "case_0.nii.gz").write_bytes(b"")
-    content = (scans / "case_2.nii.gz").read_bytes()
-    (scans / "case_2.nii.gz").write_bytes(content[: len(content) // 2])
+def damaged(path, how):
+    """Damage a volume in one of the ways that a header, or only the voxels, shows."""
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "no volume":
+        path.write_bytes(gzip.compress(b"x" * 1000))
+    elif how == "not finite":
+        spoilt = scan(1).astype(np.float32)
+        spoilt[3, 3, 3] = np.nan
+        nib.save(nib.Nifti1Image(spoilt, np.eye(4)), path)
+    else:
+        voxels = bytearray(gzip.decompress(content))
+        path.write_bytes(gzip.compress(bytes(voxels[:400])))
+
+
+def no_model(monkeypatch):
     monkeypatch.setattr(
         "medsam_adapt.inference.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
     )
-    err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize("bad", [["empty"], ["half"], ["no volume"], ["cut"], ["not finite"], ["empty", "not finite"]])
+def test_damaged_volumes_stop_no_other(made, tmp_path, capsys, bad):
+    scans = shutil.copytree(made / "scans", tmp_path / "scans")
+    for number, how in enumerate(bad):
+        damaged(scans / f"case_{number}.nii.gz", how)
+    spoilt, whole = ({f"case_{number}" for number in range(*ends)} for ends in ((0, len(bad)), (len(bad), 4)))
+    report = tmp_path / "report.json"
+    err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out", "--report", report)
+    for name in spoilt:
+        assert f"{name}.nii.gz" in err
+    assert f"{len(bad)} of 4 volumes could not be segmented, listed under 'failed' in {report}" in err
+    assert set(contents(tmp_path / "out")) == {f"{name}_seg.nii.gz" for name in whole}
+    content = json.loads(report.read_text())
+    assert (set(content["cases"]), set(content["failed"])) == (whole, spoilt)
+
+    arguments = [made / "run", "-i", scans, "-o", tmp_path / "out", "--report", report, "--skip-existing"]
+    assert "case_0.nii.gz" in refused(capsys, *arguments)
+    for name in spoilt:  # once it is repaired, the same command does what is left
+        shutil.copy(made / "scans" / f"{name}.nii.gz", scans)
+    assert call(capsys, *arguments)[0] == 0
+    content = json.loads(report.read_text())
+    assert (set(content["cases"]), content["failed"]) == (spoilt | whole, {})
+
+
+def test_fail_fast_refuses_bad_headers_before_the_model_is_loaded(made, tmp_path, capsys, monkeypatch):
+    scans = shutil.copytree(made / "scans", tmp_path / "scans")
+    damaged(scans / "case_0.nii.gz", "empty")
+    damaged(scans / "case_2.nii.gz", "half")
+    no_model(monkeypatch)
+    err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out", "--fail-fast")
     assert "case_0.nii.gz is empty" in err
     assert "case_2.nii.gz" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_volume_that_fails_on_the_way_stops_no_other(made, tmp_path, capsys):
+def test_fail_fast_begins_no_case_after_bad_voxels(made, tmp_path, capsys):
     scans = shutil.copytree(made / "scans", tmp_path / "scans")
-    spoilt = scan(1).astype(np.float32)
-    spoilt[3, 3, 3] = np.nan
-    nib.save(nib.Nifti1Image(spoilt, np.eye(4)), scans / "case_1.nii.gz")
+    damaged(scans / "case_1.nii.gz", "not finite")
     report = tmp_path / "report.json"
-    err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out", "--report", report)
+    options = ["--report", report, "--fail-fast"]
+    err = refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out", *options)
     assert "case_1.nii.gz has 1 NaN or infinite voxels" in err
-    assert set(contents(tmp_path / "out")) == {f"case_{number}_seg.nii.gz" for number in (0, 2, 3)}
-    content = json.loads(report.read_text())
-    assert (set(content["cases"]), set(content["failed"])) == ({"case_0", "case_2", "case_3"}, {"case_1"})
+    assert set(contents(tmp_path / "out")) == {"case_0_seg.nii.gz"}
+    assert set(json.loads(report.read_text())["cases"]) == {"case_0"}
+
+
+def test_volumes_that_are_all_bad_are_refused_before_the_model_is_loaded(made, tmp_path, capsys, monkeypatch):
+    (tmp_path / "scans").mkdir()
+    for number in range(2):
+        (tmp_path / "scans" / f"{number}.nii.gz").write_bytes(b"")
+    no_model(monkeypatch)
+    err = refused(capsys, made / "run", "-i", tmp_path / "scans", "-o", tmp_path / "out")
+    assert err.count("is empty") == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "20 × 18 × 4 voxels need more memory than there is"),
+        (OSError(5, "Input/output error"), "case_2.nii.gz: Input/output error"),
+    ],
+)
+def test_a_volume_too_large_or_on_a_bad_disk_stops_no_other(made, tmp_path, capsys, monkeypatch, error, words):
+    def read(path, series=None):
+        if path.name == "case_2.nii.gz":
+            raise error
+        return read_volume(path, series)
+
+    monkeypatch.setattr("medsam_adapt.prediction.case_runner.read_volume", read)
+    err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "out")
+    assert words in err
+    assert set(contents(tmp_path / "out")) == {f"case_{number}_seg.nii.gz" for number in (0, 1, 3)}
+
+
+def test_a_fault_of_this_package_is_no_bad_volume(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("medsam_adapt.prediction.case_runner.read_volume", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["predict", *map(str, (made / "run", "-i", made / "scans", "-o", tmp_path / "out")), "--device", "cpu"])
 
 
 @pytest.mark.parametrize(
@@ -88,9 +170,7 @@ def test_options_that_do_not_go_together(made, tmp_path, capsys, monkeypatch, ru
 
 def test_an_output_that_cannot_be_written_is_told_first(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
-    monkeypatch.setattr(
-        "medsam_adapt.inference.predictor.load_run", lambda *_, **__: pytest.fail("the model was loaded")
-    )
+    no_model(monkeypatch)
     err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "out")
     assert f"{tmp_path} cannot be written to" in err
 

@@ -7,14 +7,14 @@ import pytest
 
 from medsam_adapt.cli.lazy_group import SUMMARIES, load_command
 
-TYPER = {"annotated_doc", "attr", "click", "colorama", "markdown_it", "mdurl", "pygments", "rich", "shellingham"}
+TYPER = {"annotated_doc", "attr", "click", "colorama", "pygments", "rich", "shellingham"}
 TYPER |= {"typer", "typing_extensions"}
 PYDANTIC = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
 TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"}
 TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
 START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy"}
-PRINTED = {"cli.console", "core.files"}
-BUNDLES = {"bundle", "bundle.catalogue", "bundle.untrusted", "bundles", "cli.bundles", "config"}
+PRINTED = {"cli.console", "core.files", "core.versions"}
+BUNDLES = {"bundle", "bundle.catalogue", "bundle.contents", "bundle.untrusted", "bundles", "cli.bundles", "config"}
 
 PROBE = """
 import contextlib, io, sys

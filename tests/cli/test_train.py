@@ -63,13 +63,29 @@ def test_small_data_is_told(two_cases, tmp_path, capsys):
     options = [*SMALL, "--epochs", 1, "--checkpoint", "random"]
     code, out, _ = call(capsys, "train", "--data", two_cases, *options, "--output", tmp_path / "run")
     assert code == 0
-    assert "nothing is held out" in out
+    assert "there are fewer than three patients: nothing is held out" in out
     assert "contiguous blocks of slices" in out
     assert "random weights" in out
     assert json.loads((tmp_path / "run" / "run.json").read_text())["held_out"] == []
     code, out, _ = call(capsys, "evaluate", tmp_path / "run", "--device", "cpu")
     assert code == 0
     assert "its own training cases" in out
+
+
+def test_the_reason_for_holding_nothing_out_is_the_real_one(phantoms, tmp_path, capsys):
+    (tmp_path / "split.json").write_text(json.dumps({"train": sorted(_stems(phantoms)), "held_out": []}))
+    for options, reason in (
+        (["--set", "held_out=0"], "held_out is 0"),
+        (["--split-file", tmp_path / "split.json"], "split.json has an empty held_out"),
+    ):
+        code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, "--epochs", 1, "--dry-run", *options)
+        assert code == 0
+        assert f"{reason}: nothing is held out" in out.replace("\n", "")
+        assert "fewer than three" not in out
+
+
+def _stems(folder):
+    return [path.name.removesuffix(".nii.gz") for path in (folder / "images").iterdir()]
 
 
 def test_chosen_classes_keep_their_ids(phantoms, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.weights import WEIGHTS
-from medsam_adapt.weights import download as transfer
+from medsam_adapt.weights import http as transfer
 from tests.weights.weights_server import serving
 
 CONTENT = b"weights" * 1000

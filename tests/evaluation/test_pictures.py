@@ -35,7 +35,7 @@ def test_the_view_is_the_axial_slice_with_most_of_the_reference():
 @pytest.mark.parametrize(
     ("means", "pictures"),
     [
-        ({"a": 0.5}, {"best": "a"}),
+        ({"a": 0.5}, {"only": "a"}),
         ({"a": 0.5, "b": 0.4}, {"best": "a", "worst": "b"}),
         ({"a": 0.5, "b": 0.4, "c": 0.6}, {"best": "c", "median": "a", "worst": "b"}),
         ({"a": 0.5, "b": 0.4, "c": 0.6, "d": 0.1, "e": 0.9}, {"best": "e", "median": "a", "worst": "d"}),
@@ -58,8 +58,10 @@ def test_pictures_are_png_files_and_replace_those_of_more_cases(tmp_path):
     assert sorted(path.name for path in three) == ["best.png", "median.png", "worst.png"]
     pixels = [imread(path) for path in three]
     assert all(picture.shape[0] > 300 and picture.shape[1] > 600 and picture.std() > 0.05 for picture in pixels)
-    (best,) = saved(tmp_path, {"a": 0.5})
-    assert [path.name for path in tmp_path.iterdir()] == [best.name]
+    saved(tmp_path, {"a": 0.5})
+    assert [path.name for path in tmp_path.iterdir()] == ["only.png"]
+    saved(tmp_path, {"a": 0.5, "b": 0.4})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.png", "worst.png"]
 
 
 def test_contours_show_the_prediction(tmp_path):

@@ -20,8 +20,8 @@ SIZE = 64
 def adapter_of(bundle):
     """The adapter that a bundle attaches."""
     config = read_config(bundle, "train")
-    parser = ConfigParser({key: config[key] for key in ("imports", "knobs", "network_def")})
-    return parser.get_parsed_content("network_def#adapter")
+    parser = ConfigParser({key: config[key] for key in ("imports", "knobs", "adapter")})
+    return parser.get_parsed_content("adapter")
 
 
 def network_of(adapter, prompt="none", overlapping=False):

@@ -40,8 +40,8 @@ def adapted_run(folder, bundle="lora", adapter=None, checkpoint=None, names=NAME
 
 def adapter_of(bundle):
     config = read_config(bundle, "train")
-    parser = ConfigParser({key: config[key] for key in ("imports", "knobs", "network_def")})
-    return parser.get_parsed_content("network_def#adapter")
+    parser = ConfigParser({key: config[key] for key in ("imports", "knobs", "adapter")})
+    return parser.get_parsed_content("adapter")
 
 
 def files_in(folder):

@@ -8,7 +8,7 @@ from medsam_adapt import load_run
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.simulated import SlicePrompt
-from medsam_adapt.data.volumes.io import from_ras, to_ras
+from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.inference.propagation import propagate
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
@@ -17,6 +17,7 @@ from medsam_adapt.methods.samcobot import CobotLoRA
 from medsam_adapt.methods.samparser import Parser
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
+from tests.data.dicom_files import save, series
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS
 from tests.inference.test_inferer import GREY, Oracle, predictor_of
@@ -277,3 +278,29 @@ def test_a_followed_structure_is_segmented(runs):
 def test_the_number_of_slices_is_that_of_the_slicing_direction():
     assert predictor_of("axial", 16).slices_in((5, 6, 7), affine_of("SPL", (1, 1, 1))) == 5
     assert predictor_of("sagittal", 16).slices_in((5, 6, 7), np.eye(4)) == 5
+
+
+def test_a_path_is_segmented_as_its_voxels(tmp_path, predictors, image):
+    nib.save(nib.Nifti1Image(image.astype(np.float32), OBLIQUE), tmp_path / "scan.nii.gz")
+    save(tmp_path / "series", series(image.transpose(2, 1, 0).astype(np.int16) + 1024))
+    for path in (tmp_path / "scan.nii.gz", str(tmp_path / "series")):
+        voxels, header = read_volume(path)
+        for name in ("a", "overlapping"):
+            np.testing.assert_array_equal(predictors[name](path), predictors[name](voxels, header.affine))
+    np.testing.assert_array_equal(
+        predictors["a"].probabilities(path), predictors["a"].probabilities(voxels, header.affine)
+    )
+    with pytest.raises(ValueError, match="an array needs its affine"):
+        predictors["a"](image)
+    with pytest.raises(InputError, match=r"none\.nii\.gz does not exist"):
+        predictors["a"](tmp_path / "none.nii.gz")
+
+
+def test_a_predictor_shows_what_it_is(runs, predictors):
+    assert predictors["a"].class_names == ["liver", "right kidney", "spleen"]
+    assert predictors["a"].label_ids == [1, 2, 3]
+    assert repr(predictors["a"]) == (
+        "Predictor(blosam, vit_nano at 32 pixels, axial slices, classes liver, right kidney, spleen, fp32 on cpu)"
+    )
+    assert "prompt box" in repr(predictors["box"])
+    assert "mean of 2 runs" in repr(load_run(runs["a"], "cpu", also=[runs["b"]]))

@@ -8,8 +8,10 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.layouts import segrap
 from medsam_adapt.data.volumes.io import read_header
 from medsam_adapt.data.volumes.label_coding import PartMasks, read_classes
-from medsam_adapt.outputs._segrap_mha import write_segrap
+from medsam_adapt.outputs.segrap_mha import write_segrap
+from tests.cli.predicting import call, refused
 from tests.data import samples
+from tests.made_runs import make_run
 
 
 @pytest.mark.parametrize("sample", ["segrap", "segrap_masks"])
@@ -58,3 +60,30 @@ def test_what_the_challenge_does_not_take_is_told(tmp_path):
     with pytest.raises(ValueError, match="2 names"):
         write_segrap(tmp_path / "out.mha", masks, ["Brain", "Chiasm"], header)
     assert not (tmp_path / "out.mha").exists()
+
+
+def test_predict_writes_what_the_challenge_takes(tmp_path, capsys):
+    samples.segrap_masks(tmp_path / "data")
+    names = list(reversed(segrap.PARTS))[:6]
+    run = make_run(tmp_path / "run", overlapping=True, names=names, layout="segrap:contrast")
+    options = ["-i", tmp_path / "data", "-o", tmp_path / "out", "--format", "segrap-mha"]
+    assert call(capsys, run, *options)[0] == 0
+    assert call(capsys, run, *options[:3], tmp_path / "files")[0] == 0
+    for number in range(samples.COUNT):
+        written = sitk.ReadImage(str(tmp_path / "out" / f"segrap_000{number}.mha"))
+        channels = sitk.GetArrayFromImage(written).transpose(0, 3, 2, 1)
+        assert len(channels) == len(segrap.PARTS)
+        for name, channel in zip(segrap.PARTS, channels, strict=True):
+            file = tmp_path / "files" / f"segrap_000{number}_seg" / f"{name}.nii.gz"
+            expected = nib.load(file).get_fdata() if name in names else np.zeros(samples.SHAPE)
+            np.testing.assert_array_equal(channel, expected)
+    assert "leave out --per-class" in refused(capsys, run, *options, "--per-class", "--overwrite")
+
+
+def test_a_run_of_other_structures_is_refused_before_anything_is_written(tmp_path, capsys):
+    samples.segrap_masks(tmp_path / "data")
+    for names, words in ((["liver"], "liver is not"), (["Brain", "GTVp"], "organs and tumours together is not")):
+        run = make_run(tmp_path / names[-1], names=names)
+        err = refused(capsys, run, "-i", tmp_path / "data", "-o", tmp_path / "out", "--format", "segrap-mha")
+        assert f"--format segrap-mha: {words} what one task of the challenge asks for" in err
+    assert not (tmp_path / "out").exists()

@@ -1,31 +1,15 @@
 """The page in a real browser: its viewer scrolls, its outlines toggle, and it asks no network for anything."""
 
 import json
-import shutil
 
 import pytest
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.scoring.summary import read_metrics
+from tests.report.browser import chromium, skip_without_chromium
 from tests.report.conftest import HOSTILE_CASE, HOSTILE_CLASS
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,900",
-)
-
-if CHROMIUM is None or DRIVER is None:
-    pytest.skip("no Chromium with its chromedriver on PATH to open the page in", allow_module_level=True)
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium, which drives the browser, is not installed")
-
+skip_without_chromium()
 
 SHEET_DRAWN = "viewer.sheets[0].decode().then(() => viewer.draw())"
 
@@ -37,17 +21,11 @@ def browser(scored_run, tmp_path_factory):
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(scored_run), "--output", str(folder / "page.html"), "--device", "cpu"])
     assert not stopped.value.code
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.get("about:blank")
-    driver.get_log("performance")  # what the browser itself asked for when it started
-    driver.get((folder / "page.html").as_uri())
-    yield driver
-    driver.quit()
+    with chromium(folder / "profile") as driver:
+        driver.get("about:blank")
+        driver.get_log("performance")  # what the browser itself asked for when it started
+        driver.get((folder / "page.html").as_uri())
+        yield driver
 
 
 @pytest.fixture
@@ -81,12 +59,13 @@ def press(browser, key):
 
 
 def test_wheel_keys_and_slider_change_the_slice(page):
+    from selenium.webdriver import ActionChains
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
     from selenium.webdriver.common.keys import Keys
 
     before, seen = number(page), pixels(page)
     origin = ScrollOrigin.from_element(element(page, "#stage"))
-    webdriver.ActionChains(page).scroll_from_origin(origin, 0, 100).perform()
+    ActionChains(page).scroll_from_origin(origin, 0, 100).perform()
     assert number(page) == before + 1
     assert pixels(page) != seen
     assert page.execute_script("return scrollY") == 0  # the page itself stays

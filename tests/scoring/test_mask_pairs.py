@@ -110,9 +110,10 @@ def test_all_problems_are_told_before_anything_is_scored(folders, capsys):
     code, _, err = evaluate(capsys, folders)
     assert code == 2
     first, second, third = err.removeprefix("error: ").splitlines()
-    assert "case_0_seg.nii.gz and " in first
-    assert "case_0.nii.gz are on different grids (11 × 10 × 8 against 12 × 10 × 8 voxels)" in first
-    assert "case_1_label.nii.gz are on different grids (equal sizes, other places in mm)" in second
+    assert "case_0_seg.nii.gz has 11 × 10 × 8 voxels and the reference " in first
+    assert first.endswith("case_0.nii.gz 12 × 10 × 8. Write the prediction in the reference's own geometry.")
+    assert "case_1_0000_seg.nii.gz lies up to " in second
+    assert "case_1_label.nii.gz. Write the prediction in" in second
     assert "case_2.nii.gz" in third
     assert not (folders / "scores").exists()
 
@@ -190,7 +191,7 @@ def test_folders_of_masks_may_overlap(tmp_path, capsys):
     save(tmp_path / "pred" / "segrap_0001" / "Brain.nii.gz", body[1:])
     (tmp_path / "labels.json").write_text('{"1": "liver"}')
     for options, sentence in (
-        (["--overwrite"], "Brain.nii.gz are on different grids (11 × 10 × 8 against"),
+        (["--overwrite"], "Brain.nii.gz has 11 × 10 × 8 voxels and the reference "),
         ([], "already exists"),
     ):
         code, _, err = evaluate(capsys, tmp_path, *options)

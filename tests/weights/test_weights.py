@@ -18,7 +18,7 @@ from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_sam, build_segmenter, build_teacher
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.weights import WEIGHTS, download, import_file, local_path, resolve, store, verify
-from medsam_adapt.weights import download as transfer
+from medsam_adapt.weights import http as transfer
 from tests.weights.weights_server import serving
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several blocks

@@ -24,11 +24,13 @@ class CaseCheck:
         classes: label id -> name, ascending; ``class_<id>`` for the ids found where the data set gives no names.
         voxels: case id -> class id -> number of voxels (0 included), for the cases that have a label.
         headers: case id -> the image's header.
+        notes: sentences about what is readable and yet doubtful, such as a header that contradicts itself.
     """
 
     classes: dict[int, str]
     voxels: dict[str, dict[int, int]]
     headers: dict[str, VolumeHeader]
+    notes: tuple[str, ...] = ()
 
     def partial_classes(self, case_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Name of each class that some of the given cases have -> ids of those that lack it entirely, if any do."""
@@ -94,12 +96,14 @@ class CaseLook:
         header: the image's, None where it cannot be read.
         counts: label id -> number of voxels, background included; None where there is no label, or no readable one.
         problems: a sentence for each, in the order of the files.
+        notes: the same, of what is doubtful and no reason to refuse the case.
     """
 
     case: Case
     header: VolumeHeader | None
     counts: dict[int, int] | None
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def look_at(case: Case, case_list: CaseList) -> CaseLook:
@@ -107,18 +111,23 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
     header: VolumeHeader | None = None
     counts: dict[int, int] | None = None
     problems: list[str] = []
+    notes: list[str] = []
     with noted(problems):
         header = read_header(case.image, case.series)
+        notes += header.notes
     if case.label is not None:
         with noted(problems):
             label = read_header(case.label)
+            notes += () if notes else label.notes
+            like = None
             with noted(problems):
                 if header is not None:
                     check_same_grid(header, label)
-            counts = _count_labels(case, case_list)
+                    like = header
+            counts = _count_labels(case, case_list, like)
     elif case.masks:
         counts = _count_masks(case, case_list, header, problems)
-    return CaseLook(case, header, counts, tuple(problems))
+    return CaseLook(case, header, counts, tuple(problems), tuple(notes))
 
 
 @contextmanager
@@ -142,15 +151,16 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
         problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
-    return CaseCheck(dict(classes), voxels, headers), problems
+    notes = tuple(note for look in looks for note in look.notes)
+    return CaseCheck(dict(classes), voxels, headers, notes), problems
 
 
-def _count_labels(case: Case, case_list: CaseList) -> dict[int, int]:
-    """Class id -> number of voxels, background (0) included."""
+def _count_labels(case: Case, case_list: CaseList, image: VolumeHeader | None) -> dict[int, int]:
+    """Class id -> number of voxels on the image's grid (the label's own where it is None), background (0) included."""
     assert case.label is not None
     coding = case_list.coding
     known = {0, *(coding.parts or {*case_list.classes, *case_list.unused}), *coding.ignored}
-    label, _ = read_label(case.label)
+    label, _ = read_label(case.label, image)
     count = np.zeros(int(label.max()) + 1, dtype=np.int64)
     for plane in np.moveaxis(label, 2, 0):  # plane by plane: bincount works on a copy eight times as large
         count += np.bincount(plane.ravel(order="K"), minlength=len(count))
@@ -173,7 +183,5 @@ def _count_masks(case: Case, case_list: CaseList, image: VolumeHeader | None, pr
     counts = {}
     for class_id in {*case_list.classes} & {*case.masks}:
         with noted(problems):
-            if image is not None:
-                check_same_grid(image, read_header(case.masks[class_id]))
-            counts[class_id] = int(np.count_nonzero(read_label(case.masks[class_id])[0]))
+            counts[class_id] = int(np.count_nonzero(read_label(case.masks[class_id], image)[0]))
     return counts

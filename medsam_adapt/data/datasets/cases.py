@@ -106,7 +106,38 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     found = found if series is None else _of_series(found, series)
     if not found.cases:
         raise InputError(f"{root} holds no cases in layout {found.layout}; add volumes or name another --layout")
-    counts = Counter(case.id for case in found.cases)
+    _check_ids(root, [case.id for case in found.cases])
+    return _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
+
+
+def find_images(root: str | Path, layout: str = "auto", series: str | None = None) -> tuple[str, dict[str, Path]]:
+    """The images alone of the cases that `find_cases` finds, whatever their labels are like.
+
+    Args:
+        root, layout, series: as for `find_cases`.
+
+    Returns:
+        The layout, and case id -> image, sorted by id.
+
+    Raises:
+        InputError: as `find_cases`, but for labels.
+    """
+    root = Path(root)
+    layout = _recognise(root) if layout == "auto" else layout
+    found = layouts.read_images(layout, root, series)
+    if not found:
+        raise InputError(f"{root} holds no images in layout {layout}; add volumes or name another --layout")
+    _check_ids(root, list(found))
+    return layout, dict(sorted(found.items()))
+
+
+def recognised_layout(root: Path) -> str | None:
+    """The name of the first layout that ``root`` looks like; None where it looks like none."""
+    return next((name for name in layouts.layout_names() if layouts.get_layout(name).looks_like(root)), None)
+
+
+def _check_ids(root: Path, ids: Sequence[str]) -> None:
+    counts = Counter(ids)
     problems = [
         f"{root} has {count} cases with the id {case_id!r}; give each an id of its own"
         for case_id, count in counts.items()
@@ -119,7 +150,6 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     ]
     if problems:
         raise layouts.problems_error(problems)
-    return _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
 
 
 def _of_series(found: CaseList, series: str) -> CaseList:
@@ -140,9 +170,8 @@ def _without_ignored(found: CaseList) -> CaseList:
 
 
 def _recognise(root: Path) -> str:
-    for name in layouts.layout_names():
-        if layouts.get_layout(name).looks_like(root):
-            return name
+    if (name := recognised_layout(root)) is not None:
+        return name
     known = "; ".join(f"{name} ({layouts.get_layout(name).DESCRIPTION})" for name in layouts.layout_names())
     raise InputError(f"{root} looks like no known layout; arrange it as one of these: {known}")
 

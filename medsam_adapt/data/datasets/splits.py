@@ -65,6 +65,13 @@ def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split,
     return tuple(_hold_out(cases, set(part.tolist())) for part in np.array_split(patients, folds))
 
 
+def why_none_is_held_out(held_out_fraction: float, split_file: str | Path | None = None) -> str:
+    """The reason for a split that holds nobody out, as the beginning of a sentence."""
+    if split_file is not None:
+        return f"{split_file} has an empty held_out"
+    return "held_out is 0" if held_out_fraction == 0 else "there are fewer than three patients"
+
+
 def _shuffled_patients(cases: Sequence[Case], seed: int) -> list[str]:
     patients = sorted({case.patient_id for case in cases})
     return [patients[index] for index in np.random.default_rng(seed).permutation(len(patients))]

@@ -40,6 +40,7 @@ class Survey:
             "classes": {str(class_id): name for class_id, name in self.check.classes.items()},
             "cases": [self._case_as_json(look) for look in self.looks],
             "problems": list(self.problems),
+            "notes": list(self.check.notes),
         }
 
     def _case_as_json(self, look: CaseLook) -> dict[str, Any]:

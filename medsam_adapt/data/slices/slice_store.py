@@ -24,7 +24,7 @@ from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, to_ras
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, classes_in, count_classes, read_classes
 from medsam_adapt.data.volumes.label_coding import renumber as renumber  # found here too
 
-_STORE_FORMAT = 1  # part of the key: raise it when the stored bytes change their meaning
+_STORE_FORMAT = 2  # part of the key: raise it when the stored bytes change their meaning
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
+from medsam_adapt.config import (
+    Augmentation,
+    Axis,
+    Channels,
+    InputScaling,
+    Intensity,
+    Knobs,
+    PromptMode,
+    Sampling,
+    refuse_code,
+)
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
@@ -21,10 +31,12 @@ from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
+from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
 from medsam_adapt.networks.variants import get_variant
+from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 if TYPE_CHECKING:
     from medsam_adapt.runs.record import RunRecord
@@ -56,7 +68,9 @@ class TrainingData:
         folds: how many folds are drawn where ``split_file`` gives none.
         sampling: ``balanced`` draws slices of rare classes more often, ``slices`` all alike.
         cache_dir: where slices are kept.
-        from_run: folder of a run whose label map and intensity policy are kept, since its weights are.
+        from_run: folder of a run whose label map, intensity policy and input scaling are kept, since its weights are.
+        checkpoint: the weights that training starts from, which decide the input scaling.
+        input_scaling: pixel values that the network expects; those of the checkpoint when None.
 
     Raises:
         InputError: for all the problems of the files, told together.
@@ -83,12 +97,20 @@ class TrainingData:
         sampling: Sampling = "balanced",
         cache_dir: str | Path | None = None,
         from_run: str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        input_scaling: InputScaling | None = None,
     ) -> None:
         self.image_size = image_size or get_variant(backbone).image_size
         get_variant(backbone).grid(self.image_size)
         self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
+        self.held_out, self.split_file = held_out, split_file
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
-        self.earlier = None if from_run is None else self._read_earlier(from_run, intensity)
+        self.earlier = None if from_run is None else self._read_earlier(from_run, intensity, input_scaling)
+        self.input_scaling: InputScaling = (
+            choose_input_scaling(input_scaling, checkpoint, backbone)
+            if self.earlier is None
+            else self.earlier.input_scaling
+        )
         self.cases = self._find_cases(Path(root), layout, classes)
         self.check: CaseCheck = check_cases(self.cases)
         refuse_code(self.check.classes, f"the classes of {root}")
@@ -178,7 +200,8 @@ class TrainingData:
     def dataset(self, part: Part = "train", views: Views | None = None) -> SliceDataset:
         """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
         images = views is None or views.images
-        transform = training_transforms(self.store(), self.image_size, self.prompt, self.channels, self.augment, images)
+        settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
+        transform = training_transforms(self.store(), *settings)
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
         return SliceDataset(samples, transform, weights, views)
@@ -186,7 +209,7 @@ class TrainingData:
     def views(self, count: int, images: bool) -> Views:
         """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
         settings = self.image_size, self.channels, self.augment
-        return Views(self.store(), self.samples(), *settings, count, self.seed, images)
+        return Views(self.store(), self.samples(), *settings, count, self.seed, images, self.input_scaling)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
@@ -204,12 +227,15 @@ class TrainingData:
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
         return select_classes(cases, list(classes)) if classes else cases
 
-    def _read_earlier(self, run: str | Path, intensity: Intensity) -> RunRecord:
+    def _read_earlier(self, run: str | Path, intensity: Intensity, input_scaling: InputScaling | None) -> RunRecord:
         """The record of the run to start from; refuses settings that would change what its weights have learnt."""
         from medsam_adapt.runs.record import read_run  # the record stands right of the data, and few runs need it
 
         record = read_run(run)
-        wanted = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels, "intensity": intensity}
+        wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}
+        wanted["intensity"] = intensity
+        if input_scaling is not None:
+            wanted["input_scaling"] = input_scaling
         own = {name: getattr(record, name, record.knobs.get(name)) for name in wanted}
         if changed := [name for name, value in wanted.items() if value != own[name]]:
             name = changed[0]
@@ -221,6 +247,8 @@ class TrainingData:
             return self.earlier.policy
         sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
         name = self.cases.intensity if intensity == "auto" else intensity
+        if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
+            name = "percentile"  # shown as a viewer does, they are all but black
         return choose_policy(name, (read_volume(case.image)[0] for case in sample))
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:

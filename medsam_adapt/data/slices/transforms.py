@@ -29,7 +29,7 @@ from monai.transforms import (
     Transform,
 )
 
-from medsam_adapt.config import Augmentation, Channels, PromptMode
+from medsam_adapt.config import Augmentation, Channels, InputScaling, PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -38,7 +38,7 @@ from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
-from medsam_adapt.networks.variants import PIXEL_MEAN
+from medsam_adapt.networks.input_scaling import get_scaling
 
 
 class LoadStoredSliced(Transform):
@@ -66,19 +66,21 @@ class FinishSliced(Randomizable, Transform):
     """Draw the prompt and pad to the square that the network takes.
 
     Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
-    sample names. `IGNORED` pixels stay so. The image is padded with SAM's mean
-    colour, which its normalisation turns into zeros, as SAM does.
+    sample names. `IGNORED` pixels stay so.
+    The image is prepared for the network's input scaling by :func:`pad_image`.
     """
 
-    def __init__(self, image_size: int, prompt: PromptMode = "none") -> None:
+    def __init__(self, image_size: int, prompt: PromptMode = "none", input_scaling: InputScaling = "sam") -> None:
         self.image_size = image_size
         self.prompt = prompt
+        self.input_scaling = input_scaling
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         label = torch.from_numpy(np.asarray(data["label"], dtype=np.int64))  # augmented or not, whole numbers
         image = {}
         if "image" in data:
-            image["image"] = pad_image(torch.as_tensor(data["image"]).clamp(0, 255), self.image_size)
+            levels = torch.as_tensor(data["image"]).clamp(0, 255)
+            image["image"] = pad_image(levels, self.image_size, self.input_scaling)
         if (table := data.get("table")) is not None:
             label = torch.from_numpy(table.astype(np.int64))[label[0]].permute(2, 0, 1)
         prompt: dict[str, Any] = {}
@@ -147,6 +149,7 @@ def training_transforms(
     channels: Channels = "repeat",
     augment: Augmentation = "anatomical",
     images: bool = True,
+    input_scaling: InputScaling = "sam",
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -158,8 +161,9 @@ def training_transforms(
         augment: ``anatomical`` keeps left left and up up (small rotations, zooms, shifts; contrast, noise);
             ``free`` adds mirroring and quarter turns, for images without a side; ``none`` changes nothing.
         images: whether the sample has an image; its label is the same without it.
+        input_scaling: of the network that is trained.
     """
-    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt)
+    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
     return Compose([load, *_augmentations(augment, image_size), finish])
 
 
@@ -270,12 +274,21 @@ def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
     return [{"image": str(file)} for file in files]
 
 
-def pad_image(image: torch.Tensor, image_size: int) -> torch.Tensor:
-    """(..., 3, h, w) -> (..., 3, S, S), padded right and bottom with SAM's mean colour."""
+def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling = "sam") -> torch.Tensor:
+    """Slices as a network takes them: (..., 3, h, w) -> (..., 3, S, S), both on the 0-255 scale.
+
+    Args:
+        image: grey levels or colours, windowed and resized.
+        image_size: S, in pixels.
+        input_scaling: of the network. For ``unit`` each slice is stretched to 0-255 before it is padded. The padding,
+            right and bottom, is what the network's normalisation turns into zeros.
+    """
+    scaling = get_scaling(input_scaling)
+    image = scaling.stretch(image)
     *batch, _, height, width = image.shape
     canvas = torch.empty(*batch, 3, image_size, image_size, device=image.device)
     canvas[..., :height, :width] = image
-    for channel, mean in enumerate(PIXEL_MEAN):  # by numbers: a tensor of them would have to wait for the device
+    for channel, mean in enumerate(scaling.mean):  # by numbers: a tensor of them would have to wait for the device
         canvas[..., channel, height:, :] = mean
         canvas[..., channel, :height, width:] = mean
     return canvas

@@ -19,7 +19,7 @@ import numpy as np
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.io import read_header, read_volume, stored_label_header, volume_files, volume_stem
-from medsam_adapt.data.volumes.same_grid import check_same_grid
+from medsam_adapt.data.volumes.same_grid import align
 
 ImageName: TypeAlias = Literal["image", "image_contrast"]
 IMAGE_PAIR: tuple[ImageName, ImageName] = ("image", "image_contrast")
@@ -68,14 +68,15 @@ def _read_header(folder: Path) -> VolumeHeader:
             f"{folder} has no {missing}.nii.gz, and both {' and '.join(IMAGE_PAIR)} are wanted; add it to the folder"
         )
     plain, contrast = map(read_header, files)
-    check_same_grid(plain, contrast, "resample it onto that image, by linear interpolation for instance")
-    return VolumeHeader(folder, plain.shape, plain.affine)
+    align(plain, contrast, "Resample it onto that image, with linear interpolation for instance.", partial=False)
+    return VolumeHeader(folder, plain.shape, plain.affine, notes=plain.notes)
 
 
 def _read_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
     volume = np.empty((*header.shape, 3), dtype=np.float32)
     for channel, path in enumerate(pair_files(header.path)):
-        volume[..., channel] = read_volume(path)[0]
+        voxels, own = read_volume(path)
+        volume[..., channel] = align(header, own, partial=False).place(voxels)
     np.mean(volume[..., :2], axis=-1, out=volume[..., 2])
     return volume, 1.0, 0.0
 

@@ -21,7 +21,8 @@ from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import DICOM, holds_dicom, read_series_header
 from medsam_adapt.data.volumes.formats.itk import ITK
 from medsam_adapt.data.volumes.formats.nifti import NIFTI
-from medsam_adapt.data.volumes.formats.picture import PICTURE, one_number
+from medsam_adapt.data.volumes.formats.picture import PICTURE, read_mask
+from medsam_adapt.data.volumes.same_grid import align
 
 __all__ = [
     "FORMATS",
@@ -108,18 +109,28 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
 
     Args:
         path: a volume; or, where ``like`` is given, also a DICOM segmentation or structure set (.dcm).
-        like: the image, or its header, whose grid a DICOM label is drawn on; other labels have a grid of their own.
+        like: the image, or its header, on whose grid the label is wanted: a DICOM label is drawn there, and another
+            one is turned to the image's axis order, or placed where it covers a part of it (`align`).
 
     Raises:
-        InputError: as `read_header`; also damaged voxel data, values that are not whole numbers from 0 to 65535, and
-            a DICOM label whose structures overlap.
+        InputError: as `read_header`; also damaged voxel data, values that are not whole numbers from 0 to 65535,
+            a DICOM label whose structures overlap, and a label that does not fit the grid of ``like``.
     """
+    if like is not None and not isinstance(like, VolumeHeader):
+        like = read_header(like)
     if like is not None and Path(path).name.lower().endswith(".dcm"):
-        return _read_dicom_label(Path(path), like if isinstance(like, VolumeHeader) else read_header(like))
+        return _read_dicom_label(Path(path), like)
     header = read_header(path)
-    values, slope, intercept = _format_of(header.path).read_voxels(header)
-    if values.ndim == 4:
-        values = one_number(values, header.path)
+    label = _read_label_map(header)
+    if like is None:
+        return label, header
+    return align(like, header).place(label), VolumeHeader(header.path, like.shape, like.affine)
+
+
+def _read_label_map(header: VolumeHeader) -> np.ndarray:
+    """A label file's numbers in its own axis order, checked."""
+    kind = _format_of(header.path)
+    values, slope, intercept = (read_mask(header), 1.0, 0.0) if kind is PICTURE else kind.read_voxels(header)
     if (slope, intercept) != (1, 0):
         values = values.astype(np.float64) * slope + intercept
     if values.dtype.kind == "f":
@@ -137,7 +148,7 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
             f"{header.path} holds the label {lowest if lowest < 0 else highest:g}; labels go from 0 (background) to "
             f"{LARGEST_LABEL}, so renumber them"
         )
-    return values.astype(np.uint8 if highest <= 255 else np.uint16), header
+    return values.astype(np.uint8 if highest <= 255 else np.uint16)
 
 
 def _read_dicom_label(path: Path, like: VolumeHeader) -> tuple[np.ndarray, VolumeHeader]:

@@ -54,7 +54,7 @@ def read_classes(
         source: a label map's file, or one mask's file for each class id (any value above 0 is inside).
         label_ids: ids of the classes wanted; the i-th becomes class i + 1, all others background.
         coding: of the files.
-        like: the image's header, for labels that have no grid of their own (`read_label`).
+        like: the image's header, on whose grid the label is wanted (`read_label`).
 
     Returns:
         (X, Y, Z) classes and None; for classes that may overlap parts, and their table (P, C) uint8: 1 where the part
@@ -64,7 +64,7 @@ def read_classes(
         InputError: as `read_label`.
     """
     if isinstance(source, Mapping):
-        return _join_masks(source, label_ids)
+        return _join_masks(source, label_ids, like)
     label, _ = read_label(source, like)
     if not coding.overlapping:
         return renumber(label, label_ids, coding), None
@@ -92,14 +92,16 @@ def _memberships(label_ids: Sequence[int], coding: LabelCoding, highest: int) ->
     return rows
 
 
-def _join_masks(masks: Mapping[int, str | Path], label_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _join_masks(
+    masks: Mapping[int, str | Path], label_ids: Sequence[int], like: VolumeHeader | None
+) -> tuple[np.ndarray, np.ndarray]:
     """The part map of the combinations that occur, and its table."""
     shape: tuple[int, ...] | None = None
     parts, table = np.zeros(1, dtype=np.int64), np.zeros((1, len(label_ids)), dtype=np.uint8)
     for index, label_id in enumerate(label_ids):
         if label_id not in masks:
             continue
-        mask, _ = read_label(masks[label_id])
+        mask, _ = read_label(masks[label_id], like)
         if shape is None:
             shape = mask.shape
             parts = np.zeros(shape, dtype=np.int64)
@@ -107,7 +109,7 @@ def _join_masks(masks: Mapping[int, str | Path], label_ids: Sequence[int]) -> tu
             raise InputError(f"{masks[label_id]} differs in size from the case's other masks; export it again")
         parts, table = _split_parts(parts, table, mask > 0, index)
     if shape is None:  # not one of the classes: any mask tells the size
-        mask, _ = read_label(next(iter(masks.values())))
+        mask, _ = read_label(next(iter(masks.values())), like)
         parts = np.zeros(mask.shape, dtype=np.int64)
     return _smallest(parts, len(table)), table
 

@@ -102,7 +102,7 @@ def test_image_and_label_a_tenth_of_a_voxel_apart_are_refused(data, shift, fits)
         check_cases(named(data))
     else:
         with pytest.raises(
-            InputError, match=r"labels/a\.nii\.gz lies up to 0\.5 mm from its image a\.nii\.gz; resample"
+            InputError, match=r"labels/a\.nii\.gz lies up to 0\.5 mm from its image a\.nii\.gz\. Resample"
         ):
             check_cases(named(data))
 
@@ -115,7 +115,7 @@ def test_all_problems_of_all_cases_are_told_at_once(data):
     with pytest.raises(InputError) as told:
         check_cases(named(data))
     shape, outside, empty = str(told.value).splitlines()
-    assert re.search(r"labels/a\.nii\.gz has 4 × 5 × 7 voxels and its image a\.nii\.gz 4 × 5 × 6; resample", shape)
+    assert re.search(r"labels/a\.nii\.gz has 4 × 5 × 7 voxels and its image a\.nii\.gz 4 × 5 × 6\. Resample", shape)
     assert re.search(r"labels/b\.nii\.gz holds the label 9, which is outside the label map; correct", outside)
     assert re.search(r"labels/c\.nii\.gz is empty; copy", empty)
 

@@ -63,7 +63,7 @@ def test_both_of_one_grid_are_needed(data):
     moved[0, 3] = 7
     samples.nib.save(samples.nib.Nifti1Image(np.zeros(samples.SHAPE), moved), case(data) / "image_contrast.nii.gz")
     with pytest.raises(
-        InputError, match=r"image_contrast.nii.gz lies up to 7 mm from its image image.nii.gz; resample it"
+        InputError, match=r"image_contrast.nii.gz lies up to 7 mm from its image image.nii.gz. Resample it"
     ):
         io.read_header(case(data))
     (case(data) / "image_contrast.nii.gz").unlink()

@@ -45,6 +45,9 @@ class Layout(Protocol):
     def read(self, root: Path, need_labels: bool) -> CaseList:
         """The cases below ``root``; an image without a label is an InputError only where labels are needed."""
 
+    def images(self, root: Path) -> dict[str, Path]:
+        """Case id -> image of the cases that `read` finds, with the same options; looks at no label and no class."""
+
 
 def layout_names() -> tuple[str, ...]:
     """Names of all layouts, in alphabetical order; imports none of them."""
@@ -80,6 +83,20 @@ def read_layout(name: str, root: Path, need_labels: bool, series: str | None = N
         raise InputError(f"layout {layout.NAME} has nothing to choose, as {name!r} does; use --layout {layout.NAME}")
     found = cast("Any", layout).read(root, need_labels, choice)
     return replace(found, layout=name)
+
+
+def read_images(name: str, root: Path, series: str | None = None) -> dict[str, Path]:
+    """Case id -> image below ``root`` in the layout ``name``, as `read_layout`; looks at no label.
+
+    Raises:
+        InputError: no such layout, no such choice, or whatever the layout refuses.
+    """
+    layout, (_, _, choice) = cast("Any", get_layout(name)), name.partition(":")
+    if choice and not hasattr(layout, "CHOICES"):
+        raise InputError(f"layout {layout.NAME} has nothing to choose, as {name!r} does; use --layout {layout.NAME}")
+    if series is not None and hasattr(layout, "TAKES_SERIES"):
+        return dict(layout.images(root, series=series))
+    return dict(layout.images(root, choice) if choice else layout.images(root))
 
 
 def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
@@ -289,3 +306,26 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
     if problems:
         raise problems_error(problems)
     return cases
+
+
+def listed_images(source: Path) -> dict[str, Path]:
+    """Case id -> image of a JSON file's list, as `listed_cases`, whatever it says of labels."""
+    content = read_object(source)
+    entries = content.get("training")
+    if isinstance(entries, list):
+        kept = [{k: v for k, v in entry.items() if k != "label"} for entry in entries if isinstance(entry, dict)]
+        content = {"training": kept if len(kept) == len(entries) else entries}
+    return unique_images([(case["id"], case["image"]) for case in listed_cases(source, content, False)])
+
+
+def unique_images(pairs: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Case id -> image.
+
+    Raises:
+        InputError: two images of one id.
+    """
+    found: dict[str, Path] = {}
+    for case_id, path in pairs:
+        if (other := found.setdefault(case_id, path)) != path:
+            raise InputError(f"{path} and {other.name} are both images of {case_id}; remove one of them")
+    return found

@@ -37,17 +37,21 @@ def looks_like(root: Path) -> bool:
     return not (root / "datalist.json").is_file() and any((root / "images").glob(f"FLARE*{CHANNEL}.nii*"))
 
 
-def read(root: Path, need_labels: bool) -> CaseList:
-    """The cases; raises InputError for an image without the channel number and what `pair_by_id` refuses."""
-    images = volumes_by_stem(root / "images", NAME)
+def images(root: Path) -> dict[str, Path]:
+    """Case id -> image; raises InputError for an image without the channel number."""
+    found = volumes_by_stem(root / "images", NAME)
     problems = [
         f"{path} does not end in {CHANNEL}, as layout {NAME} has it; rename it or use --layout folder"
-        for stem, path in images.items()
+        for stem, path in found.items()
         if not stem.endswith(CHANNEL)
     ]
     if problems:
         raise problems_error(problems)
-    images = {stem.removesuffix(CHANNEL): path for stem, path in images.items()}
+    return {stem.removesuffix(CHANNEL): path for stem, path in found.items()}
+
+
+def read(root: Path, need_labels: bool) -> CaseList:
+    """The cases; raises InputError as `images` and `pair_by_id`."""
     labels = volumes_by_stem(root / "labels", NAME) if need_labels or (root / "labels").is_dir() else {}
-    cases = tuple(Case(*row) for row in pair_by_id(images, labels, need_labels))
+    cases = tuple(Case(*row) for row in pair_by_id(images(root), labels, need_labels))
     return CaseList(NAME, root, cases, dict(CLASSES))

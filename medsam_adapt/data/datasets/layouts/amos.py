@@ -12,11 +12,19 @@ Where both modalities are there, ``--layout amos:ct`` or ``amos:mr`` chooses one
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import chosen_words, class_map, listed_cases, problems_error, read_object
+from medsam_adapt.data.datasets.layouts import (
+    chosen_words,
+    class_map,
+    listed_cases,
+    listed_images,
+    problems_error,
+    read_object,
+)
 
 NAME = "amos"
 DESCRIPTION = "AMOS22: dataset.json, imagesTr/amos_0001.nii.gz, labelsTr/; from 0500 on MR; 15 abdominal organs"
@@ -29,29 +37,41 @@ def looks_like(root: Path) -> bool:
     return (root / "dataset.json").is_file() and any((root / "imagesTr").glob("amos_*.nii*"))
 
 
+def images(root: Path, choice: str = "") -> dict[str, Path]:
+    """Case id -> image of the modality chosen; raises InputError as `read`."""
+    found = listed_images(root / "dataset.json")
+    return {case_id: found[case_id] for case_id in _chosen(root, found, choice)}
+
+
 def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     """The cases that dataset.json lists for training, of the modality chosen.
 
     Raises:
         InputError: as `listed_cases` and `class_map`; an image without AMOS's name; both modalities and no choice.
     """
-    wanted = chosen_words(choice, CHOICES, NAME)
     source = root / "dataset.json"
     content = read_object(source)
     cases = [Case(**entry) for entry in listed_cases(source, content, need_labels)]
+    chosen = _chosen(root, {case.id: case.image for case in cases}, choice)
+    kept = tuple(case for case in cases if case.id in chosen)
+    return CaseList(NAME, root, kept, class_map(content.get("labels"), source))
+
+
+def _chosen(root: Path, found: Mapping[str, Path], choice: str) -> list[str]:
+    """Ids of the modality chosen, of ``found`` (id -> image)."""
+    wanted = chosen_words(choice, CHOICES, NAME)
     problems = [
-        f"{case.image} is not named amos_ and a number, which tells CT from MR; rename it or use --layout msd"
-        for case in cases
-        if not re.fullmatch(r"amos_\d+", case.id)
+        f"{image} is not named amos_ and a number, which tells CT from MR; rename it or use --layout msd"
+        for case_id, image in found.items()
+        if not re.fullmatch(r"amos_\d+", case_id)
     ]
     if problems:
         raise problems_error(problems)
-    modality = {case.id: "mr" if int(case.id.removeprefix("amos_")) >= FIRST_MR else "ct" for case in cases}
+    modality = {case_id: "mr" if int(case_id.removeprefix("amos_")) >= FIRST_MR else "ct" for case_id in found}
     if not wanted and len(set(modality.values())) > 1:
         counts = [f"{list(modality.values()).count(word)} {word.upper()}" for word in CHOICES]
         raise InputError(
             f"{root} holds {' and '.join(counts)} cases; choose with --layout {NAME}:ct or {NAME}:mr, "
-            f"or take both with {NAME}:ct,mr and --set intensity=percentile"
+            f"or take both with {NAME}:ct,mr (to train, with --set intensity=percentile)"
         )
-    kept = tuple(case for case in cases if not wanted or modality[case.id] in wanted)
-    return CaseList(NAME, root, kept, class_map(content.get("labels"), source))
+    return [case_id for case_id in found if not wanted or modality[case_id] in wanted]

@@ -51,24 +51,32 @@ def looks_like(root: Path) -> bool:
     return _folders(root) is not None
 
 
+def images(root: Path) -> dict[str, Path]:
+    """Case number -> image; raises InputError as `read`."""
+    return _numbered(_checked_folders(root)[0], "img")
+
+
 def read(root: Path, need_labels: bool) -> CaseList:
     """The cases, named by their number; raises InputError for files of another name and what `pair_by_id` refuses."""
-    folders = _folders(root)
-    if folders is None:
+    _, folder = _checked_folders(root)
+    labels = _numbered(folder, "label") if need_labels or folder.is_dir() else {}
+    cases = tuple(Case(*row) for row in pair_by_id(images(root), labels, need_labels))
+    return CaseList(NAME, root, cases, dict(CLASSES))
+
+
+def _checked_folders(root: Path) -> tuple[Path, Path]:
+    if (folders := _folders(root)) is None:
         raise InputError(f"{root} holds no img/img0001.nii.gz or the like, which layout {NAME} needs; name another one")
-    images = volumes_by_stem(folders[0], NAME)
-    labels = volumes_by_stem(folders[1], NAME) if need_labels or folders[1].is_dir() else {}
+    return folders
+
+
+def _numbered(folder: Path, prefix: str) -> dict[str, Path]:
+    found = volumes_by_stem(folder, NAME)
     problems = [
         f"{path} does not begin with {prefix}, as layout {NAME} has it; rename it or move it elsewhere"
-        for prefix, found in (("img", images), ("label", labels))
         for stem, path in found.items()
         if not stem.startswith(prefix)
     ]
     if problems:
         raise problems_error(problems)
-    numbered = [
-        {stem.removeprefix(prefix): path for stem, path in found.items()}
-        for prefix, found in (("img", images), ("label", labels))
-    ]
-    cases = tuple(Case(*row) for row in pair_by_id(numbered[0], numbered[1], need_labels))
-    return CaseList(NAME, root, cases, dict(CLASSES))
+    return {stem.removeprefix(prefix): path for stem, path in found.items()}

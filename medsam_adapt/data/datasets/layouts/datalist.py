@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, listed_cases, read_object
+from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images, read_object
 from medsam_adapt.data.volumes.label_coding import LabelCoding
 
 NAME = "datalist"
@@ -30,6 +30,11 @@ def _file(root: Path) -> Path:
 def looks_like(root: Path) -> bool:
     """Whether ``root`` is a JSON file or holds a datalist.json."""
     return _file(root).suffix == ".json" and _file(root).is_file()
+
+
+def images(root: Path) -> dict[str, Path]:
+    """Case id -> image of the list for training; raises InputError as `listed_images`."""
+    return listed_images(_file(root))
 
 
 def read(root: Path, need_labels: bool) -> CaseList:

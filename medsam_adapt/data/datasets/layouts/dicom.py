@@ -17,6 +17,7 @@ Cases of one patient are never split between training and held-out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ NAME = "dicom"
 DESCRIPTION = "a folder with a DICOM series for each case, its label beside it or in labels/ (NIfTI, SEG or RTSTRUCT)"
 TAKES_SERIES = True
 _NO_IMAGES = {*LABEL_KINDS, "RTDOSE", "RTPLAN", "REG", "PR", "SR", "KO"}
-_LABEL_NAMES = {"label", "labels", "seg", "segmentation", "mask"}
+LABEL_NAMES = {"label", "labels", "seg", "segmentation", "mask"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,32 @@ def looks_like(root: Path) -> bool:
     if not root.is_dir() or (images.is_dir() and any(path.is_file() for path in volume_files(images))):
         return False  # images of other formats among them: layout folder reads both
     return any(holds_dicom(folder) for case in _case_folders(root) for folder in (case, *_folders(case)))
+
+
+def case_image(folder: Path) -> Path | None:
+    """The folder of the images of a folder that is one case, with a label beside them; None for any other folder."""
+    found = list(itertools.islice((path for path in (folder, *_folders(folder)) if _holds_images(path)), 2))
+    if len(found) != 1:
+        return None
+    inside = found[0] != folder  # a label among a series' own files makes the series' folder the case, not this one
+    labels = [path for path in _labels_beside(folder) if not (inside and path.parent == found[0])]
+    others = [path for path in volume_files(folder) if path.is_file() and path not in labels]
+    return found[0] if labels and not others else None
+
+
+def images(root: Path, series: str | None = None) -> dict[str, Path]:
+    """Case id -> folder of its images; raises InputError for every case with several of them."""
+    found: dict[str, Path] = {}
+    problems = []
+    for folder in _case_folders(root):
+        try:
+            if (image := _image_folder(folder, series)) is not None:
+                found[folder.name] = image
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise problems_error(problems)
+    return found
 
 
 def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
@@ -95,16 +122,8 @@ def _case_folders(root: Path) -> list[Path]:
 
 def _find(root: Path, folder: Path, need_labels: bool, series: str | None) -> _Found | None:
     """One case; None for a folder without DICOM images."""
-    images = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
-    if not images:
+    if (image := _image_folder(folder, series)) is None:
         return None
-    if len(images) > 1 and series is not None:
-        images = [path for path in images if holds_series(path, series)] or images
-    if len(images) > 1:
-        raise InputError(
-            f"{folder} has several folders of DICOM images; keep one of them a case and move the others, or choose one "
-            "series with --series (to train, copy the data with 'medsam-adapt data convert --series' first)"
-        )
     labels = [*_labels_beside(folder)]
     if root / "images" == folder.parent:
         labels += _labels_apart(root / "labels", folder.name)
@@ -112,7 +131,20 @@ def _find(root: Path, folder: Path, need_labels: bool, series: str | None) -> _F
         raise InputError(f"{folder} has {len(labels)} labels; keep one of them, and move the others")
     if need_labels and not labels:
         raise InputError(f"{folder} has no label; add label.nii.gz, or move the folder elsewhere")
-    return _Found(folder.name, images[0], labels[0] if labels else None)
+    return _Found(folder.name, image, labels[0] if labels else None)
+
+
+def _image_folder(folder: Path, series: str | None) -> Path | None:
+    """The folder of a case's DICOM images: its own or one in it; None where there is none."""
+    found = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
+    if len(found) > 1 and series is not None:
+        found = [path for path in found if holds_series(path, series)] or found
+    if len(found) > 1:
+        raise InputError(
+            f"{folder} has several folders of DICOM images; keep one of them a case and move the others, or choose one "
+            "series with --series (to train, copy the data with 'medsam-adapt data convert --series' first)"
+        )
+    return found[0] if found else None
 
 
 def _kinds(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -131,7 +163,7 @@ def _labels_beside(case: Path) -> Iterator[Path]:
         yield from (path for path, kind in _kinds(folder) if kind in LABEL_KINDS)
         for path in sorted(folder.iterdir()):
             named = path.name.lower().endswith(tuple(FORMATS)) and not path.name.startswith(".") and path.is_file()
-            if named and volume_stem(path).lower() in _LABEL_NAMES:
+            if named and volume_stem(path).lower() in LABEL_NAMES:
                 yield path
 
 

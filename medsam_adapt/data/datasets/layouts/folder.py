@@ -8,12 +8,13 @@ root/
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, read_json, volumes_by_stem
-from medsam_adapt.data.volumes.io import volume_files
+from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, read_json, unique_images, volumes_by_stem
+from medsam_adapt.data.volumes.io import volume_files, volume_stem
 
 NAME = "folder"
 DESCRIPTION = "images/ and labels/ with files of the same name, and labels.json with the classes' names if there is one"
@@ -24,20 +25,30 @@ def looks_like(root: Path) -> bool:
     return (root / "images").is_dir() and bool(volume_files(root / "images"))
 
 
+def images(root: Path) -> dict[str, Path]:
+    """Case id -> image; raises InputError for two images of one case."""
+    labels = root / "labels"
+    return _images(root, {_case_id(volume_stem(path)) for path in (volume_files(labels) if labels.is_dir() else [])})
+
+
 def read(root: Path, need_labels: bool) -> CaseList:
     """The cases, and the classes of labels.json (none without it); raises InputError as `pair_by_id`."""
     labels: dict[str, Path] = {}
     if need_labels or (root / "labels").is_dir():
         for stem, path in volumes_by_stem(root / "labels", NAME).items():
-            case_id = stem.removesuffix("_seg").removesuffix("_label")
+            case_id = _case_id(stem)
             if (other := labels.setdefault(case_id, path)) != path:
                 raise InputError(f"{path} and {other.name} are both labels of {case_id}; remove one of them")
-    images: dict[str, Path] = {}
-    for stem, path in volumes_by_stem(root / "images", NAME).items():
-        # case_0000 may be a channel of "case" or a case of its own: its label tells.
-        case_id = stem if stem in labels else stem.removesuffix("_0000")
-        if (other := images.setdefault(case_id, path)) != path:
-            raise InputError(f"{path} and {other.name} are both images of {case_id}; remove one of them")
-    cases = tuple(Case(*row) for row in pair_by_id(images, labels, need_labels))
+    cases = tuple(Case(*row) for row in pair_by_id(_images(root, labels), labels, need_labels))
     names = root / "labels.json"
     return CaseList(NAME, root, cases, class_map(read_json(names), names) if names.is_file() else {})
+
+
+def _case_id(label_stem: str) -> str:
+    return label_stem.removesuffix("_seg").removesuffix("_label")
+
+
+def _images(root: Path, labels: Collection[str]) -> dict[str, Path]:
+    """Case id -> image: case_0000 may be a channel of "case" or a case of its own, which its label's id decides."""
+    found = volumes_by_stem(root / "images", NAME)
+    return unique_images((stem if stem in labels else stem.removesuffix("_0000"), path) for stem, path in found.items())

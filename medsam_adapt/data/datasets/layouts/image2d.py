@@ -31,15 +31,19 @@ def looks_like(root: Path) -> bool:
     return (root / "masks").is_dir() and (root / "images").is_dir() and bool(picture_files(root / "images"))
 
 
+def images(root: Path) -> dict[str, Path]:
+    """Case id -> picture; raises InputError for two pictures of one name."""
+    return _by_id(root / "images")
+
+
 def read(root: Path, need_labels: bool) -> CaseList:
     """The cases, and the classes of labels.json, or one called "structure" without it.
 
     Raises:
         InputError: as `pair_by_id`; no such folder, two pictures of one name, JPEG masks of several classes.
     """
-    images = _by_id(root / "images")
     masks = _by_id(root / "masks", ENDINGS) if need_labels or (root / "masks").is_dir() else {}
-    cases = tuple(Case(*row) for row in pair_by_id(images, masks, need_labels))
+    cases = tuple(Case(*row) for row in pair_by_id(images(root), masks, need_labels))
     names = root / "labels.json"
     classes = class_map(read_json(names), names) if names.is_file() else {1: STRUCTURE}
     lossy = [path for path in masks.values() if path.suffix.lower() != ".png"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, listed_cases, nnunet, read_object
+from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images, nnunet, read_object
 
 NAME = "msd"
 DESCRIPTION = 'Medical Segmentation Decathlon: dataset.json with "training" and "labels", imagesTr/, labelsTr/'
@@ -24,6 +24,11 @@ def looks_like(root: Path) -> bool:
     """Whether there is a dataset.json beside imagesTr/, and not nnU-Net's."""
     there = (root / "dataset.json").is_file() and (root / "imagesTr").is_dir()
     return there and not nnunet.looks_like(root)
+
+
+def images(root: Path) -> dict[str, Path]:
+    """Case id -> image of the list for training; raises InputError as `listed_images`."""
+    return listed_images(root / "dataset.json")
 
 
 def read(root: Path, need_labels: bool) -> CaseList:

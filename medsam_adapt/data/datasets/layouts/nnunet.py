@@ -33,6 +33,7 @@ from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
 
 NAME = "nnunet"
 DESCRIPTION = 'nnU-Net raw data, version 2: dataset.json with "channel_names" and "labels", imagesTr/case_0000.nii.gz'
+IMAGE_FOLDERS = ("imagesTr", "imagesTs")
 CHOICES = {"0000": "the channel of this number", "T2": "the channel of this name"}
 
 
@@ -40,6 +41,20 @@ def looks_like(root: Path) -> bool:
     """Whether dataset.json has what only nnU-Net's second version has."""
     content = peek_object(root / "dataset.json")
     return "file_ending" in content or "channel_names" in content
+
+
+def images(root: Path, choice: str = "") -> dict[str, Path]:
+    """Case id -> image of the channel chosen, in imagesTr, or in imagesTs where there is no imagesTr.
+
+    ``root`` may be one of these folders itself. Raises InputError as `read`.
+    """
+    folder = root
+    if root.name not in IMAGE_FOLDERS:
+        folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root / IMAGE_FOLDERS[0])
+    source = folder.parent / "dataset.json"
+    channel = _channel(read_object(source).get("channel_names"), choice, source)
+    found = volumes_by_stem(folder, NAME)
+    return {stem.removesuffix(channel): path for stem, path in found.items() if stem.endswith(channel)}
 
 
 def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
@@ -50,15 +65,10 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     """
     source = root / "dataset.json"
     content = read_object(source)
-    channel = _channel(content.get("channel_names"), choice, source)
-    images = {
-        stem.removesuffix(channel): path
-        for stem, path in volumes_by_stem(root / "imagesTr", NAME).items()
-        if stem.endswith(channel)
-    }
+    found = images(root / IMAGE_FOLDERS[0], choice)
     has_labels = need_labels or (root / "labelsTr").is_dir()
     labels = volumes_by_stem(root / "labelsTr", NAME) if has_labels else {}
-    cases = tuple(Case(*row) for row in pair_by_id(images, labels, need_labels))
+    cases = tuple(Case(*row) for row in pair_by_id(found, labels, need_labels))
     classes, coding = _labels(content.get("labels"), source)
     return CaseList(NAME, root, cases, classes, coding=coding)
 

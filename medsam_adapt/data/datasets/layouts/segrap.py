@@ -15,6 +15,8 @@ Maps are read where they are, masks otherwise. ``--layout segrap:contrast`` take
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
@@ -88,6 +90,25 @@ def looks_like(root: Path) -> bool:
     return _cases_folder(root) is not None
 
 
+def is_case(folder: Path) -> bool:
+    """Whether a folder is one case: of a case's name, or with masks of the challenge's structures beside an image."""
+    files = {volume_stem(path) for path in volume_files(folder) if path.is_file()} if folder.is_dir() else set()
+    if not files & {*IMAGE_PAIR}:
+        return False
+    return re.fullmatch(r"segrap_\d+", folder.absolute().name) is not None or bool(files & {*PARTS, *TUMOURS})
+
+
+def images(root: Path, choice: str = "") -> dict[str, Path]:
+    """Case id -> image, or the folder of both; ``root`` may be one case's folder. Raises InputError as `read`.
+
+    An image that is not there is listed too, so that whoever reads it says so of that case alone.
+    """
+    names = _image_names(chosen_words(choice, CHOICES, NAME))
+    places = [root] if is_case(root) else _case_folders(_checked_folder(root))
+    absent = "" if len(names) > 1 else f"{names[0]}.nii.gz"
+    return {place.absolute().name: _image(place, names) or place / absent for place in places}
+
+
 def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     """The cases, with the organs or the tumours as classes that may overlap.
 
@@ -95,21 +116,17 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
         InputError: no folder of cases, an image that is not there, a case without label where labels are needed.
     """
     wanted = chosen_words(choice, CHOICES, NAME)
-    if (folder := _cases_folder(root)) is None:
-        raise InputError(f"{root} holds no segrap_0000/image.nii.gz or the like, which layout {NAME} needs")
-    if {"contrast", "both"} <= wanted:
-        raise InputError(f"layout {NAME} takes contrast or both, not both of these words; leave one of them out")
-    names = IMAGE_PAIR if "both" in wanted else ("image_contrast" if "contrast" in wanted else "image",)
+    folder, names = _checked_folder(root), _image_names(wanted)
     structures = TUMOURS if "tumours" in wanted else PARTS
     classes = dict(enumerate(structures, start=1))
     maps = _maps(root, folder, "Task002" if "tumours" in wanted else "Task001")
     cases, problems = [], []
-    for place in sorted(path for path in folder.glob("segrap_[0-9]*") if path.is_dir()):
+    for place in _case_folders(folder):
         files = {volume_stem(path): path for path in volume_files(place)}
-        if missing := [name for name in names if name not in files]:
-            problems.append(f"{place} has no {missing[0]}.nii.gz; add it")
+        if (image := _image(place, names)) is None:
+            missing = next(name for name in names if name not in files)
+            problems.append(f"{place} has no {missing}.nii.gz; add it")
             continue
-        image = place if "both" in wanted else files[names[0]]
         label = maps.get(place.name)
         masks = {} if label else {class_id: files[name] for class_id, name in classes.items() if name in files}
         if need_labels and not (label or masks):
@@ -126,6 +143,31 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
         intensity="ct-head-neck",
         images=IMAGE_PAIR if "both" in wanted else (),
     )
+
+
+def _checked_folder(root: Path) -> Path:
+    if (folder := _cases_folder(root)) is None:
+        raise InputError(f"{root} holds no segrap_0000/image.nii.gz or the like, which layout {NAME} needs")
+    return folder
+
+
+def _case_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("segrap_[0-9]*") if path.is_dir())
+
+
+def _image_names(wanted: set[str]) -> tuple[str, ...]:
+    """What the images of a case are called, by the words of the choice."""
+    if {"contrast", "both"} <= wanted:
+        raise InputError(f"layout {NAME} takes contrast or both, not both of these words; leave one of them out")
+    return IMAGE_PAIR if "both" in wanted else ("image_contrast" if "contrast" in wanted else "image",)
+
+
+def _image(place: Path, names: Sequence[str]) -> Path | None:
+    """A case's image, or its folder where both are wanted; None where one is missing."""
+    files = {volume_stem(path): path for path in volume_files(place)}
+    if not {*names} <= files.keys():
+        return None
+    return place if len(names) > 1 else files[names[0]]
 
 
 def _coding(structures: dict[str, tuple[int, ...]]) -> LabelCoding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class VolumeHeader:
         path: the file, or the folder of a DICOM series.
         shape: voxels along the three array axes.
         affine: (4, 4) float64, from voxel index to RAS+ millimetres.
+        other_affines: other affines that the header states, or that other programs read from it, by a phrase that
+            names the statement and who follows it.
+        contradiction: what is contradictory in the header, as the end of a sentence; empty where nothing is.
+        notes: warnings about the file, whole sentences that begin with its path.
+        is_cropped: whether the header states that the volume covers a part of another one.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
         orientation: where each array axis grows towards, such as "RAS" or "LPS".
     """
@@ -33,6 +38,10 @@ class VolumeHeader:
     path: Path
     shape: tuple[int, int, int]
     affine: np.ndarray
+    other_affines: Mapping[str, np.ndarray] = field(default_factory=dict, kw_only=True)
+    contradiction: str = field(default="", kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    is_cropped: bool = field(default=False, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
     orientation: str = field(init=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import zlib
 from pathlib import Path
@@ -22,6 +23,9 @@ from medsam_adapt.data.volumes.formats.base import (
     unreadable,
 )
 
+_FORMS_AGREE = 0.1  # of the smallest voxel side: what sform and qform may be apart
+_FIX_GEOMETRY = "Find out which of the two is right, and store that one as sform and qform, with codes above 0."
+_UNITS = {1: "m", 3: "µm"}
 _MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes for metres and micrometres; the others are, or are taken for, mm
 
 
@@ -111,11 +115,63 @@ def _read_nifti_header(path: Path) -> VolumeHeader:
         affine = np.array(fields.get_best_affine(), dtype=np.float64)
     except (nib.spatialimages.HeaderDataError, ValueError) as error:
         raise InputError(f"{path} has a corrupt orientation ({error}); export it again from its source") from error
-    affine[:3] *= _MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0)
+    others, contradiction = _other_geometry(fields, shape, affine)
+    to_mm = np.array([*[_MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0)] * 3, 1.0])[:, None]
+    affine *= to_mm
     affine.setflags(write=False)
-    header = VolumeHeader(path, shape, affine)
+    header = VolumeHeader(
+        path,
+        shape,
+        affine,
+        other_affines={phrase: other * to_mm for phrase, other in others.items()},
+        contradiction=contradiction,
+        notes=(f"{path} {contradiction}. {_FIX_GEOMETRY}",) if contradiction else (),
+    )
     _check_nifti_size(path, offset + math.prod(shape) * dtype.itemsize)
     return header
+
+
+def _other_geometry(
+    fields: nib.Nifti1Header, shape: tuple[int, int, int], affine: np.ndarray
+) -> tuple[dict[str, np.ndarray], str]:
+    """Another affine that the header states or that ITK reads from it, and what is contradictory.
+
+    nibabel takes the sform wherever its code is above 0, and so does this package. ITK 5.4 does so only where the code
+    is 1 (scanner) and the axes are perpendicular, or where there is no qform; this was measured with SimpleITK 2.5.7.
+    """
+    sform_code, qform_code = int(fields["sform_code"]), int(fields["qform_code"])
+    if sform_code <= 0 and qform_code <= 0:
+        across, along, up = fields["pixdim"][1:4].astype(np.float64)
+        plain = np.diag([-across, -along, up, 1.0])
+        return {"the place that ITK (SimpleITK, 3D Slicer, ITK-SNAP) gives such a file": plain}, (
+            "has no orientation (its sform and qform codes are 0): nibabel, as used here, and ITK place it "
+            "differently, with front and back exchanged"
+        )
+    if sform_code <= 0 or qform_code <= 0:
+        return {}, ""
+    try:
+        qform = np.array(fields.get_qform(coded=False), dtype=np.float64)
+    except (nib.spatialimages.HeaderDataError, ValueError):  # nothing that could be followed
+        return {}, ""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, length - 1) for length in shape))])
+    moved = corners @ (affine - qform).T
+    apart = float(np.linalg.norm(moved[:, :3], axis=1).max())
+    if not apart > _FORMS_AGREE * float(fields["pixdim"][1:4].min()):
+        return {}, ""
+    mirrored = np.linalg.det(affine[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
+    by_itk = "ITK (SimpleITK, 3D Slicer, ITK-SNAP)" if _itk_takes_qform(fields, affine) else "MITK and ITK before 5.2"
+    return {f"the qform, which is what {by_itk} uses": qform}, (
+        f"has an sform (code {sform_code}) and a qform (code {qform_code}) that disagree by up to {apart:.3g} "
+        f"{_UNITS.get(int(fields['xyzt_units']) & 7, 'mm')}{', one a mirror image of the other' * bool(mirrored)}: "
+        f"nibabel, as used here, takes the sform, and {by_itk} the qform"
+    )
+
+
+def _itk_takes_qform(fields: nib.Nifti1Header, sform: np.ndarray) -> bool:
+    lengths = np.linalg.norm(sform[:3, :3], axis=0)
+    perpendicular = np.allclose((sform[:3, :3] / lengths).T @ (sform[:3, :3] / lengths), np.eye(3), atol=1e-4)
+    as_spaced = np.allclose(lengths, fields["pixdim"][1:4], rtol=1e-3)
+    return not (int(fields["sform_code"]) == 1 and perpendicular and as_spaced)
 
 
 def _read_nifti_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:

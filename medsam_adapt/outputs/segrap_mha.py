@@ -1,4 +1,8 @@
-"""Predictions as SegRap2023 takes them: one 4D .mha of all organs, or of both tumour volumes, for each case."""
+"""Predictions as SegRap2023 takes them: one 4D .mha of all organs, or of both tumour volumes, for each case.
+
+The channels' order was compared with the challenge's own ``stacked_results_to_4d_mha.py`` and with all 45 channels of
+its ``oars_output_example.mha``.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,28 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.data.datasets.layouts import class_key, segrap
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
+from medsam_adapt.outputs import Segmentation
 
+SUFFIX = ".mha"
+DESCRIPTION = "SegRap2023's submissions: a channel for each of the 45 organs, or for the two tumour volumes"
+HOLDS_OVERLAP = True
+NEEDS_DICOM = False
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+def require() -> None:
+    """Nothing beyond what is always installed."""
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise an InputError for a structure that is none of one task's of the challenge."""
+    _order_of([class_key(name) for name in names])
+
+
+def write(path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
+    """Write all channels to one file."""
+    masks = np.stack([mask for _, _, mask in segmentation.structures()])
+    write_segrap(path, masks, segmentation.names, like)
 
 
 def write_segrap(path: str | Path, masks: np.ndarray, names: Sequence[str], like: str | Path | VolumeHeader) -> None:
@@ -36,11 +60,11 @@ def write_segrap(path: str | Path, masks: np.ndarray, names: Sequence[str], like
 
     path, header = Path(path), like if isinstance(like, VolumeHeader) else read_header(like)
     if path.suffix.lower() != ".mha":
-        raise InputError(f"{path} cannot be written: the challenge takes .mha, so end its name so")
+        raise InputError(f"{path} cannot be written, since the challenge takes .mha. Give its name that ending.")
     if masks.shape != (len(names), *header.shape):
         raise ValueError(f"the masks' shape {masks.shape} is not that of {len(names)} names and {header.shape} voxels")
     given = {class_key(name): mask for name, mask in zip(names, masks, strict=True)}
-    order = _order_of(given, path)
+    order = _order_of([*given])
     empty = np.zeros(header.shape, dtype=np.uint8)
     channels = [_as_image((given.get(class_key(name), empty) > 0).astype(np.uint8), header) for name in order]
     try:
@@ -50,15 +74,15 @@ def write_segrap(path: str | Path, masks: np.ndarray, names: Sequence[str], like
         raise InputError(f"cannot write {path} ({error}); choose another folder or free some space") from error
 
 
-def _order_of(given: dict[str, np.ndarray], path: Path) -> list[str]:
-    """The challenge's structures, in its order, of the task that the names belong to."""
+def _order_of(keys: Sequence[str]) -> list[str]:
+    """The challenge's structures, in its order, of the task that the structures of these keys belong to."""
     for structures in (segrap.PARTS, segrap.TUMOURS):
-        if {*given} <= {class_key(name) for name in structures}:
+        if {*keys} <= {class_key(name) for name in structures}:
             return list(structures)
-    unknown = sorted({*given} - {class_key(name) for name in (*segrap.PARTS, *segrap.TUMOURS)})
+    unknown = sorted({*keys} - {class_key(name) for name in (*segrap.PARTS, *segrap.TUMOURS)})
     raise InputError(
-        f"{path} cannot be written: {unknown[0] if unknown else 'organs and tumours together'} is not what one task of "
-        "the challenge asks for; predict with a run that was trained on layout segrap"
+        f"--format segrap-mha: {unknown[0] if unknown else 'organs and tumours together'} is not what one task of the "
+        "challenge asks for. Predict with a run that was trained on layout segrap."
     )
 
 

@@ -1,0 +1,173 @@
+"""What ``predict --input`` names: one volume, a folder of volumes, or a data set in a layout that ``train`` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.cases import find_images, recognised_layout
+from medsam_adapt.data.datasets.layouts import class_key, dicom, nnunet, problems_error, segrap
+from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
+from medsam_adapt.data.volumes.io import FORMATS, picture_files, volume_files, volume_stem
+
+# What ends the names of labels that programs, ours among them, write beside an image.
+_LABEL_ENDINGS = ("_seg", "_label", "_labels", "_mask", "_uncertainty", "-label", "-seg", ".seg")
+_DEPTH, _SUGGESTED, _MOST_FOLDERS = 3, 3, 2000  # of the search for volumes in folders below
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Volumes to segment.
+
+    Attributes:
+        volumes: name -> file or folder; the name is the case's id in a layout, else the file's without its suffix.
+        notes: what was recognised and what was left out, in sentences.
+    """
+
+    volumes: dict[str, Path]
+    notes: tuple[str, ...] = ()
+
+
+def find_inputs(
+    source: Path,
+    layout: str = "auto",
+    known_layout: str = "",
+    pairs: bool = False,
+    series: str | None = None,
+    classes: Sequence[str] = (),
+) -> Inputs:
+    """The volumes that ``source`` names; opens none of them, and takes no label for an image.
+
+    Args:
+        source: a volume, a DICOM folder, a folder of either, a data set's folder, or the JSON file of a datalist.
+        layout: a layout's name, with a choice where it has one; "auto" recognises it.
+        known_layout: of the run's training data; its choice, as in "segrap:contrast", holds for the same layout here.
+        pairs: whether the run takes two images of a case together.
+        series: number, UID or description of the DICOM series wanted.
+        classes: names of what the run segments: files of these names beside others are masks.
+
+    Raises:
+        InputError: nothing there, no volume, volumes whose outputs would have one name, or what a layout refuses.
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist: give a volume or a folder of volumes.")
+    if layout == "auto":
+        if not pairs and source.is_dir() and (image := dicom.case_image(source)) is not None:
+            return Inputs({source.absolute().name: image})
+        layout = _recognised(source)
+    if layout:
+        return _of_layout(source, layout, known_layout, pairs, series)
+    if pairs:
+        return Inputs(_by_name(_pairs(source)))
+    if source.is_file():
+        return Inputs(_by_name([source]))
+    files = volume_files(source) or picture_files(source)
+    cases = dicom.images(source, series) if dicom.looks_like(source) else {}
+    found = [
+        *(path for path in files if path.is_file()),
+        *(cases.values() or [path for path in files if path.is_dir()]),
+    ]
+    if not found:
+        raise InputError(_no_volume(source))
+    images, labels = _apart(found, {class_key(name) for name in classes})
+    notes: tuple[str, ...] = ()
+    if labels:
+        named = ", ".join(path.name for path in labels[:_SUGGESTED]) + ", …" * (len(labels) > _SUGGESTED)
+        notes = (f"{source}: left out {len(labels)} file{'s' * (len(labels) > 1)} named as labels ({named}).",)
+    return Inputs(_by_name(images, {path: case_id for case_id, path in cases.items()}), notes)
+
+
+def _recognised(source: Path) -> str:
+    """The layout of a folder or a datalist; empty for one volume and for a folder that holds volumes itself."""
+    if source.is_file():
+        return "datalist" if source.suffix.lower() == ".json" else ""
+    if segrap.is_case(source):
+        return segrap.NAME
+    if source.name in nnunet.IMAGE_FOLDERS and nnunet.looks_like(source.parent):
+        return nnunet.NAME
+    layout = recognised_layout(source) or ""
+    # Series beside files of other formats are volumes alike, which layout dicom would leave out.
+    return "" if layout == "dicom" and any(path.is_file() for path in volume_files(source)) else layout
+
+
+def _of_layout(source: Path, layout: str, known_layout: str, pairs: bool, series: str | None) -> Inputs:
+    name, _, choice = layout.partition(":")
+    if not choice and known_layout.partition(":")[0] == name:
+        layout = known_layout
+    if pairs and name == segrap.NAME:
+        layout = f"{segrap.NAME}:both"
+    elif pairs:
+        raise InputError(
+            f"{source} looks like the layout '{name}', which has one image for each case, and this run takes "
+            f"{' and '.join(IMAGE_PAIR)} together. Give the folder of a case with both, or a folder of such folders."
+        )
+    layout, volumes = find_images(source, layout, series)
+    count = f"{len(volumes)} image{'s' * (len(volumes) > 1)}"
+    return Inputs(volumes, (f"{source} looks like the layout '{layout}': {count} to segment.",))
+
+
+def _pairs(source: Path) -> list[Path]:
+    folders = pair_folders(source)
+    if not folders:
+        raise InputError(
+            f"{source} holds no folder of {' and '.join(IMAGE_PAIR)}, which this run takes together: give the folder "
+            "of a case, or one of such folders."
+        )
+    return folders
+
+
+def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) -> dict[str, Path]:
+    """Name -> volume, by what ``names_of`` calls it or else its file; refuses two whose outputs would have one name."""
+    names: dict[str, Path] = {}
+    problems = []
+    for path in paths:
+        name = (names_of or {}).get(path) or volume_stem(path)
+        if (other := names.setdefault(name, path)) != path:
+            problems.append(f"{path} and {other.name} would give outputs of the same name: rename one of them.")
+    if problems:
+        raise problems_error(problems)
+    return names
+
+
+def _apart(found: Sequence[Path], classes: set[str]) -> tuple[list[Path], list[Path]]:
+    """Images, and the labels among them; where all are named as labels, they are what is wanted."""
+    stems = {volume_stem(path) for path in found}
+    labels = [path for path in found if path.is_file() and _is_label(volume_stem(path), stems, classes)]
+    return ([path for path in found if path not in labels], labels) if len(labels) < len(found) else (list(found), [])
+
+
+def _is_label(stem: str, stems: set[str], classes: set[str]) -> bool:
+    """Whether a file is named as a label: as a class, ``label`` or alike, or as an image with an ending."""
+    lower = stem.lower()
+    if lower.endswith(".seg") or lower in dicom.LABEL_NAMES or class_key(stem) in classes:
+        return True
+    return any(lower.endswith(ending) and stem[: -len(ending)] in stems for ending in _LABEL_ENDINGS)
+
+
+def _no_volume(folder: Path) -> str:
+    sentence = f"{folder} holds no volume ({', '.join(FORMATS)}, DICOM)"
+    below = list(_folders_with_volumes(folder))
+    if not below:
+        return f"{sentence}: give a volume or a folder of volumes."
+    listed = " or ".join(str(path) for path in below[:_SUGGESTED]) + " …" * (len(below) > _SUGGESTED)
+    return f"{sentence}, but folders in it do: give {listed}."
+
+
+def _folders_with_volumes(folder: Path) -> Iterator[Path]:
+    """Up to one more than are suggested of the nearest folders below that hold volumes or pictures themselves."""
+    found, level, looked_at = 0, [folder], 0
+    for _ in range(_DEPTH):
+        level = [path for each in level for path in _visible_folders(each)]
+        for path in level:
+            looked_at += 1
+            if looked_at > _MOST_FOLDERS or found > _SUGGESTED:
+                return
+            if volume_files(path) or picture_files(path):
+                found += 1
+                yield path
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
