@@ -24,7 +24,7 @@ import torch
 from timing import Work, add_options, markdown_table, show, start, write_results
 from training_step import prepare
 
-from medsam_adapt.kernels import attention, feed_forward, linear_onednn, low_rank
+from medsam_adapt.kernels import attention, feed_forward
 from medsam_adapt.kernels.attention_tiles import flattened, plain
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter, precision
@@ -37,15 +37,9 @@ def _plain_attention(tensors: Any, table_h: Any, table_w: Any, scale: float) -> 
     return plain(*flattened(tensors, table_h, table_w), scale).view(-1, *tensors[0].shape[-3:])
 
 
-def _sum(tokens: Any, qkv: Any, query: Any, value: Any) -> Any:
-    return low_rank._added(tokens, qkv(tokens), query, value)
-
-
 PARTS: dict[str, list[tuple[Any, str, Any]]] = {
-    "oneDNN operator": [(linear_onednn, "_IS_FASTER", False)],
     "GELU gradients in 16 bits": [(feed_forward, "keeps_slope", lambda *_: False)],
     "malloc_trim": [(precision, "_give_back", lambda _: None)],
-    "low-rank product": [(sys.modules["medsam_adapt.methods.lora"], "query_value_product", _sum)],
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
     "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
     "tiled attention": [(attention, "attend", _plain_attention)],
