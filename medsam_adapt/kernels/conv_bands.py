@@ -1,23 +1,71 @@
-"""Chains of convolutions 1 x 1, 3 x 3 by channel, 1 x 1 on a processor: a band of rows at a time.
+"""TinyViT's layers on a processor, for a part of the image at a time.
 
-Their hidden features are four times as many as those that go in and come out (64 MB for LiteMedSAM's first stage),
-and each of them is used once or three times. In bands they stay in the caches.
+Convolutions 1 x 1, 3 x 3 by channel, 1 x 1 have hidden features that are four times as many as those that go in and
+come out (64 MB for LiteMedSAM's first stage), and use each of them once or three times. In bands of rows, and the
+feed-forward layers in parts of the tokens, they stay in the caches.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_adapt.core.precision import is_recorded
-
-if TYPE_CHECKING:  # it imports this module
-    from medsam_adapt.networks.tiny_vit import ConvNorm
+from medsam_adapt.kernels.feed_forward import by_parts
+from medsam_adapt.networks.tiny_vit import Block, ConvNorm, MBConv, NormMLP, PatchMerging, Stage, TinyViT
 
 _VALUES = 2**18  # of hidden features in a band; 1 MB in float32
+
+
+def install_bands(encoder: TinyViT) -> None:
+    """Replace the layers of ``encoder`` that these outdo, in place; names, weights and results stay."""
+    for stage in encoder.layers:
+        assert isinstance(stage, Stage), "a TinyViT has no others"
+        for index, block in enumerate(stage.blocks):
+            if isinstance(block, MBConv):
+                stage.blocks[index] = BandedMBConv(block)
+            elif isinstance(block, Block):
+                block.mlp = MLPByParts(block.mlp)
+        if stage.downsample is not None:
+            stage.downsample = BandedMerging(stage.downsample)
+
+
+class BandedMBConv(MBConv):
+    """An MBConv in bands; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: MBConv) -> None:
+        nn.Module.__init__(self)
+        self.conv1, self.conv2, self.conv3 = plain.conv1, plain.conv2, plain.conv3
+
+    def forward(self, features: Tensor) -> Tensor:
+        if in_bands(features, self):
+            return by_bands(features, self.conv1, self.conv2, self.conv3, residual=True)
+        return super().forward(features)
+
+
+class BandedMerging(PatchMerging):
+    """A patch merging in bands; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: PatchMerging) -> None:
+        nn.Module.__init__(self)
+        self.conv1, self.conv2, self.conv3 = plain.conv1, plain.conv2, plain.conv3
+
+    def forward(self, features: Tensor) -> Tensor:
+        if in_bands(features, self):
+            return by_bands(features, self.conv1, self.conv2, self.conv3, residual=False)
+        return super().forward(features)
+
+
+class MLPByParts(NormMLP):
+    """A feed-forward part for some of the tokens at a time; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: NormMLP) -> None:
+        nn.Module.__init__(self)
+        self.norm, self.fc1, self.fc2 = plain.norm, plain.fc1, plain.fc2
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return by_parts(tokens, self.inside, self.fc2)
 
 
 def in_bands(features: Tensor, module: nn.Module) -> bool:

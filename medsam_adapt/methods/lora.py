@@ -11,7 +11,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.kernels.low_rank import Increment, query_value_product, with_increments
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 
 
@@ -71,21 +70,23 @@ class LoRAQueryValue(nn.Module):
         self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return query_value_product(tokens, self.qkv, *self.increments(), self.heads)
+        return self.added(self.qkv(tokens), self.b_q(self.a_q(tokens)), self.b_v(self.a_v(tokens)))
 
-    @property
-    def of_zeros(self) -> Tensor | None:
-        """(3 D,), what it makes of a token of zeros; None for zeros."""
-        return self.qkv.bias
-
-    def increments(self) -> tuple[Increment, Increment]:
-        """A and B of q, then of v."""
-        return (self.a_q.weight, self.b_q.weight), (self.a_v.weight, self.b_v.weight)
+    def added(self, plain: Tensor, to_q: Tensor, to_v: Tensor) -> Tensor:
+        """What the fused layer gave (..., 3 D), with increments (..., D) of its q and its v."""
+        q, k, v = plain.unflatten(-1, (self.heads, 3, -1)).unbind(-2)
+        return torch.stack([q + to_q.view_as(q), k, v + to_v.view_as(v)], dim=-2).flatten(-3)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain fused layer with the increments added to its q and v rows."""
-        self.qkv.weight.copy_(with_increments(self.qkv.weight, *self.increments(), self.heads))
+        return self.with_rows(self.b_q.weight @ self.a_q.weight, self.b_v.weight @ self.a_v.weight)
+
+    def with_rows(self, to_q: Tensor, to_v: Tensor) -> nn.Linear:
+        """The plain fused layer, with increments (D, D) of its q and v rows added in place."""
+        rows = self.qkv.weight.unflatten(0, (self.heads, 3, -1))
+        for place, increment in ((0, to_q), (2, to_v)):
+            rows[:, place] += increment.unflatten(0, (self.heads, -1))
         return self.qkv
 
 

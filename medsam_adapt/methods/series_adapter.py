@@ -7,7 +7,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.kernels.linear_onednn import TokenLinear
 from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 
 
@@ -91,8 +90,6 @@ class SeriesAdapters(Adapter):
             block.norm1.requires_grad_(True)
             block.norm2.requires_grad_(True)
             block.attn = AdaptedLayer(block.attn, SeriesAdapter(dim, hidden))
-            if isinstance(last := getattr(block.mlp, "lin2", None), TokenLinear):
-                last.once = True  # the adapter's gradient needs its result
             block.mlp = AdaptedLayer(block.mlp, SeriesAdapter(dim, hidden))
         train_decoder(sam)
         return sam

@@ -19,8 +19,6 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from medsam_adapt.core.precision import is_recorded
-from medsam_adapt.kernels.conv_bands import by_bands, in_bands
-from medsam_adapt.kernels.feed_forward import by_parts
 
 WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 SHRINKS = (2, 2, 1)  # by what a stage is smaller than the one before it
@@ -104,8 +102,6 @@ class MBConv(nn.Module):
         self.conv3 = ConvNorm(hidden, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        if in_bands(features, self):
-            return by_bands(features, self.conv1, self.conv2, self.conv3, residual=True)
         hidden = F.gelu(self.conv2(F.gelu(self.conv1(features))))
         return F.gelu(features + self.conv3(hidden))
 
@@ -120,8 +116,6 @@ class PatchMerging(nn.Module):
         self.conv3 = ConvNorm(outside, outside)
 
     def forward(self, features: Tensor) -> Tensor:
-        if in_bands(features, self):
-            return by_bands(features, self.conv1, self.conv2, self.conv3, residual=False)
         return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(features)))))
 
 
@@ -201,9 +195,10 @@ class NormMLP(nn.Module):
         self.fc2 = nn.Linear(_EXPANSION * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return by_parts(tokens, self._inside, self.fc2)
+        return self.fc2(self.inside(tokens))
 
-    def _inside(self, tokens: Tensor) -> Tensor:
+    def inside(self, tokens: Tensor) -> Tensor:
+        """The hidden features (..., 4 C)."""
         return F.gelu(self.fc1(self.norm(tokens)))
 
 
