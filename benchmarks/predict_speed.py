@@ -30,6 +30,7 @@ from scipy.ndimage import zoom
 from timing import add_options, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import run_as
 from medsam_adapt.data.phantom.phantom import make_phantom
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -38,12 +39,11 @@ from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter
-from medsam_adapt.networks.precision import run_as
 from medsam_adapt.networks.sam import plain_encoder
-from medsam_adapt.networks.variants import get_variant
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.runs.record import RunRecord
+from medsam_adapt.weights.backbones import get_variant
 
 CLASSES = 13
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")

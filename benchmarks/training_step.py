@@ -41,6 +41,7 @@ from authors_steps import Step, blosam_step, infosam_step, plain_segmenter, plai
 from timing import add_options, extra_memory, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor
 
+from medsam_adapt.core.update import PlainUpdate, Update
 from medsam_adapt.kernels.step_graph import WARM_UP, StepGraph
 from medsam_adapt.methods import (
     AdaptFormer,
@@ -56,7 +57,6 @@ from medsam_adapt.methods import (
     SeriesAdapters,
     StructureLoss,
 )
-from medsam_adapt.methods.update import PlainUpdate, Update
 from medsam_adapt.networks import (
     DecoderOnly,
     Segmenter,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.config import Knobs
 from medsam_adapt.data.datasets.splits import why_none_is_held_out
-from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.backbones import encoder_is_tuned
 
 from .console import IN_BF16, say, shortened, warn
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def tell_precision(flow: ConfigWorkflow) -> None:
     """A line where the image encoder does not compute in full precision."""
-    from medsam_adapt.networks.precision import running_of
+    from medsam_adapt.core.precision import running_of
 
     network, where = (flow.parser.get_parsed_content(name) for name in ("network_def", "device"))
     if running_of(network.sam.image_encoder).is_bf16(where):
@@ -42,6 +42,7 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
+    say(f"Grey levels: {data.policy_reason}")
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         warn(f"{why}: nothing is held out, so scores will be on the training cases.")

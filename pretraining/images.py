@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from medsam_adapt.networks.variants import PIXEL_MEAN
+from medsam_adapt.weights.backbones import PIXEL_MEAN
 from pretraining.bodies import body
 from pretraining.scenes import SIZE, Palette, Scene, clutter
 from pretraining.shapes import smooth_field

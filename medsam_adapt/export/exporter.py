@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import remove_leftovers, write_json
-from medsam_adapt.networks.input_scaling import get_scaling
 from medsam_adapt.runs.record import RunRecord, read_run, require_trained
+from medsam_adapt.weights.pixel_scaling import get_scaling
 
 if TYPE_CHECKING:  # they import torch
     from torch import Tensor

@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich.filesize import decimal
 
+from medsam_adapt.hub.origin import Repository
 from medsam_adapt.hub.places import ADAPTER_WEIGHTS
 from medsam_adapt.report.facts import Facts, facts_of
 from medsam_adapt.runs.record import RunRecord
 from medsam_adapt.scoring.metrics import METRICS
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER
 from medsam_adapt.weights.registry import WEIGHTS
-
-if TYPE_CHECKING:
-    from medsam_adapt.hub.repository import Repository
 
 # The same weights on the Hugging Face Hub, which shows an adapter under them; their files there have another form.
 _ON_THE_HUB = {

@@ -15,18 +15,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from medsam_adapt.bundle.catalogue import bundle_folder, run_knobs
+from medsam_adapt.bundle.contents import bundle_folder
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.config import PATH_SETTINGS
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, folder_written_whole, read_record, write_json
+from medsam_adapt.hub.model_card import model_card
+from medsam_adapt.hub.origin import LICENCE, BaseWeights, Origin, Repository
 from medsam_adapt.hub.places import ADAPTER_WEIGHTS, CARD_FILE, ORIGIN_FILE, Place
-from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
 from medsam_adapt.runs.record import (
     ADAPTER_FOLDER,
     MODEL_FILE,
@@ -36,6 +35,7 @@ from medsam_adapt.runs.record import (
     require_trained,
     write_run,
 )
+from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 from medsam_adapt.weights.registry import WEIGHTS
 from medsam_adapt.weights.store import resolve
@@ -43,53 +43,7 @@ from medsam_adapt.weights.store import resolve
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.networks.segmenter import Segmenter
 
-_SHA256 = r"^[0-9a-f]{64}$"
-_LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,60}$"
 _MEND = "fetch the repository again, or ask its author"
-
-
-class BaseWeights(BaseModel):
-    """The SAM weights that an adapter belongs to: by name where they are published, else by their file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str | None = Field(None, pattern=r"^\w{1,60}$")
-    file_name: str = Field(pattern=r"^[\w.+ ()-]{1,200}$")
-    sha256: str = Field(pattern=_SHA256)
-
-
-class Origin(BaseModel):
-    """Content of ``medsam_adapt.json``: what ``run.json`` has no place for.
-
-    Attributes:
-        base: the weights to put the adapter on.
-        adapter_sha256: of the file with the trained tensors.
-        network_sha256: of the names, shapes and bytes of all weights together.
-        licence: of the adapter, as its author stated it.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: Literal[1] = 1
-    base: BaseWeights
-    adapter_sha256: str = Field(pattern=_SHA256)
-    network_sha256: str = Field(pattern=_SHA256)
-    licence: str | None = Field(None, pattern=_LICENCE)
-
-
-@dataclass(frozen=True)
-class Repository:
-    """What a repository says of itself, checked.
-
-    Attributes:
-        origin: which weights it belongs to.
-        record: of the run.
-        adapter_bytes: size of the trained tensors' file.
-    """
-
-    origin: Origin
-    record: RunRecord
-    adapter_bytes: int
 
 
 def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | None = None) -> Origin:
@@ -105,7 +59,7 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
         InputError: no finished run, one whose base weights others cannot have, or a licence that is none.
         RunError: the hub cannot be reached.
     """
-    if licence is not None and not re.fullmatch(_LICENCE, licence):
+    if licence is not None and not re.fullmatch(LICENCE, licence):
         raise InputError(f"--license {licence} is no licence's short name: write it as in SPDX, such as Apache-2.0.")
     record = read_run(run)
     weights = require_trained(run)
@@ -118,11 +72,10 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
     if metrics is not None and set(metrics["classes"]) != set(record.class_names):
         raise InputError(f"{run / METRICS_FILE} has other classes than the run: score the run anew, or remove it.")
 
-    from medsam_adapt.hub.model_card import model_card
     from medsam_adapt.inference.run_network import build_network
-    from medsam_adapt.networks.adapter import load_adapter, save_adapter
-    from medsam_adapt.networks.checkpoints import read_weights
+    from medsam_adapt.networks.parameters import load_adapter, save_adapter
     from medsam_adapt.networks.sam import weights_sha256
+    from medsam_adapt.weights.reading import read_weights
 
     network = build_network(record, path, _seed(record))
     _refuse_other_base(run, run / ADAPTER_FOLDER, network, path)
@@ -197,7 +150,7 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
             record.statistics = read_record(folder / STATISTICS_FILE, TrainingStatistics, _MEND)
 
         from medsam_adapt.inference.run_network import build_network
-        from medsam_adapt.networks.adapter import load_adapter, save_adapter, saved_base
+        from medsam_adapt.networks.parameters import load_adapter, save_adapter, saved_base
         from medsam_adapt.networks.sam import weights_sha256
         from medsam_adapt.runs.checkpoint import save_tensors
 
@@ -295,7 +248,7 @@ def _refuse_other_base(where: Path | Place, adapter: Path, network: Segmenter, p
     Raises:
         InputError: other weights.
     """
-    from medsam_adapt.networks.adapter import saved_base
+    from medsam_adapt.networks.parameters import saved_base
 
     if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter tells of a file that cannot be read
         raise InputError(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medsam_adapt.config import checked_precision
 from medsam_adapt.core.devices import select_device
+from medsam_adapt.core.precision import run_as, running_of
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
@@ -26,7 +27,6 @@ from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.propagation import propagate
 from medsam_adapt.inference.run_network import load_network
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
-from medsam_adapt.networks.precision import run_as, running_of
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import RunRecord, read_runs
 

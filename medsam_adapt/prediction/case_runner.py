@@ -25,7 +25,8 @@ from medsam_adapt.outputs._label_file import write_label_file
 from medsam_adapt.prediction.plan import Case, Outputs, file_names
 from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
-from medsam_adapt.prediction.quality_flags import Flag, TrainingStatistics, class_flags
+from medsam_adapt.prediction.quality_flags import Flag, class_flags
+from medsam_adapt.runs.statistics import TrainingStatistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,7 @@ class CaseRunner:
         started = time.perf_counter()
         record = self.predictor.record
         flags: list[Flag] = []
-        if warning := record.policy.warning_for(image):
+        if warning := record.policy.warning_for(image, header.modality):
             flags.append(Flag(structure=None, kind="modality", text=f"{warning}; do not trust its mask"))
         folder = case.outputs["segmentation"].parent
         folder.mkdir(parents=True, exist_ok=True)

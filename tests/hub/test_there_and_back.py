@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medsam_adapt.bundle.catalogue import bundle_names
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, write_json
 from medsam_adapt.hub.places import LocalFolder
