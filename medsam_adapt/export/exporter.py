@@ -161,7 +161,7 @@ def write_onnx(network: PortableSegmenter, path: Path, prompt: PromptMode, conte
             dynamo=False,
         )
         model = onnx.load(recorded)
-    shapes["logits"] = (len(image), len(content["output_channels"]), network.image_size, network.image_size)
+        shapes["logits"] = tuple(network(image, **inputs).shape)
     _fix_axes(model, shapes, free)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(content)})
     large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > _LARGEST_FILE
