@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import remove_leftovers, write_json
+from medsam_adapt.core.files import owner_tag, remove_leftovers, write_json
 from medsam_adapt.runs.record import RunRecord, read_run, require_trained
 from medsam_adapt.weights.pixel_scaling import get_scaling
 
@@ -226,7 +226,7 @@ def _checked_output(folder: Path, to: str, output: Path | None, overwrite: bool)
 def _workplace(output: Path) -> Iterator[Path]:
     """A temporary folder beside ``output``; the name of a file of weights stands inside an ONNX file, so keep names."""
     remove_leftovers(output)
-    place = output.with_name(f".{os.getpid()}.{output.name}")
+    place = output.with_name(f".{owner_tag()}.{output.name}")
     place.mkdir(parents=True)
     try:
         yield place
