@@ -122,11 +122,13 @@ class Knobs(BaseModel):
         "forward, and the step is that of the whole batch all the same (but for the random numbers of AdaptFormer's "
         "dropout); null: all",
     )
-    compile: Literal[False, True, "graphs"] = Field(
-        False,
-        description="compile the network's training step: a minute or more at the start, then faster steps; graphs: on "
-        "a GPU also record the whole step, optimisers included, as one CUDA graph, for steps so small that starting "
-        "their kernels takes long, as those of cache_frozen may be",
+    compile: bool = Field(
+        False, description="compile the network's training step: a minute or more at the start, then faster steps"
+    )
+    kernels: bool = Field(
+        True,
+        description="faster layers in the image encoder, the same results but for rounding; false, or "
+        "MEDSAM_ADAPT_KERNELS=0 in the environment: segment-anything's own",
     )
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
     save_minutes: float = Field(
