@@ -1,6 +1,7 @@
 """Fine-tune the Segment Anything Model (SAM) to 3D medical volumes; importing this package loads no torch."""
 
 from medsam_adapt.core.lazy import lazy_exports
+from medsam_adapt.core.monai_door import print_errors_as_sentences
 
 __version__ = "0.1.0"
 
@@ -28,3 +29,4 @@ _MODULES = (
 )
 _FUNCTIONS = {"load_run": "inference.predictor", "load_weights": "inference.zero_shot"}
 __getattr__ = lazy_exports(__name__, _FUNCTIONS, _MODULES)
+print_errors_as_sentences()
