@@ -98,6 +98,10 @@ def predict(
     fill_holes: Annotated[
         bool, typer.Option("--fill-holes", help="Fill enclosed background.", rich_help_panel=_CLEANING)
     ] = False,
+    no_clean_up: Annotated[
+        bool,
+        typer.Option("--no-clean-up", help="Keep fragments of classes that are one piece.", rich_help_panel=_CLEANING),
+    ] = False,
     min_volume: Annotated[
         float, typer.Option(min=0, help="Remove pieces smaller than this many ml.", rich_help_panel=_CLEANING)
     ] = 0.0,
@@ -122,6 +126,7 @@ def predict(
         cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
         keep_identifiers=keep_identifiers,
         precision=precision,
+        clean_up=not no_clean_up,
     )
     if files:
         say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
@@ -149,6 +154,7 @@ def run_prediction(
     cleaning: Mapping[str, Any] | None = None,
     keep_identifiers: bool = False,
     precision: str = "auto",
+    clean_up: bool = True,
 ) -> list[Path]:
     """Segment every volume of ``inputs``; returns the masks written, each a file or a folder.
 
@@ -188,7 +194,9 @@ def run_prediction(
         from medsam_adapt.runs.statistics import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
-        predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision)
+        predictor = load_run(
+            folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision, clean_up=clean_up
+        )
         if predictor.precision == "bf16":
             say(IN_BF16)
         reference = reference_of(device, batch_size)
