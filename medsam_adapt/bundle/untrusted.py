@@ -18,6 +18,7 @@ from typing import Any
 from medsam_adapt.bundle import contents
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, folder_written_whole
+from medsam_adapt.core.literals import is_literal
 
 TRUST_HELP = "Run the folder given as --bundle, which may do anything that you may: only if you trust its author."
 _LARGEST = 10 << 20  # bytes of a config
@@ -186,7 +187,7 @@ def _code_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _code_in(item, f"{place}#{index}")
-    elif isinstance(value, str) and value.startswith(("$", "%")):
+    elif isinstance(value, str) and value.startswith(("$", "%")) and not is_literal(value):
         yield place, value
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from medsam_adapt.config import Augmentation, Axis, Channels, Intensity, Knobs, PromptMode, Sampling, refuse_code
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
@@ -115,7 +116,7 @@ class TrainingData:
     def of(cls, root: str | Path, knobs: Knobs) -> TrainingData:
         """The data of ``root`` under the settings of a run."""
         names = [name for name in inspect.signature(cls).parameters if name != "root"]
-        return cls(root, **{name: getattr(knobs, name) for name in names})
+        return cls(as_typed(root, "dataset_dir"), **{name: getattr(knobs, name) for name in names})
 
     @property
     def class_names(self) -> list[str]:

@@ -31,6 +31,7 @@ from monai.transforms import (
 
 from medsam_adapt.config import Augmentation, Channels, PromptMode
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import StoredCase
@@ -243,7 +244,7 @@ def mask_transforms(
             MapLabelValued("pred", classes[: len(ids)], ids, dtype=dtype),
             SaveImaged(
                 "pred",
-                output_dir=output_dir,
+                output_dir=as_typed(output_dir, "output_dir"),
                 output_postfix="seg",
                 output_dtype=dtype,
                 separate_folder=False,
@@ -259,7 +260,7 @@ def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
     Raises:
         InputError: when there is none.
     """
-    folder = Path(folder)
+    folder = Path(as_typed(folder, "dataset_dir"))
     files = [folder] if folder.is_file() else []
     if folder.is_dir():
         files = pair_folders(folder) if pairs else volume_files(folder) or picture_files(folder)
