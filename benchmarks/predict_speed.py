@@ -105,7 +105,9 @@ def one_by_one(volume: np.ndarray, network: nn.Module) -> np.ndarray:
     device = network.sam.pixel_mean.device
     classes = []
     for index, one in enumerate(grey):
-        image = pad_image(plan.resize_image(as_tensor(one[None])).expand(3, -1, -1), plan.image_size)
+        image = pad_image(
+            plan.resize_image(as_tensor(one[None])).expand(3, -1, -1), plan.image_size, network.input_scaling
+        )
         logits = network(image.expand(index % BATCH + 1, -1, -1, -1).to(device))[-1:]
         enlarged = F.interpolate(logits, plan.native, mode="bilinear", align_corners=False)
         classes.append(enlarged.argmax(dim=1)[0].to(torch.uint8).cpu().numpy())

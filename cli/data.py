@@ -40,12 +40,12 @@ def check(
         task = progress.add_task("reading", total=None, detail="")
         seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total), series)
     _print(folder, seen)
-    for warning in shortened(seen.check.notes):
+    for warning in shortened(seen.notes):
         warn(warning)
     if seen.problems:
         count = len(seen.problems)
         raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
-    count = len(seen.check.notes)
+    count = len(seen.notes)
     say(f"No problems, but {count} warning{'s' * (count > 1)}." if count else "No problems found.")
 
 

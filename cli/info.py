@@ -27,7 +27,7 @@ def collect() -> dict[str, Any]:
     """The facts, by name."""
     import torch
 
-    from medsam_adapt.runs.record import versions
+    from medsam_adapt.core.versions import versions
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from medsam_adapt.core.errors import InputError, RunError, causes
-from medsam_adapt.core.versions import installed_version
 
-from . import adapters, bundles, cache, compare, data, demo, evaluate, export, info, predict, report, train, weights
+from .lazy_group import LazyGroup
 
 app = typer.Typer(
     name="medsam-adapt",
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -25,6 +25,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from medsam_adapt.core.versions import installed_version
+
         print(f"medsam-adapt {installed_version()}")
         raise typer.Exit
 
@@ -36,21 +38,6 @@ def medsam_adapt(
     ] = False,
 ) -> None:
     """Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient."""
-
-
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.add_typer(data.app, name="data")
-app.add_typer(bundles.app, name="bundles")
-app.add_typer(weights.app, name="weights")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(cache.app, name="cache")
-app.command("info")(info.info)
 
 
 _TURNS = "2000"  # of a thread's waiting loop; libgomp has a waiting thread turn much longer than that

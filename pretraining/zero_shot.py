@@ -91,7 +91,7 @@ def score_volume(
 
 def _encode(network: Segmenter, plan: SlicePlan, slices: Tensor, batch_size: int) -> Tensor:
     resized = plan.resize_image(slices)
-    square = pad_image(resized[:, None].repeat(1, 3, 1, 1), plan.image_size)
+    square = pad_image(resized[:, None].repeat(1, 3, 1, 1), plan.image_size, network.input_scaling)
     return torch.cat([network.encode(part) for part in square.split(batch_size)])
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import torch
 
 from medsam_adapt.core.files import write_json
+from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.networks import build_segmenter
-from medsam_adapt.runs.record import AdapterRecord, RunRecord, versions
+from medsam_adapt.runs.record import AdapterRecord, RunRecord
 
 NAMES = ("liver", "right kidney", "spleen")
 

@@ -7,6 +7,7 @@ import ast
 import importlib
 import json
 import re
+import shlex
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_every_command_names_options_and_settings_that_there_are(page):
         for words in block.commands if block.language in SHELL else ():
             if words[0] == "medsam-adapt":
                 check_settings(parse(words))
+
+
+def test_commands_in_the_tables_of_the_readme_can_be_typed():
+    rows = [row for row in (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines() if row.startswith("| ")]
+    commands = [command for row in rows for command in re.findall(r"`(medsam-adapt [^`]+)`", row)]
+    assert len(commands) >= 9
+    for command in commands:
+        check_settings(parse(shlex.split(command)))
 
 
 def check_settings(given):

@@ -1,4 +1,4 @@
-"""Files of ours that a newer version wrote: told apart from damaged ones, since only an upgrade helps."""
+"""Installed versions, and files that a newer version of this package wrote: only an upgrade helps with those."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any
 from medsam_adapt.core.errors import InputError
 
 PACKAGE = "medsam-adapt"
+PACKAGES = (PACKAGE, "torch", "monai", "segment-anything", "numpy", "nibabel")  # they decide a run's numbers
 
 
 def installed_version() -> str:
     """The version of this package that is installed."""
     return metadata.version(PACKAGE)
+
+
+def versions() -> dict[str, str]:
+    """The installed version of each of `PACKAGES`, from their metadata: none of them is imported."""
+    return {package: metadata.version(package) for package in PACKAGES}
 
 
 def newer_error(path: object, content: Any, known_format: int = 1) -> InputError | None:

@@ -72,7 +72,7 @@ def real_slice(record: RunRecord) -> Tensor | None:
     offsets = (0,) if slices.ndim == 4 else (0, 0, 0) if record.channels == "repeat" else (-1, 0, 1)
     chosen = np.clip(len(slices) // 2 + np.array(offsets), 0, len(slices) - 1)
     resized = plan.resize_image(as_tensor(slices[chosen]))
-    return pad_image(resized if resized.ndim == 4 else resized[None], record.image_size)
+    return pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
 
 
 def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Tensor], record: RunRecord) -> Agreement:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import remove_leftovers, write_json
-from medsam_adapt.networks.variants import PIXEL_MEAN
+from medsam_adapt.networks.input_scaling import get_scaling
 from medsam_adapt.runs.record import RunRecord, read_run, require_trained
 
 if TYPE_CHECKING:  # they import torch
@@ -114,7 +114,9 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "channels": record.channels,
         "images": record.images,
         "intensity_policy": record.policy.model_dump(),
-        "padding": list(PIXEL_MEAN),
+        "input_scaling": record.input_scaling,
+        "stretch_slices": get_scaling(record.input_scaling).stretched,
+        "padding": list(get_scaling(record.input_scaling).mean),
     }
 
 

@@ -64,6 +64,8 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
         tune_encoder=record.tune_encoder,
         overlapping=record.overlapping,
         seed=seed,
+        detail=record.detail,
+        input_scaling=record.input_scaling,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.data.slices.device_transfer import on_device
 from medsam_adapt.data.slices.geometry import SlicePlan
 from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -29,6 +30,7 @@ class SliceImages:
         window: turns voxels into grey levels; None where they are on the 0-255 scale already.
         device: where images are made; a processor when None.
         loaded: so many slices are loaded at least; by the device when None.
+        input_scaling: of the network that sees the images.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class SliceImages:
         window: IntensityPolicy | None = None,
         device: torch.device | None = None,
         loaded: int | None = None,
+        input_scaling: InputScaling = "sam",
     ) -> None:
         self.voxels, self.plan, self.neighbours, self.window = voxels, plan, neighbours, window
+        self.input_scaling = input_scaling
         self.device = device or torch.device("cpu")
         if loaded is None:
             loaded = 0 if self.device.type == "cpu" else _LOADED // (4 * max(1, voxels[0].size))
@@ -58,7 +62,7 @@ class SliceImages:
         channels = [_picked(resized, places) for places in (seen - first).T.tolist()]
         in_colour = resized.ndim == 4
         images = channels[0] if in_colour else torch.stack(channels, dim=1).expand(-1, 3, -1, -1)
-        return pad_image(images, self.plan.image_size)
+        return pad_image(images, self.plan.image_size, self.input_scaling)
 
     def have_signal(self, indices: np.ndarray) -> list[bool]:
         """Whether the images of the slices ``indices`` are anything but black: air in a CT's window is."""

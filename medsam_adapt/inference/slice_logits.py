@@ -16,6 +16,7 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
 from medsam_adapt.inference.slice_images import SliceImages
+from medsam_adapt.networks.input_scaling import input_scaling_of
 
 if TYPE_CHECKING:  # it imports this module
     from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -101,7 +102,8 @@ class SliceLogits:
         self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), inferer.axis, size)
         neighbours = (-1, 0, 1) if inferer.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
-        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares)
+        scaling = input_scaling_of(self.segmenter.sam)
+        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, input_scaling=scaling)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
 
     def batches(self) -> Iterator[np.ndarray]:
@@ -133,7 +135,7 @@ class SliceLogits:
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
         images = self.images(np.array([index])).to(self._device)
-        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan))
+        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan), images)
         return (self.plan.restore_logits(logits[None, None].float()) > 0)[0, 0].cpu().numpy()
 
     @property
@@ -189,11 +191,14 @@ class SliceLogits:
         prompted = [position for position, prompts in enumerate(wanted) if prompts]
         if not prompted:
             return logits
-        embedding = self.segmenter.encode(images[prompted])
+        shown = images[prompted]
+        embedding = self.segmenter.encode(shown)
         for row, position in enumerate(prompted):
             for structure, prompt in wanted[position].items():
                 turned = flip_prompt(prompt, flip, self.plan)
-                logits[position, structure - 1 + background] = self._decode(embedding[row : row + 1], turned)
+                logits[position, structure - 1 + background] = self._decode(
+                    embedding[row : row + 1], turned, shown[row : row + 1]
+                )
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -212,9 +217,11 @@ class SliceLogits:
             for label in labels
         ]
 
-    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray]) -> Tensor:
-        """(S, S) logits of the structure that the prompt points at."""
+    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray], image: Tensor) -> Tensor:
+        """(S, S) logits of the structure that the prompt points at, on one image (1, 3, S, S)."""
         batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
+        if getattr(self.segmenter, "detail", None) is not None:
+            batch["image"] = image
         return self.segmenter.decode(embedding, **batch).logits[0, 0]
 
 

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save
 from segment_anything.modeling import Sam
 from torch import nn
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
@@ -81,7 +83,11 @@ def freeze_unreachable(segmenter: Segmenter) -> None:
 
 
 def attach_adapter(
-    segmenter: Segmenter, adapter: Adapter, learn_prompt: bool = False, tune_encoder: bool = False
+    segmenter: Segmenter,
+    adapter: Adapter,
+    learn_prompt: bool = False,
+    tune_encoder: bool = False,
+    detail: int = 0,
 ) -> Segmenter:
     """Freeze the segmenter, attach the adapter, and remember which base weights it belongs to.
 
@@ -90,12 +96,15 @@ def attach_adapter(
         adapter: what to attach.
         learn_prompt: also train SAM's dense ``no_mask_embed``, BLO-SAM's learnable prompt.
         tune_encoder: also train the whole image encoder, for a backbone without pretrained weights.
+        detail: channels of a :class:`DetailBranch` that is added and trained; 0 adds none.
     """
     segmenter.base_sha256 = weights_sha256(segmenter.sam)
     segmenter.requires_grad_(False)
     if tune_encoder:
         segmenter.sam.image_encoder.requires_grad_(True)
     adapter.attach(segmenter.sam)
+    if detail:
+        segmenter.sam.detail = DetailBranch(segmenter.out_channels, segmenter.sam.prompt_encoder.embed_dim, detail)
     segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
     freeze_unreachable(segmenter)
     segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)
@@ -134,6 +143,7 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
         "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
         "settings": adapter.settings(),
         "base_sha256": segmenter.base_sha256,
+        "input_scaling": segmenter.input_scaling,
         "trainable": count_trainable(segmenter),
     }
     write_json(folder / CONFIG_FILE, config)
@@ -145,6 +155,7 @@ class _AdapterConfig(BaseModel):
     adapter: str
     settings: dict[str, Any]
     base_sha256: str
+    input_scaling: InputScaling = "sam"
 
 
 def _read_config(folder: Path) -> _AdapterConfig:
@@ -181,6 +192,11 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
         raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
     if config.base_sha256 != segmenter.base_sha256:
         raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
+    if config.input_scaling != segmenter.input_scaling:
+        raise InputError(
+            f"adapter {folder} was trained with input_scaling {config.input_scaling}, but this network was built with "
+            f"{segmenter.input_scaling}: build it with the adapter's input_scaling."
+        )
     own = _attached(segmenter)
     own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
     if settings != own_settings:

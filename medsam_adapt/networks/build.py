@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from medsam_adapt.config import Precision
+from medsam_adapt.config import InputScaling, Precision
 from medsam_adapt.core.distributed import bare
 from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
 from medsam_adapt.networks.precision import run_as
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Head, Segmenter
 from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.store import resolve
 
 _PROMPT = "sam.prompt_encoder.no_mask_embed.weight"
@@ -33,6 +35,8 @@ def build_segmenter(
     precision: Precision = "fp32",
     low_memory: bool = False,
     slices_at_once: int | None = None,
+    detail: int = 0,
+    input_scaling: InputScaling | None = None,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -52,24 +56,33 @@ def build_segmenter(
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.
+        detail: channels of a branch that refines the masks, as for :func:`attach_adapter`; 0 adds none.
+        input_scaling: pixel values that the weights expect, as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
     """
+    input_scaling = choose_input_scaling(input_scaling, checkpoint, variant)
     checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         prompted = prompt != "none"
-        sam = build_sam(variant, image_size, None if prompted else num_classes, checkpoint, not overlapping)
+        classes = None if prompted else num_classes
+        sam = build_sam(variant, image_size, classes, checkpoint, not overlapping, input_scaling)
         head: Head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
         run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
-        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned)
+        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned, detail)
 
 
 def build_teacher(
-    variant: str, image_size: int, checkpoint: str | Path | None = None, seed: int = 0, precision: Precision = "fp32"
+    variant: str,
+    image_size: int,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    input_scaling: InputScaling | None = None,
 ) -> Segmenter:
     """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
 
@@ -81,14 +94,16 @@ def build_teacher(
         checkpoint: its weights, as for :func:`build_segmenter`.
         seed: of the random weights; the global random state is left as it was.
         precision: of the image encoder, as for :func:`build_segmenter`.
+        input_scaling: that of the images, which is the student's.
 
     Raises:
         InputError: as :func:`build_sam`.
     """
+    input_scaling = choose_input_scaling(input_scaling, checkpoint, variant)
     checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sam = build_sam(variant, image_size, checkpoint=checkpoint)
+        sam = build_sam(variant, image_size, checkpoint=checkpoint, input_scaling=input_scaling)
     run_as(sam.image_encoder, precision)
     return Segmenter(sam, "structure").requires_grad_(False).eval()
 
@@ -96,6 +111,20 @@ def build_teacher(
 def model_weights(network: nn.Module) -> list[nn.Parameter]:
     """The trained tensors of a segmenter, bare or wrapped, but for the prompt embedding: BLO-SAM's W."""
     return [tensor for name, tensor in trainable_tensors(bare(network)).items() if name != _PROMPT]
+
+
+def branch_and_sam(network: nn.Module, learning_rate: float, sam_factor: float) -> list[dict[str, Any]]:
+    """Parameter groups: the detail branch, which starts anew, and what is trained of SAM, with a lower rate.
+
+    Args:
+        network: a segmenter with a detail branch, bare or wrapped.
+        learning_rate: of the branch.
+        sam_factor: by which that is multiplied for SAM's own weights.
+    """
+    trained = trainable_tensors(bare(network))
+    branch = [tensor for name, tensor in trained.items() if name.startswith("sam.detail.")]
+    own = [tensor for name, tensor in trained.items() if not name.startswith("sam.detail.")]
+    return [{"params": branch, "lr": learning_rate}, {"params": own, "lr": sam_factor * learning_rate}]
 
 
 def prompt_embedding(network: nn.Module) -> nn.Parameter:

@@ -10,11 +10,14 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.kernels.blocks import use_fast_blocks
 from medsam_adapt.kernels.patches import PatchEmbedding
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
-from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD, Variant, get_variant
-from medsam_adapt.weights.store import resolve
+from medsam_adapt.networks.input_scaling import get_scaling
+from medsam_adapt.networks.variants import Variant, get_variant
+from medsam_adapt.weights.input_scaling import choose_input_scaling
+from medsam_adapt.weights.store import RANDOM, resolve
 
 SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
 
@@ -25,6 +28,7 @@ def build_sam(
     num_classes: int | None = None,
     checkpoint: str | Path | None = None,
     exclusive: bool = True,
+    input_scaling: InputScaling | None = None,
 ) -> Sam:
     """Build a SAM, on the CPU and in evaluation mode.
 
@@ -39,6 +43,8 @@ def build_sam(
         checkpoint: file in the layout of the official or MedSAM checkpoints, or a name of pretrained weights; random
             weights when None.
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
+        input_scaling: pixel values that the weights expect, ``sam`` or ``unit``; when None, what the checkpoint was
+            trained with.
 
     Raises:
         InputError: unknown variant, image size not divisible by 16, or a checkpoint that is not here or does not fit.
@@ -47,6 +53,7 @@ def build_sam(
     image_size = sizes.image_size if image_size is None else image_size
     sizes.grid(image_size)  # refuses an odd size
     mask_tokens = SAM_MASK_TOKENS if num_classes is None else num_classes + int(exclusive)
+    input_scaling = choose_input_scaling(input_scaling, RANDOM if checkpoint is None else checkpoint, variant)
     if checkpoint is not None:
         checkpoint = resolve(checkpoint, variant)
     if checkpoint is None:
@@ -59,9 +66,15 @@ def build_sam(
         with torch.device("meta"):  # random weights would only be overwritten
             sam = _assemble(sizes, image_size, mask_tokens)
         sam.to_empty(device="cpu")
-        sam.pixel_mean, sam.pixel_std = (torch.tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
         load_checkpoint(sam, checkpoint, variant=sizes, class_masks=num_classes is not None)
+    _set_input_scaling(sam, input_scaling)
     return sam.eval()
+
+
+def _set_input_scaling(sam: Sam, name: InputScaling) -> None:
+    scaling = get_scaling(name)
+    sam.input_scaling = name
+    sam.pixel_mean, sam.pixel_std = (torch.tensor(value).view(3, 1, 1) for value in (scaling.mean, scaling.std))
 
 
 def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
@@ -107,8 +120,6 @@ def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
             num_multimask_outputs=mask_tokens - 1,
             iou_head_hidden_dim=sizes.iou_hidden_dim,
         ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # SAM's RGB statistics, on the 0-255 scale
@@ -16,7 +17,8 @@ class Variant:
 
     Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
     ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed; a ``small``
-    encoder costs so little that it is trained whole beside the adapter, unless told otherwise.
+    encoder costs so little that it is trained whole beside the adapter, unless told otherwise. ``input_scaling`` is
+    that of weights which are not registered.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Variant:
     image_size: int = 512
     pretraining_size: int = 1024
     small: bool = False
+    input_scaling: InputScaling = "sam"
 
     def grid(self, image_size: int) -> int:
         """Number of patches along one side of an image of ``image_size`` pixels.

@@ -8,7 +8,8 @@ from typing import Any
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
-from medsam_adapt.runs.record import RunRecord, versions
+from medsam_adapt.core.versions import versions
+from medsam_adapt.runs.record import RunRecord
 
 
 class Report:

@@ -76,6 +76,10 @@ def _model(run: Path, record: RunRecord) -> Rows:
     window = "percentiles 0.5 to 99.5 become black to white"
     if policy.kind == "window":
         window = f"{policy.low:g} to {policy.high:g}{' HU' * (policy.modality == 'CT')} become black to white"
+    scaling = {
+        "sam": "sam: 0 to 255, minus SAM's mean, divided by its standard deviation",
+        "unit": "unit: each slice from 0 to 1",
+    }
     return [
         ("backbone", record.backbone),
         ("started from", _start(run, record)),
@@ -85,6 +89,7 @@ def _model(run: Path, record: RunRecord) -> Rows:
         ("prompt", prompts[record.prompt] + ", and one that is learnt" * record.learn_prompt),
         ("slices", f"{record.axis}, {record.image_size} pixels"),
         ("grey levels", window.replace("-", "−")),
+        ("input scaling", scaling[record.input_scaling]),
     ]
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
-from medsam_adapt.config import Axis, Backbone, Channels, PromptMode, refuse_code
+from medsam_adapt.config import Axis, Backbone, Channels, InputScaling, PromptMode, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
 from medsam_adapt.core.literals import literal
@@ -111,9 +110,11 @@ class RunRecord(BaseModel):
     overlapping: bool = False
     images: list[ImageName] = []  # of a case, together as channels; none where it has one
     policy: IntensityPolicy
+    input_scaling: InputScaling = "sam"  # what all runs before this setting were trained with
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
+    detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
     trainable: dict[str, int]
     knobs: dict[str, Any]
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
@@ -144,11 +145,14 @@ class RunRecord(BaseModel):
             "layout": self.layout,
             "cases": (self.held_out or self.train) if self.dataset_dir else None,
             "image_size": self.image_size,
+            "channels": self.channels,
+            "detail": self.detail,
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
             "label_ids": self.label_ids,
             "absent": self.absent_classes,
             "policy": self.policy.model_dump(),
+            "input_scaling": self.input_scaling,
             "tune_encoder": self.tune_encoder,
             "overlapping": self.overlapping,
         }
@@ -291,9 +295,3 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
         channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of what decides its numbers."""
-    packages = ("medsam-adapt", "torch", "monai", "segment-anything", "numpy", "nibabel")
-    return {package: metadata.version(package) for package in packages}

@@ -32,6 +32,7 @@ _REST = (
 
 # Settings of how a training is done, not of what comes out (but for rounding).
 _HOW = ("num_workers", "cache_dir", "save_minutes", "low_memory", "slices_at_once", "compile")
+_RESOLVED = ("image_size", "input_scaling", "tune_encoder")
 _SAME_DATA = {  # what decides a training besides its settings, in words
     "train": "training cases",
     "held_out": "held-out cases",
@@ -41,6 +42,7 @@ _SAME_DATA = {  # what decides a training besides its settings, in words
     "image_size": "image size",
     "overlapping": "overlap of classes",
     "policy": "intensities",
+    "input_scaling": "input scaling",
     "adapter": "adapter",
     "trainable": "number of trained values",
 }
@@ -51,6 +53,9 @@ def changed_setting(record: RunRecord, given: Mapping[str, Any]) -> str | None:
     own = {**record.knobs, **{name: given[name] for name in _HOW if name in given}}
     if given.get("layout") == record.layout:
         own["layout"] = record.layout
+    for name in _RESOLVED:  # None leaves it to data and weights; the configs of a run name what came of that
+        if own.get(name) is None and name in given:
+            own[name] = given[name] if given[name] in (None, getattr(record, name)) else None
     return next((name for name, value in given.items() if name in own and own[name] != value), None)
 
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medsam_adapt.config import PATH_SETTINGS, Knobs
+from medsam_adapt.config import PATH_SETTINGS, Knobs, Precision
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
+from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
@@ -31,7 +32,6 @@ from medsam_adapt.prediction.quality_flags import training_statistics
 from medsam_adapt.runs.record import (
     AdapterRecord,
     RunRecord,
-    versions,
 )
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
@@ -75,16 +75,31 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         tune_encoder=knobs.tune_encoder,
         overlapping=data.overlapping,
         seed=knobs.seed,
-        precision=knobs.precision,
+        precision=_precision(knobs),
         low_memory=knobs.low_memory,
         slices_at_once=knobs.slices_at_once,
+        detail=knobs.detail,
+        input_scaling=data.input_scaling,
     )
+
+
+def _precision(knobs: Knobs) -> Precision:
+    """That of the settings; ``auto`` with a detail branch, whose work is nearly all of a step, is bf16 on AMX too."""
+    in_bf16 = knobs.precision == "auto" and knobs.detail > 0 and torch.cpu._is_amx_tile_supported()
+    return "bf16" if in_bf16 else knobs.precision
 
 
 def loader_of(dataset: SliceDataset, knobs: Knobs, seed: int | None = None) -> DataLoader:
     """Batches of training slices as the settings say, with another ``seed`` than theirs if it is given."""
     seed = knobs.seed if seed is None else seed
-    return slice_loader(dataset, knobs.batch_size, seed, knobs.num_workers, min_steps=knobs.min_steps)
+    return slice_loader(
+        dataset,
+        knobs.batch_size,
+        seed,
+        knobs.num_workers,
+        min_steps=knobs.min_steps,
+        max_steps=knobs.max_steps,
+    )
 
 
 def compiles(knobs: Knobs, device: torch.device) -> bool:
@@ -166,9 +181,18 @@ def prepare_volume(
 
 
 def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: nn.Module) -> RunRecord:
-    """The record of a run that is about to start, with what is trained ``beside`` the network."""
+    """The record of a run that is about to start, with what is trained ``beside`` the network.
+
+    Raises:
+        InputError: the network expects another input scaling than the data has.
+    """
     adapter = segmenter.adapter
     assert adapter is not None, "build_segmenter attached one"
+    if segmenter.input_scaling != data.input_scaling:
+        raise InputError(
+            f"input_scaling: the slices are scaled as {data.input_scaling} but the network expects "
+            f"{segmenter.input_scaling}. Give build_segmenter the same input_scaling in the bundle's train.json."
+        )
     return RunRecord(
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
@@ -188,9 +212,11 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         overlapping=data.overlapping,
         images=list(data.cases.images),
         policy=data.policy,
+        input_scaling=data.input_scaling,
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
+        detail=knobs.detail,
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
         started_from=_started_from(knobs),

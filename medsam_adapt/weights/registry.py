@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
 
 _SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -25,6 +26,7 @@ class Weights:
         size: in bytes, None where it is not published.
         sha256: None where it is not published; then it is recorded on first use.
         shipped: whether the file is part of this package.
+        input_scaling: pixel values that the weights were trained with.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Weights:
     size: int | None = None
     sha256: str | None = None
     shipped: bool = False
+    input_scaling: InputScaling = "sam"
 
 
 # The six digits in the names of SAM's files begin the MD5 of their bytes, not the SHA-256. The SHA-256 is in the model
@@ -93,6 +96,7 @@ WEIGHTS = {
             url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth?download=1",
             size=375_049_145,
             sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
+            input_scaling="unit",
         ),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,24 @@ from monai.transforms import (
     Invertd,
     MapLabelValued,
     MapTransform,
+    OneOf,
     Orientationd,
+    Rand2DElasticd,
     RandAdjustContrastd,
     RandAffined,
     RandAxisFlipd,
+    RandBiasFieldd,
     RandGaussianNoised,
+    RandGaussianSmoothd,
     Randomizable,
     RandRotate90d,
     RandScaleIntensityd,
+    RandSimulateLowResolutiond,
     SaveImaged,
     Transform,
 )
 
-from medsam_adapt.config import Augmentation, Channels, PromptMode
+from medsam_adapt.config import Augmentation, Channels, InputScaling, PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.prompts.simulated import simulate_prompt
@@ -39,7 +44,7 @@ from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
-from medsam_adapt.networks.variants import PIXEL_MEAN
+from medsam_adapt.networks.input_scaling import get_scaling
 
 
 class LoadStoredSliced(Transform):
@@ -67,19 +72,21 @@ class FinishSliced(Randomizable, Transform):
     """Draw the prompt and pad to the square that the network takes.
 
     Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
-    sample names. `IGNORED` pixels stay so. The image is padded with SAM's mean
-    colour, which its normalisation turns into zeros, as SAM does.
+    sample names. `IGNORED` pixels stay so.
+    The image is prepared for the network's input scaling by :func:`pad_image`.
     """
 
-    def __init__(self, image_size: int, prompt: PromptMode = "none") -> None:
+    def __init__(self, image_size: int, prompt: PromptMode = "none", input_scaling: InputScaling = "sam") -> None:
         self.image_size = image_size
         self.prompt = prompt
+        self.input_scaling = input_scaling
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         label = torch.from_numpy(np.asarray(data["label"], dtype=np.int64))  # augmented or not, whole numbers
         image = {}
         if "image" in data:
-            image["image"] = pad_image(torch.as_tensor(data["image"]).clamp(0, 255), self.image_size)
+            levels = torch.as_tensor(data["image"]).clamp(0, 255)
+            image["image"] = pad_image(levels, self.image_size, self.input_scaling)
         if (table := data.get("table")) is not None:
             label = torch.from_numpy(table.astype(np.int64))[label[0]].permute(2, 0, 1)
         prompt: dict[str, Any] = {}
@@ -148,6 +155,7 @@ def training_transforms(
     channels: Channels = "repeat",
     augment: Augmentation = "anatomical",
     images: bool = True,
+    input_scaling: InputScaling = "sam",
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -157,16 +165,20 @@ def training_transforms(
         prompt: what is simulated from the label.
         channels: the slice repeated, or between its two neighbours.
         augment: ``anatomical`` keeps left left and up up (small rotations, zooms, shifts; contrast, noise);
-            ``free`` adds mirroring and quarter turns, for images without a side; ``none`` changes nothing.
+            ``strong`` as :func:`strong_augmentation`; ``free`` adds mirroring and quarter turns to ``anatomical``, for
+            images without a side; ``none`` changes nothing.
         images: whether the sample has an image; its label is the same without it.
+        input_scaling: of the network that is trained.
     """
-    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt)
+    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
     return Compose([load, *_augmentations(augment, image_size), finish])
 
 
 def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
     if augment == "none":
         return []
+    if augment == "strong":
+        return [strong_augmentation(image_size)]
     both = ("image", "label")
     turns: list[Transform] = []
     if augment == "free":
@@ -190,6 +202,56 @@ def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
         RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3, allow_missing_keys=True),
         RandGaussianNoised("image", std=6.0, prob=0.3, allow_missing_keys=True),
     ]
+
+
+class OneStream(Compose):
+    """Transforms that all draw from one random stream: to seed each of theirs would take longer than what they do."""
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> OneStream:
+        Randomizable.set_random_state(self, seed, state)
+        for each in _randomizables(self):
+            each.R = self.R
+        return self
+
+
+def _randomizables(value: Any) -> Iterator[Randomizable]:
+    """``value`` and all transforms inside it that draw at random."""
+    if isinstance(value, Randomizable):
+        yield value
+    if isinstance(value, Transform):
+        yield from _randomizables(list(vars(value).values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _randomizables(item)
+
+
+def strong_augmentation(image_size: int) -> OneStream:
+    """What few labelled patients need: shapes, contrasts, sharpness and illumination that other patients may have.
+
+    Left stays left and up stays up. One resampling moves, turns, scales and bends a slice; each further change is
+    rare, so that most slices look as a scanner gives them.
+
+    Args:
+        image_size: side of the square in pixels, to which shifts and bends are proportional.
+    """
+    both = ("image", "label")
+    modes = ("bilinear", "nearest")
+    turn, scale, shift = float(np.deg2rad(20)), (0.2, 0.2), 0.05 * image_size
+    move: dict[str, Any] = {"rotate_range": turn, "scale_range": scale, "translate_range": shift}
+    bend: dict[str, Any] = {"spacing": (image_size / 5,) * 2, "magnitude_range": (0.0, 0.02 * image_size)}
+    rest: dict[str, Any] = {"mode": modes, "padding_mode": "zeros", "allow_missing_keys": True, "prob": 0.6}
+    spatial = OneOf([RandAffined(both, **move, **rest), Rand2DElasticd(both, **bend, **move, **rest)], (0.7, 0.3))
+    image: dict[str, Any] = {"keys": "image", "allow_missing_keys": True}
+    changes: list[Transform] = [
+        spatial,
+        RandScaleIntensityd(factors=0.25, prob=0.3, **image),
+        RandAdjustContrastd(gamma=(0.7, 1.5), prob=0.3, **image),
+        RandBiasFieldd(degree=2, coeff_range=(0.0, 0.15), prob=0.15, **image),
+        RandSimulateLowResolutiond(zoom_range=(0.5, 1.0), upsample_mode="bilinear", prob=0.15, **image),
+        RandGaussianSmoothd(sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.1, **image),
+        RandGaussianNoised(std=12.0, prob=0.2, **image),
+    ]
+    return OneStream(changes)
 
 
 def volume_transforms(
@@ -271,12 +333,21 @@ def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
     return [{"image": str(file)} for file in files]
 
 
-def pad_image(image: torch.Tensor, image_size: int) -> torch.Tensor:
-    """(..., 3, h, w) -> (..., 3, S, S), padded right and bottom with SAM's mean colour."""
+def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling = "sam") -> torch.Tensor:
+    """Slices as a network takes them: (..., 3, h, w) -> (..., 3, S, S), both on the 0-255 scale.
+
+    Args:
+        image: grey levels or colours, windowed and resized.
+        image_size: S, in pixels.
+        input_scaling: of the network. For ``unit`` each slice is stretched to 0-255 before it is padded. The padding,
+            right and bottom, is what the network's normalisation turns into zeros.
+    """
+    scaling = get_scaling(input_scaling)
+    image = scaling.stretch(image)
     *batch, _, height, width = image.shape
     canvas = torch.empty(*batch, 3, image_size, image_size, device=image.device)
     canvas[..., :height, :width] = image
-    for channel, mean in enumerate(PIXEL_MEAN):  # by numbers: a tensor of them would have to wait for the device
+    for channel, mean in enumerate(scaling.mean):  # by numbers: a tensor of them would have to wait for the device
         canvas[..., channel, height:, :] = mean
         canvas[..., channel, :height, width:] = mean
     return canvas

@@ -11,7 +11,7 @@ import numpy as np
 from monai.transforms import Compose
 from torch import Tensor
 
-from medsam_adapt.config import Augmentation, Channels
+from medsam_adapt.config import Augmentation, Channels, InputScaling
 from medsam_adapt.data.slices.transforms import training_transforms
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Views:
         count: versions of a slice.
         seed: of the augmentation.
         images: whether the samples of a training carry images beside the row of their features.
+        input_scaling: of the network that is trained.
     """
 
     def __init__(
@@ -44,12 +45,20 @@ class Views:
         count: int = 1,
         seed: int = 0,
         images: bool = True,
+        input_scaling: InputScaling = "sam",
     ) -> None:
         self.slices = sorted({(sample["case"], sample["slice"]) for sample in samples})
         self.count, self.seed, self.images = count, seed, images
         self._first_row = {place: index * count for index, place in enumerate(self.slices)}
-        self._transform = training_transforms(stored, image_size, "none", channels, augment)
-        self._settings = {"image_size": image_size, "channels": channels, "augment": augment}
+        self._transform = training_transforms(
+            stored, image_size, "none", channels, augment, input_scaling=input_scaling
+        )
+        self._settings = {
+            "image_size": image_size,
+            "channels": channels,
+            "augment": augment,
+            "input_scaling": input_scaling,
+        }
         self._contents = {case: stored[case].images.path.parent.name for case, _ in self.slices}
 
     def __len__(self) -> int:

@@ -1,0 +1,60 @@
+"""What quick commands import: a name that is missing here makes every call slower, so add one on purpose only."""
+
+import subprocess
+import sys
+
+import pytest
+
+from medsam_adapt.cli.lazy_group import SUMMARIES, load_command
+
+TYPER = {"annotated_doc", "attr", "click", "colorama", "pygments", "rich", "shellingham"}
+TYPER |= {"typer", "typing_extensions"}
+PYDANTIC = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
+TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"}
+TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
+START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy"}
+PRINTED = {"cli.console", "core.files", "core.versions"}
+BUNDLES = {"bundle", "bundle.catalogue", "bundle.contents", "bundle.untrusted", "bundles", "cli.bundles", "config"}
+
+PROBE = """
+import contextlib, io, sys
+sys.path = [place for place in sys.path if place]
+before = set(sys.modules)
+from medsam_adapt.cli.main import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(sys.argv[1:])
+print(*(set(sys.modules) - before))
+"""
+
+
+def imported(*arguments):
+    """Top names of third-party modules, and this package's modules, that a command imports."""
+    command = [sys.executable, "-c", PROBE, *arguments]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    top = {name.partition(".")[0] for name in names}
+    third = {name for name in top if not name.startswith("_")} - set(sys.stdlib_module_names) - {"medsam_adapt"}
+    ours = {name.removeprefix("medsam_adapt").lstrip(".") for name in names if name.split(".")[0] == "medsam_adapt"}
+    return third, ours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "third_party", "own"),
+    [
+        (["--help"], TYPER, START),
+        (["bundles", "list"], TYPER | PYDANTIC, START | PRINTED | BUNDLES),
+        (["info", "--json"], TYPER | PYDANTIC | TORCH, START | PRINTED | {"cli.info", "core.versions"}),
+    ],
+    ids=["help", "bundles list", "info"],
+)
+def test_a_quick_command_imports_nothing_else(arguments, third_party, own):
+    third, ours = imported(*arguments)
+    assert third <= third_party
+    assert ours <= own
+    assert f"cli.{arguments[0]}" in ours or arguments == ["--help"]
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_every_command_listed_exists(name):
+    command = load_command(name)
+    assert command.name == name
+    assert command.help
