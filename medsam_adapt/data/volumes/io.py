@@ -9,6 +9,7 @@ for every format; a further format is a module in `formats` with the three funct
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +20,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import DICOM, holds_dicom, read_series_header
-from medsam_adapt.data.volumes.formats.itk import ITK
+from medsam_adapt.data.volumes.formats.itk import ITK, SLICER_SUFFIXES
 from medsam_adapt.data.volumes.formats.nifti import NIFTI
 from medsam_adapt.data.volumes.formats.picture import PICTURE, read_mask
 from medsam_adapt.data.volumes.same_grid import align
@@ -30,22 +31,28 @@ __all__ = [
     "PICTURES",
     "VolumeFormat",
     "VolumeHeader",
+    "case_stem",
     "from_ras",
+    "is_slicer_label",
     "picture_files",
     "read_header",
     "read_label",
+    "read_layers",
     "read_volume",
     "stored_label_header",
     "to_ras",
     "volume_files",
     "volume_stem",
+    "without_label_ending",
     "write_label",
     "write_volume",
 ]
 
+_LABEL_ENDING = re.compile(r"([._-](seg|segmentation|labels?|labelmap|masks?))+$", re.IGNORECASE)
 LARGEST_LABEL = 65535  # labels are written as uint8 or uint16
 FORMATS: dict[str, VolumeFormat] = {
-    ".nii.gz": NIFTI,  # the longer suffix first
+    **dict.fromkeys(SLICER_SUFFIXES, ITK),  # the longer suffix first
+    ".nii.gz": NIFTI,
     ".nii": NIFTI,
     ".nrrd": ITK,
     ".nhdr": ITK,
@@ -90,6 +97,8 @@ def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.n
         InputError: as `read_header`; also damaged voxel data, and NaN or infinite voxels.
     """
     header = read_header(path, series)
+    if header.layers > 1:
+        raise InputError(f"{header.path} is a segmentation in layers, not an image. Give the image that it belongs to.")
     stored, slope, intercept = _format_of(header.path).read_voxels(header)
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told below
         voxels = stored.astype(np.float32)
@@ -128,7 +137,26 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
 
 
 def _read_label_map(header: VolumeHeader) -> np.ndarray:
-    """A label file's numbers in its own axis order, checked."""
+    """A label file's numbers (X, Y, Z) in its own axis order, checked; layers that share no voxel are joined."""
+    layers = read_layers(header)
+    if layers.ndim == 3:
+        return layers
+    used = np.count_nonzero(layers, axis=-1)
+    numbers = [set(np.unique(layer)) - {0} for layer in np.moveaxis(layers, -1, 0)]
+    if used.max(initial=0) > 1 or len(set().union(*numbers)) < sum(map(len, numbers)):
+        raise InputError(
+            f"{header.path}: segments overlap, or two have one number, which no label map holds. Name them as the "
+            "classes are named, and they are read one by one."
+        )
+    return layers.max(axis=-1)
+
+
+def read_layers(header: VolumeHeader) -> np.ndarray:
+    """A label file's numbers, (X, Y, Z) or (X, Y, Z, layers) uint8 or uint16 in its own axis order, checked.
+
+    Raises:
+        InputError: as `read_label`.
+    """
     kind = _format_of(header.path)
     values, slope, intercept = (read_mask(header), 1.0, 0.0) if kind is PICTURE else kind.read_voxels(header)
     if (slope, intercept) != (1, 0):
@@ -249,6 +277,21 @@ def volume_stem(path: str | Path) -> str:
     if path.is_dir():
         return path.absolute().name
     return path.name[: -len(_suffix_of(path))]
+
+
+def case_stem(path: str | Path) -> str:
+    """`volume_stem` of a label without what marks it as one: "a" for a_seg.nii.gz, a.label.nii.gz and a-label.nrrd."""
+    return without_label_ending(volume_stem(path))
+
+
+def without_label_ending(stem: str) -> str:
+    """A name without _seg, -label, .mask and the like at its end."""
+    return _LABEL_ENDING.sub("", stem) or stem
+
+
+def is_slicer_label(path: str | Path) -> bool:
+    """Whether a file is named as 3D Slicer names its segmentations, so that it is no image."""
+    return Path(path).name.lower().endswith(SLICER_SUFFIXES)
 
 
 def volume_files(folder: str | Path) -> list[Path]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
-from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, is_slicer_label, volume_files, volume_stem
 
 if TYPE_CHECKING:  # the layouts build these classes, and `cases` asks the layouts
     from medsam_adapt.data.datasets.cases import CaseList
@@ -134,8 +134,8 @@ def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:
     return InputError("\n".join([*problems[:limit], *rest]), problems)
 
 
-def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
-    """Stem -> volume directly in ``folder``, hidden files left out.
+def volumes_by_stem(folder: Path, layout: str, labels: bool = False) -> dict[str, Path]:
+    """Stem -> volume directly in ``folder``, hidden files left out, and 3D Slicer's segmentations unless of ``labels``.
 
     Raises:
         InputError: no such folder, or two files of one stem.
@@ -143,7 +143,7 @@ def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, which layout {layout} needs; create it or name another --layout")
     found: dict[str, Path] = {}
-    for path in volume_files(folder):
+    for path in (path for path in volume_files(folder) if labels or not is_slicer_label(path)):
         if (other := found.setdefault(volume_stem(path), path)) != path:
             raise InputError(f"{path} and {other.name} have the same name but for the suffix; remove one of them")
     return found
