@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from medsam_adapt.bundle import contents
 from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
@@ -81,7 +81,18 @@ def run_knobs(bundle: str, **values: Any) -> Knobs:
     Raises:
         InputError: unknown names, wrong types or values out of bounds, all at once.
     """
-    return check_knobs(knobs_model(bundle), values, f"bundle {bundle}")
+    model = knobs_model(bundle)
+    switches = {
+        name
+        for name, field in model.model_fields.items()
+        if field.annotation is bool or {bool, True} & {*get_args(field.annotation)}
+    }
+    words = {"true": True, "false": False, "True": True, "False": False}  # text, as MONAI's command hands them on
+    values = {
+        name: words.get(value, value) if name in switches and isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    return check_knobs(model, values, f"bundle {bundle}")
 
 
 def resolve_knobs(

@@ -56,6 +56,19 @@ def plain_path(path: Path | str) -> str:
     return str(Path(path).absolute()) if str(path)[:1] in ("$", "@", "%") else str(path)
 
 
+def as_switch(value: bool | str, name: str) -> bool:
+    """A switch as MONAI's command gives it, which hands on ``false`` as text, and text is true.
+
+    Raises:
+        InputError: neither true nor false.
+    """
+    known = {"true": True, "false": False}
+    found = value if isinstance(value, bool) else known.get(str(value).strip().lower())
+    if found is None:
+        raise InputError(f"{name}: {value!r} is no switch. Write true or false.")
+    return found
+
+
 def as_typed(text: str | Path, name: str) -> str:
     """A path that comes out of MONAI's parser, as the user typed it.
 
