@@ -1,14 +1,17 @@
 """The scores of every convention are those of the library itself, on random and on empty masks."""
 
+import json
 import math
 import sys
 import types
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.conventions import check_convention, convention_scores
 
@@ -121,3 +124,33 @@ def test_an_unknown_convention_is_refused():
     assert check_convention("seg-metrics") == "seg-metrics"
     with pytest.raises(InputError, match=r"--convention segmetrics: there is none of that name\. Use ours, monai"):
         check_convention("segmetrics")
+
+
+def test_the_command_scores_by_a_convention(tmp_path, capsys):
+    for folder, mask in (("pred", EMPTY), ("ref", PAIRS["two blobs"][1])):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), np.diag([*SPACING, 1])), tmp_path / folder / "a.nii.gz")
+    options = ["--pred", tmp_path / "pred", "--ref", tmp_path / "ref", "--output", tmp_path / "scores"]
+    expected = {"ours": None, "seg-metrics": 0.0}
+    for convention, hd95 in expected.items():
+        code, out, _ = _call(capsys, "evaluate", *options, "--convention", convention, "--overwrite")
+        assert code == 0
+        summary = json.loads((tmp_path / "scores/metrics.json").read_text())
+        assert summary["rules"]["convention"] == convention
+        assert summary["cases"]["a"]["classes"]["1"]["hd95"] == hd95
+    assert "seg-metrics 1.2.8: a class that is empty in one mask has HD95 and MSD 0" in " ".join(out.split())
+    assert "msd" in summary["mean"]
+    for wrong, sentence in (
+        (["--convention", "medpi"], "there is none of that name"),
+        (["--convention", "medpy", "--protocol", "segrap"], "it has rules of its own"),
+        (["--convention", "medpy", "--metrics", "nsd"], "it has no nsd"),
+    ):
+        code, _, err = _call(capsys, "evaluate", *options, "--overwrite", *wrong)
+        assert (code, sentence in " ".join(err.split())) == (2, True)
+
+
+def _call(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
