@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.networks.sam import plain_encoder, with_fast_layers
-from medsam_adapt.networks.variants import Variant, get_variant
+from medsam_adapt.weights.backbones import Variant, get_variant
 
 NAMES = ("segment-anything", "ours")
 MIB = 2**20

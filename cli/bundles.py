@@ -11,18 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from medsam_adapt.bundle.catalogue import (
-    RECIPES,
-    bundle_names,
-    describe_network,
-    knobs_model,
-    read_config,
-    recipe_values,
-)
+from medsam_adapt.bundle.catalogue import RECIPES, describe_network, read_config, recipe_values
+from medsam_adapt.bundle.contents import bundle_names
+from medsam_adapt.bundle.settings import knobs_model
 from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
 from medsam_adapt.core.errors import InputError
 
-from .console import console, say, warn
+from .console import say, show_table, warn
 
 app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -40,7 +35,7 @@ def list_bundles(as_json: Json = False) -> None:
     table = Table("bundle", "method", "what is trained", box=None)
     for name, row in rows.items():
         table.add_row(name, row["name"], row["summary"])
-    console.print(table)
+    show_table(table)
 
 
 @app.command()
@@ -65,7 +60,7 @@ def show(
     settings = Table("setting", *RECIPES, "", box=None)
     for knob, row in facts["settings"].items():
         settings.add_row(knob, *(json.dumps(row[recipe]) for recipe in RECIPES), row["description"])
-    console.print(settings)
+    show_table(settings)
     if "trainable" not in facts:
         warn(f"the trainable values of {name} are counted with --trust-bundle only, since that runs its code.")
         return

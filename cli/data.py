@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
 
-from .console import Overwrite, Series, console, progress_bar, say, shortened, warn
+from .console import Overwrite, Series, progress_bar, say, shortened, show_table, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -66,9 +66,9 @@ def _print(folder: Path, seen: Survey) -> None:
             "unreadable" if row["intensities"] is None else " to ".join(f"{value:g}" for value in row["intensities"]),
             "-" if row["voxels"] is None else f"{sum(row['voxels'].values()):,}",
         )
-    console.print(table, soft_wrap=False)
+    show_table(table)
     if seen.check.voxels:
-        console.print(_class_table(seen), soft_wrap=False)
+        show_table(_class_table(seen))
 
 
 def _class_table(seen: Survey) -> Table:

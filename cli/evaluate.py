@@ -10,18 +10,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.bundle.catalogue import read_config, run_knobs, workflow
+from medsam_adapt.bundle.catalogue import read_config, workflow
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import plain_path
-from medsam_adapt.data.datasets.cases import CaseList, find_cases
-from medsam_adapt.data.datasets.layouts import class_key
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.runs.record import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
 
-from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
+from .console import Device, Overwrite, check_output, progress_bar, say, show_table, warn
 
 _HEADS = {
     "dsc": "DSC",
@@ -29,7 +31,7 @@ _HEADS = {
     "hd95": "HD95 mm",
     "nsd": "NSD",
     "msd": "MSD mm",
-    "volume_difference_ml": "ml too much",
+    "volume_difference_ml": "ml off",
     "slice_dsc": "DSC per slice",
     "slice_dsc_pooled": "pooled",
 }
@@ -42,8 +44,8 @@ def evaluate(
         typer.Option(help="Other labelled volumes than the run's held-out ones.", show_default=False),
     ] = None,
     layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
-    pred: Annotated[Path | None, typer.Option(help="Folder of masks to score, instead of a run.")] = None,
-    ref: Annotated[Path | None, typer.Option(help="Folder of the reference masks, of the same names.")] = None,
+    pred: Annotated[Path | None, typer.Option(help="Mask, or folder of masks, to score instead of a run.")] = None,
+    ref: Annotated[Path | None, typer.Option(help="Reference mask, or folder of masks of the same names.")] = None,
     labels: Annotated[Path | None, typer.Option(help='Names of the labels in --ref, as in {"1": "liver"}.')] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the scores; without it, the run's.")] = None,
     metrics: Annotated[str | None, typer.Option(help="all, or some of dsc,iou,hd95,nsd,msd,volume,slice_dsc.")] = None,
@@ -226,7 +228,7 @@ def _print_table(summary: dict[str, Any]) -> None:
         scores = (number(row[metric], metric) for metric in metrics)
         table.add_row(escape(name), *scores, *(str(row[count]) for count in counts))
     table.add_row("mean", *(number(summary["mean"][metric], metric) for metric in metrics), style="bold")
-    console.print(table)
+    show_table(table)
     if (intervals := summary["intervals"]["dsc"])[0] is not None:
         say(
             f"Mean DSC {number(summary['mean']['dsc'])}, 95% interval {number(intervals[0])} to {number(intervals[1])}."

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from medsam_adapt.core.errors import InputError, RunError, causes
+from medsam_adapt.core.errors import InputError, user_error
 
 from .lazy_group import LazyGroup
 
@@ -49,16 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except Exception as error:
-        told = told_of(error)
+        told = user_error(error)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2 if isinstance(told, InputError) else 1)
-
-
-def told_of(error: BaseException) -> InputError | RunError | OSError | None:
-    """What the user is told of an error, in one sentence; None of one that is a fault of this package."""
-    return next((cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
 
 
 def _wait_asleep() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam_adapt.bundle.catalogue import run_knobs
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_switch
 from medsam_adapt.data.volumes import io

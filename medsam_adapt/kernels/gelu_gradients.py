@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import computed_once, keeps_slopes
 from medsam_adapt.kernels.linear_onednn import TokenLinear, linear, suits, turned
-from medsam_adapt.networks.precision import computed_once, keeps_slopes
 
 _STEPS = 52_000.0  # of a slope, to 1; slopes are between -0.129 and 1.129, and 0.5 is the zero of what is kept
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.precision import computed_once, is_recorded
+from medsam_adapt.core.precision import computed_once, is_recorded
 
 _WORTHWHILE = 2**17  # values of a weight; below, as in vit_nano, there is nothing to gain
 _ARGUMENTS = ["X", "W", "B", "attr", "scalars", "algorithm"]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels.linear_onednn import product, suits, turned
-from medsam_adapt.networks.precision import is_recorded
 
 Increment = tuple[Tensor, Tensor]  # D (r, in) and U (out, r) of x -> U D x
 

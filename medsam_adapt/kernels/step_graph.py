@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from medsam_adapt.methods.update import Update, over_tensors, tensors_of
+from medsam_adapt.core.update import Update, over_tensors, tensors_of
 
 WARM_UP = 3  # steps of each kind before it is recorded: compiling, trials of kernels, and the optimisers' moments
 MOST_KINDS = 4  # of batches; each keeps its inputs, and shares what is made inside with the others

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels.self_test import TOLERANCE, agrees, runs_kernels, worst_difference
-from medsam_adapt.networks.precision import is_recorded
 
 _TOKENS = 4  # of a program
 _EPSILON = 1e-6  # in the trial, as in SAM's encoder

@@ -6,7 +6,7 @@ import sys
 import pytest
 from monai.bundle import ConfigParser, run
 
-from medsam_adapt.bundle.catalogue import bundle_folder
+from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed, decoded, is_literal, literal, plain_path
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medsam_adapt.core.precision import run_as
 from medsam_adapt.kernels import linear_onednn as products
 from medsam_adapt.kernels import low_rank
 from medsam_adapt.kernels.linear_onednn import TokenLinear, linear
@@ -15,7 +16,6 @@ from medsam_adapt.methods import AdaptFormer, CobotLoRA, LoRA
 from medsam_adapt.methods.series_adapter import SeriesAdapters
 from medsam_adapt.networks import build_sam
 from medsam_adapt.networks.encoder_stages import run_stages
-from medsam_adapt.networks.precision import run_as
 
 x86 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 

@@ -7,9 +7,9 @@ import torch
 
 from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.update import PlainUpdate
 from medsam_adapt.kernels.step_graph import MOST_KINDS, WARM_UP, StepGraph
 from medsam_adapt.methods import AdaptFormer, BiLevelUpdate, DecoderLoRA, infosam
-from medsam_adapt.methods.update import PlainUpdate
 from medsam_adapt.networks import build_segmenter
 from medsam_adapt.training import setup as engine
 from tests.training.step_trainings import TapeRecorder, Training

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
+from medsam_adapt.core.update import PlainUpdate
 from medsam_adapt.kernels.step_graph import WARM_UP, StepGraph
-from medsam_adapt.methods.update import PlainUpdate
 from tests.training.step_trainings import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -7,6 +7,7 @@ from monai.inferers import SimpleInferer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medsam_adapt.core.update import PlainUpdate
 from medsam_adapt.methods import (
     AdaptFormer,
     BiLevelUpdate,
@@ -18,7 +19,6 @@ from medsam_adapt.methods import (
     SeriesAdapters,
     StructureLoss,
 )
-from medsam_adapt.methods.update import PlainUpdate
 from medsam_adapt.networks import DecoderOnly, build_segmenter, build_teacher, model_weights, prompt_embedding
 
 SIZE = 32

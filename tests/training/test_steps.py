@@ -6,7 +6,8 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from medsam_adapt.bundle.catalogue import bundle_names, read_config, resolve_knobs, workflow
+from medsam_adapt.bundle.catalogue import read_config, resolve_knobs, workflow
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.kernels import step_graph
 from medsam_adapt.kernels.step_graph import WARM_UP

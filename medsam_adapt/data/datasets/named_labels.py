@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from medsam_adapt.data.datasets.cases import Case
-from medsam_adapt.data.datasets.dicom_conversion import converted_label
-from medsam_adapt.data.datasets.layouts import class_key
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.volumes.case import Case
+from medsam_adapt.data.volumes.dicom_conversion import converted_label
 from medsam_adapt.data.volumes.io import is_slicer_label
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
 from medsam_adapt.data.volumes.slicer_labels import Segment, segments_of

@@ -18,10 +18,11 @@ import numpy as np
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.dicom_contours import read_structures
 from medsam_adapt.data.volumes.dicom_segments import require_highdicom, segment_mask
+from medsam_adapt.data.volumes.files import is_slicer_label
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, is_dicom, quiet_dicom
-from medsam_adapt.data.volumes.io import is_slicer_label, read_header
+from medsam_adapt.data.volumes.headers import read_header
 from medsam_adapt.data.volumes.slicer_labels import read_segments, segments_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy as np
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from medsam_adapt.data.volumes.formats.itk import nrrd_values
-from medsam_adapt.data.volumes.io import read_header, read_layers
+from medsam_adapt.data.volumes.headers import read_header
+from medsam_adapt.data.volumes.label_numbers import read_layers
 from medsam_adapt.data.volumes.same_grid import align
 
 

@@ -12,9 +12,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, read_json, unique_images, volumes_by_stem
-from medsam_adapt.data.volumes.io import case_stem, is_slicer_label, volume_files
+from medsam_adapt.core.json_files import read_json
+from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, unique_images, volumes_by_stem
+from medsam_adapt.data.datasets.named_labels import with_named_labels
+from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.files import case_stem, is_slicer_label, volume_files
 
 NAME = "folder"
 DESCRIPTION = "images/ and labels/ with files of the same name, and labels.json with the classes' names if there is one"
@@ -37,8 +39,6 @@ def read(root: Path, need_labels: bool) -> CaseList:
     names = root / "labels.json"
     classes = class_map(read_json(names), names) if names.is_file() else {}
     if any(case.label is not None and is_slicer_label(case.label) for case in cases):
-        from medsam_adapt.data.datasets.named_labels import with_named_labels  # which needs the layouts
-
         cases, classes, coding = with_named_labels(cases, classes)
         return CaseList(NAME, root, cases, classes, coding=coding)
     return CaseList(NAME, root, cases, classes)
