@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medsam_adapt.config import Knobs, Precision
-from medsam_adapt.core.distributed import processes
+from medsam_adapt.core.distributed import world_size
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.update import PlainUpdate, Update
 from medsam_adapt.core.versions import versions
@@ -34,7 +34,7 @@ from medsam_adapt.runs.record import (
     read_run,
 )
 from medsam_adapt.runs.statistics import training_statistics
-from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
+from medsam_adapt.training.run_handler import RunHandler as RunHandler  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
 from medsam_adapt.weights.store import RANDOM, resolve
@@ -113,7 +113,7 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     """
     if not knobs.compile:
         return False
-    if knobs.compile == "graphs" and (device.type != "cuda" or processes() > 1):
+    if knobs.compile == "graphs" and (device.type != "cuda" or world_size() > 1):
         raise InputError("compile=graphs is for one GPU alone: use compile=true, or leave it out.")
     if knobs.compile == "graphs" and knobs.slices_at_once is not None:
         raise InputError("compile=graphs records a whole step, which slices_at_once divides: leave one of them out.")
@@ -223,7 +223,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
         started_from=_started_from(knobs),
-        processes=processes(),
+        processes=world_size(),
         statistics=training_statistics(data),
     )
 

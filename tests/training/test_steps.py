@@ -69,7 +69,7 @@ def test_graphs_are_for_one_gpu_and_whole_steps(monkeypatch):
         compiles(parts, torch.device("cuda"))
     with pytest.raises(InputError, match=r"for one GPU alone"):
         compiles(graphs, torch.device("cpu"))
-    monkeypatch.setattr(engine, "processes", lambda: 2)
+    monkeypatch.setattr(engine, "world_size", lambda: 2)
     with pytest.raises(InputError, match=r"for one GPU alone"):
         compiles(graphs, torch.device("cuda"))
 
