@@ -1,6 +1,6 @@
 """DICOM labels as the label files that every other part reads: made once, kept under ``MEDSAM_ADAPT_HOME``.
 
-Structures have numbers of their own in every file, so that only their names tell what is the same class in two
+Structures are numbered differently in every file, so that only their names show what is the same class in two
 patients; here they get the data set's ids. Structures of one name are one class.
 
     labels/<32 hexadecimal digits>/label.nii.gz      structures that do not overlap
@@ -20,7 +20,7 @@ import numpy as np
 
 from medsam_adapt.core.cache import labels_folder, made_in_cache
 from medsam_adapt.core.errors import InputError, RunError
-from medsam_adapt.core.files import file_sha256, is_disk_full
+from medsam_adapt.core.files import file_sha256, is_disk_full, make_shared_folder
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.volumes.dicom_labels import DicomLabels, open_dicom_labels
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, write_label
@@ -103,7 +103,7 @@ def _make(label: Path, header: VolumeHeader, classes: Mapping[int, str], folder:
         overlap = overlap or bool(whole[mask].any())
         whole[mask] = class_id
     faults = {"problems": problems, "notes": _notes(labels, wanted)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_shared_folder(folder.parent)
     with made_in_cache(folder) as temporary:
         if overlap:  # masks are made again: of many structures, they would not all fit into memory
             for class_id in {*wanted.values()} - problems.keys():
