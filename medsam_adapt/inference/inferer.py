@@ -33,7 +33,7 @@ class SlicewiseInferer(Inferer):
         batch_size: slices at a time; by the device when None.
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
-        overlapping: whether the structures that a prompted segmenter draws may overlap; without prompts its head tells.
+        overlapping: whether the structures that a prompted segmenter draws may overlap; else the head decides.
         whole: classes (1..C) of one piece, of which fragments are removed from ``labels``.
     """
 
