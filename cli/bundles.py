@@ -22,7 +22,7 @@ from medsam_adapt.bundle.catalogue import (
 from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
 from medsam_adapt.core.errors import InputError
 
-from .console import console, say, warn
+from .console import say, show_table, warn
 
 app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -40,7 +40,7 @@ def list_bundles(as_json: Json = False) -> None:
     table = Table("bundle", "method", "what is trained", box=None)
     for name, row in rows.items():
         table.add_row(name, row["name"], row["summary"])
-    console.print(table)
+    show_table(table)
 
 
 @app.command()
@@ -65,7 +65,7 @@ def show(
     settings = Table("setting", *RECIPES, "", box=None)
     for knob, row in facts["settings"].items():
         settings.add_row(knob, *(json.dumps(row[recipe]) for recipe in RECIPES), row["description"])
-    console.print(settings)
+    show_table(settings)
     if "trainable" not in facts:
         warn(f"the trainable values of {name} are counted with --trust-bundle only, since that runs its code.")
         return

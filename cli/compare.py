@@ -22,7 +22,7 @@ from medsam_adapt.scoring.protocols import choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE
 from medsam_adapt.weights.store import resolve
 
-from .console import Device, Overwrite, check_output, console, say, warn
+from .console import Device, Overwrite, check_output, console, say, show_table, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.comparison.plan import Plan
@@ -39,6 +39,17 @@ def compare(
     from_runs: Annotated[
         list[Path] | None, typer.Option("--from", help="Compare finished runs instead: --from RUN RUN …")
     ] = None,
+    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h, for all methods.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="none, box or points.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto; see 'bundles show'.")] = None,
+    low_memory: Annotated[
+        bool | None, typer.Option("--low-memory", help="Train in less memory, with more time a step.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes to learn, as in liver,spleen.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder of the slice cache.", show_default=False)] = None,
     folds: Annotated[int, typer.Option(min=1, help="Of a cross-validation; 1 holds one part out.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method and fold, with seeds from 0.")] = 1,
     recipe: Annotated[str, typer.Option(help="default (ours) or paper (the papers' settings).")] = "default",
@@ -52,7 +63,7 @@ def compare(
     """Compare methods on the same cases: scores, significance, parameters, time and memory.
 
     Trains what is not trained yet (the same command goes on after an interruption), or compares finished runs with
-    --from. Writes compare.md, compare.csv and compare.json.
+    --from. Writes compare.md, compare.csv, compare_cases.csv and compare.json.
     """
     from medsam_adapt.comparison.plan import name_runs, scored_run
     from medsam_adapt.comparison.run import compare_runs
@@ -61,10 +72,22 @@ def compare(
     if output is None:
         raise InputError("compare needs --output, the folder of the comparison.")
     rules = choose_rules(protocol)
+    options = {
+        "backbone": backbone,
+        "checkpoint": checkpoint,
+        "image_size": image_size,
+        "epochs": epochs,
+        "prompt": prompt,
+        "precision": precision,
+        "low_memory": low_memory,
+        "classes": None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+        "cache_dir": None if cache_dir is None else str(cache_dir.resolve()),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
     finished = [*(from_runs or []), *(more_runs or [])]
     if finished:
-        if not from_runs or bundles or data or sets:
-            raise InputError("compare takes --from RUN RUN …, or --bundles and --data: not both.")
+        if not from_runs or bundles or data or sets or given:
+            raise InputError("compare takes --from RUN RUN …, or --bundles, --data and settings: not both.")
         check_output(output, overwrite, "compare.json")
         unscored = [run for run in finished if not (run / METRICS_FILE).is_file()]
         for run in unscored:
@@ -74,12 +97,14 @@ def compare(
             _score(run, rules, device)
         runs = [scored_run(folder, name) for name, folder in name_runs(finished).items()]
     else:
-        plan, splits = _prepare(output, bundles, data, layout, folds, seeds, recipe, sets or [], overwrite)
+        plan, splits = _prepare(
+            output, bundles, data, layout, folds, seeds, recipe, given | parse_sets(sets or []), overwrite
+        )
         runs = _train_all(plan, splits, output, rules, device)
     content = compare_runs(runs)
-    write_comparison(output, content)
+    written = write_comparison(output, content, runs)
     _print(content)
-    say(f"Written: {output / 'compare.md'}, {output / 'compare.csv'}, {output / 'compare.json'}")
+    say(f"Written: {', '.join(map(str, written))}")
 
 
 def _prepare(
@@ -90,7 +115,7 @@ def _prepare(
     folds: int,
     seeds: int,
     recipe: str,
-    sets: Sequence[str],
+    given: Mapping[str, Any],
     overwrite: bool,
 ) -> tuple[Plan, Path]:
     """The plan and its splits; whatever is wrong with settings, files and labels is told here."""
@@ -101,7 +126,7 @@ def _prepare(
     names = list(dict.fromkeys(name.strip() for name in (bundles or "").split(",") if name.strip()))
     if not names or data is None:
         raise InputError("compare needs --bundles (as in blosam,lora) and --data, or --from RUN RUN …")
-    settings = _settings(names, recipe, parse_sets(list(sets)))
+    settings = _settings(names, recipe, given)
     if overwrite or not (output / PLAN_FILE).is_file():
         check_output(output, overwrite, PLAN_FILE)
     found = find_cases(data, layout)
@@ -209,7 +234,7 @@ def _print(content: Mapping[str, Any]) -> None:
         table = Table(*map(escape, heads), box=None)
         for row in rows:
             table.add_row(*map(escape, row))
-        console.print(table)
+        show_table(table)
         console.print()
     say("± standard deviation over cases; p: DSC against the best, Wilcoxon's test over cases, Holm's correction.")
     for note in content["notes"]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,9 +22,12 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 from medsam_adapt.core.errors import InputError
 
+_LONGEST_NAME, _UNLIMITED = 40, 10_000  # columns of a terminal
 console = Console(highlight=False, soft_wrap=True)
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -51,6 +56,20 @@ def shortened(sentences: Sequence[str], limit: int = 5) -> list[str]:
     """The first few of many sentences, and how many more there are."""
     rest = len(sentences) - limit
     return [*sentences[:limit], *([f"... and {rest} more of this kind."] if rest > 0 else [])]
+
+
+def show_table(table: Table) -> None:
+    """Print a table without cutting a name or a number short, however narrow the terminal is.
+
+    Only heads and long texts wrap; a table that needs more room than there is gets it.
+    """
+    for column in table.columns:
+        whole = [*map(str, column.cells), *str(column.header).split()]  # a head wraps between its words
+        widest = max((cell_len(Text.from_markup(text).plain) for text in whole), default=0)
+        column.min_width = min(widest, _LONGEST_NAME)
+        column.overflow = "fold"
+    needed = Measurement.get(console, console.options.update(width=_UNLIMITED), table).minimum
+    console.print(table, width=max(console.width, needed), soft_wrap=False, crop=False)
 
 
 @contextmanager

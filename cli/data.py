@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
 
-from .console import Overwrite, Series, console, progress_bar, say, shortened, warn
+from .console import Overwrite, Series, progress_bar, say, shortened, show_table, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -40,12 +40,12 @@ def check(
         task = progress.add_task("reading", total=None, detail="")
         seen = survey(folder, layout, lambda case, total: progress.update(task, advance=1, total=total), series)
     _print(folder, seen)
-    for warning in shortened(seen.check.notes):
+    for warning in shortened(seen.notes):
         warn(warning)
     if seen.problems:
         count = len(seen.problems)
         raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
-    count = len(seen.check.notes)
+    count = len(seen.notes)
     say(f"No problems, but {count} warning{'s' * (count > 1)}." if count else "No problems found.")
 
 
@@ -66,9 +66,9 @@ def _print(folder: Path, seen: Survey) -> None:
             "unreadable" if row["intensities"] is None else " to ".join(f"{value:g}" for value in row["intensities"]),
             "-" if row["voxels"] is None else f"{sum(row['voxels'].values()):,}",
         )
-    console.print(table, soft_wrap=False)
+    show_table(table)
     if seen.check.voxels:
-        console.print(_class_table(seen), soft_wrap=False)
+        show_table(_class_table(seen))
 
 
 def _class_table(seen: Survey) -> Table:

@@ -20,14 +20,14 @@ from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
 
-from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
+from .console import Device, Overwrite, check_output, progress_bar, say, show_table, warn
 
 _HEADS = {
     "dsc": "DSC",
     "iou": "IoU",
     "hd95": "HD95 mm",
     "nsd": "NSD",
-    "volume_difference_ml": "ml too much",
+    "volume_difference_ml": "ml off",
     "slice_dsc": "DSC per slice",
     "slice_dsc_pooled": "pooled",
 }
@@ -40,8 +40,8 @@ def evaluate(
         typer.Option(help="Other labelled volumes than the run's held-out ones.", show_default=False),
     ] = None,
     layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
-    pred: Annotated[Path | None, typer.Option(help="Folder of masks to score, instead of a run.")] = None,
-    ref: Annotated[Path | None, typer.Option(help="Folder of the reference masks, of the same names.")] = None,
+    pred: Annotated[Path | None, typer.Option(help="Mask, or folder of masks, to score instead of a run.")] = None,
+    ref: Annotated[Path | None, typer.Option(help="Reference mask, or folder of masks of the same names.")] = None,
     labels: Annotated[Path | None, typer.Option(help='Names of the labels in --ref, as in {"1": "liver"}.')] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the scores; without it, the run's.")] = None,
     metrics: Annotated[str | None, typer.Option(help="all, or some of dsc,iou,hd95,nsd,volume,slice_dsc.")] = None,
@@ -221,7 +221,7 @@ def _print_table(summary: dict[str, Any]) -> None:
         scores = (number(row[metric], metric) for metric in metrics)
         table.add_row(escape(name), *scores, *(str(row[count]) for count in counts))
     table.add_row("mean", *(number(summary["mean"][metric], metric) for metric in metrics), style="bold")
-    console.print(table)
+    show_table(table)
     if (intervals := summary["intervals"]["dsc"])[0] is not None:
         say(
             f"Mean DSC {number(summary['mean']['dsc'])}, 95% interval {number(intervals[0])} to {number(intervals[1])}."

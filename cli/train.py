@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.bundle.catalogue import parse_sets, resolve_knobs, run_knobs, workflow
+from medsam_adapt.bundle.catalogue import DEFAULT_BUNDLE, parse_sets, resolve_knobs, run_knobs, workflow
 from medsam_adapt.bundle.untrusted import TRUST_HELP, base_bundle, require_trust
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.errors import InputError
@@ -29,19 +31,23 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
+    from medsam_adapt.training.time_budget import Deadline
 
 
 def train(
     data: Annotated[Path | None, typer.Option(help="Folder of the labelled volumes.", show_default=False)] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run to make.", show_default=False)] = None,
     bundle: Annotated[
-        str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: blosam]")
+        str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: detail]")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
     backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Time budget, instead of --epochs; validation and preparation count.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")] = "default",
     prompt: Annotated[str | None, typer.Option(help="none, box or points.")] = None,
     device: Device = "auto",
@@ -72,12 +78,16 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune SAM to labelled volumes."""
+    started = time.monotonic()
+    if minutes is not None and epochs is not None:
+        raise InputError("--minutes: it chooses the number of epochs. Leave out --epochs.")
     options = {
         "layout": layout,
         "backbone": backbone,
         "checkpoint": checkpoint,
         "image_size": image_size,
         "epochs": epochs,
+        "minutes": minutes,
         "prompt": prompt,
         "precision": precision,
         "low_memory": low_memory,
@@ -105,7 +115,7 @@ def train(
             say(f"{output} is finished: there is nothing to go on with.")
             return
     else:
-        bundle = bundle or "blosam"
+        bundle = bundle or DEFAULT_BUNDLE
         knobs = resolve_knobs(bundle, recipe, sets=given)
     if data is None:
         raise InputError("train needs --data, the folder of the labelled volumes.")
@@ -113,6 +123,8 @@ def train(
     if dry_run:
         with borrowed_cache(knobs.cache_dir) as cache:
             borrowed = knobs.model_copy(update={"cache_dir": str(cache)})
+            if minutes is not None:
+                borrowed = planned(bundle, data, borrowed, device, started, trust_bundle)
             # An output too: MONAI's TensorBoard handler writes as soon as it is made.
             tell_plan(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
         return
@@ -123,8 +135,10 @@ def train(
         FolderLock.refuse_if_held(output)
         if not (begun or is_false_start(output)):
             check_output(output, overwrite, RUN_FILE)
+    if minutes is not None and not begun:
+        knobs = planned(bundle, data, knobs, device, started, trust_bundle)
     if count == 1:
-        run_training(bundle, data, output, knobs, device, resume, overwrite, trust_bundle)
+        run_training(bundle, data, output, knobs, device, resume, overwrite, trust_bundle, started)
     else:
         order = {"bundle": bundle, "data": str(data), "knobs": knobs.model_dump(), "device": device, "resume": resume}
         order["trust_bundle"] = trust_bundle
@@ -142,14 +156,24 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     trust_bundle: bool = False,
+    started: float | None = None,
 ) -> None:
-    """Train a bundle, with notes and a progress bar; raises InputError before anything is written."""
+    """Train a bundle, with notes and a progress bar; raises InputError before anything is written.
+
+    A time budget (``knobs.minutes``) counts from ``started`` (`time.monotonic`), or from now.
+    """
+    started = time.monotonic() if started is None else started
     console.quiet = not is_told_of()
     flow = _prepare(bundle, data, output, knobs, device, resume, trust_bundle)
+    deadline = None
+    if knobs.minutes is not None:
+        from medsam_adapt.training.time_budget import Deadline
+
+        deadline = Deadline.of(knobs.minutes, started, output, resume)
     with told_of_faults(output, knobs.model_dump()):
         _do_frozen_work(flow)
     with _kept_or_restored(output, overwrite and not resume and is_told_of()):
-        _run(flow, output, knobs)
+        _run(flow, output, knobs, deadline)
         if is_told_of():
             require_trained(output)
     if resume and is_told_of():  # the kill may have come while it replaced another run
@@ -173,10 +197,25 @@ def _kept_or_restored(output: Path, overwrite: bool) -> Iterator[None]:
         raise failure
 
 
-def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs) -> None:
+def planned(bundle: str, data: Path, knobs: Knobs, device: str, started: float, trust_bundle: bool = False) -> Knobs:
+    """The settings with as many epochs as ``knobs.minutes`` buy from ``started`` on, and one validation at the end."""
+    from medsam_adapt.training.time_budget import Deadline, measure
+
+    assert knobs.minutes is not None
+    with tempfile.TemporaryDirectory() as folder:
+        flow = _prepare(bundle, data, Path(folder) / "run", knobs, device, trust_bundle=trust_bundle)
+        times, steps = measure(flow), len(flow.trainer.data_loader)
+    epochs = times.epochs(Deadline(60 * knobs.minutes, started).left, steps)
+    say(f"{knobs.minutes:g} min: {epochs} epochs of {steps} steps, {times.step:.3f} s each.")
+    return knobs.model_copy(update={"epochs": epochs, "val_interval": epochs})
+
+
+def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs, deadline: Deadline | None = None) -> None:
     with stopped_by_signals(), told_of_faults(output, knobs.model_dump()), progress_bar() as progress:
         trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
         Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
+        if deadline is not None:
+            deadline.attach(trainer)
         flow.run()
         flow.finalize()
 

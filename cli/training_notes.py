@@ -42,6 +42,7 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
+    say(f"Grey levels: {data.policy_reason}")
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         warn(f"{why}: nothing is held out, so scores will be on the training cases.")

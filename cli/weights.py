@@ -14,7 +14,7 @@ from medsam_adapt.core.errors import RunError
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 from medsam_adapt.weights.store import download, import_file, local_path, verify
 
-from .console import Overwrite, console, download_bar, say
+from .console import Overwrite, download_bar, say, show_table
 
 app = typer.Typer(help="List, fetch and check pretrained SAM weights.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -31,7 +31,7 @@ def list_weights(as_json: Json = False) -> None:
     for row in rows:
         size = "" if row["size"] is None else f"{row['size'] / 1e6:,.0f} MB"
         table.add_row(row["name"], row["backbone"], size, row["licence"], row["state"])
-    console.print(table)
+    show_table(table)
 
 
 @app.command("download")

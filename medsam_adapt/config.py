@@ -12,8 +12,9 @@ from medsam_adapt.core.errors import InputError
 
 Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
+ChannelChoice = Literal["auto", "repeat", "adjacent"]
 PromptMode = Literal["none", "box", "points"]
-Augmentation = Literal["none", "anatomical", "free"]
+Augmentation = Literal["none", "anatomical", "strong", "free"]
 Sampling = Literal["balanced", "slices"]
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
@@ -44,15 +45,30 @@ class Knobs(BaseModel):
         "unit (each slice from 0 to 1, as MedSAM); null is what the checkpoint was trained with",
     )
     image_size: int | None = Field(
-        None, ge=16, le=4096, multiple_of=16, description="side of a slice in pixels; null is the backbone's default"
+        None,
+        ge=16,
+        le=4096,
+        multiple_of=16,
+        description="side of a slice in pixels; null is the backbone's default, or with a detail "
+        "branch on a small backbone the resolution of the training volumes, from 64 to 256",
     )
     axis: Axis = Field("axial", description="slicing direction")
-    channels: Channels = Field("repeat", description="SAM's colour channels: the slice repeated, or its neighbours")
+    channels: ChannelChoice = Field(
+        "repeat",
+        description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "
+        "unless a case has several images",
+    )
     intensity: Intensity = Field("auto", description="window or percentiles that become grey levels")
     prompt: PromptMode = Field("none", description="prompt simulated from the label in training")
-    held_out: float = Field(0.2, ge=0, lt=1, description="share of the patients that is held out")
+    held_out: float | None = Field(
+        0.2, ge=0, lt=1, description="share of the patients that is held out; null: a tenth, and none of fewer than ten"
+    )
     empty_share: float = Field(0.1, ge=0, le=1, description="share of the slices outside the labelled range used")
-    augment: Augmentation = Field("anatomical", description="random changes of the training slices")
+    augment: Augmentation = Field(
+        "anatomical",
+        description="random changes of the training slices: anatomical (mild, left stays left), strong (larger, "
+        "elastic, and of contrast, sharpness and illumination too), free (with mirroring and quarter turns), or none",
+    )
     sampling: Sampling = Field(
         "balanced", description="order of the slices: rare classes as often as common ones, or every slice alike"
     )
@@ -63,7 +79,25 @@ class Knobs(BaseModel):
         False, description="compare the mask decoder's small logits with a reduced label, as most papers do"
     )
     epochs: int = Field(40, ge=1, description="passes over the training slices")
+    minutes: float | None = Field(
+        None, gt=0, le=100_000, description="time budget from which 'train --minutes' chose the epochs; null: none"
+    )
     min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
+    max_steps: int | None = Field(None, ge=1, description="steps an epoch has at most; null: a pass over all slices")
+    detail: int = Field(
+        0,
+        ge=0,
+        le=256,
+        multiple_of=8,
+        description="channels of a small U-Net on the slice that refines SAM's masks; 0: none",
+    )
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share that a moving average of the trained weights keeps in every step, as in 0.99; the average "
+        "is what is validated and saved; 0: the weights themselves",
+    )
     batch_size: int = Field(4, ge=1, description="slices a step")
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
     weight_decay: float = Field(0.01, ge=0, description="of the model's trained weights")
@@ -71,7 +105,7 @@ class Knobs(BaseModel):
     precision: Precision = Field(
         "auto",
         description="of the image encoder: fp32, or bf16 (faster, less exact); auto: bf16 on a GPU, unless the encoder "
-        "is trained whole, else fp32",
+        "is trained whole, and with a detail branch on a processor with AMX, else fp32",
     )
     low_memory: bool = Field(
         False, description="compute the image encoder's inside again for the gradient: less memory, more time"
@@ -130,9 +164,9 @@ def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]], shared: 
 
     Args:
         bundle: its name.
-        shared: names of settings that it shares with some other bundles.
         extra: name -> ``{"type": "int" | "float" | "bool" | "str", "choices": [...], "ge": …, "null": true,
             "description": …}``.
+        shared: names of settings that it shares with some other bundles.
     """
     types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
     fields: dict[str, Any] = {name: _OPTIONAL_KNOBS[name] for name in shared}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 RECIPES = ("default", "paper")
+DEFAULT_BUNDLE = "detail"
 
 
 def bundle_names() -> list[str]:
@@ -177,8 +178,10 @@ def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool =
     with torch.device("meta"):
         sam = build_sam(backbone, num_classes=classes)
         parameters = sum(parameter.numel() for parameter in sam.parameters())
-        adapter = parser.get_parsed_content("adapter")
-        segmenter = attach_adapter(Segmenter(sam), adapter, learn_prompt=config.get("learn_prompt", False))
+        adapter, detail = parser.get_parsed_content("adapter"), parser.get_parsed_content("knobs").detail
+        segmenter = attach_adapter(
+            Segmenter(sam), adapter, learn_prompt=config.get("learn_prompt", False), detail=detail
+        )
         parser["network_def"] = segmenter  # a module that is trained beside the network takes its sizes from it
         beside = [parser.get_parsed_content("distillation_def")] if "distillation_def" in config else []
     counts = count_trainable(segmenter, *beside)

@@ -80,6 +80,8 @@ def complete_configs(
     train = configs["train"]
     train["knobs"].update({name: values[name] for name in knobs})
     filled = {**defaults, **_NO_RUN, **train["knobs"], **values}
+    if filled["channels"] == "auto":
+        filled["channels"] = "adjacent"
     for config in configs.values():
         if "settings" in config:
             config["settings"] = {name: filled[name] for name in config["settings"]}

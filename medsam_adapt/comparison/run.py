@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.scoring.metrics import METRICS
-from medsam_adapt.scoring.summary import nanmean, without_nan
+from medsam_adapt.scoring.summary import NO_DISTANCE, magnitude, nanmean, without_nan
 
 FORMAT = 1
 _SIGNIFICANT = 0.05
@@ -89,7 +89,7 @@ def compare_runs(runs: Sequence[ScoredRun]) -> dict[str, Any]:
             for index, metric in enumerate(metrics)
             if METRICS[metric].better != "zero"
         },
-        "notes": _notes(runs, len(cases), len(methods)),
+        "notes": [*_notes(runs, len(cases), len(methods)), *_distance_notes(scores, metrics)],
     }
     return without_nan(content)
 
@@ -164,11 +164,12 @@ def _scores_of(
     classes: Sequence[str],
     metrics: Sequence[str],
 ) -> _Scores:
+    def scores_of(scored: Mapping[str, tuple[ScoredRun, Mapping[str, Any]]], case: str, name: str) -> list[float]:
+        found = scored[case][1][name]
+        return [magnitude(_number(found[metric]), metric) for metric in metrics]
+
     values = np.array(
-        [
-            [[[_number(scored[case][1][name][metric]) for metric in metrics] for name in classes] for case in cases]
-            for _, scored in sorted(seeds.items())
-        ]
+        [[[scores_of(scored, case, name) for name in classes] for case in cases] for _, scored in sorted(seeds.items())]
     ).reshape(len(seeds), len(cases), len(classes), len(metrics))
     outcomes = [scored[case][1][name]["outcome"] for scored in seeds.values() for case in cases for name in classes]
     return _Scores(values, outcomes.count("missed"))
@@ -240,7 +241,9 @@ def _tests(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def _notes(runs: Sequence[ScoredRun], cases: int, methods: int) -> list[str]:
-    notes = list(dict.fromkeys(note for run in runs for note in run.summary["notes"]))
+    notes = list(
+        dict.fromkeys(note for run in runs for note in run.summary["notes"] if not note.startswith(NO_DISTANCE))
+    )
     pairs = math.comb(methods, 2)
     smallest = min(1.0, pairs * 2.0 ** (1 - cases))
     if smallest > _SIGNIFICANT:
@@ -250,6 +253,22 @@ def _notes(runs: Sequence[ScoredRun], cases: int, methods: int) -> list[str]:
             f"give{corrected} is {smallest:.2g}. Use --folds, or more cases."
         )
     return notes
+
+
+def _distance_notes(scores: Mapping[str, _Scores], metrics: Sequence[str]) -> Iterator[str]:
+    """What means of HD95 leave out: structures that a method missed or invented have none."""
+    if "hd95" not in metrics:
+        return
+    index = list(metrics).index("hd95")
+    defined = {method: ~np.isnan(each.of_cases[:, :, index]) for method, each in scores.items()}
+    if all(np.array_equal(found, next(iter(defined.values()))) for found in defined.values()):
+        return
+    counts = ", ".join(f"{method} {found.sum()}" for method, found in defined.items())
+    yield (
+        f"The means of HD95 are over different structures, since those that a method misses have none ({counts} of "
+        f"{next(iter(defined.values())).size}): a lower mean may come from missing more. The tests compare cases by "
+        "the classes that both methods have a value of."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers

@@ -1,22 +1,38 @@
-"""A comparison as files: ``compare.json``, ``compare.csv`` (a row per method and class) and ``compare.md``."""
+"""A comparison as files: tables of methods and classes, and the scores of every case that they were made from.
+
+OUTPUT/compare.json          all of it
+       compare.csv           a row for each method and class
+       compare_cases.csv     a row for each method, seed, case and class
+       compare.md            tables to read
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medsam_adapt.comparison.run import ScoredRun
 from medsam_adapt.core.files import write_json, written_whole
 from medsam_adapt.scoring.metrics import METRICS
 
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "compare.json", "compare.csv", "compare.md"
+CASES_FILE = "compare_cases.csv"
 SPREADS = ("mean", "sd_cases", "sd_seeds")
 
 
-def write_comparison(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the three files."""
+def write_comparison(folder: Path, content: Mapping[str, Any], runs: Sequence[ScoredRun] = ()) -> list[Path]:
+    """Write the files; returns their paths.
+
+    Args:
+        folder: of the comparison.
+        content: of ``compare.json``.
+        runs: that were compared; their scores are the rows of ``compare_cases.csv``, which is left out without them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if runs:
+        _write_cases(folder / CASES_FILE, content["metrics"], runs)
     with written_whole(folder / CSV_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -31,6 +47,19 @@ def write_comparison(folder: Path, content: Mapping[str, Any]) -> None:
     with written_whole(folder / MARKDOWN_FILE) as temporary:
         temporary.write_text(as_markdown(content), encoding="utf-8")
     write_json(folder / JSON_FILE, content)
+    return [folder / name for name in (MARKDOWN_FILE, CSV_FILE, *[CASES_FILE] * bool(runs), JSON_FILE)]
+
+
+def _write_cases(path: Path, metrics: Sequence[str], runs: Sequence[ScoredRun]) -> None:
+    """A row for each method, seed, case and class; an undefined score is an empty cell, volumes keep their sign."""
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "seed", "case", "class", "outcome", *metrics])
+        for run in runs:
+            for case, scored in run.summary["cases"].items():
+                for name, row in scored["classes"].items():
+                    values = ["" if row[metric] is None else row[metric] for metric in metrics]
+                    writer.writerow([run.method, run.seed, case, name, row["outcome"], *values])
 
 
 def score_table(content: Mapping[str, Any], narrow: bool = False) -> tuple[list[str], list[list[str]]]:

@@ -40,10 +40,15 @@ class PortableSegmenter(Segmenter):
         self.eval()
 
     def decode(
-        self, embedding: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True
+        self,
+        embedding: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        upsample: bool = True,
+        image: Tensor | None = None,
     ) -> Prediction:
         """As :meth:`Segmenter.decode`, absent classes out of reach."""
-        prediction = super().decode(embedding, boxes, points, upsample)
+        prediction = super().decode(embedding, boxes, points, upsample, image)
         return prediction._replace(logits=prediction.logits.masked_fill(self.absent, ABSENT_LOGIT))
 
     def _embed_prompts(self, batch: int, boxes: Tensor | None, points: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -114,9 +114,8 @@ class FrozenWork:
         if teacher is not None:
             self.parts["teacher_embedding"] = FrozenPart(teacher, stage_count(teacher.sam.image_encoder))
         self.cache = cache_folder(knobs.cache_dir)
-        self._every_view = data.views(
-            1 if knobs.augment == "none" else knobs.cached_views, images="features" not in self.parts
-        )
+        images = "features" not in self.parts or segmenter.detail is not None
+        self._every_view = data.views(1 if knobs.augment == "none" else knobs.cached_views, images)
         self._kept: dict[str, Features] = {}
         self.place: Place | None = None
         self.done, self.seconds, self._rehearses = 0, 0.0, False

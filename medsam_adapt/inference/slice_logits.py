@@ -135,7 +135,7 @@ class SliceLogits:
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
         images = self.images(np.array([index])).to(self._device)
-        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan))
+        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan), images)
         return (self.plan.restore_logits(logits[None, None].float()) > 0)[0, 0].cpu().numpy()
 
     @property
@@ -191,11 +191,14 @@ class SliceLogits:
         prompted = [position for position, prompts in enumerate(wanted) if prompts]
         if not prompted:
             return logits
-        embedding = self.segmenter.encode(images[prompted])
+        shown = images[prompted]
+        embedding = self.segmenter.encode(shown)
         for row, position in enumerate(prompted):
             for structure, prompt in wanted[position].items():
                 turned = flip_prompt(prompt, flip, self.plan)
-                logits[position, structure - 1 + background] = self._decode(embedding[row : row + 1], turned)
+                logits[position, structure - 1 + background] = self._decode(
+                    embedding[row : row + 1], turned, shown[row : row + 1]
+                )
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -214,9 +217,11 @@ class SliceLogits:
             for label in labels
         ]
 
-    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray]) -> Tensor:
-        """(S, S) logits of the structure that the prompt points at."""
+    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray], image: Tensor) -> Tensor:
+        """(S, S) logits of the structure that the prompt points at, on one image (1, 3, S, S)."""
         batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
+        if getattr(self.segmenter, "detail", None) is not None:
+            batch["image"] = image
         return self.segmenter.decode(embedding, **batch).logits[0, 0]
 
 

@@ -9,6 +9,7 @@ _EXPORTS = {
     "Segmenter": "segmenter",
     "VARIANTS": "variants",
     "attach_adapter": "adapter",
+    "branch_and_sam": "build",
     "build_sam": "sam",
     "build_segmenter": "build",
     "build_teacher": "build",

@@ -17,6 +17,7 @@ from torch import nn
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
@@ -82,7 +83,11 @@ def freeze_unreachable(segmenter: Segmenter) -> None:
 
 
 def attach_adapter(
-    segmenter: Segmenter, adapter: Adapter, learn_prompt: bool = False, tune_encoder: bool = False
+    segmenter: Segmenter,
+    adapter: Adapter,
+    learn_prompt: bool = False,
+    tune_encoder: bool = False,
+    detail: int = 0,
 ) -> Segmenter:
     """Freeze the segmenter, attach the adapter, and remember which base weights it belongs to.
 
@@ -91,12 +96,15 @@ def attach_adapter(
         adapter: what to attach.
         learn_prompt: also train SAM's dense ``no_mask_embed``, BLO-SAM's learnable prompt.
         tune_encoder: also train the whole image encoder, for a backbone without pretrained weights.
+        detail: channels of a :class:`DetailBranch` that is added and trained; 0 adds none.
     """
     segmenter.base_sha256 = weights_sha256(segmenter.sam)
     segmenter.requires_grad_(False)
     if tune_encoder:
         segmenter.sam.image_encoder.requires_grad_(True)
     adapter.attach(segmenter.sam)
+    if detail:
+        segmenter.sam.detail = DetailBranch(segmenter.out_channels, segmenter.sam.prompt_encoder.embed_dim, detail)
     segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
     freeze_unreachable(segmenter)
     segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ def build_segmenter(
     precision: Precision = "fp32",
     low_memory: bool = False,
     slices_at_once: int | None = None,
+    detail: int = 0,
     input_scaling: InputScaling | None = None,
     kernels: bool = True,
 ) -> Segmenter:
@@ -55,6 +57,7 @@ def build_segmenter(
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.
+        detail: channels of a branch that refines the masks, as for :func:`attach_adapter`; 0 adds none.
         input_scaling: pixel values that the weights expect, as for :func:`build_sam`.
         kernels: as for :func:`build_sam`.
 
@@ -72,7 +75,7 @@ def build_segmenter(
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
         run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
-        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned)
+        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned, detail)
 
 
 def build_teacher(
@@ -112,6 +115,20 @@ def build_teacher(
 def model_weights(network: nn.Module) -> list[nn.Parameter]:
     """The trained tensors of a segmenter, bare or wrapped, but for the prompt embedding: BLO-SAM's W."""
     return [tensor for name, tensor in trainable_tensors(bare(network)).items() if name != _PROMPT]
+
+
+def branch_and_sam(network: nn.Module, learning_rate: float, sam_factor: float) -> list[dict[str, Any]]:
+    """Parameter groups: the detail branch, which starts anew, and what is trained of SAM, with a lower rate.
+
+    Args:
+        network: a segmenter with a detail branch, bare or wrapped.
+        learning_rate: of the branch.
+        sam_factor: by which that is multiplied for SAM's own weights.
+    """
+    trained = trainable_tensors(bare(network))
+    branch = [tensor for name, tensor in trained.items() if name.startswith("sam.detail.")]
+    own = [tensor for name, tensor in trained.items() if not name.startswith("sam.detail.")]
+    return [{"params": branch, "lr": learning_rate}, {"params": own, "lr": sam_factor * learning_rate}]
 
 
 def prompt_embedding(network: nn.Module) -> nn.Parameter:

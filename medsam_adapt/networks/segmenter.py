@@ -10,9 +10,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.config import InputScaling
+from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
 from medsam_adapt.networks.input_scaling import input_scaling_of
-from medsam_adapt.networks.precision import in_parts, is_recorded
+from medsam_adapt.networks.precision import in_parts, is_recorded, running_of
 
 if TYPE_CHECKING:
     from medsam_adapt.networks.adapter import Adapter
@@ -68,6 +69,11 @@ class Segmenter(nn.Module):
         return self.sam.image_encoder.img_size
 
     @property
+    def detail(self) -> DetailBranch | None:
+        """The branch that refines the mask decoder's masks, where an adapter added one."""
+        return getattr(self.sam, "detail", None)
+
+    @property
     def input_scaling(self) -> InputScaling:
         """What the image encoder expects of pixel values; :func:`pad_image` prepares slices for it."""
         return input_scaling_of(self.sam)
@@ -95,7 +101,7 @@ class Segmenter(nn.Module):
         def predict(
             image: Tensor | None, boxes: Tensor | None, points: Tensor | None, features: Tensor | None
         ) -> Prediction:
-            return self.decode(self.encode(image, features), boxes, points, upsample=not low_res)
+            return self.decode(self.encode(image, features), boxes, points, not low_res, image)
 
         batch = image, boxes, points, features
         if self.slices_at_once is None or not torch.is_grad_enabled():
@@ -116,7 +122,7 @@ class Segmenter(nn.Module):
             points: (B, N, 3) as x, y, label (1 inside, 0 outside, -1 padding) in pixels of the image.
             upsample: whether ``logits`` are enlarged to S; otherwise they are the low-resolution ones.
         """
-        return self.decode(self.encode(image), boxes, points, upsample)
+        return self.decode(self.encode(image), boxes, points, upsample, image)
 
     def encode(self, image: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Image embedding (B, D, h, w) of a batch (B, 3, S, S) on the 0-255 scale.
@@ -144,15 +150,36 @@ class Segmenter(nn.Module):
         return (image - self.sam.pixel_mean) / self.sam.pixel_std
 
     def decode(
-        self, embedding: Tensor, boxes: Tensor | None = None, points: Tensor | None = None, upsample: bool = True
+        self,
+        embedding: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        upsample: bool = True,
+        image: Tensor | None = None,
     ) -> Prediction:
-        """Masks from image embeddings (B, D, h, w) and prompts; arguments as in :meth:`predict`."""
+        """Masks from image embeddings (B, D, h, w) and prompts; arguments as in :meth:`predict`.
+
+        A segmenter with a detail branch needs the ``image`` (B, 3, S, S) too, and always gives logits of its size.
+        """
         sparse, dense, position = self._embed_prompts(embedding.shape[0], boxes, points)
         low_res, tokens = self._draw_masks(embedding, sparse, dense, position)
         logits = low_res
-        if upsample:
+        if upsample or self.detail is not None:
             logits = F.interpolate(low_res, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
+        if self.detail is not None:
+            assert image is not None, "a detail branch looks at the image"
+            logits = logits + self._refine(image, embedding, low_res)
         return Prediction(logits, low_res, embedding, tokens)
+
+    def _refine(self, image: Tensor, embedding: Tensor, masks: Tensor) -> Tensor:
+        """What the detail branch adds to the logits (B, C', S, S), in the precision of the image encoder."""
+        assert self.detail is not None
+        detail = self.detail
+        in_bf16 = running_of(self.sam.image_encoder).is_bf16(embedding.device)
+        if not in_bf16:
+            return detail(self._normalised(image), embedding, masks)
+        with torch.autocast(embedding.device.type, torch.bfloat16):
+            return detail(self._normalised(image), embedding, masks).float()
 
     def _embed_prompts(self, batch: int, boxes: Tensor | None, points: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         encoder = self.sam.prompt_encoder

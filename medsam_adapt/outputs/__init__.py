@@ -70,6 +70,9 @@ class OutputFormat(Protocol):
     def require(self) -> None:
         """Raise an InputError when a library that the format needs is not installed."""
 
+    def check(self, like: VolumeHeader) -> None:
+        """Raise an InputError where the format cannot refer to this volume; only of formats that need DICOM."""
+
     def write(self, path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
         """Write one file, whole or not at all, on the grid of ``like``, whose files may be read again."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,25 +14,30 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
+from medsam_adapt.data.volumes.dicom_labels import OWN_MODEL
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, quiet_dicom
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs._anatomy import Code
 
-MANUFACTURER = "medsam-adapt"
+MANUFACTURER = OWN_MODEL
 SERIES_NUMBER = 900  # far from the scanner's own
+CHARACTER_SET = "ISO_IR 192"  # UTF-8: class names may be in any script
+LONGEST_TEXT = 1024  # characters of a description (value representation ST)
+_LONGEST = 64  # characters of a name (value representation LO)
 _MAY_BE_EMPTY = (  # attributes of patient and study that the standard wants there, if only empty
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
+_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 def require_highdicom() -> None:
     """Raise an InputError when highdicom is not installed."""
     if importlib.util.find_spec("highdicom") is None:
         raise InputError(
-            "writing DICOM needs highdicom, which is not installed: pip install 'medsam-adapt[dicom]', or choose "
-            "another --format."
+            "--format: DICOM outputs need highdicom, which is not installed. Run pip install 'medsam-adapt[dicom]', or "
+            "choose another format."
         )
 
 
@@ -42,27 +48,84 @@ def series_of(like: VolumeHeader) -> SeriesHeader:
         InputError: the volume was not read from DICOM.
     """
     if not isinstance(like, SeriesHeader):
-        raise InputError(f"{like.path} is no DICOM series, to which a DICOM output refers: choose another --format.")
+        raise InputError(
+            f"{like.path}: it is no DICOM series, to which a DICOM output refers. Choose another --format."
+        )
     return like
 
 
 def source_images(series: SeriesHeader) -> tuple[list[Any], list[int]]:
     """The data sets of a series without their pixels, and which slice (along the array's third axis) each frame is.
 
-    A data set is one slice, or all of them as its frames.
+    A data set is one slice, or all of them as its frames. What an output repeats and may be empty is emptied where it
+    is invalid, and what follows from the geometry is filled in.
+
+    Raises:
+        InputError: an identifier is missing, invalid or given twice; the sentence names the attribute, not the value.
     """
     import pydicom
 
     paths = dict.fromkeys(item.path for item in series.slices)
     images = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    if unusable := _unusable_identifiers(images):
+        raise InputError(
+            f"{series.path}: {' and '.join(unusable)} {'is' if len(unusable) == 1 else 'are'} missing, invalid or not "
+            "unique, and a DICOM output must repeat "
+            f"{'it' if len(unusable) == 1 else 'them'}. Export the series again, or choose another --format."
+        )
+    first = images[0]
     for image in images:
+        _empty_invalid_text(image)
         for name in _MAY_BE_EMPTY:
             if name not in image:  # as anonymisers leave it
                 setattr(image, name, "")
+        if "SharedFunctionalGroupsSequence" not in image:
+            image.SliceThickness = image.get("SliceThickness") or f"{series.spacing[2]:.10g}"
+            image.PixelSpacing = [f"{length:.10g}" for length in series.slices[0].pixel_spacing]
+            image.ImageOrientationPatient = first.ImageOrientationPatient  # they differ by rounding
     if len(images) > 1 or series.slices[0].frame_count == 1:
         return images, list(range(len(series.slices)))
     place = {item.frame: index for index, item in enumerate(series.slices)}
     return images, [place[frame] for frame in sorted(place)]
+
+
+def _unusable_identifiers(images: list[Any]) -> list[str]:
+    """The UIDs that an output repeats and that it cannot repeat."""
+    from pydicom.uid import UID
+
+    found = [
+        name
+        for name in _IDENTIFIERS
+        if not all((value := image.get(name)) and UID(str(value)).is_valid for image in images)
+    ]
+    instances = [str(image.get("SOPInstanceUID")) for image in images]
+    if len({*instances}) < len(instances) and "SOPInstanceUID" not in found:
+        found.append("SOPInstanceUID")
+    return found
+
+
+def _empty_invalid_text(image: Any) -> None:
+    """Empty what describes patient and study and breaks the rules of its value representation, as 20001332 for a date.
+
+    All of it may be empty by the standard, and a file that breaks the rules is refused by archives.
+    """
+    from pydicom import DataElement
+    from pydicom.config import RAISE
+    from pydicom.datadict import dictionary_VR
+    from pydicom.valuerep import DA, DT, TM, validate_value
+
+    dates = {"DA": DA, "TM": TM, "DT": DT}  # they notice a month 13
+
+    for tag in [tag for tag in image.keys() if tag.group in (0x0008, 0x0010)]:  # noqa: SIM118 (elements otherwise)
+        try:
+            element = image[tag]
+            if element.VR in ("DA", "TM", "DT", "AS", "DS", "IS") and element.value not in (None, ""):
+                values = element.value if element.VM > 1 else [element.value]
+                for value in values:
+                    validate_value(element.VR, str(value), RAISE)
+                    dates.get(element.VR, str)(str(value))
+        except damage():
+            image[tag] = DataElement(tag, dictionary_VR(tag), "")
 
 
 @contextmanager
@@ -77,9 +140,23 @@ def refused_if_unusable(series: SeriesHeader) -> Iterator[None]:
             yield
         except damage(RuntimeError):
             raise InputError(
-                f"{series.path} lacks identifiers or other attributes that a DICOM output must repeat, or they are "
-                "damaged: export the series again, or choose another --format."
+                f"{series.path}: attributes that a DICOM output must repeat are missing or damaged. Export the series "
+                "again, or choose another --format."
             ) from None
+
+
+def dicom_names(names: Sequence[str]) -> list[str]:
+    """Names as DICOM takes them: at most 64 characters, no backslash, which parts values, and none twice."""
+    found: list[str] = []
+    for name in names:
+        plain = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+        plain = plain.replace("\\", "/") or "unnamed"
+        candidate, count = plain[:_LONGEST].rstrip(), 1
+        while candidate.casefold() in {other.casefold() for other in found}:
+            count += 1
+            candidate = f"{plain[: _LONGEST - len(str(count)) - 1].rstrip()}~{count}"
+        found.append(candidate)
+    return found
 
 
 def coded(code: Code) -> Any:
@@ -94,6 +171,11 @@ def version() -> str:
     return metadata.version("medsam-adapt")
 
 
+def encode(dataset: Any) -> None:
+    """Encode a DICOM file and forget it, to see whether that works."""
+    dataset.save_as(BytesIO(), enforce_file_format=True)
+
+
 def save(dataset: Any, path: Path) -> None:
     """Write a DICOM file, whole or not at all.
 
@@ -104,7 +186,9 @@ def save(dataset: Any, path: Path) -> None:
         with quiet_dicom(), written_whole(path) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}); choose another folder or free some space") from error
+        raise InputError(
+            f"{path}: it cannot be written ({error.strerror}). Choose another folder or free some space."
+        ) from error
 
 
 def lps_affine(series: SeriesHeader) -> np.ndarray:

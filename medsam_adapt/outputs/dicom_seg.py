@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import ANATOMICAL_STRUCTURE, describe
 from medsam_adapt.outputs._dicom import (
+    CHARACTER_SET,
+    LONGEST_TEXT,
     MANUFACTURER,
     SERIES_NUMBER,
     coded,
+    dicom_names,
+    encode,
     refused_if_unusable,
     require_highdicom,
     save,
@@ -38,35 +43,44 @@ def require() -> None:
 
 def write(path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
     """Write all segments to one object that refers to the images."""
-    import highdicom as hd
-
     series = series_of(like)
     with refused_if_unusable(series):
-        images, order = source_images(series)
-        frames = _frames(segmentation)[order]
-        described = [_describe(index, *pair) for index, pair in enumerate(_named(segmentation), start=1)]
-        dataset = hd.seg.Segmentation(
-            source_images=images,
-            pixel_array=frames,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=described,
-            series_instance_uid=hd.UID(),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=MANUFACTURER,
-            software_versions=version(),
-            device_serial_number="0",
-            content_label="SEGMENTATION",
-            series_description="Segmentation by medsam-adapt, for research",
-            omit_empty_frames=bool(frames.any()),
-        )
-        save(dataset, path)
+        save(_object(segmentation, series), path)
 
 
-def _named(segmentation: Segmentation) -> list[tuple[str, int]]:
-    return list(zip(segmentation.names, segmentation.label_ids, strict=True))
+def check(like: VolumeHeader) -> None:
+    """Raise an InputError where a segmentation of these images cannot be written, whatever it will be."""
+    series = series_of(like)
+    voxels = np.zeros(series.shape, dtype=np.uint8)
+    voxels[0, 0, 0] = 1
+    with refused_if_unusable(series):
+        encode(_object(Segmentation(voxels, ["check"], [1]), series))
+
+
+def _object(segmentation: Segmentation, series: SeriesHeader) -> Any:
+    import highdicom as hd
+
+    images, order = source_images(series)
+    frames = _frames(segmentation)[order]
+    named = zip(dicom_names(segmentation.names), segmentation.names, segmentation.label_ids, strict=True)
+    return hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_describe(index, *each) for index, each in enumerate(named, start=1)],
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
+        software_versions=version(),
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        series_description="Segmentation by medsam-adapt, for research",
+        omit_empty_frames=bool(frames.any()),
+        specific_character_set=CHARACTER_SET,
+    )
 
 
 def _frames(segmentation: Segmentation) -> np.ndarray:
@@ -79,7 +93,7 @@ def _frames(segmentation: Segmentation) -> np.ndarray:
     return np.ascontiguousarray(numbers[voxels].transpose(2, 1, 0))
 
 
-def _describe(number: int, name: str, label_id: int) -> Any:
+def _describe(number: int, label: str, name: str, label_id: int) -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
     from pydicom.sr.codedict import codes
@@ -87,7 +101,7 @@ def _describe(number: int, name: str, label_id: int) -> Any:
     structure = describe(name, label_id)
     description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=label,
         segmented_property_category=coded(ANATOMICAL_STRUCTURE),
         segmented_property_type=coded(structure.code),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -95,9 +109,11 @@ def _describe(number: int, name: str, label_id: int) -> Any:
             name=MANUFACTURER, family=codes.cid7162.ArtificialIntelligence, version=version()
         ),
         tracking_uid=hd.UID(),
-        tracking_id=name[:64],
+        tracking_id=label,
         display_color=CIELabColor.from_rgb(*structure.colour),
     )
+    if label != name:
+        description.SegmentDescription = name[:LONGEST_TEXT]
     if structure.side is not None:
         side = hd.sr.CodedConcept.from_code(coded(structure.side))
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]

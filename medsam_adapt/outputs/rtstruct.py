@@ -1,8 +1,7 @@
 """DICOM RT structure set (.dcm): contours of each structure on every slice, for treatment planning.
 
-A contour runs half-way between the centres of the pixels inside and outside, so the pixels whose centres it encloses
-are the mask again. Where a structure has a hole, its contours on that slice are combined by exclusive or, as the
-standard's CLOSEDPLANAR_XOR says. Patient and study are those of the images.
+How contours run, and how holes are written, is in `_outlines`: readers of several programs give the mask again. Patient
+and study are those of the images.
 """
 
 from __future__ import annotations
@@ -13,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.measure import find_contours
 
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import ANATOMICAL_STRUCTURE, describe
 from medsam_adapt.outputs._dicom import (
+    CHARACTER_SET,
+    LONGEST_TEXT,
     MANUFACTURER,
     SERIES_NUMBER,
     coded,
+    dicom_names,
+    encode,
     lps_affine,
     refused_if_unusable,
     require_highdicom,
@@ -31,6 +33,7 @@ from medsam_adapt.outputs._dicom import (
     source_images,
     version,
 )
+from medsam_adapt.outputs._outlines import outlines
 
 SUFFIX = "_rtstruct.dcm"
 DESCRIPTION = "DICOM RT structure set, for treatment planning"
@@ -47,12 +50,26 @@ def write(path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
     """Write the contours of all structures to one structure set that refers to the images."""
     series = series_of(like)
     with refused_if_unusable(series):
-        images, _ = source_images(series)
-        dataset = _structure_set(images)
-        for number, (name, label_id, mask) in enumerate(segmentation.structures(), start=1):
-            _add_structure(dataset, number, name, label_id)
-            dataset.ROIContourSequence[-1].ContourSequence = list(_contours(mask, series, images[0].SOPClassUID))
-        save(dataset, path)
+        save(_object(segmentation, series), path)
+
+
+def check(like: VolumeHeader) -> None:
+    """Raise an InputError where contours on these images cannot be written, whatever they will be."""
+    series = series_of(like)
+    voxels = np.zeros(series.shape, dtype=np.uint8)
+    voxels[0, 0, 0] = 1
+    with refused_if_unusable(series):
+        encode(_object(Segmentation(voxels, ["check"], [1]), series))
+
+
+def _object(segmentation: Segmentation, series: SeriesHeader) -> Any:
+    images, _ = source_images(series)
+    dataset = _structure_set(images)
+    roi_names = dicom_names(segmentation.names)
+    for number, (name, label_id, mask) in enumerate(segmentation.structures(), start=1):
+        _add_structure(dataset, number, roi_names[number - 1], name, label_id)
+        dataset.ROIContourSequence[-1].ContourSequence = list(_contours(mask, series, images[0].SOPClassUID))
+    return dataset
 
 
 def _structure_set(images: list[Any]) -> Any:
@@ -73,10 +90,12 @@ def _structure_set(images: list[Any]) -> Any:
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MANUFACTURER,
         software_versions=version(),
-        transfer_syntax_uid=uid.ExplicitVRLittleEndian,
+        transfer_syntax_uid=uid.ImplicitVRLittleEndian,  # the explicit one has no room for contours above 64 KiB
         series_description="Contours by medsam-adapt, for research",
+        specific_character_set=CHARACTER_SET,
     )
     dataset.copy_patient_and_study_information(first)
+    dataset.SpecificCharacterSet = CHARACTER_SET  # not that of the images
     dataset.FrameOfReferenceUID = first.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
     dataset.StructureSetLabel = "SEGMENTATION"
@@ -113,13 +132,15 @@ def _image_reference(sop_class: str, instance: str, frame: int | None = None) ->
     return reference
 
 
-def _add_structure(dataset: Any, number: int, name: str, label_id: int) -> None:
+def _add_structure(dataset: Any, number: int, roi_name: str, name: str, label_id: int) -> None:
     from highdicom.sr import CodedConcept
     from pydicom import Dataset
 
     structure = describe(name, label_id)
     region, contour, observation = Dataset(), Dataset(), Dataset()
-    region.ROINumber, region.ROIName, region.ROIGenerationAlgorithm = number, name[:64], "AUTOMATIC"
+    region.ROINumber, region.ROIName, region.ROIGenerationAlgorithm = number, roi_name, "AUTOMATIC"
+    if roi_name != name:
+        region.ROIDescription = name[:LONGEST_TEXT]
     region.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
     contour.ReferencedROINumber, contour.ROIDisplayColor = number, list(structure.colour)
     observation.ObservationNumber = observation.ReferencedROINumber = number
@@ -138,20 +159,11 @@ def _contours(mask: np.ndarray, series: SeriesHeader, sop_class: str) -> Iterato
     affine = lps_affine(series)
     for index in np.flatnonzero(mask.any(axis=(0, 1))):
         source = series.slices[index]
-        lines = [line - 1 for line in find_contours(np.pad(mask[:, :, index], 1).astype(np.uint8), 0.5)]
-        kind = "CLOSEDPLANAR_XOR" if _has_hole(lines) else "CLOSED_PLANAR"
-        for line in lines:
-            corners = line[:-1]  # the first point comes again at the end
+        for corners in outlines(mask[:, :, index]):
             voxels = np.column_stack([corners, np.full(len(corners), index), np.ones(len(corners))])
             item = Dataset()
             frame = source.frame + 1 if source.frame_count > 1 else None
             item.ContourImageSequence = [_image_reference(sop_class, source.instance_uid, frame)]
-            item.ContourGeometricType, item.NumberOfContourPoints = kind, len(corners)
+            item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(corners)
             item.ContourData = [f"{value:.10g}" for value in (voxels @ affine.T)[:, :3].ravel()]
             yield item
-
-
-def _has_hole(lines: list[np.ndarray]) -> bool:
-    """Whether some contours run the other way round than others, as `find_contours` draws those of holes."""
-    areas = [np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) for x, y in (line.T for line in lines)]
-    return min(areas) < 0 < max(areas)

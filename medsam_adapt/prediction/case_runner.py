@@ -133,7 +133,7 @@ class CaseRunner:
         started = time.perf_counter()
         record = self.predictor.record
         flags: list[Flag] = []
-        if warning := record.policy.warning_for(image):
+        if warning := record.policy.warning_for(image, header.modality):
             flags.append(Flag(structure=None, kind="modality", text=f"{warning}; do not trust its mask"))
         folder = case.outputs["segmentation"].parent
         folder.mkdir(parents=True, exist_ok=True)

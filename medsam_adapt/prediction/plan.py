@@ -15,6 +15,7 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import remove_leftovers
 from medsam_adapt.data.datasets.layouts import problems_error
+from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
 from medsam_adapt.prediction.inputs import find_inputs
@@ -141,8 +142,8 @@ def plan_cases(
         fail_fast: whether one volume that cannot be read is an error for all.
 
     Raises:
-        InputError: no volume; outputs that exist or cannot be written; all volumes that cannot be read, if
-            ``fail_fast`` or if no other is left.
+        InputError: no volume; outputs that exist or cannot be written; all volumes that cannot be read, or that a DICOM
+            output cannot refer to, if ``fail_fast`` or if no other is left.
     """
     _check_folder(inputs, folder)
     pairs = record is not None and bool(record.images)
@@ -167,10 +168,12 @@ def plan_cases(
         chosen = series if source.is_dir() else None
         try:
             case = Case(name, read_header(source, chosen), paths, chosen)
+            if get_format(outputs.format).NEEDS_DICOM and isinstance(case.header, SeriesHeader):
+                get_format(outputs.format).check(case.header)
         except InputError as error:
             plan.failed.append(Unreadable(name, source, error))
             continue
-        if get_format(outputs.format).NEEDS_DICOM and not hasattr(case.header, "slices"):
+        if get_format(outputs.format).NEEDS_DICOM and not isinstance(case.header, SeriesHeader):
             refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
         plan.cases.append(case)
     if refused or (plan.failed and (fail_fast or not plan.cases)):

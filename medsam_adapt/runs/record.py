@@ -113,6 +113,7 @@ class RunRecord(BaseModel):
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
+    detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
     trainable: dict[str, int]
     knobs: dict[str, Any]
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
@@ -143,6 +144,8 @@ class RunRecord(BaseModel):
             "layout": self.layout,
             "cases": (self.held_out or self.train) if self.dataset_dir else None,
             "image_size": self.image_size,
+            "channels": self.channels,
+            "detail": self.detail,
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
             "label_ids": self.label_ids,

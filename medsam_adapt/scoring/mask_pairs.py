@@ -63,9 +63,16 @@ class Matched:
 def match_masks(predictions: Path, references: Path) -> Matched:
     """Pair the cases of two folders by name; ``_seg``, ``_label(s)`` and ``_0000`` at the end of a name are ignored.
 
+    Two files are a pair, whatever their names; a file and a folder are paired by the file's name.
+
     Raises:
-        InputError: no such folder, two cases of one name in it, or not one pair.
+        InputError: no such file or folder, two cases of one name in it, or not one pair.
     """
+    for path in (predictions, references):
+        if not path.exists():
+            raise InputError(f"{path} is no folder and no file: give a label file or a folder of label files.")
+    if predictions.is_file() and references.is_file():
+        return Matched((MaskPair(_stem(references), predictions, references),), ())
     found = [_by_name(folder) for folder in (predictions, references)]
     shared = sorted(found[0].keys() & found[1].keys())
     if not shared:
@@ -74,7 +81,9 @@ def match_masks(predictions: Path, references: Path) -> Matched:
             "(_seg, _label, _labels and _0000 at the end do not matter)."
         )
     pairs = [MaskPair(_stem(found[1][name]), found[0][name], found[1][name]) for name in shared]
-    alone = [path for files in found for name, path in files.items() if name not in shared]
+    # Where one file is scored, the others of the folder are not wanted.
+    whole = found if predictions.is_dir() and references.is_dir() else []
+    alone = [path for files in whole for name, path in files.items() if name not in shared]
     return Matched(tuple(sorted(pairs, key=lambda pair: pair.id)), tuple(sorted(alone)))
 
 
@@ -160,11 +169,13 @@ def score_pair(pair: MaskPair, classes: Mapping[Label, str], rules: MetricRules)
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one of label files.")
+    """Name -> case of a folder, or the one file that ``folder`` is."""
     files: dict[str, Path] = {}
-    cases = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and structure_files(path)]
-    for path in [*volume_files(folder), *cases]:
+    found = [folder]
+    if folder.is_dir():
+        cases = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and structure_files(path)]
+        found = [*volume_files(folder), *cases]
+    for path in found:
         name = _SUFFIXES.sub("", _stem(path)) or _stem(path)
         if (other := files.setdefault(name, path)) != path:
             raise InputError(f"{other} and {path.name} are both masks of '{name}': move one of them elsewhere.")

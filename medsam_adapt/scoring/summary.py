@@ -1,13 +1,14 @@
 """Scores of many cases: means, spread, confidence intervals, and the files ``metrics.json`` and ``metrics.csv``.
 
-Means are over cases, then over classes. docs/metrics.md describes the files.
+Means are over cases, then over classes. Those of volume differences are of their magnitudes, so that too much here and
+too little there do not cancel; each class's ``statistics`` keep the sign. docs/metrics.md describes the files.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medsam_adapt.scoring.stored import StoredMetrics
 
 FORMAT = 1
 METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.csv"
+NO_DISTANCE = "HD95 has no value for"  # begins the note on means over fewer structures
 RESAMPLES, CONFIDENCE = 2000, 0.95
 
 
@@ -42,7 +44,7 @@ class CaseFacts:
 
 def mean_scores(cases: Mapping[str, Scores], class_names: Sequence[str], metrics: Sequence[str]) -> dict[str, float]:
     """The mean over classes of their means over cases, by metric."""
-    values = _values(cases, class_names, metrics)
+    values = magnitudes(_values(cases, class_names, metrics), metrics)
     return dict(zip(metrics, _mean_of_means(values).tolist(), strict=True))
 
 
@@ -68,12 +70,10 @@ def summarise(
     """
     facts = facts or {}
     metrics = rules.metrics
-    values = _values(cases, class_names, metrics)
-    resampled = _resampled_means(values, _resamples(len(cases), seed))
+    values, resamples = _values(cases, class_names, metrics), _resamples(len(cases), seed)
+    signed, resampled = (_resampled_means(each, resamples) for each in (values, magnitudes(values, metrics)))
     classes = {
-        name: _class_summary(
-            [scores[name] for scores in cases.values()], values[:, index], resampled[:, index], metrics
-        )
+        name: _class_summary([scores[name] for scores in cases.values()], values[:, index], signed[:, index], metrics)
         for index, name in enumerate(class_names)
     }
     backgrounds = [facts[case].background_iou for case in cases if case in facts]
@@ -81,7 +81,7 @@ def summarise(
         {
             "format": FORMAT,
             "rules": _rules_of(rules, class_names),
-            "notes": [*rules.remarks, *notes],
+            "notes": [*rules.remarks, *notes, *_distance_notes(cases, class_names, metrics)],
             "absent": list(absent),
             "mean": _mean_of_classes(classes, metrics, mean_ignoring_undefined(backgrounds)),
             "intervals": {
@@ -146,6 +146,38 @@ def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
         return np.asarray(np.where(defined, values, 0).sum(axis=axis) / defined.sum(axis=axis))
 
 
+def magnitudes(values: np.ndarray, metrics: Sequence[str]) -> np.ndarray:
+    """(..., metrics) with the sign taken from metrics of which 0 is the best value."""
+    signed = [METRICS[metric].better == "zero" for metric in metrics]
+    return np.where(signed, np.abs(values), values)
+
+
+def magnitude(value: float, metric: str) -> float:
+    """A score, without its sign where 0 is the best value."""
+    return abs(value) if METRICS[metric].better == "zero" else value
+
+
+def _distance_notes(cases: Mapping[str, Scores], class_names: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
+    """What a mean of HD95 leaves out: structures that were missed or invented have none."""
+    if "hd95" not in metrics:
+        return
+    scored = {name: [scores[name] for scores in cases.values()] for name in class_names}
+    known = {name: [not math.isnan(score["dsc"]) for score in found] for name, found in scored.items()}
+    lacking = {
+        name: sum(there and math.isnan(score["hd95"]) for there, score in zip(known[name], found, strict=True))
+        for name, found in scored.items()
+    }
+    count, of = sum(lacking.values()), sum(map(sum, known.values()))
+    if not count:
+        return
+    nowhere = [name for name in class_names if lacking[name] and lacking[name] == sum(known[name])]
+    classes = f", and {', '.join(nowhere)} {'have' if len(nowhere) > 1 else 'has'} none at all" if nowhere else ""
+    yield (
+        f"{NO_DISTANCE} {count} of {of} structures, which were missed or are not in the reference{classes}: its means "
+        "are over the others. Compare them only with means over the same structures."
+    )
+
+
 def _mean_of_means(values: np.ndarray) -> np.ndarray:
     """(cases, classes, metrics) -> (metrics)."""
     return nanmean(nanmean(values, axis=0), axis=0)
@@ -186,10 +218,10 @@ def _interval(resampled: np.ndarray, defined: int) -> list[float]:
 def _class_summary(
     scores: Sequence[Mapping[str, float]], values: np.ndarray, resampled: np.ndarray, metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Of one class: means, counts, and the statistics of each metric; ``values`` is (cases, metrics)."""
+    """Of one class: means, counts, and the statistics of each metric; ``values`` is (cases, metrics), with signs."""
     outcomes = [outcome(score) for score in scores]
     return {
-        **dict(zip(metrics, nanmean(values, axis=0).tolist(), strict=True)),
+        **dict(zip(metrics, nanmean(magnitudes(values, metrics), axis=0).tolist(), strict=True)),
         "cases": len(scores),
         "undefined": sum(math.isnan(score["dsc"]) for score in scores),
         **{kind: outcomes.count(kind) for kind in ("missed", "spurious")},
@@ -240,7 +272,10 @@ def _case_summary(scores: Scores, facts: CaseFacts | None, metrics: Sequence[str
         "spacing_mm": [round(side, 6) for side in known.spacing],
         "shape": list(known.shape),
         "background_iou": known.background_iou,
-        "mean": {name: mean_ignoring_undefined([score[name] for score in scores.values()]) for name in metrics},
+        "mean": {
+            name: mean_ignoring_undefined([magnitude(score[name], name) for score in scores.values()])
+            for name in metrics
+        },
         "classes": {name: {**score, "outcome": outcome(score)} for name, score in scores.items()},
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from medsam_adapt.runs.record import (
     write_run,
 )
 from medsam_adapt.runs.resume import clear_run, has_checkpoint, refuse_other_record
+from medsam_adapt.training.average import AverageWeights
 from medsam_adapt.training.failures import FolderLock, raise_if_stopped, stop_is_asked
 
 
@@ -84,6 +86,7 @@ class RunKeeper:
         states: what else must be restored to resume, by name: optimisers, schedulers, loaders.
         validator: the evaluator on held-out volumes, None without them.
         resume: whether to go on from the folder's training state.
+        average: of the weights, which is validated and saved instead of them; it is one of ``states`` too.
     """
 
     def __init__(
@@ -95,10 +98,11 @@ class RunKeeper:
         states: Mapping[str, Any],
         validator: Any = None,
         resume: bool = False,
+        average: AverageWeights | None = None,
     ) -> None:
         self.record, self.segmenter, self.states = record, segmenter, states
         self.folder, self.bundle_root = Path(folder), Path(bundle_root)
-        self.validator, self.resume = validator, resume
+        self.validator, self.resume, self.average = validator, resume, average
         self.best: float | None = None  # before the first validation
         self.cost, self.lock = TrainingCost(self.folder), FolderLock(self.folder)
         self._random: dict[str, Any] | None = None  # to be put back when the first batch is drawn
@@ -119,7 +123,11 @@ class RunKeeper:
         engine.add_event_handler(Events.COMPLETED, self._finish)
         if self.validator is not None:
             self.validator.add_event_handler(Events.ITERATION_COMPLETED, raise_if_stopped)
+            if self.average is not None:
+                self.validator.add_event_handler(Events.STARTED, self.average.swap)
             self.validator.add_event_handler(Events.COMPLETED, self._keep_best)
+            if self.average is not None:
+                self.validator.add_event_handler(Events.COMPLETED, self.average.swap)
             if is_first():
                 log_validations(self.validator, engine, self.folder / LOG_FOLDER)
         seed_processes(engine, self.record.knobs["seed"])
@@ -163,7 +171,8 @@ class RunKeeper:
     def _finish(self, engine: Any) -> None:
         """Score the last epoch where the validation interval left it out."""
         if self.validator is None:
-            self._save_model()
+            with nullcontext() if self.average is None else self.average.applied():
+                self._save_model()
         elif self.validator.state.epoch != engine.state.epoch:
             self.validator.run(engine.state.epoch)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medsam_adapt.config import Knobs
+from medsam_adapt.config import Knobs, Precision
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.versions import versions
@@ -65,18 +65,32 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         tune_encoder=knobs.tune_encoder,
         overlapping=data.overlapping,
         seed=knobs.seed,
-        precision=knobs.precision,
+        precision=_precision(knobs),
         low_memory=knobs.low_memory,
         slices_at_once=knobs.slices_at_once,
+        detail=knobs.detail,
         input_scaling=data.input_scaling,
         kernels=knobs.kernels,
     )
 
 
+def _precision(knobs: Knobs) -> Precision:
+    """That of the settings; ``auto`` with a detail branch, whose work is nearly all of a step, is bf16 on AMX too."""
+    in_bf16 = knobs.precision == "auto" and knobs.detail > 0 and torch.cpu._is_amx_tile_supported()
+    return "bf16" if in_bf16 else knobs.precision
+
+
 def loader_of(dataset: SliceDataset, knobs: Knobs, seed: int | None = None) -> DataLoader:
     """Batches of training slices as the settings say, with another ``seed`` than theirs if it is given."""
     seed = knobs.seed if seed is None else seed
-    return slice_loader(dataset, knobs.batch_size, seed, knobs.num_workers, min_steps=knobs.min_steps)
+    return slice_loader(
+        dataset,
+        knobs.batch_size,
+        seed,
+        knobs.num_workers,
+        min_steps=knobs.min_steps,
+        max_steps=knobs.max_steps,
+    )
 
 
 def compiles(knobs: Knobs, device: torch.device) -> bool:
@@ -170,6 +184,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
+        detail=knobs.detail,
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
         started_from=_started_from(knobs),

@@ -10,6 +10,7 @@ import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler, ValidationHandler, from_engine
 from monai.inferers import Inferer
+from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
@@ -24,10 +25,12 @@ from medsam_adapt.methods.update import Update
 from medsam_adapt.networks.build import model_weights
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import LOG_FOLDER
+from medsam_adapt.training.average import AverageWeights
 from medsam_adapt.training.run_handler import RunKeeper
 from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
 
-Schedule = Literal["polynomial", "cosine"]
+Schedule = Literal["polynomial", "cosine", "warmup_cosine"]
+_WARMUP_STEPS = 50
 
 
 def build_trainer(
@@ -71,7 +74,8 @@ def build_trainer(
         parameters: tensors or parameter groups that the optimiser moves; when None, the network's trained tensors
             (but for BLO-SAM's prompt embedding) and those of ``beside``.
         schedule: of the learning rates of all optimisers, per step: ``polynomial`` to zero with the power
-            ``schedule_power``, or ``cosine`` to a tenth of ``learning_rate``.
+            ``schedule_power``, ``cosine`` to a tenth of ``learning_rate``, or ``warmup_cosine``: up in 50 steps, then
+            to zero.
         update: one training step; forward, loss, backward and optimiser step when None.
         beside: modules that are trained beside the network, by name.
         states: what else is restored when a run is resumed, by name; optimisers among them get the schedule too.
@@ -88,18 +92,22 @@ def build_trainer(
     }
     loss = SegmentationLoss(segmenter.head) if loss is None else loss
     validates = bool(data.volumes())
+    average = AverageWeights(segmenter, knobs.average) if knobs.average else None
+    averages = {} if average is None else {"average": average}
     handlers: list[Any] = [
         *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values()),
         *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_first() else []),
+        *averages.values(),  # before a checkpoint is written
         *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates else []),
         RunKeeper(
             record_of(data, segmenter, knobs, *beside.values()),
             segmenter,
             folder,
             bundle_root,
-            {"optimizer": optimizer, **(states or {}), **schedules, **beside},
+            {"optimizer": optimizer, **(states or {}), **schedules, **beside, **averages},
             validator if validates else None,
             resume,
+            average,
         ),
     ]
     return SupervisedTrainer(
@@ -124,6 +132,8 @@ def adamw(parameters: Iterable[Any], learning_rate: float, weight_decay: float) 
 
 
 def _schedule(kind: Schedule, optimizer: Optimizer, steps: int, knobs: Knobs) -> Any:
+    if kind == "warmup_cosine":
+        return WarmupCosineSchedule(optimizer, warmup_steps=min(_WARMUP_STEPS, steps // 10), t_total=steps)
     if kind == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps, eta_min=knobs.learning_rate / 10)
     return PolynomialLR(optimizer, total_iters=steps, power=knobs.schedule_power)  # type: ignore[attr-defined]

@@ -70,14 +70,16 @@ COMMANDS = {
 
 
 def told(capsys, command, tmp_path, run, *options):
-    """The sentence of a command on the data set that was refused and left nothing behind."""
+    """The sentence of a command on the data set, of which nothing that was refused is left behind."""
     places = {"data": tmp_path / "data", "out": tmp_path / "out", "run": run}
     code, _, err = call(capsys, *(word.format(**places) for word in COMMANDS[command]), *options)
     assert code == 2
     assert "error: " in err
     assert "Traceback" not in err
     assert not [word for word in (SECRET, IDENTIFIER, BIRTH, "1.2.826") if word in err]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    masks = {path.name for path in tmp_path.glob("out/*.nii.gz")}  # of the other cases, which predict segments
+    assert "b_seg.nii.gz" not in masks
+    assert command == "predict" or sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     return err
 
 
@@ -85,13 +87,16 @@ def told(capsys, command, tmp_path, run, *options):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (incomplete, "data/b misses 1 slice between 102.5 and 107.5 mm (slices are 2.5 mm apart); export the whole"),
-        (leaning, "data/b is a tilted stack"),
+        (
+            incomplete,
+            "data/b: it misses 1 slice between 102.5 and 107.5 mm (slices are 2.5 mm apart). Export the whole",
+        ),
+        (leaning, "data/b: it is a tilted stack"),
         (
             two_series,
-            "data/b holds 2 series: series 3 (CT, 6 slices), series 7 (MR, 6 slices); choose one with --series",
+            "data/b: it holds 2 series: series 3 (CT, 6 slices), series 7 (MR, 6 slices). Choose one with --series",
         ),
-        (cut, "data/b holds a truncated or damaged DICOM file, number 2 of its files by name"),
+        (cut, "data/b: it holds a truncated or damaged DICOM file, number 2 of its files by name"),
         (other_grid, "data/b/label.nii.gz lies up to 5 mm from its image b. Resample the label"),
     ],
 )
@@ -106,7 +111,7 @@ def test_dicom_that_cannot_be(data, run, tmp_path, capsys, spoil, words, command
 def test_a_series_is_chosen_from_each_folder(data, run, tmp_path, capsys, command):
     for name in "abc":
         two_series(data / name)
-    assert "data/a has no series T1; it has series 3" in told(capsys, command, tmp_path, run, "--series", "T1")
+    assert "data/a: it has no series T1, but series 3" in told(capsys, command, tmp_path, run, "--series", "T1")
     places = {"data": data, "out": tmp_path / "out", "run": run}
     arguments = [word.format(**places) for word in COMMANDS[command]]
     for number, name in ((7, "t2 AXIAL"), (3, "3")):
@@ -128,7 +133,7 @@ def test_a_series_is_chosen_among_folders_and_its_label_converted(tmp_path, caps
     segmentation(slices, MASKS, ["liver", "spleen"]).save_as(tmp_path / "data/a/seg.dcm")
     code, _, err = call(capsys, "data", "check", tmp_path / "data")
     assert code == 2
-    assert "data/a has several folders of DICOM images" in err
+    assert "data/a: it has several folders of DICOM images" in err
     assert "choose one series with --series" in err
     code, out, _ = call(capsys, "data", "check", tmp_path / "data", "--series", "Portal", "--json")
     (case,) = json.loads(out)["cases"]

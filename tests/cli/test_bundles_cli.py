@@ -10,6 +10,7 @@ COUNTS = {
     "adaptformer": (322_752, 0),
     "blosam": (0, 256),
     "decoder": (0, 0),
+    "detail": (0, 730_050),
     "infosam": (5_948_160, 132_608),
     "lora": (147_456, 0),
     "samcobot": (147_456 + 864, 0),

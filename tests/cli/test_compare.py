@@ -14,7 +14,7 @@ from medsam_adapt.runs.cost import TrainingCost
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.protocols import choose_rules
 
-SETTINGS = [part for pair in ("epochs=2", "image_size=32", "min_steps=1", "lora.rank=2") for part in ("--set", pair)]
+SETTINGS = ["--epochs", "2", "--image-size", "32", "--set", "min_steps=1", "--set", "lora.rank=2"]
 
 
 def call(capsys, *arguments, command="compare"):
@@ -73,6 +73,7 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
         assert row["seconds_per_run"] > 0
         assert row["peak_memory_bytes"] > 1 << 20
     assert "trained values" in out
+    assert len((output / "compare_cases.csv").read_text().splitlines()) == 1 + 2 * len(content["classes"])
     assert "no difference can be significant" in out
     records = [json.loads(path.read_text()) for path in output.glob("runs/*/*/run.json")]
     assert len({tuple(record["held_out"]) for record in records}) == 1
@@ -82,7 +83,7 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
     commands.clear()
     assert call(capsys, *arguments)[0] == 0
     assert not commands
-    code, _, err = call(capsys, *arguments, "--set", "epochs=5")
+    code, _, err = call(capsys, *arguments, "--epochs", "5")
     assert code == 2
     assert "was begun with other settings of" in err
 
@@ -134,6 +135,9 @@ def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
         "compare decides this itself": [*output, *data, "--bundles", "lora", "--set", "seed=4"],
         "cannot be dealt into 9 folds": [*output, *data, "--bundles", "lora,decoder", "--folds", "9"],
         "not both": [*output, *data, "--from", tmp_path],
+        "settings: not both": [*output, "--epochs", "2", "--from", tmp_path],
+        "image_size": [*output, *data, "--bundles", "lora", "--image-size", "33"],
+        "backbone": [*output, *data, "--bundles", "lora,decoder", "--backbone", "vit_x"],
         "is not a run": [*output, "--from", tmp_path, tmp_path / "b"],
         "does not exist": [*output, "--data", tmp_path / "none", "--bundles", "lora"],
     }
@@ -141,6 +145,34 @@ def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
         code, _, err = call(capsys, *arguments)
         assert (code, sentence in err) == (2, True), err
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_train_are_settings_of_all_methods(phantoms, tmp_path, capsys, monkeypatch):
+    plans = []
+    monkeypatch.setattr(
+        compare, "_train_all", lambda plan, *_: plans.append(plan) or (_ for _ in ()).throw(RunError("x"))
+    )
+    options = [
+        "--backbone",
+        "vit_nano",
+        "--checkpoint",
+        "random",
+        "--image-size",
+        "64",
+        "--epochs",
+        "3",
+        "--prompt",
+        "box",
+    ]
+    options += ["--precision", "fp32", "--low-memory", "--classes", "liver, spleen", "--set", "lora.epochs=4"]
+    arguments = ["--bundles", "lora,decoder", "--data", phantoms, "--output", tmp_path / "out", *options]
+    assert call(capsys, *arguments, "--cache-dir", tmp_path / "cache")[0] == 1
+    shared = {"backbone": "vit_nano", "checkpoint": "random", "image_size": 64, "prompt": "box", "precision": "fp32",
+              "low_memory": True, "classes": ["liver", "spleen"], "cache_dir": str(tmp_path / "cache")}  # fmt: skip
+    assert plans[0].settings == {
+        "lora": {**shared, "epochs": 4, "val_interval": 4},
+        "decoder": {**shared, "epochs": 3, "val_interval": 3},
+    }
 
 
 @pytest.fixture

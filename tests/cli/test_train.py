@@ -60,7 +60,7 @@ def test_a_run_is_repeated_from_its_folder(phantoms, tmp_path, capsys):
 
 
 def test_small_data_is_told(two_cases, tmp_path, capsys):
-    options = [*SMALL, "--epochs", 1, "--checkpoint", "random"]
+    options = ["--bundle", "blosam", *SMALL, "--epochs", 1, "--checkpoint", "random"]
     code, out, _ = call(capsys, "train", "--data", two_cases, *options, "--output", tmp_path / "run")
     assert code == 0
     assert "there are fewer than three patients: nothing is held out" in out
@@ -102,9 +102,22 @@ def test_a_dry_run_tells_and_writes_nothing(phantoms, tmp_path, capsys, monkeypa
     monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "home"))
     code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, "--dry-run", "--output", tmp_path / "run")
     assert code == 0
-    for told in ("2 cases to train on, 1 held out", "held out: phantom_00", "trainable values: encoder", "estimated"):
+    for told in ("3 cases to train on, 0 held out", "held out: nothing", "trainable values: encoder", "estimated"):
         assert told in out
     assert not list(tmp_path.iterdir())
+
+
+def test_minutes_choose_the_epochs(phantoms, tmp_path, capsys):
+    options = ["--minutes", 0.3, "--image-size", 32, "--device", "cpu", "--set", "max_steps=2", "--set", "min_steps=2"]
+    code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
+    assert code == 0
+    knobs = json.loads((tmp_path / "run" / "run.json").read_text())["knobs"]
+    assert f"0.3 min: {knobs['epochs']} epoch" in out
+    assert knobs["minutes"] == 0.3
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["seconds"] < 0.3 * 60
+    code, _, err = call(capsys, "train", "--data", phantoms, *options, "--epochs", 3, "--output", tmp_path / "other")
+    assert code == 2
+    assert "--minutes: it chooses the number of epochs. Leave out --epochs." in err
 
 
 @pytest.mark.parametrize("prompt", ["box", "points"])
@@ -152,6 +165,7 @@ def test_an_official_checkpoint_is_used(phantoms, tmp_path, capsys):
     torch.manual_seed(0)
     torch.save(build_sam_vit_b().state_dict(), tmp_path / "sam_vit_b.pth")
     options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_b.pth", *SMALL, "--epochs", 1]
+    options = ["--bundle", "blosam", *options]
     run = tmp_path / "run"
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--set", "order=first", "--output", run)
     assert code == 0

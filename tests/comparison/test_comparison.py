@@ -93,6 +93,17 @@ def test_a_missed_structure_leaves_no_distance_and_is_counted(scores):
     assert test["p"] == pytest.approx(stats.wilcoxon(a, b).pvalue)
 
 
+def test_means_of_hd95_over_different_structures_say_so(scores):
+    dsc = scores["good"]
+    whole, other = run_of("a", dsc), run_of("b", dsc)
+    assert not any("HD95" in note for note in compare_runs([whole, other])["notes"])
+    lacking = run_of("c", dsc, missed=[(0, "spleen")])
+    (note,) = [note for note in compare_runs([whole, other, lacking])["notes"] if "HD95" in note]
+    count = dsc.size
+    assert f"over different structures, since those that a method misses have none (a {count}, b {count}, " in note
+    assert f"c {count - 1} of {count})" in note
+
+
 def test_cost_is_told(scores):
     runs = [
         run_of("a", scores["good"], seed, trainable=512, seconds=100.0 + seed, peak_memory_bytes=(1 + seed) << 30)
@@ -164,6 +175,21 @@ def test_files_hold_the_comparison(scores, tmp_path):
     assert text == as_markdown(content)
     assert "| good | 10 | 90 s |" in text
     assert "| good − poor | +0.250 | 12 | <0.001 | 0.001 |" in text
+
+
+def test_every_score_is_a_row(scores, tmp_path):
+    runs = [run_of(method, scores[method], seed) for method in ("good", "poor") for seed in (0, 1)]
+    runs[0] = run_of("good", scores["good"], missed=[(3, "liver")])
+    written = write_comparison(tmp_path, compare_runs(runs), runs)
+    assert [path.name for path in written] == ["compare.md", "compare.csv", "compare_cases.csv", "compare.json"]
+    with (tmp_path / "compare_cases.csv").open(newline="") as file:
+        rows = {(row["method"], row["seed"], row["case"], row["class"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 2 * 2 * 12 * 2
+    assert float(rows["poor", "1", "case_07", "spleen"]["dsc"]) == pytest.approx(scores["poor"][7, 1])
+    assert rows["good", "0", "case_03", "liver"]["hd95"] == ""
+    assert float(rows["good", "1", "case_03", "liver"]["hd95"]) == pytest.approx(10 * (1 - scores["good"][3, 0]))
+    write_comparison(tmp_path / "other", compare_runs(runs))
+    assert not (tmp_path / "other" / "compare_cases.csv").exists()
 
 
 def test_durations_are_readable():

@@ -116,7 +116,7 @@ def structure_set(sources, structures):
 
 def refused(folder, sentence, read=io.read_header, **how):
     """The sentence, which names the folder, is one line, and tells nothing of the patient."""
-    with pytest.raises(InputError, match=rf"^{folder}.*{sentence}") as told:
+    with pytest.raises(InputError, match=rf"(?i)^{folder}.*{sentence}") as told:
         read(folder, **how)
     text = str(told.value)
     assert "\n" not in text

@@ -216,3 +216,53 @@ def test_masks_are_scored_without_torch(folders):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_files_are_a_pair_whatever_their_names(tmp_path, capsys):
+    prediction, reference = masks_of(0)
+    pred, ref = save(tmp_path / "a" / "mine_seg.nii.gz", prediction), save(tmp_path / "b" / "doctor.nii.gz", reference)
+    code, _, err = call(capsys, "--pred", pred, "--ref", ref, "--output", tmp_path / "scores", "--workers", 2)
+    assert code == 0, err
+    (case,) = scores(tmp_path)["cases"].items()
+    expected = score_volume(prediction == 1, reference == 1, ["1"], SPACING, MetricRules())
+    assert case[0] == "doctor"
+    assert case[1]["classes"]["1"]["dsc"] == pytest.approx(expected["1"]["dsc"])
+
+
+def test_a_file_is_scored_on_the_one_of_its_name_in_a_folder(folders, capsys):
+    arguments = ["--pred", folders / "pred" / "case_1_0000_seg.nii.gz", "--ref", folders / "ref"]
+    assert call(capsys, *arguments, "--output", folders / "scores")[0] == 0
+    assert list(scores(folders)["cases"]) == ["case_1_label"]
+    assert not any("no counterpart" in note for note in scores(folders)["notes"])
+    arguments = ["--pred", folders / "pred", "--ref", folders / "none.nii.gz", "--output", folders / "other"]
+    code, _, err = call(capsys, *arguments)
+    assert (code, "none.nii.gz is no folder and no file" in err) == (2, True)
+
+
+def test_volumes_too_large_and_too_small_do_not_cancel(tmp_path, capsys):
+    """One class is 1 ml too large and the other 1 ml too small; over the cases as well."""
+    for case, (first, second) in enumerate(((3, 1), (1, 3))):
+        prediction, reference = np.zeros((2, 20, 20, 20), np.uint8)
+        reference[:10, :10, :2], reference[10:, 10:, :2] = 1, 2
+        prediction[:10, :10, :first], prediction[10:, 10:, :second] = 1, 2
+        for name, label in (("pred", prediction), ("ref", reference)):
+            save(tmp_path / name / f"{case}.nii.gz", label, np.diag([1.0, 1, 10, 1]))
+    assert evaluate(capsys, tmp_path)[0] == 0
+    summary = scores(tmp_path)
+    assert summary["mean"]["volume_difference_ml"] == pytest.approx(1)
+    assert summary["intervals"]["volume_difference_ml"] == pytest.approx([1, 1])
+    assert [row["volume_difference_ml"] for row in summary["classes"].values()] == pytest.approx([1, 1])
+    assert [row["statistics"]["volume_difference_ml"]["mean"] for row in summary["classes"].values()] == [0, 0]
+    assert [case["mean"]["volume_difference_ml"] for case in summary["cases"].values()] == pytest.approx([1, 1])
+    signed = [case["classes"]["1"]["volume_difference_ml"] for case in summary["cases"].values()]
+    assert signed == pytest.approx([1, -1])
+
+
+def test_a_mean_of_hd95_over_fewer_structures_says_so(folders, capsys):
+    code, out, _ = evaluate(capsys, folders)
+    assert code == 0
+    sentence = "HD95 has no value for 3 of 9 structures, which were missed or are not in the reference, and 7 has none"
+    assert sentence in out
+    assert any(sentence in note for note in scores(folders)["notes"])
+    assert evaluate(capsys, folders, "--metrics", "dsc", "--overwrite")[0] == 0
+    assert not any("HD95" in note for note in scores(folders)["notes"])

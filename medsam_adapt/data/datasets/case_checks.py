@@ -24,7 +24,8 @@ class CaseCheck:
         classes: label id -> name, ascending; ``class_<id>`` for the ids found where the data set gives no names.
         voxels: case id -> class id -> number of voxels (0 included), for the cases that have a label.
         headers: case id -> the image's header.
-        notes: sentences about what is readable and yet doubtful, such as a header that contradicts itself.
+        notes: sentences about what was left out, or is readable and yet doubtful, such as a header that contradicts
+            itself.
     """
 
     classes: dict[int, str]
@@ -96,7 +97,7 @@ class CaseLook:
         header: the image's, None where it cannot be read.
         counts: label id -> number of voxels, background included; None where there is no label, or no readable one.
         problems: a sentence for each, in the order of the files.
-        notes: the same, of what is doubtful and no reason to refuse the case.
+        notes: the same, of what is doubtful or was left out, and no reason to refuse the case.
     """
 
     case: Case
@@ -127,6 +128,10 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
             counts = _count_labels(case, case_list, like)
     elif case.masks:
         counts = _count_masks(case, case_list, header, problems)
+    faults = [text for class_id, text in case.problems.items() if class_id in case_list.classes]
+    problems += dict.fromkeys(faults)  # one sentence where all classes have the same problem
+    notes += case.notes
+    notes += [f"{text} It is not among the classes in use." for text in case.problems.values() if text not in faults]
     return CaseLook(case, header, counts, tuple(problems), tuple(notes))
 
 

@@ -27,7 +27,9 @@ class Case:
     """One image, its label if there is one, and whose it is (the case's id where no patient is given).
 
     A label is one file, or ``masks``: a file for each class, by the class's id. Where the image is a folder of several
-    DICOM series, ``series`` is the number, UID or description of one.
+    DICOM series, ``series`` is the number, UID or description of one. ``problems``: class id -> why that class cannot
+    be read from the label, which concerns only those who use it. ``notes`` are sentences about what was left out of
+    the label.
     """
 
     id: str
@@ -36,6 +38,8 @@ class Case:
     patient: str | None = None
     masks: dict[int, Path] = field(default_factory=dict, hash=False)
     series: str | None = None
+    problems: dict[int, str] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def label_source(self) -> LabelSource | None:

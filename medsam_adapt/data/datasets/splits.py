@@ -18,6 +18,8 @@ from medsam_adapt.core.files import write_json
 from medsam_adapt.data.datasets import layouts
 from medsam_adapt.data.datasets.cases import Case
 
+_PATIENTS_FOR_ONE_HELD_OUT = 10
+
 
 @dataclass(frozen=True)
 class Split:
@@ -27,20 +29,24 @@ class Split:
     held_out: tuple[str, ...]
 
 
-def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float = 0.2) -> Split:
+def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | None = 0.2) -> Split:
     """A seeded split by patient; the order of ``cases`` does not matter.
 
     With fewer than three patients nothing is held out; otherwise at least one patient is, and at least one trained on.
+    A fraction of None holds out a tenth of ten patients or more, and nothing of fewer: their labels are worth more in
+    training.
 
     Raises:
         InputError: a fraction outside [0, 1).
     """
-    if not 0 <= held_out_fraction < 1:
+    if held_out_fraction is not None and not 0 <= held_out_fraction < 1:
         raise InputError(f"the held-out fraction is {held_out_fraction}; give 0 or more and less than 1")
     cases = list(cases)
     patients = _shuffled_patients(cases, seed)
     count = 0
-    if len(patients) >= 3 and held_out_fraction > 0:
+    if held_out_fraction is None:
+        count = len(patients) // _PATIENTS_FOR_ONE_HELD_OUT
+    elif len(patients) >= 3 and held_out_fraction > 0:
         count = min(max(1, round(held_out_fraction * len(patients))), len(patients) - 1)
     return _hold_out(cases, set(patients[:count]))
 
@@ -65,10 +71,12 @@ def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split,
     return tuple(_hold_out(cases, set(part.tolist())) for part in np.array_split(patients, folds))
 
 
-def why_none_is_held_out(held_out_fraction: float, split_file: str | Path | None = None) -> str:
+def why_none_is_held_out(held_out_fraction: float | None, split_file: str | Path | None = None) -> str:
     """The reason for a split that holds nobody out, as the beginning of a sentence."""
     if split_file is not None:
         return f"{split_file} has an empty held_out"
+    if held_out_fraction is None:
+        return f"there are fewer than {_PATIENTS_FOR_ONE_HELD_OUT} patients"
     return "held_out is 0" if held_out_fraction == 0 else "there are fewer than three patients"
 
 
@@ -88,7 +96,7 @@ def _hold_out(cases: Sequence[Case], patients: set[str]) -> Split:
 def choose_split(
     cases: Iterable[Case],
     seed: int,
-    held_out_fraction: float = 0.2,
+    held_out_fraction: float | None = 0.2,
     split_file: str | Path | None = None,
     fold: int | None = None,
     folds: int = 5,

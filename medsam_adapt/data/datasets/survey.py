@@ -33,6 +33,12 @@ class Survey:
     check: CaseCheck
     problems: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for everything that was left out, and for every class without a voxel in any case."""
+        absent = self.check.absent_classes() if self.check.voxels else ()
+        return (*self.check.notes, *(f"class '{name}' has no voxel in any case." for name in absent))
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""
         return {
@@ -40,7 +46,7 @@ class Survey:
             "classes": {str(class_id): name for class_id, name in self.check.classes.items()},
             "cases": [self._case_as_json(look) for look in self.looks],
             "problems": list(self.problems),
-            "notes": list(self.check.notes),
+            "notes": list(self.notes),
         }
 
     def _case_as_json(self, look: CaseLook) -> dict[str, Any]:

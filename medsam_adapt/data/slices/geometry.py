@@ -6,6 +6,7 @@ left of an axial or coronal slice, anterior or superior at the top.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medsam_adapt.config import Axis
+from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
 
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
+SMALLEST_FITTING, LARGEST_FITTING = 64, 128
 
 
 def volume_to_slices(volume: np.ndarray, axis: Axis) -> np.ndarray:
@@ -91,6 +94,26 @@ class SlicePlan:
     @property
     def _shrinks(self) -> bool:
         return any(small < large for small, large in zip(self.resized, self.native, strict=True))
+
+
+def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
+    """Side in pixels of a square in which the slices of every volume keep their finest pixels, as far as bounds allow.
+
+    A multiple of 16 from `SMALLEST_FITTING` to `LARGEST_FITTING`: below, a network has too few pixels to halve; above,
+    steps take minutes for little more.
+
+    Args:
+        headers: of the volumes.
+        axis: slicing direction.
+    """
+    sides = []
+    for header in headers:
+        view, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        plane = [i for i in range(3) if i != _SLICE_AXIS[axis]]
+        sides.append(max(view.shape[i] * spacing[i] for i in plane) / min(spacing[i] for i in plane))
+    wanted = 16 * math.ceil(max(sides) / 16 - 1e-6)
+    return int(min(max(wanted, SMALLEST_FITTING), LARGEST_FITTING))
 
 
 def _nearest(slices: Tensor, size: tuple[int, int]) -> Tensor:

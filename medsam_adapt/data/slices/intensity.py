@@ -74,11 +74,19 @@ class IntensityPolicy(BaseModel):
         assert self.high is not None
         return self.low, 255.0 / (self.high - self.low)
 
-    def warning_for(self, volume: np.ndarray) -> str | None:
-        """A sentence when ``volume`` looks like another modality than the training data; None when it does not."""
-        found = looks_like(volume)
+    def warning_for(self, volume: np.ndarray, modality: str | None = None) -> str | None:
+        """A sentence when a volume is of another modality than the training data; None when it is not.
+
+        Args:
+            volume: of any shape.
+            modality: what the volume's header states ("CT", "MR", …), if it states one; otherwise the voxels decide.
+        """
+        found = kind_of(modality) if modality else looks_like(volume)
         if found == self.modality:
             return None
+        if modality:
+            trained = "CT" if self.modality == "CT" else "no CT"
+            return f"its header states {modality}, while the training volumes are {trained}"
         kinds = {"CT": "a CT in Hounsfield units", "other": "no CT in Hounsfield units (an MR, or rescaled)"}
         return f"it looks like {kinds[found]}, while the training volumes look like {kinds[self.modality]}"
 
@@ -88,21 +96,29 @@ def looks_like(volume: np.ndarray) -> Literal["CT", "other"]:
     return "CT" if np.mean(volume < _AIR_BELOW) >= 0.01 else "other"
 
 
-def choose_policy(name: Intensity, volumes: Iterable[np.ndarray]) -> IntensityPolicy:
+def kind_of(modality: str) -> Literal["CT", "other"]:
+    """What a modality of DICOM is to a policy: only CT has Hounsfield units."""
+    return "CT" if modality == "CT" else "other"
+
+
+def choose_policy(name: Intensity, volumes: Iterable[np.ndarray], stated: Iterable[str | None] = ()) -> IntensityPolicy:
     """The policy called ``name``; ``auto`` takes the abdomen window for CT and percentiles for anything else.
 
     Args:
         name: one of :data:`medsam_adapt.config.Intensity`.
-        volumes: a few training volumes, to tell their modality.
+        volumes: a few training volumes whose headers state no modality, to guess it from the voxels.
+        stated: the modalities that the headers of training volumes state, such as "CT" and "MR".
 
     Raises:
         InputError: training volumes of mixed modality under ``auto``.
     """
-    modalities = {looks_like(volume) for volume in volumes}
+    headers = sorted({modality for modality in stated if modality})
+    modalities = {kind_of(modality) for modality in headers} | {looks_like(volume) for volume in volumes}
     if len(modalities) > 1 and name == "auto":
+        listed = f" (the headers state {', '.join(headers)})" if headers else ""
         raise InputError(
-            "some training volumes are CT in Hounsfield units and others are not: train on one modality at a time, "
-            "or name a policy with --set intensity=percentile."
+            f"--data: some training volumes are CT in Hounsfield units and others are not{listed}. Train on one "
+            "modality at a time, or name a policy with --set intensity=percentile."
         )
     modality: Literal["CT", "other"] = "CT" if "CT" in modalities else "other"
     if name == "auto":
@@ -111,6 +127,31 @@ def choose_policy(name: Intensity, volumes: Iterable[np.ndarray]) -> IntensityPo
         return IntensityPolicy(kind="percentile", modality=modality)
     low, high = _WINDOWS[name]
     return IntensityPolicy(kind="window", low=low, high=high, modality=modality)
+
+
+def describe_choice(policy: IntensityPolicy, name: Intensity, stated: Iterable[str | None]) -> str:
+    """The policy in a sentence, and why it is that one.
+
+    Args:
+        policy: what `choose_policy` gave.
+        name: what it was asked for.
+        stated: the modalities that the headers of the training volumes state.
+    """
+    if policy.kind == "window":
+        unit = " HU" if policy.modality == "CT" else ""
+        what = f"{policy.low:g} to {policy.high:g}{unit} become black to white"
+    else:
+        what = f"percentiles {_PERCENTILES[0]:g} to {_PERCENTILES[1]:g} of each volume become black to white"
+    headers = sorted({modality for modality in stated if modality})
+    if name != "auto":
+        why = f"intensity is '{name}'"
+    elif headers:
+        why = f"the headers state {', '.join(headers)}"
+    elif policy.modality == "CT":
+        why = "the voxels look like a CT in Hounsfield units, air included"
+    else:
+        why = "the voxels do not look like a CT in Hounsfield units"
+    return f"{what}, since {why} (--set intensity=NAME chooses another policy)."
 
 
 def _percentile_range(volume: np.ndarray) -> tuple[float, float]:

@@ -140,6 +140,7 @@ def slice_loader(
     num_workers: int = 0,
     shuffle: bool = True,
     min_steps: int = 1,
+    max_steps: int | None = None,
 ) -> DataLoader:
     """Batches of a :class:`SliceDataset`; a last, smaller batch is dropped unless it is the only one.
 
@@ -152,12 +153,15 @@ def slice_loader(
         num_workers: processes that prepare samples.
         shuffle: draw in random order.
         min_steps: batches that a pass has at least; samples are drawn repeatedly where they are too few.
+        max_steps: batches that a pass has at most; every pass then draws some of the samples.
 
     Raises:
         InputError: there are too few samples for one batch of several processes.
     """
     together = batch_size * processes()
     draws = max(len(dataset), min_steps * together) if min_steps > 1 else len(dataset)
+    if max_steps is not None:
+        draws = min(draws, max_steps * together)
     if processes() > 1 and draws < together:
         raise InputError(
             f"there are {draws} training slices for {processes()} processes that take {batch_size} each: lower "

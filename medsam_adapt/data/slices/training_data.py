@@ -12,6 +12,7 @@ import numpy as np
 from medsam_adapt.config import (
     Augmentation,
     Axis,
+    ChannelChoice,
     Channels,
     InputScaling,
     Intensity,
@@ -26,7 +27,8 @@ from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split
-from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy
+from medsam_adapt.data.slices.geometry import fitting_size
+from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
@@ -54,14 +56,15 @@ class TrainingData:
         layout: its layout on disk, or ``auto``.
         classes: names of the classes to learn; all of the layout's when None.
         backbone: decides the image size when ``image_size`` is None.
-        image_size: side of the square slices in pixels.
+        image_size: side of the square slices in pixels; when None the backbone's default, or `fitting_size` with a
+            ``detail`` branch on a small backbone.
         axis: slicing direction.
-        channels: what SAM's three colour channels hold.
+        channels: what SAM's three colour channels hold; ``auto`` is ``adjacent`` where a case has one image.
         intensity: name of the intensity policy.
         prompt: ``none``, or the prompt that is simulated from the label.
-        held_out: share of the patients that is held out (none with fewer than three).
+        held_out: share of the patients that is held out (none with fewer than three); None as for `split_cases`.
         empty_share: share of the slices outside the labelled range that is trained on.
-        augment: ``none``, ``anatomical`` or ``free``.
+        augment: ``none``, ``anatomical``, ``strong`` or ``free``.
         seed: of the split, the slices drawn and the augmentation.
         split_file: a saved split to use instead of a new one.
         fold: which fold of a cross-validation is held out, counted from 0; None for no cross-validation.
@@ -71,6 +74,7 @@ class TrainingData:
         from_run: folder of a run whose label map, intensity policy and input scaling are kept, since its weights are.
         checkpoint: the weights that training starts from, which decide the input scaling.
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
+        detail: channels of the network's detail branch.
 
     Raises:
         InputError: for all the problems of the files, told together.
@@ -84,10 +88,10 @@ class TrainingData:
         backbone: str = "vit_nano",
         image_size: int | None = None,
         axis: Axis = "axial",
-        channels: Channels = "repeat",
+        channels: ChannelChoice = "repeat",
         intensity: Intensity = "auto",
         prompt: PromptMode = "none",
-        held_out: float = 0.2,
+        held_out: float | None = 0.2,
         empty_share: float = 0.1,
         augment: Augmentation = "anatomical",
         seed: int = 0,
@@ -99,19 +103,25 @@ class TrainingData:
         from_run: str | Path | None = None,
         checkpoint: str | Path | None = None,
         input_scaling: InputScaling | None = None,
+        detail: int = 0,
     ) -> None:
-        self.image_size = image_size or get_variant(backbone).image_size
-        get_variant(backbone).grid(self.image_size)
-        self.axis, self.channels, self.prompt, self.augment = axis, channels, prompt, augment
+        variant = get_variant(backbone)
+        fits_size = image_size is None and detail > 0 and variant.small
+        self.image_size = image_size or variant.image_size
+        variant.grid(self.image_size)
+        self.axis, self.prompt, self.augment = axis, prompt, augment
+        self.channels: Channels = "adjacent" if channels == "auto" else channels
         self.held_out, self.split_file = held_out, split_file
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
-        self.earlier = None if from_run is None else self._read_earlier(from_run, intensity, input_scaling)
+        self.earlier = (
+            None if from_run is None else self._read_earlier(from_run, intensity, input_scaling, fits_size, channels)
+        )
         self.input_scaling: InputScaling = (
             choose_input_scaling(input_scaling, checkpoint, backbone)
             if self.earlier is None
             else self.earlier.input_scaling
         )
-        self.cases = self._find_cases(Path(root), layout, classes)
+        self.cases = self._find_cases(Path(root), layout, classes, channels)
         self.check: CaseCheck = check_cases(self.cases)
         refuse_code(self.check.classes, f"the classes of {root}")
         if len(self.class_names) > MOST_CLASSES:
@@ -128,7 +138,11 @@ class TrainingData:
                 f"no training volume of {root} holds a voxel of {', '.join(self.class_names)}, only "
                 "the held-out ones do: choose another --seed or split, or label more volumes."
             )
-        self.policy: IntensityPolicy = self._choose_policy(intensity)
+        self.policy: IntensityPolicy
+        self.policy_reason: str
+        self.policy, self.policy_reason = self._choose_policy(intensity)
+        if fits_size and self.earlier is None:
+            self.image_size = fitting_size([self.check.headers[case_id] for case_id in self.split.train], axis)
         self._stored: dict[str, StoredCase] | None = None
 
     @classmethod
@@ -215,8 +229,10 @@ class TrainingData:
         """{id, image, label} paths of the held-out cases."""
         return [case.entry() for case in self._cases(self.split.held_out)]
 
-    def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None) -> CaseList:
+    def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None, channels: ChannelChoice) -> CaseList:
         cases, earlier = find_cases(root, layout), self.earlier
+        if cases.images and channels == "auto" and earlier is None:
+            self.channels = "repeat"
         if cases.images and self.channels != "repeat":
             raise InputError(
                 f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
@@ -227,11 +243,22 @@ class TrainingData:
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
         return select_classes(cases, list(classes)) if classes else cases
 
-    def _read_earlier(self, run: str | Path, intensity: Intensity, input_scaling: InputScaling | None) -> RunRecord:
+    def _read_earlier(
+        self,
+        run: str | Path,
+        intensity: Intensity,
+        input_scaling: InputScaling | None,
+        fits_size: bool,
+        channels: ChannelChoice,
+    ) -> RunRecord:
         """The record of the run to start from; refuses settings that would change what its weights have learnt."""
         from medsam_adapt.runs.record import read_run  # the record stands right of the data, and few runs need it
 
         record = read_run(run)
+        if fits_size:
+            self.image_size = record.image_size
+        if channels == "auto":
+            self.channels = record.channels
         wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}
         wanted["intensity"] = intensity
         if input_scaling is not None:
@@ -242,14 +269,18 @@ class TrainingData:
             raise InputError(f"{run} has {name} {own[name]}, and training from it keeps it; leave out {wanted[name]}.")
         return record
 
-    def _choose_policy(self, intensity: Intensity) -> IntensityPolicy:
+    def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
+        """The policy, and a sentence that says which it is and why."""
         if self.earlier is not None:
-            return self.earlier.policy
+            return self.earlier.policy, "the policy of the run to start from."
+        stated = [self.check.headers[case_id].modality for case_id in self.split.train]
         sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
         name = self.cases.intensity if intensity == "auto" else intensity
         if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
             name = "percentile"  # shown as a viewer does, they are all but black
-        return choose_policy(name, (read_volume(case.image)[0] for case in sample))
+        unstated = [case for case in sample if self.check.headers[case.id].modality is None]
+        policy = choose_policy(name, (read_volume(case.image)[0] for case in unstated), stated)
+        return policy, describe_choice(policy, name, stated)
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]

@@ -1,22 +1,24 @@
 """Labels from DICOM: segmentations (SEG, read by highdicom) and structure sets (RTSTRUCT), on the grid of their image.
 
-A voxel belongs to a contour if its centre lies inside; contours of one structure in one slice are combined by the
-even-odd rule, so that an inner one cuts a hole. Structures are named as the file names them; a sentence tells them by
-number.
+A voxel belongs to a contour if its centre lies inside or on the path; how contours of one structure on one slice are
+combined is in `contour_fill`. Structures are named as the file names them; sentences refer to them by number. A fault
+of one structure is reported for that structure, and stops only those who asked for it.
 """
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.volumes.formats.base import LPS_TO_RAS, VolumeHeader
+from medsam_adapt.data.volumes.dicom_contours import read_structures
+from medsam_adapt.data.volumes.dicom_segments import require_highdicom, segment_mask
+from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, is_dicom, quiet_dicom
 from medsam_adapt.data.volumes.io import read_header
@@ -25,8 +27,36 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 LABEL_KINDS = ("SEG", "RTSTRUCT")
-_OFF_GRID = 0.1  # voxels
-_BETWEEN_SLICES = 0.3  # of the distance between slices
+OWN_MODEL = "medsam-adapt"  # ManufacturerModelName of what this package writes
+_LARGEST_NUMBER = 65535  # label maps are uint16
+
+
+@dataclass(frozen=True, eq=False)
+class DicomLabels:
+    """A SEG or RTSTRUCT file on the grid of its image.
+
+    Attributes:
+        path: the file.
+        names: number -> name, ascending; several structures may have one name, and then are parts of one class.
+        problems: number -> why a structure cannot be used, as a sentence that names the file.
+        notes: number -> what was left out of a structure or cut off, likewise; 0 for the file as a whole.
+    """
+
+    path: Path
+    names: dict[int, str]
+    _mask: Callable[[int], np.ndarray]
+    problems: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, list[str]] = field(default_factory=dict)
+
+    def mask(self, number: int) -> np.ndarray:
+        """(X, Y, Z) bool: the voxels of a structure.
+
+        Raises:
+            InputError: the structure has a problem.
+        """
+        if number in self.problems:
+            raise InputError(self.problems[number])
+        return self._mask(number)
 
 
 def dicom_kind(path: Path) -> str | None:
@@ -40,202 +70,160 @@ def dicom_kind(path: Path) -> str | None:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["Modality"])
             return str(dataset.get("Modality") or "") or None
     except damage():
-        return None  # whoever reads it tells
+        return None  # whoever reads the file reports it
 
 
-@quiet_dicom()  # values are read, and remarked upon, when they are asked for
+@quiet_dicom()  # pydicom warns of values when they are accessed
 def structure_names(path: str | Path) -> dict[int, str]:
     """Number -> name of the structures in a SEG or RTSTRUCT file, ascending.
 
     Raises:
-        InputError: no such file, neither of the two, damaged, or a name that is given twice.
+        InputError: no such file, neither of the two, or damaged.
     """
-    return _names(Path(path), _read(Path(path)))
+    return _names(Path(path), _read(Path(path)))[0]
 
 
 @quiet_dicom()
+def open_dicom_labels(path: str | Path, image: str | Path | VolumeHeader) -> DicomLabels:
+    """The structures of a SEG or RTSTRUCT file on the grid of its image; masks are made when they are asked for.
+
+    Args:
+        path: the file.
+        image: the image's folder (or file of another format), or its header.
+
+    Raises:
+        InputError: as `structure_names` and `read_header`; or the file as a whole was drawn on another series.
+    """
+    path, header = Path(path), image if isinstance(image, VolumeHeader) else read_header(image)
+    dataset = _read(path)
+    names, numbers = _names(path, dataset)
+    frames = {item.frame_of_reference for item in header.slices} - {""} if isinstance(header, SeriesHeader) else set()
+    _check_frame_of_reference(path, dataset, header, frames)
+    if dataset.Modality == "SEG":
+        return DicomLabels(path, names, lambda number: segment_mask(path, dataset, number, header))
+    try:
+        structures, notes = read_structures(dataset, numbers, header, frames)
+    except damage():
+        raise _damaged(path) from None
+    return DicomLabels(
+        path,
+        names,
+        lambda number: structures[number].mask(header.shape),
+        {number: f"{path}: structure {number} {item.problem}." for number, item in structures.items() if item.problem},
+        {
+            **{number: _sentences(path, number, item.notes) for number, item in structures.items() if item.notes},
+            **({0: [f"{path} {note}." for note in notes]} if notes else {}),
+        },
+    )
+
+
+def _sentences(path: Path, number: int, notes: Sequence[str]) -> list[str]:
+    return [f"{path}: structure {number} {note}." for note in notes]
+
+
 def read_dicom_labels(
-    path: str | Path, image: str | Path | VolumeHeader
+    path: str | Path, image: str | Path | VolumeHeader, wanted: Callable[[str], bool] = lambda name: True
 ) -> tuple[np.ndarray | dict[str, np.ndarray], dict[int, str]]:
     """The structures of a SEG or RTSTRUCT file on the grid of its image.
 
     Args:
         path: the file.
         image: the image's folder (or file of another format), or its header.
+        wanted: whether the structures of a name are wanted; the others are left out, whatever is wrong with them.
 
     Returns:
         (X, Y, Z) uint8 or uint16 with the structures' numbers, or where structures overlap {name: (X, Y, Z) bool}; and
         number -> name.
 
     Raises:
-        InputError: as `structure_names` and `read_header`; drawn on another series, off the image's grid or outside it.
+        InputError: as `open_dicom_labels`; or a structure that is wanted has a problem.
     """
-    path, header = Path(path), image if isinstance(image, VolumeHeader) else read_header(image)
-    dataset = _read(path)
-    names = _names(path, dataset)
-    _check_frame_of_reference(path, dataset, header)
-    masks = _segments if dataset.Modality == "SEG" else _contoured
+    header = image if isinstance(image, VolumeHeader) else read_header(image)
+    labels = open_dicom_labels(path, header)
+    names = {number: name for number, name in labels.names.items() if wanted(name)}
     label = np.zeros(header.shape, dtype=np.uint8 if max(names, default=0) <= 255 else np.uint16)
-    overlap = False
-    for number, mask in masks(path, dataset, header):
-        overlap = overlap or bool(label[mask].any())
+    for number, mask in ((number, labels.mask(number)) for number in names):
+        if any(names[int(other)] != names[number] for other in np.unique(label[mask]) if other):
+            return masks_by_name(labels, names), names
         label[mask] = number
-    if overlap:
-        return {names[number]: mask for number, mask in masks(path, dataset, header)}, names
     return label, names
+
+
+def masks_by_name(labels: DicomLabels, names: Mapping[int, str]) -> dict[str, np.ndarray]:
+    """Name -> (X, Y, Z) bool of the given structures; those of one name are joined."""
+    masks: dict[str, np.ndarray] = {}
+    for number, name in names.items():
+        mask = labels.mask(number)
+        masks[name] = masks[name] | mask if name in masks else mask
+    return masks
 
 
 def _read(path: Path) -> Dataset:
     import pydicom
 
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give the file of a DICOM segmentation or structure set")
+        raise InputError(f"{path}: it does not exist. Give the file of a DICOM segmentation or structure set.")
     kind = dicom_kind(path)
     if kind not in LABEL_KINDS:
-        raise InputError(f"{path} is no DICOM segmentation (SEG) and no structure set (RTSTRUCT); give one of these")
+        raise InputError(
+            f"{path}: it is neither a DICOM segmentation (SEG) nor a structure set (RTSTRUCT). Give one of these."
+        )
     try:
         with quiet_dicom():
             if kind == "RTSTRUCT":
                 return pydicom.dcmread(path, force=True)
-            return _highdicom().seg.segread(path)
+            return require_highdicom().seg.segread(path)
     except damage(RuntimeError, sqlite3.Error):
         raise _damaged(path) from None  # the cause quotes values
 
 
-def _highdicom() -> Any:
-    try:
-        import highdicom
-    except ModuleNotFoundError as error:
-        raise InputError(
-            'DICOM segmentations need highdicom, which is not installed; run pip install "medsam-adapt[dicom]"'
-        ) from error
-    return highdicom
-
-
 def _damaged(path: Path) -> InputError:
-    return InputError(f"{path} cannot be read, truncated or damaged perhaps; copy or export it again")
+    return InputError(f"{path}: it cannot be read, possibly truncated or damaged. Copy or export it again.")
 
 
-def _names(path: Path, dataset: Dataset) -> dict[int, str]:
+def _names(path: Path, dataset: Dataset) -> tuple[dict[int, str], dict[int, int]]:
+    """Number -> name, and number in the file -> number that the structure goes by here."""
     try:
-        if dataset.Modality == "SEG":
-            pairs = [(int(item.SegmentNumber), str(item.SegmentLabel)) for item in dataset.SegmentSequence]
+        if dataset.Modality == "SEG":  # a segment 0 is the background of a label map
+            items = dataset.SegmentSequence
+            pairs = [(int(item.SegmentNumber), _given(dataset, item, "Segment", "Label")) for item in items]
+            pairs = [(number, name) for number, name in pairs if number > 0]
         else:
-            pairs = [(int(item.ROINumber), str(item.ROIName)) for item in dataset.StructureSetROISequence]
+            items = dataset.get("StructureSetROISequence") or ()
+            pairs = [(int(item.ROINumber), _given(dataset, item, "ROI", "Name")) for item in items]
     except damage():
         raise _damaged(path) from None
-    # A segment 0 is the background of a label map.
-    names = {number: name.strip() for number, name in sorted(pairs) if number > 0 or dataset.Modality == "RTSTRUCT"}
-    if dataset.Modality == "RTSTRUCT" and min(names, default=1) < 1:  # allowed there, but 0 is our background
-        names = dict(enumerate(names.values(), start=1))
-    if len({*names.values()}) < len(names) or not all(names.values()):
-        raise InputError(f"{path} has two structures of the same name, or one without; give each a name of its own")
-    if max(names, default=0) > 65535:
-        raise InputError(f"{path} has a structure with a number above 65535; export it again")
-    return names
+    pairs.sort(key=lambda pair: pair[0])
+    given = [number for number, _ in pairs]
+    if len({*given}) < len(given):
+        raise InputError(f"{path}: two structures have the same number. Export it again.")
+    # Any number is allowed there, but 0 is our background and label maps are uint16.
+    plain = min(given, default=1) > 0 and max(given, default=1) <= _LARGEST_NUMBER
+    numbers = {number: number if plain else index for index, number in enumerate(given, start=1)}
+    texts = {number: _text(name) or f"unnamed structure {numbers[number]}" for number, name in pairs}
+    return {numbers[number]: name for number, name in texts.items()}, numbers
 
 
-def _check_frame_of_reference(path: Path, dataset: Dataset, header: VolumeHeader) -> None:
-    """Refuse a label of another patient or session, where both sides tell."""
+def _given(dataset: Dataset, item: Dataset, kind: str, name: str) -> Any:
+    """A structure's name; our own files keep one that is too long for its attribute in the description."""
+    whole = item.get(f"{kind}Description") if str(dataset.get("ManufacturerModelName")) == OWN_MODEL else None
+    return whole or item.get(f"{kind}{name}")
+
+
+def _text(name: Any) -> str:
+    """A name as one line; a backslash within it makes DICOM take it for several values."""
+    parts = [name] if isinstance(name, str) or name is None else name
+    return " ".join("\\".join(str(part or "") for part in parts).split())
+
+
+def _check_frame_of_reference(path: Path, dataset: Dataset, header: VolumeHeader, images: set[str]) -> None:
+    """Refuse a label of another patient or session, where both files name their frames of reference."""
     own = {str(dataset.get("FrameOfReferenceUID") or "")}
-    for item in dataset.get("ReferencedFrameOfReferenceSequence") or ():
-        own.add(str(item.get("FrameOfReferenceUID") or ""))
-    images = {item.frame_of_reference for item in header.slices} if isinstance(header, SeriesHeader) else set()
-    if (own := own - {""}) and (images := images - {""}) and not own & images:
+    for sequence in ("ReferencedFrameOfReferenceSequence", "StructureSetROISequence"):
+        for item in dataset.get(sequence) or ():
+            own |= {str(item.get(name) or "") for name in ("FrameOfReferenceUID", "ReferencedFrameOfReferenceUID")}
+    if (own := own - {""}) and images and not own & images:
         raise InputError(
-            f"{path} was drawn on another series than that in {header.path} (another frame of reference); give the "
-            "label that belongs to it"
+            f"{path}: it was drawn on another series than that in {header.path} (another frame of reference). Give the "
+            "label that belongs to it."
         )
-
-
-# --------------------------------------------------------------------------------------------------------------- SEG
-
-
-def _segments(path: Path, dataset: Any, header: VolumeHeader) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and mask of each segment; of a fractional one, what is at least half."""
-    for number in sorted(number for number in dataset.segment_numbers if number > 0):
-        try:
-            with quiet_dicom():
-                volume = dataset.get_volume(segment_numbers=[number], combine_segments=False)
-        except damage(RuntimeError, sqlite3.Error):  # highdicom asks a small data base about the frames
-            raise InputError(
-                f"{path} has frames that are damaged or make no even stack; export it again from its source"
-            ) from None
-        yield number, _placed(path, volume.array[..., 0] >= 0.5, LPS_TO_RAS @ volume.affine, header)
-
-
-def _placed(path: Path, mask: np.ndarray, affine: np.ndarray, header: VolumeHeader) -> np.ndarray:
-    """A mask of whatever orientation and extent on the grid of the image, without resampling."""
-    to_image = np.linalg.solve(header.affine, affine)
-    axes = np.abs(to_image[:3, :3]).argmax(axis=0)  # the image's axis along which each of the mask's runs
-    corners = np.array(list(itertools.product(*((0, length - 1) for length in mask.shape))))
-    steps, start = np.rint(to_image[axes, range(3)]), np.rint(to_image[:3, 3])
-    rounded = np.zeros((3, 3))
-    rounded[axes, range(3)] = steps
-    off = corners @ (to_image[:3, :3] - rounded).T + to_image[:3, 3] - start
-    if len({*axes.tolist()}) < 3 or np.abs(off).max() > _OFF_GRID:
-        raise InputError(
-            f"{path} lies on another grid than its image {header.path.name}; resample it onto the image with nearest "
-            "neighbour and save it as NIfTI"
-        )
-    places = [start[axes[i]] + steps[i] * np.arange(mask.shape[i]) for i in range(3)]
-    inside = [(place >= 0) & (place < header.shape[axis]) for place, axis in zip(places, axes, strict=True)]
-    cropped = mask[np.ix_(*inside)]
-    if np.count_nonzero(cropped) < np.count_nonzero(mask):
-        raise _beyond(path, header)
-    order = np.argsort(axes)
-    whole = np.zeros(header.shape, dtype=bool)
-    kept = [place[keep].astype(int) for place, keep in zip(places, inside, strict=True)]
-    whole[np.ix_(*(kept[i] for i in order))] = cropped.transpose(order)
-    return whole
-
-
-def _beyond(path: Path, header: VolumeHeader) -> InputError:
-    return InputError(f"{path} reaches beyond its image {header.path.name}; give the label that belongs to the image")
-
-
-# ---------------------------------------------------------------------------------------------------------- RTSTRUCT
-
-
-def _contoured(path: Path, dataset: Dataset, header: VolumeHeader) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and mask of each structure; one without closed contours is empty."""
-    try:
-        own = sorted(int(item.ROINumber) for item in dataset.StructureSetROISequence)
-        contours: dict[int, list[np.ndarray]] = {number: [] for number in own}
-        for item in dataset.get("ROIContourSequence") or ():
-            for contour in item.get("ContourSequence") or ():
-                if contour.ContourGeometricType.startswith("CLOSED_PLANAR"):  # also with XOR behind it
-                    points = np.array([float(part) for part in contour.ContourData]).reshape(-1, 3)
-                    contours[int(item.ReferencedROINumber)].append(points)
-    except damage():
-        raise _damaged(path) from None
-    shift = 1 - own[0] if own and own[0] < 1 else 0
-    for rank, number in enumerate(own, start=1):
-        yield rank if shift else number, _filled(path, contours[number], header)
-
-
-def _filled(path: Path, contours: list[np.ndarray], header: VolumeHeader) -> np.ndarray:
-    from skimage.draw import polygon
-
-    mask = np.zeros(header.shape, dtype=bool)
-    to_voxels = np.linalg.inv(header.affine) @ LPS_TO_RAS
-    for points in contours:
-        if len(points) < 3:
-            continue
-        voxels = points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-        across = int(np.ptp(voxels, axis=0).argmin())  # the axis that the contour's plane is perpendicular to
-        place = float(np.median(voxels[:, across]))
-        if np.abs(voxels[:, across] - round(place)).max() > _BETWEEN_SLICES:
-            raise InputError(
-                f"{path} has contours that lie between the slices of {header.path.name} or across them; give the "
-                "structure set that was drawn on these images"
-            )
-        if not 0 <= round(place) < header.shape[across]:
-            raise _beyond(path, header)
-        plane = np.moveaxis(mask, across, 0)[round(place)]
-        first, second = np.delete(voxels, across, axis=1).T
-        if min(first.min(), second.min()) < -1 or (first.max() > plane.shape[0]) or (second.max() > plane.shape[1]):
-            raise _beyond(path, header)
-        rows, columns = polygon(first, second, plane.shape)
-        plane[rows, columns] ^= True
-    return mask

@@ -48,7 +48,7 @@ def test_images_and_labels_apart(tmp_path):
             path = root / "labels" / ("b.dcm" if name == "b" else "c/1-1.dcm")
             path.parent.mkdir(parents=True, exist_ok=True)
             segmentation(slices, MASKS, ["liver", "spleen"]).save_as(path)
-    with pytest.raises(InputError, match=r"beside others, which do not; add labels\.json"):
+    with pytest.raises(InputError, match=r"beside others, which do not. Add labels\.json"):
         find_cases(root)
     (root / "labels.json").write_text(json.dumps({"1": "liver", "2": "spleen"}))
     assert set(map(str, check_cases(find_cases(root)).voxels.values())) == {"{1: 6, 2: 12}"}
@@ -108,15 +108,15 @@ def test_cases_of_one_patient_stay_together_and_nobody_is_named(tmp_path):
 def test_what_a_case_lacks_or_has_twice_is_told(tmp_path):
     root = tmp_path / "data"
     folder = save(root / "a", series())
-    with pytest.raises(InputError, match=r"a has no label; add label\.nii\.gz"):
+    with pytest.raises(InputError, match=r"a: it has no label. Add label\.nii\.gz"):
         find_cases(root)
     assert find_cases(root, need_labels=False).cases[0].label is None
     nifti_label(root / "a" / "label.nii.gz", folder)
     nifti_label(root / "a" / "more" / "seg.nii.gz", folder)
-    with pytest.raises(InputError, match=r"a has 2 labels; keep one"):
+    with pytest.raises(InputError, match=r"a: it has 2 labels. Keep one"):
         find_cases(root)
     save(root / "a" / "CT", series())
-    with pytest.raises(InputError, match=r"several folders of DICOM images; keep one"):
+    with pytest.raises(InputError, match=r"several folders of DICOM images. Keep one"):
         find_cases(root)
 
 

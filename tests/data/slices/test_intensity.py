@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from medsam_adapt.config import Intensity
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.slices.intensity import CT_WINDOWS, IntensityPolicy, choose_policy, looks_like
+from medsam_adapt.data.slices.intensity import CT_WINDOWS, IntensityPolicy, choose_policy, describe_choice, looks_like
 
 CT = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(10, 10, 10)
 MR = np.linspace(0, 1500, 1000, dtype=np.float32).reshape(10, 10, 10)
@@ -68,6 +68,35 @@ def test_mixed_modalities_are_refused_unless_a_policy_is_named():
     with pytest.raises(InputError, match=r"some training volumes are CT.*--set intensity=percentile"):
         choose_policy("auto", [CT, MR])
     assert choose_policy("percentile", [CT, MR]).kind == "percentile"
+
+
+def test_the_modality_in_the_headers_decides_where_there_is_one():
+    phase = np.linspace(-4096, 4095, 1000)
+    assert looks_like(phase) == "CT"
+    assert choose_policy("auto", [], ["MR", "MR"]) == PERCENTILE
+    assert choose_policy("auto", [], ["CT"]) == ABDOMEN
+    assert choose_policy("auto", [MR], ["PT", None]) == PERCENTILE
+    with pytest.raises(InputError, match="the headers state CT, MR"):
+        choose_policy("auto", [], ["CT", "MR", None])
+    with pytest.raises(InputError, match="others are not"):
+        choose_policy("auto", [phase], ["MR", None])
+    assert PERCENTILE.warning_for(phase, "MR") is None
+    assert "its header states CT, while" in PERCENTILE.warning_for(MR, "CT")
+
+
+@pytest.mark.parametrize(
+    ("policy", "name", "stated", "words"),
+    [
+        (ABDOMEN, "auto", ["CT"], ["-160 to 240 HU become black to white", "since the headers state CT"]),
+        (ABDOMEN, "auto", [None], ["the voxels look like a CT"]),
+        (PERCENTILE, "auto", ["MR", None], ["percentiles 0.5 to 99.5 of each volume", "the headers state MR"]),
+        (PERCENTILE, "auto", [None], ["do not look like a CT"]),
+        (PERCENTILE, "percentile", ["CT"], ["intensity is 'percentile'"]),
+    ],
+)
+def test_the_choice_and_its_reason_are_a_sentence(policy, name, stated, words):
+    sentence = describe_choice(policy, name, stated)
+    assert all(word in sentence for word in words)
 
 
 def test_a_little_below_air_is_no_ct():

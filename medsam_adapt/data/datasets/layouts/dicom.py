@@ -26,14 +26,14 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import Case, CaseList
 from medsam_adapt.data.datasets.layouts import class_key, class_map, problems_error, read_json
 from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
-from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, patient_key
+from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, holds_volume, patient_key
 from medsam_adapt.data.volumes.io import FORMATS, volume_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
 
 NAME = "dicom"
 DESCRIPTION = "a folder with a DICOM series for each case, its label beside it or in labels/ (NIfTI, SEG or RTSTRUCT)"
 TAKES_SERIES = True
-_NO_IMAGES = {*LABEL_KINDS, "RTDOSE", "RTPLAN", "REG", "PR", "SR", "KO"}
+_NO_IMAGES = {*LABEL_KINDS, "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "REG", "PR", "SR", "KO", "DOC", "AU", "ECG"}
 LABEL_NAMES = {"label", "labels", "seg", "segmentation", "mask"}
 
 
@@ -128,9 +128,9 @@ def _find(root: Path, folder: Path, need_labels: bool, series: str | None) -> _F
     if root / "images" == folder.parent:
         labels += _labels_apart(root / "labels", folder.name)
     if len(labels) > 1:
-        raise InputError(f"{folder} has {len(labels)} labels; keep one of them, and move the others")
+        raise InputError(f"{folder}: it has {len(labels)} labels. Keep one of them, and move the others.")
     if need_labels and not labels:
-        raise InputError(f"{folder} has no label; add label.nii.gz, or move the folder elsewhere")
+        raise InputError(f"{folder}: it has no label. Add label.nii.gz, or move the folder elsewhere.")
     return _Found(folder.name, image, labels[0] if labels else None)
 
 
@@ -139,10 +139,12 @@ def _image_folder(folder: Path, series: str | None) -> Path | None:
     found = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
     if len(found) > 1 and series is not None:
         found = [path for path in found if holds_series(path, series)] or found
+    if len(found) > 1:  # screenshots, scouts and other images that are no volume have folders of their own
+        found = [path for path in found if holds_volume(path)] or found
     if len(found) > 1:
         raise InputError(
-            f"{folder} has several folders of DICOM images; keep one of them a case and move the others, or choose one "
-            "series with --series (to train, copy the data with 'medsam-adapt data convert --series' first)"
+            f"{folder}: it has several folders of DICOM images. Keep one of them for each case and move the others, or "
+            "choose one series with --series (to train, copy the data with 'medsam-adapt data convert --series' first)."
         )
     return found[0] if found else None
 
@@ -191,8 +193,8 @@ def _classes(root: Path, found: list[_Found]) -> dict[int, str]:
         return {}
     if len(dicom) < sum(case.label is not None for case in found):
         raise InputError(
-            f"{root} has DICOM labels, which name their classes, beside others, which do not; add labels.json, such as "
-            '{"1": "liver"}'
+            f"{root}: it has DICOM labels, which name their classes, beside others, which do not. Add "
+            'labels.json, such as {"1": "liver"}.'
         )
     by_key: dict[str, str] = {}
     for path in dicom:
@@ -216,10 +218,9 @@ def _patients(found: list[_Found]) -> dict[str, str]:
 
 
 def _case(case: _Found, classes: dict[int, str], patient: str | None, series: str | None) -> Case:
-    label, masks = case.label, {}
-    if label is not None and _is_dicom_label(label):
-        from medsam_adapt.data.datasets.dicom_conversion import converted_label
+    if case.label is None or not _is_dicom_label(case.label):
+        return Case(case.id, case.image, case.label, patient, {}, series)
+    from medsam_adapt.data.datasets.dicom_conversion import converted_label
 
-        converted = converted_label(label, case.image, classes, series)
-        label, masks = (converted, {}) if isinstance(converted, Path) else (None, converted)
-    return Case(case.id, case.image, label, patient, masks, series)
+    found = converted_label(case.label, case.image, classes, series)
+    return Case(case.id, case.image, found.label, patient, found.masks, series, found.problems, found.notes)

@@ -31,6 +31,7 @@ class VolumeHeader:
         contradiction: what is contradictory in the header, as the end of a sentence; empty where nothing is.
         notes: warnings about the file, whole sentences that begin with its path.
         is_cropped: whether the header states that the volume covers a part of another one.
+        modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
         orientation: where each array axis grows towards, such as "RAS" or "LPS".
     """
@@ -42,6 +43,7 @@ class VolumeHeader:
     contradiction: str = field(default="", kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     is_cropped: bool = field(default=False, kw_only=True)
+    modality: str | None = field(default=None, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
     orientation: str = field(init=False)
 

@@ -1,38 +1,72 @@
 """From the slices of a DICOM series to an even stack: sorted by position, and refused where they make none.
 
-Places along the stack are told in mm along the normal of the slices, which for axial slices is the z of the scanner.
+Places along the stack are given in mm along the normal of the slices, which for axial slices is the z of the scanner.
+The tolerances leave room for what scanners write: positions rounded to a tenth of a millimetre, direction cosines with
+six digits or fewer, tables that move unevenly by a little.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.formats.base import LPS_TO_RAS
-from medsam_adapt.data.volumes.formats.dicom_headers import Slice
+from medsam_adapt.data.volumes.formats.dicom_headers import Slice, series_name
 
 _SAME_DIRECTION = 1e-3  # of a unit vector: 0.06 degrees
 _SAME_SPACING = 1e-3  # relative
 _SAME_PLACE = 0.01  # of the distance between slices
 _MISSING = 1.5  # a distance this many times the usual one has room for another slice
 _UNEVEN = 0.1  # of the distance between slices
+_ROUNDED = 0.051  # mm, of positions that are written with one decimal
 _SIDEWAYS = 0.5  # pixels
+_ANOTHER_DIRECTION = 0.1  # of a unit vector: 6 degrees
+_MOST_SCOUTS = 3  # images of other orientations within a series: a scout has one, two or three
 
 
-def stack_slices(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np.ndarray]:
-    """The slices in the order of their positions along their normal, and the (4, 4) affine to RAS mm.
+def stack_slices(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np.ndarray, list[str]]:
+    """The slices in the order of their positions along their normal, the (4, 4) affine to RAS mm, and notes.
 
-    Voxel (i, j, k) is column i, row j of slice k.
+    Voxel (i, j, k) is column i, row j of slice k. Up to three images of another orientation or size are scouts, and
+    left out with a note, if the others make a stack.
 
     Raises:
         InputError: slices of different size, spacing or orientation, two at one place, missing ones, uneven
             distances, or a stack that leans (gantry tilt).
     """
+    kept = _without_scouts(slices)
+    count = len(slices) - len(kept)
+    if 0 < count <= min(_MOST_SCOUTS, len(kept) // 2):
+        note = (
+            f"{folder}: {series_name(slices[0].series_number)} has {count} image{'s' * (count > 1)} of another "
+            "orientation or size beside its slices, left out as a scout."
+        )
+        with suppress(InputError):  # they are not beside a stack: then what is wrong with all of them is reported
+            return *_stacked(folder, kept), [note]
+    return *_stacked(folder, slices), []
+
+
+def _without_scouts(slices: Sequence[Slice]) -> list[Slice]:
+    """The slices of the most frequent size and of about the most frequent orientation."""
+    kinds = Counter((item.rows, item.columns, tuple(np.round(item.orientation, 3).tolist())) for item in slices)
+    (rows, columns, orientation), _ = kinds.most_common(1)[0]
+    return [
+        item
+        for item in slices
+        if (item.rows, item.columns) == (rows, columns)
+        and np.abs(np.subtract(item.orientation, orientation)).max() < _ANOTHER_DIRECTION
+    ]
+
+
+def _stacked(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np.ndarray]:
     _check_alike(folder, slices)
-    along_row, along_column = np.reshape(slices[0].orientation, (2, 3))
+    axes = np.reshape(slices[0].orientation, (2, 3))
+    along_row, along_column = axes / np.linalg.norm(axes, axis=1, keepdims=True)
     normal = np.cross(along_row, along_column)
     positions = np.array([item.position for item in slices])
     order = np.argsort(positions @ normal, kind="stable")
@@ -41,10 +75,10 @@ def stack_slices(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np
         _check_distances(folder, positions @ normal)
         _check_upright(folder, positions, normal, min(slices[0].pixel_spacing))
         step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    elif ordered[0].thickness:
-        step = normal * ordered[0].thickness
+    elif ordered[0].step:
+        step = normal * ordered[0].step
     else:
-        raise InputError(f"{folder} holds a single slice of unknown thickness; give the folder of a whole series")
+        raise InputError(f"{folder}: it holds a single slice of unknown thickness. Give the folder of a whole series.")
     between_rows, between_columns = slices[0].pixel_spacing
     affine = np.eye(4)
     affine[:3] = np.stack([along_row * between_columns, along_column * between_rows, step, positions[0]], axis=1)
@@ -54,25 +88,25 @@ def stack_slices(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np
 
 
 def _check_alike(folder: Path, slices: Sequence[Slice]) -> None:
-    mend = "put each kind in a folder of its own"
+    fix = "Put each kind in a folder of its own."
     sizes = sorted({(item.columns, item.rows) for item in slices})
     if len(sizes) > 1:
         listed = " and ".join(f"{columns} × {rows}" for columns, rows in sizes[:3])
-        raise InputError(f"{folder} mixes slices of {listed} pixels in one series; {mend}")
+        raise InputError(f"{folder}: it mixes slices of {listed} pixels in one series. {fix}")
     spacings = np.array([item.pixel_spacing for item in slices])
     if np.ptp(spacings, axis=0).max() > _SAME_SPACING * spacings.min():
         raise InputError(
-            f"{folder} mixes pixel spacings from {spacings.min():g} to {spacings.max():g} mm in one series; {mend}"
+            f"{folder}: it mixes pixel spacings from {spacings.min():g} to {spacings.max():g} mm in one series. {fix}"
         )
     directions = np.array([item.orientation for item in slices]).reshape(-1, 2, 3)
     perpendicular = np.abs(np.einsum("nij,nkj->nik", directions, directions) - np.eye(2)).max()
     if perpendicular > 10 * _SAME_DIRECTION:
-        raise InputError(f"{folder} has an orientation that no slice can have; export the series again")
+        raise InputError(f"{folder}: it has an orientation that no slice can have. Export the series again.")
     if np.abs(directions - directions[0]).max() > _SAME_DIRECTION:
         normals = np.cross(directions[:, 0], directions[:, 1])
         angle = np.degrees(np.arccos(np.clip(normals @ normals[0], -1, 1))).max()
         raise InputError(
-            f"{folder} mixes slices of different orientations in one series (up to {angle:.3g}° apart); {mend}"
+            f"{folder}: it mixes slices of different orientations in one series (up to {angle:.3g}° apart). {fix}"
         )
 
 
@@ -85,8 +119,8 @@ def _check_distances(folder: Path, places: np.ndarray) -> None:
     if twice.size:
         others = f" and at {twice.size - 1} more places" if twice.size > 1 else ""
         raise InputError(
-            f"{folder} has several slices at {places[twice[0]]:g} mm{others}: phases, echoes, time points or another "
-            "export within one series; put each volume in a folder of its own"
+            f"{folder}: it has several slices at {places[twice[0]]:g} mm{others}: phases, echoes, time points or "
+            "another export within one series. Put each volume in a folder of its own."
         )
     gaps = np.flatnonzero(distances > _MISSING * usual)
     if gaps.size:
@@ -94,14 +128,14 @@ def _check_distances(folder: Path, places: np.ndarray) -> None:
         missing = round(distances[first] / usual) - 1
         others = f", and {gaps.size - 1} more gap{'s' * (gaps.size > 2)}" if gaps.size > 1 else ""
         raise InputError(
-            f"{folder} misses {missing} slice{'s' * (missing > 1)} between {places[first]:g} and "
-            f"{places[first + 1]:g} mm{others} (slices are {usual:g} mm apart); export the whole series again"
+            f"{folder}: it misses {missing} slice{'s' * (missing > 1)} between {places[first]:g} and "
+            f"{places[first + 1]:g} mm{others} (slices are {usual:g} mm apart). Export the whole series again."
         )
     even = np.linspace(places[0], places[-1], len(places))
-    if np.abs(places - even).max() > _UNEVEN * usual:
+    if np.abs(places - even).max() > max(_UNEVEN * usual, _ROUNDED):
         raise InputError(
-            f"{folder} has slices at uneven distances, from {distances.min():.4g} to {distances.max():.4g} mm; export "
-            "it with even spacing, or resample it with dcm2niix"
+            f"{folder}: it has slices at uneven distances, from {distances.min():.4g} to {distances.max():.4g} mm. "
+            "Export it with even spacing, or resample it with dcm2niix."
         )
 
 
@@ -114,7 +148,7 @@ def _check_upright(folder: Path, positions: np.ndarray, normal: np.ndarray, pixe
     whole = positions[-1] - positions[0]
     angle = np.degrees(np.arctan2(np.linalg.norm(aside[-1]), abs(whole @ normal)))
     raise InputError(
-        f"{folder} is a tilted stack: its slices are shifted sideways by up to "
-        f"{np.linalg.norm(aside, axis=1).max():.3g} mm, {angle:.2g}° from their normal (gantry tilt perhaps); "
-        "straighten it first, with dcm2niix for instance"
+        f"{folder}: it is a tilted stack: its slices are shifted sideways by up to "
+        f"{np.linalg.norm(aside, axis=1).max():.3g} mm, {angle:.2g}° from their normal (possibly gantry tilt). "
+        "Straighten it first, with dcm2niix for instance."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import struct
 import warnings
@@ -16,22 +15,39 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.formats.base import DEFLATE_RATIO
+from medsam_adapt.data.volumes.formats.dicom_frames import (
+    VARYING_TAGS,
+    UnsupportedValuesError,
+    measures,
+    numbers,
+    padding,
+    rescaling,
+    sources_of,
+    varying,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _JPEG_RATIO = 16_384  # an empty slice of the JPEG family can be a few bytes; beyond this a header lies
-_NO_IMAGES = {"SEG", "RTDOSE", "REG", "PR"}  # they have rows and columns, but are drawn over images
+# They have rows and columns, but are drawn over images, or measure something else on a grid of their own.
+_NO_IMAGES = {"SEG", "RTDOSE", "REG", "PR", "RTIMAGE", "RTPLAN", "RTSTRUCT", "SR", "KO"}
+UNKNOWN_MODALITY = "unknown modality"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_BITS = (1, 8, 16, 32, 64)
+_LOCALIZERS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY")
 _TAGS = [
     *("SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "Modality", "ImageType"),
     "SeriesDescription",
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit"),
+    *("DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit", "RealWorldValueMappingSequence"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("ImagerPixelSpacing", "NominalScannedPixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *VARYING_TAGS,
 ]
 
 
@@ -45,9 +61,13 @@ class Slice:
         series_description: free text, to compare and never to show.
         position: centre of the first voxel.
         orientation: unit vectors along a row and along a column.
-        pixel_spacing: between rows and between columns.
-        thickness: distance to the next slice as the header has it, if it does.
+        pixel_spacing: between rows and between columns, and ``spacing_from``, the attribute that says so.
+        step: distance to the next slice as the header has it, if it does.
+        thickness: of the slice itself, if the header has it.
+        bits_stored: of the pixels' whole numbers.
         inverted: whether small values are white although they are no measured quantity (MONOCHROME1).
+        padding: the lowest and the highest stored value that means "no pixel here".
+        varying: what tells the volumes of one series apart, such as EchoTime: name -> value as text.
     """
 
     path: Path
@@ -65,12 +85,33 @@ class Slice:
     dtype: np.dtype
     bits_stored: int
     inverted: bool
+    padding: tuple[float, float] | None
     position: tuple[float, ...]
     orientation: tuple[float, ...]
     pixel_spacing: tuple[float, ...]
+    spacing_from: str
+    step: float | None
     thickness: float | None
     slope: float
     intercept: float
+    varying: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file of a series that cannot be used.
+
+    Attributes:
+        series_uid, series_number, series_description: of its series; an empty UID where it is not known.
+        problem: the sentence, which names the folder.
+        is_damage: whether the file is broken; otherwise it is valid and beyond what this package reads.
+    """
+
+    series_uid: str = field(repr=False)
+    series_number: int | None
+    series_description: str = field(repr=False)
+    problem: str
+    is_damage: bool
 
 
 def is_dicom(path: Path) -> bool:
@@ -108,37 +149,66 @@ def quiet_dicom() -> Iterator[None]:
         logger.disabled = before
 
 
-def read_slices(folder: Path, files: Iterable[Path]) -> list[Slice]:
-    """All slices among ``files``; what is no slice with a place in the patient is left out.
+def read_slices(folder: Path, files: Iterable[Path]) -> tuple[list[Slice], list[Fault]]:
+    """All slices among ``files``, and the files that should hold some and cannot be used.
 
-    Raises:
-        InputError: a damaged DICOM file, or one whose header claims more voxels than it can hold.
+    What is no slice with a place in the patient is left out.
     """
-    import pydicom
-
     found: dict[tuple[str, int], Slice] = {}
+    faults = []
     with quiet_dicom():
         for number, path in enumerate(files, start=1):
             if not is_dicom(path):
                 continue
-            try:
-                dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-                slices = list(_slices_of(path, dataset))
-                needed, ratio = (_claimed_bytes(dataset), _ratio(dataset)) if slices else (0, 1)
-            except damage():
-                raise _damaged(folder, number, "its header is corrupt") from None  # the cause quotes values
-            held = path.stat().st_size
-            if needed > held * ratio:
-                raise _damaged(folder, number, f"its header claims {needed:,} bytes, more than {held:,} can hold")
-            for item in slices:
+            result = _read(folder, path, number)
+            if isinstance(result, Fault):
+                faults.append(result)
+                continue
+            for item in result:
                 found.setdefault((item.instance_uid or str(path), item.frame), item)  # the same file copied twice
-    return list(found.values())
+    return list(found.values()), faults
 
 
-def _damaged(folder: Path, number: int, why: str) -> InputError:
-    return InputError(
-        f"{folder} holds a truncated or damaged DICOM file, number {number} of its files by name ({why}); copy or "
-        "export the series again"
+def _read(folder: Path, path: Path, number: int) -> list[Slice] | Fault:
+    """The slices of one file, or why there are none."""
+    import pydicom
+
+    common: dict[str, Any] = {"series_uid": "", "series_number": None, "series_description": ""}
+    held = path.stat().st_size
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        common = _series(dataset)
+        slices = list(_slices_of(path, dataset, common))
+        needed, ratio = (_claimed_bytes(dataset), _ratio(dataset)) if slices else (0, 1)
+    except UnsupportedValuesError as error:
+        text = f"{folder}: {series_name(common['series_number'])} {error}, which is not supported. Save it as NIfTI."
+        return Fault(**common, problem=text, is_damage=False)
+    except damage():  # the cause quotes values
+        return Fault(**common, problem=_damaged(folder, number, "its header is corrupt"), is_damage=True)
+    if needed > held * ratio:
+        why = f"its header claims {needed:,} bytes, more than {held:,} can hold"
+        return Fault(**common, problem=_damaged(folder, number, why), is_damage=True)
+    return slices
+
+
+def series_name(number: int | None) -> str:
+    """A series as sentences refer to it."""
+    return "a series without a number" if number is None else f"series {number}"
+
+
+def _series(dataset: Dataset) -> dict[str, Any]:
+    number = dataset.get("SeriesNumber")
+    return {
+        "series_uid": str(dataset.get("SeriesInstanceUID") or ""),
+        "series_number": None if number is None else int(number),
+        "series_description": str(dataset.get("SeriesDescription") or ""),
+    }
+
+
+def _damaged(folder: Path, number: int, why: str) -> str:
+    return (
+        f"{folder}: it holds a truncated or damaged DICOM file, number {number} of its files by name ({why}). Copy or "
+        "export the series again."
     )
 
 
@@ -154,83 +224,54 @@ def _ratio(dataset: Dataset) -> int:
     return _JPEG_RATIO if syntax is not None and not syntax.is_private and syntax.is_compressed else 1
 
 
-def _slices_of(path: Path, dataset: Dataset) -> Iterator[Slice]:
+def _slices_of(path: Path, dataset: Dataset, series: dict[str, Any]) -> Iterator[Slice]:
     """The records of one file; none where it is no image, one in colour, or one without a place in the patient."""
     if not (dataset.get("Rows") and dataset.get("Columns")) or dataset.get("Modality") in _NO_IMAGES:
         return
     if dataset.get("SamplesPerPixel", 1) != 1 or not str(dataset.get("PhotometricInterpretation")).startswith("MONO"):
         return
-    bits, signed = int(dataset.BitsAllocated), int(dataset.get("PixelRepresentation") or 0)
-    if bits not in (8, 16, 32) or signed not in (0, 1):
-        raise ValueError("bits")
-    count, number = int(dataset.get("NumberOfFrames") or 1), dataset.get("SeriesNumber")
+    count, dtype = int(dataset.get("NumberOfFrames") or 1), _dtype(dataset)
     modality = str(dataset.get("Modality") or "")
     common: dict[str, Any] = {
+        **series,
         "path": path,
         "frame_count": count,
-        "series_uid": str(dataset.get("SeriesInstanceUID") or ""),
         "instance_uid": str(dataset.get("SOPInstanceUID") or ""),
         "frame_of_reference": str(dataset.get("FrameOfReferenceUID") or ""),
-        "series_description": str(dataset.get("SeriesDescription") or ""),
-        "series_number": None if number is None else int(number),
         # Two or three letters by the standard; more might be anything.
-        "modality": modality if re.fullmatch("[A-Z]{2,3}", modality) else "unknown modality",
-        "localizer": "LOCALIZER" in (dataset.get("ImageType") or ()),
+        "modality": modality if re.fullmatch("[A-Z]{2,3}", modality) else UNKNOWN_MODALITY,
         "rows": int(dataset.Rows),
         "columns": int(dataset.Columns),
-        "dtype": np.dtype(f"{'i' if signed else 'u'}{bits // 8}"),
-        "bits_stored": int(dataset.get("BitsStored") or bits),
+        "dtype": dtype,
+        "bits_stored": int(dataset.get("BitsStored") or 8 * dtype.itemsize),
         "inverted": dataset.PhotometricInterpretation == "MONOCHROME1" and modality not in ("CT", "PT"),
+        "padding": padding(dataset, dtype),
     }
-    for frame, sources in enumerate(_sources(dataset, count)):
-        position = _numbers(sources, "PlanePositionSequence", "ImagePositionPatient", 3)
-        orientation = _numbers(sources, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    for frame, sources in enumerate(sources_of(dataset, count)):
+        position = numbers(sources, "PlanePositionSequence", "ImagePositionPatient", 3)
+        orientation = numbers(sources, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
         if position is None or orientation is None:
             return
-        yield Slice(frame=frame, position=position, orientation=orientation, **_measures(sources), **common)
+        if (measured := measures(sources)) is None:
+            raise UnsupportedValuesError("has images without PixelSpacing, whose size in millimetres is unknown")
+        differing = varying(sources)
+        yield Slice(
+            **common,
+            **measured,
+            **rescaling(sources),
+            frame=frame,
+            position=position,
+            orientation=orientation,
+            localizer=any(word in differing.get("ImageType", "") for word in _LOCALIZERS),
+            varying=differing,
+        )
 
 
-def _sources(dataset: Dataset, count: int) -> Iterator[tuple[Dataset, ...]]:
-    """Where each frame's attributes stand, the most particular first."""
-    groups = dataset.get("PerFrameFunctionalGroupsSequence")
-    shared = tuple(dataset.get("SharedFunctionalGroupsSequence") or ())
-    if groups is None:
-        if count == 1:
-            yield (*shared, dataset)
-        return  # frames without positions of their own are no volume
-    if len(groups) != count:
-        raise ValueError("frames")
-    for group in groups:
-        yield (group, *shared, dataset)
-
-
-def _numbers(sources: tuple[Dataset, ...], macro: str, name: str, length: int) -> tuple[float, ...] | None:
-    """An attribute of one frame, from its functional groups or from the file's top level; None where it is absent."""
-    for source in sources:
-        for place in (*(source.get(macro) or ()), source):
-            if (value := place.get(name)) is not None and value != "":
-                numbers = tuple(float(part) for part in (value if length > 1 else [value]))
-                if len(numbers) != length or not all(map(math.isfinite, numbers)):
-                    raise ValueError(name)
-                return numbers
-    return None
-
-
-def _measures(sources: tuple[Dataset, ...]) -> dict[str, Any]:
-    """Spacing, thickness and rescaling of one frame."""
-    macro = "PixelMeasuresSequence"
-    spacing = _numbers(sources, macro, "PixelSpacing", 2)
-    if spacing is None or min(spacing) <= 0:
-        raise ValueError("spacing")
-    distance = _numbers(sources, macro, "SpacingBetweenSlices", 1) or _numbers(sources, macro, "SliceThickness", 1)
-    macro = "PixelValueTransformationSequence"
-    slope = _numbers(sources, macro, "RescaleSlope", 1) or (1.0,)
-    intercept = _numbers(sources, macro, "RescaleIntercept", 1) or (0.0,)
-    if slope[0] == 0 or any(source.get("ModalityLUTSequence") for source in sources):
-        raise ValueError("rescaling")
-    return {
-        "pixel_spacing": spacing,
-        "thickness": distance[0] if distance else None,
-        "slope": slope[0],
-        "intercept": intercept[0],
-    }
+def _dtype(dataset: Dataset) -> np.dtype:
+    """Of the stored pixels: whole numbers, or floating point where the attributes of whole numbers are absent."""
+    bits, signed = int(dataset.BitsAllocated), dataset.get("PixelRepresentation")
+    if bits in (32, 64) and signed is None and dataset.get("BitsStored") is None:
+        return np.dtype(f"f{bits // 8}")
+    if bits not in _BITS or int(signed or 0) not in (0, 1):
+        raise ValueError("bits")
+    return np.dtype(f"{'i' if signed else 'u'}{max(bits // 8, 1)}")

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def read_pixels(folder: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and (rows, columns) stored pixels of every slice; each file is opened once, in no particular order.
+def read_pixels(folder: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """Index, (rows, columns) stored pixels, and where they are padding, of every slice; each file is opened once.
 
-    MONOCHROME1 is turned round, so that air is dark, in images whose values measure nothing.
+    The slices come in no particular order. MONOCHROME1 is turned round, so that air is dark, in images whose values
+    measure nothing. The last one is None for a slice that names no padding value.
 
     Raises:
         InputError: damaged pixels, or a compression that no installed decoder knows.
@@ -30,7 +31,7 @@ def read_pixels(folder: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, np
         by_file.setdefault(item.path, []).append(index)
     for path, indices in by_file.items():
         first = slices[indices[0]]
-        place = f"{folder}, in the slice at ({', '.join(f'{part:.4g}' for part in first.position)}) mm,"
+        place = f"{folder}, slice at ({', '.join(f'{part:.4g}' for part in first.position)}) mm"
         with quiet_dicom(), quiet_itk():
             try:
                 frames = _decode(path, place)
@@ -38,14 +39,19 @@ def read_pixels(folder: Path, slices: Sequence[Slice]) -> Iterator[tuple[int, np
                     raise ValueError("shape")
             except damage(RuntimeError):
                 raise InputError(
-                    f"{place} has damaged or truncated pixels; copy or export the series again"
+                    f"{place}: its pixels are damaged or truncated. Copy or export the series again."
                 ) from None  # the cause may quote values of the header
         for index in indices:
-            pixels = frames[slices[index].frame]
-            yield index, _turned_round(pixels, slices[index]) if slices[index].inverted else pixels
+            pixels, item = frames[slices[index].frame], slices[index]
+            padding = None
+            if item.padding is not None:
+                padding = (pixels >= item.padding[0]) & (pixels <= item.padding[1])
+            yield index, _turned_round(pixels, item) if item.inverted else pixels, padding
 
 
 def _turned_round(pixels: np.ndarray, item: Slice) -> np.ndarray:
+    if item.dtype.kind == "f":
+        return -pixels
     signed = item.dtype.kind == "i"
     span = (1 << item.bits_stored) - 1  # the lowest and the highest value exchange places
     return ((-1 if signed else span) - pixels.astype(np.int64)).astype(item.dtype)
@@ -70,8 +76,8 @@ def _decode(path: Path, place: str) -> np.ndarray:
         available = False
     if not available:
         raise InputError(
-            f"{place} is compressed as {syntax.name}, for which no decoder is installed; decompress the series, with "
-            "dcmdjpeg or gdcmconv --raw for instance, or install pylibjpeg"
+            f"{place}: it is compressed as {syntax.name}, for which no decoder is installed. Decompress the series, "
+            "with dcmdjpeg or gdcmconv --raw for instance, or install pylibjpeg."
         )
     array = pixel_array(dataset, raw=True)
     return array if array.ndim == 3 else array[None]

@@ -1,0 +1,134 @@
+"""What makes few labels go further: image size from the data, averaged weights, strong augmentation, time budgets."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.datasets.splits import split_cases
+from medsam_adapt.data.slices.geometry import fitting_size
+from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
+from medsam_adapt.data.slices.transforms import strong_augmentation
+from medsam_adapt.data.volumes.io import VolumeHeader
+from medsam_adapt.training.average import AverageWeights
+from medsam_adapt.training.time_budget import Deadline, StepTimes
+
+
+def header(shape, spacing):
+    return VolumeHeader(Path("scan.nii.gz"), shape=shape, affine=np.diag([*spacing, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axis", "size"),
+    [
+        ((35, 50, 30), (1, 1, 1), "axial", 64),
+        ((96, 81, 30), (1, 1, 1), "axial", 96),
+        ((97, 81, 30), (1, 1, 1), "axial", 112),
+        ((512, 512, 90), (0.8, 0.8, 5), "axial", 128),
+        ((60, 40, 20), (1, 1, 5), "coronal", 112),  # 100 mm high, pixels of 1 mm
+    ],
+)
+def test_the_image_size_is_that_of_the_finest_pixels_within_bounds(shape, spacing, axis, size):
+    assert fitting_size([header((20, 20, 4), (1, 1, 1)), header(shape, spacing)], axis) == size
+
+
+@pytest.mark.parametrize(("patients", "held_out"), [(1, 0), (5, 0), (9, 0), (10, 1), (19, 1), (60, 6)])
+def test_few_patients_are_all_trained_on(patients, held_out):
+    cases = [SimpleNamespace(id=f"case{i}", patient_id=f"patient{i}") for i in range(patients)]
+    split = split_cases(cases, seed=0, held_out_fraction=None)
+    assert (len(split.train), len(split.held_out)) == (patients - held_out, held_out)
+
+
+@pytest.mark.parametrize("weights", [None, np.full(40, 1 / 40)])
+def test_an_epoch_has_at_most_max_steps(weights):
+    dataset = SliceDataset([{"n": index} for index in range(40)], Plain(), weights)
+    loader = slice_loader(dataset, 2, max_steps=5)
+    epochs = [[int(n) for batch in loader for n in batch["n"]] for _ in range(2)]
+    assert [len(epoch) for epoch in epochs] == [10, 10]
+    assert epochs[0] != epochs[1]
+
+
+class Plain:
+    def __call__(self, sample):
+        return sample
+
+    def set_random_state(self, seed):
+        del seed
+
+
+def test_strong_augmentation_is_decided_by_its_seed_and_keeps_labels():
+    slice_ = {"image": torch.rand(3, 40, 56) * 255, "label": torch.randint(0, 4, (1, 40, 56))}
+    transform = strong_augmentation(64)
+
+    def drawn(seed):
+        transform.set_random_state(seed)
+        return transform(dict(slice_))
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert torch.equal(torch.as_tensor(first["image"]), torch.as_tensor(again["image"]))
+    assert not torch.equal(torch.as_tensor(first["image"]), torch.as_tensor(other["image"]))
+    samples = [drawn(seed) for seed in range(12)]
+    assert {tuple(sample["image"].shape) for sample in samples} == {(3, 40, 56)}
+    assert all(set(np.unique(sample["label"])) <= {0, 1, 2, 3} for sample in samples)
+
+
+def test_image_and_label_move_together():
+    disc = ((torch.arange(64)[:, None] - 30) ** 2 + (torch.arange(64) - 36) ** 2 < 150).long()
+    transform = strong_augmentation(64)
+    for seed in range(20):
+        transform.set_random_state(seed)
+        moved = transform({"image": 40 + 160.0 * disc.expand(3, -1, -1), "label": disc[None]})
+        image, label = (np.asarray(moved[name])[0] for name in ("image", "label"))
+        assert label.sum() > 0
+        assert image[label == 1].mean() > 1.5 * image[label == 0].mean()
+
+
+def test_averaged_weights_follow_the_formula_and_swap():
+    network = nn.Linear(1, 1, bias=False)
+    average, expected = AverageWeights(network, keep=0.9), None
+    for step in range(1, 40):
+        with torch.no_grad():
+            network.weight.fill_(float(step))
+        keep = min(0.9, (1 + step) / (10 + step))
+        expected = float(step) if expected is None else keep * expected + (1 - keep) * step
+        average.update()
+    with average.applied():
+        assert network.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert network.weight.item() == 39.0
+
+
+def test_averaged_weights_resume():
+    network = nn.Linear(3, 2)
+    average = AverageWeights(network, keep=0.9)
+    average.update()
+    resumed = AverageWeights(network, keep=0.9)
+    resumed.load_state_dict(average.state_dict())
+    for each in (average, resumed):
+        each.update()
+    assert resumed.step == average.step == 2
+    with average.applied():
+        one = network.weight.clone()
+    with resumed.applied():
+        assert torch.equal(network.weight, one)
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(100, 9), (1000, 90), (1, 1), (0, 1)])
+def test_a_budget_buys_epochs(seconds, epochs):
+    assert StepTimes(step=0.1).epochs(seconds, steps_per_epoch=100) == epochs
+
+
+def test_validation_and_frozen_work_count():
+    assert StepTimes(step=0.1, validation=20, frozen=30).epochs(1000, 100) == 85
+
+
+def test_a_resumed_run_has_what_is_left(tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps({"seconds": 90.0}))
+    assert Deadline.of(2, 0.0, tmp_path, resume=True).seconds == 30
+    assert Deadline.of(2, 0.0, tmp_path, resume=False).seconds == 120
+    with pytest.raises(InputError, match="has used its 1 minutes"):
+        Deadline.of(1, 0.0, tmp_path, resume=True)
