@@ -28,7 +28,7 @@ from medsam_adapt.kernels.attention import widened
 from medsam_adapt.kernels.attention_fused import fused
 from medsam_adapt.kernels.attention_tiles import flattened, plain, tiled
 from medsam_adapt.kernels.attention_windows import by_windows
-from medsam_adapt.networks.variants import Variant, get_variant
+from medsam_adapt.weights.backbones import Variant, get_variant
 
 
 def with_matrix(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:

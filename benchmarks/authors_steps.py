@@ -19,7 +19,7 @@ from medsam_adapt.methods import InformationDistillation, SegmentationLoss
 from medsam_adapt.methods.losses import weighted_iou_loss
 from medsam_adapt.networks import Adapter, Segmenter, attach_adapter, model_weights, prompt_embedding
 from medsam_adapt.networks.sam import build_sam, plain_encoder
-from medsam_adapt.networks.variants import get_variant
+from medsam_adapt.weights.backbones import get_variant
 
 Step = Callable[[], Any]
 

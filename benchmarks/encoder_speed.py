@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from medsam_adapt.kernels import install
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.networks.sam import plain_encoder
-from medsam_adapt.networks.variants import Variant, get_variant
+from medsam_adapt.weights.backbones import Variant, get_variant
 
 NAMES = ("segment-anything", "ours")
 MIB = 2**20

@@ -9,7 +9,7 @@ logits go through softmax and argmax, and the labels are brought back to the sli
 Outside the network: a stub stands for it, which returns the same logits at no cost. "One by one" is the arithmetic of
 this package, a slice at a time, written out plainly; masks are compared with it voxel by voxel. End to end: volumes
 read from NIfTI files, segmented by a random vit_nano, and written. What the random network draws is noise all over the
-volume, which no trained one draws: it does its work, and then each class is a disc of its own, the same on every slice.
+volume, which no trained one draws: it does its work, and then each class is a separate disc, the same on every slice.
 Volumes: voxels in memory to label ids in memory, 100 slices through a real network with random weights, SAMed's way
 with segment-anything's own encoder; on a GPU, where they are measured unless --volumes says otherwise, this package in
 bfloat16, as `predict` runs there.
@@ -30,6 +30,7 @@ from scipy.ndimage import zoom
 from timing import add_options, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import run_as
 from medsam_adapt.data.phantom.phantom import make_phantom
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -38,12 +39,11 @@ from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter
-from medsam_adapt.networks.precision import run_as
 from medsam_adapt.networks.sam import plain_encoder
-from medsam_adapt.networks.variants import get_variant
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.runs.record import RunRecord
+from medsam_adapt.weights.backbones import get_variant
 
 CLASSES = 13
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")

@@ -7,7 +7,7 @@
 A step is one image, or --batch of them, with one structure and a box, or for BLO-SAM (256 pixels, no prompt) as many of
 each half: forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
 
-- *cached*: this package, with the features of what is frozen at hand. *online*: this package without that.
+- *cached*: this package, with cached features of the frozen layers. *online*: this package without the cache.
 - *low memory*: with `--low-memory`, where gradients go through the encoder; online unless it says *cached*.
 - *reference*: authors_steps.py, as the authors' code does the work. segment-anything's own attention; encoder and
   teacher in every step; InfoSAM's boundary weights by one pooling of 31 x 31; BLO-SAM with a data loader that is begun
@@ -39,6 +39,7 @@ from authors_steps import Step, blosam_step, infosam_step, plain_segmenter, plai
 from timing import add_options, extra_memory, interleaved_medians, markdown_table, show, start, write_results
 from torch import Tensor
 
+from medsam_adapt.core.update import PlainUpdate, Update
 from medsam_adapt.methods import (
     AdaptFormer,
     BiLevelUpdate,
@@ -53,7 +54,6 @@ from medsam_adapt.methods import (
     SeriesAdapters,
     StructureLoss,
 )
-from medsam_adapt.methods.update import PlainUpdate, Update
 from medsam_adapt.networks import (
     DecoderOnly,
     Segmenter,
@@ -78,7 +78,7 @@ PAPERS = ["samparser", "infosam", "samcobot-lora", "samcobot-adaptformer", "blos
 CACHED = ["samparser", "infosam", "blosam-first", "blosam-second", "decoder"]
 DEEP = ["infosam", "samcobot-lora", "samcobot-adaptformer", "lora", "adaptformer"]  # gradients through the encoder
 EPOCHS = 25
-TURN = 1.0  # seconds: in a training, short steps follow steps of their own kind, not others that empty the caches
+TURN = 1.0  # seconds: in a training, short steps follow steps of the same kind, not others that evict the caches
 
 
 class OneImage(InformationDistillation):

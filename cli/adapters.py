@@ -60,8 +60,8 @@ def pull_adapter(
     overwrite: Overwrite = False,
 ) -> None:
     """Make a run of a published adapter and the base weights on this machine; nothing of it is executed."""
+    from medsam_adapt.core.folder_lock import FolderLock
     from medsam_adapt.hub.repository import pull
-    from medsam_adapt.training.failures import FolderLock
 
     check_output(output, overwrite, MODEL_FILE)
     FolderLock.refuse_if_held(output)

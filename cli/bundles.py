@@ -11,14 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from medsam_adapt.bundle.catalogue import (
-    RECIPES,
-    bundle_names,
-    describe_network,
-    knobs_model,
-    read_config,
-    recipe_values,
-)
+from medsam_adapt.bundle.catalogue import RECIPES, describe_network, read_config, recipe_values
+from medsam_adapt.bundle.contents import bundle_names
+from medsam_adapt.bundle.settings import knobs_model
 from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
 from medsam_adapt.core.errors import InputError
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.data.slices.cache import cache_info, clear_cache
+from medsam_adapt.core.cache import cache_info, clear_cache
 
 from .console import Json, print_json, say
 

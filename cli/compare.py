@@ -14,7 +14,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.bundle.catalogue import bundle_folder, parse_sets, resolve_knobs
+from medsam_adapt.bundle.catalogue import parse_sets, resolve_knobs
+from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.runs.record import read_run, require_trained
 from medsam_adapt.scoring.metrics import MetricRules

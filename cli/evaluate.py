@@ -9,10 +9,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.bundle.catalogue import read_config, run_knobs, workflow
+from medsam_adapt.bundle.catalogue import read_config, workflow
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import CaseList, find_cases
-from medsam_adapt.data.datasets.layouts import class_key
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.runs.record import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import METRICS, MetricRules

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medsam_adapt.core.errors import InputError, RunError, causes
+from medsam_adapt.core.errors import InputError, user_error
 
 from .lazy_group import LazyGroup
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except Exception as error:
-        told = told_of(error)
+        told = user_error(error)
         if told is None:
             raise
         from .console import is_verbose
@@ -59,11 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exception(error)
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2 if isinstance(told, InputError) else 1)
-
-
-def told_of(error: BaseException) -> InputError | RunError | OSError | None:
-    """What the user is told of an error, in one sentence; None of one that is a fault of this package."""
-    return next((cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
 
 
 def _wait_asleep() -> None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medsam_adapt.config import checked_precision
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import problems_error
+from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.outputs import format_names
 from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
@@ -190,7 +189,7 @@ def run_prediction(
         from medsam_adapt.prediction.case_runner import CaseRunner
         from medsam_adapt.prediction.json_report import Report
         from medsam_adapt.prediction.postprocessing import Cleaning
-        from medsam_adapt.prediction.quality_flags import read_statistics
+        from medsam_adapt.runs.statistics import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
         predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision)

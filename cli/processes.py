@@ -11,10 +11,7 @@ import os
 import signal
 import sys
 import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +81,7 @@ def train_together(count: int, output: Path, **order: Any) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from medsam_adapt.training.failures import Stopped
+    from medsam_adapt.core.interrupts import Stopped
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we tell what it would log
     with tempfile.TemporaryDirectory() as logs:
@@ -102,7 +99,7 @@ def train_together(count: int, output: Path, **order: Any) -> None:
         )
         words = json.dumps({"output": str(output), **order})
         try:
-            elastic_launch(config, sys.executable)("-m", "medsam_adapt.cli.processes", words)
+            elastic_launch(config, sys.executable)("-m", "medsam_adapt.cli.training_process", words)
         except ChildFailedError as error:
             rank, failure = next(iter(error.failures.items()))  # the first that was seen to fail
             raise _explained(rank, count, failure, output) from None
@@ -127,36 +124,3 @@ def _explained(rank: int, count: int, failure: ProcessFailure, output: Path) -> 
         return RunError(sentence)
     print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
     return RunError(f"{who} failed with {kind}: {sentence}")
-
-
-def _work(order: Mapping[str, Any]) -> None:
-    """One of the processes of `train_together`: train, or leave to the launcher what went wrong and exit."""
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-    from medsam_adapt.bundle.catalogue import run_knobs
-    from medsam_adapt.bundle.untrusted import base_bundle
-
-    from .main import told_of
-    from .train import run_training
-
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
-    folders = {name: Path(order[name]) for name in ("data", "output")}
-    try:
-        run_training(**{**order, **folders, "knobs": run_knobs(base_bundle(order["bundle"]), **order["knobs"])})
-    except Exception as error:
-        told = told_of(error)
-        if told is None:  # perhaps but the echo of another's end, which the launcher is to see first
-            time.sleep(5)
-        get_error_handler().record_exception(told or error)
-        sys.exit(2 if isinstance(told, InputError) else 1)
-
-
-def _end_with(launcher: int) -> None:
-    """End this process, as a scheduler would, when the launcher is no more."""
-    while os.getppid() == launcher:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from medsam_adapt.bundle.catalogue import DEFAULT_BUNDLE, parse_sets, resolve_knobs, run_knobs, workflow
+from medsam_adapt.bundle.catalogue import DEFAULT_BUNDLE, parse_sets, resolve_knobs, workflow
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.bundle.untrusted import TRUST_HELP, base_bundle, require_trust
 from medsam_adapt.config import Knobs
+from medsam_adapt.core.cache import borrowed_cache, cache_folder
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import folder_replaced, forget_replaced
-from medsam_adapt.data.slices.cache import borrowed_cache, cache_folder
+from medsam_adapt.core.folder_lock import FolderLock
+from medsam_adapt.core.interrupts import Stopped, stopped_by_signals
 from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.runs.resume import changed_setting, has_checkpoint, is_false_start, is_finished
-from medsam_adapt.training.failures import FolderLock, Stopped, stopped_by_signals, told_of_faults
+from medsam_adapt.training.failures import told_of_faults
 from medsam_adapt.weights.store import resolve
 
 from .console import (
@@ -298,7 +301,7 @@ def _prepare(
     compiles(knobs, chosen)  # raises where it should and cannot, before slices are made
     values = {
         "knobs": {
-            "_target_": "medsam_adapt.bundle.catalogue.run_knobs",
+            "_target_": "medsam_adapt.bundle.settings.run_knobs",
             "bundle": base_bundle(bundle),
             **knobs.model_dump(),
         },

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.config import Knobs
 from medsam_adapt.data.datasets.splits import why_none_is_held_out
-from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.backbones import encoder_is_tuned
 
 from .console import IN_BF16, say, shortened, warn
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def tell_precision(flow: ConfigWorkflow) -> None:
     """A line where the image encoder does not compute in full precision."""
-    from medsam_adapt.networks.precision import running_of
+    from medsam_adapt.core.precision import running_of
 
     network, where = (flow.parser.get_parsed_content(name) for name in ("network_def", "device"))
     if running_of(network.sam.image_encoder).is_bf16(where):

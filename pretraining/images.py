@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from medsam_adapt.networks.variants import PIXEL_MEAN
+from medsam_adapt.weights.backbones import PIXEL_MEAN
 from pretraining.bodies import body
 from pretraining.scenes import SIZE, Palette, Scene, clutter
 from pretraining.shapes import smooth_field
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 
 def make_sample(seed: int, index: int, masks: int) -> Sample:
-    """Sample ``index`` of the endless set ``seed``: the same bits whenever it is asked for.
+    """Sample ``index`` of the endless set ``seed``: bit-identical on every call.
 
     Args:
         seed: names the set, any integer ≥ 0.

@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 
-from medsam_adapt.bundle.catalogue import bundle_names, resolve_knobs, workflow
+from medsam_adapt.bundle.catalogue import resolve_knobs, workflow
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.data.phantom.phantom import write_phantoms
-from medsam_adapt.networks.variants import VARIANTS
+from medsam_adapt.weights.backbones import VARIANTS
 
 STEPS, BATCH, PROCESSES = 10, 2, 2
 TINY = replace(

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import medsam_adapt.methods
-from medsam_adapt.bundle import catalogue as bundle
 from medsam_adapt.bundle import contents
 from medsam_adapt.cli.main import main
 
@@ -35,7 +34,7 @@ def test_the_example_is_short():
 def only_the_example(tmp_path, monkeypatch):
     """The bundle of the page in place of the shipped ones."""
     configs = tmp_path / "bundles" / "normtuning" / "configs"
-    shutil.copytree(bundle.bundle_folder("decoder"), configs.parent)
+    shutil.copytree(contents.bundle_folder("decoder"), configs.parent)
     shutil.copytree(contents.shared_folder(), tmp_path / "bundles" / "shared")
     for name, change in zip(CONFIGS, CHANGES, strict=True):
         path = configs / f"{name}.json"

@@ -104,7 +104,7 @@ def test_a_run_whose_weights_hold_code(tmp_path, scan, marker, capsys):
         {"adapter": {"name": "os.system", "settings": {}}},
         {"adapter": {"name": "planted_module.Planted", "settings": {}}},
         {"adapter": {"name": "medsam_adapt.methods.lora.os", "settings": {}}},
-        {"adapter": {"name": "medsam_adapt.networks.checkpoints.read_weights", "settings": {"path": "x"}}},
+        {"adapter": {"name": "medsam_adapt.weights.reading.read_weights", "settings": {"path": "x"}}},
         {"adapter": {"name": "medsam_adapt.methods.lora.LoRA", "settings": {"rank": "$__import__('os')"}}},
         {"adapter": {"name": "medsam_adapt.methods.lora.LoRA", "settings": {"rank": "four"}}},
         {"adapter": {"name": "medsam_adapt.methods.lora.LoRA", "settings": {"path": "/etc/passwd"}}},

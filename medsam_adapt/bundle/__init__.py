@@ -2,5 +2,5 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ("catalogue", "contents", "untrusted", "zoo_rules")
+_MODULES = ("catalogue", "contents", "settings", "untrusted", "zoo_rules")
 __getattr__ = lazy_exports(__name__, {}, _MODULES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.bundle import contents
+from medsam_adapt.bundle.contents import bundle_folder
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
-from medsam_adapt.config import Knobs, check_knobs, extended_knobs, refuse_code
+from medsam_adapt.config import Knobs, refuse_code
 from medsam_adapt.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,37 +23,12 @@ RECIPES = ("default", "paper")
 DEFAULT_BUNDLE = "detail"
 
 
-def bundle_names() -> list[str]:
-    """Names of the shipped bundles: every folder with a ``train.json``."""
-    return sorted(path.parent.parent.name for path in contents.bundles_folder().glob("*/configs/train.json"))
-
-
-def bundle_folder(name: str) -> Path:
-    """The folder of a shipped bundle.
-
-    Raises:
-        InputError: when there is none of that name.
-    """
-    known = bundle_names()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean '{close[0]}'?" if close else ""
-        raise InputError(f"unknown bundle '{name}'{hint}: use one of {', '.join(known)}.")
-    return contents.bundles_folder() / name
-
-
 @cache
 def read_config(name: str, config: str) -> dict[str, Any]:
     """One config of a bundle, ``metadata`` or ``train`` say, as plain data."""
     if is_foreign(name):
         return read_foreign(Path(name), config)
     return contents.complete_configs(bundle_folder(name))[config]
-
-
-def knobs_model(name: str) -> type[Knobs]:
-    """The settings of a bundle."""
-    metadata = read_config(name, "metadata")
-    return extended_knobs(name, metadata["knobs"], metadata.get("shared_knobs", ()))
 
 
 def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
@@ -70,15 +46,6 @@ def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
         key: value for key, value in read_config(name, "train")["knobs"].items() if key not in ("_target_", "bundle")
     }
     return own if recipe == "default" else {**own, **read_config(name, f"recipe_{recipe}").get("+knobs", {})}
-
-
-def run_knobs(bundle: str, **values: Any) -> Knobs:
-    """The settings of a run as an object; ``train.json`` calls it with those that are particular to the bundle.
-
-    Raises:
-        InputError: unknown names, wrong types or values out of bounds, all at once.
-    """
-    return check_knobs(knobs_model(bundle), values, f"bundle {bundle}")
 
 
 def resolve_knobs(

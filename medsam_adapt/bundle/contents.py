@@ -8,6 +8,7 @@ and the adapter of the method.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_adapt.config import Knobs
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 
 _PARTS = ("configs/*.json", "configs/logging.conf", "docs/*", "LICENSE")  # nothing else is copied
@@ -41,6 +43,25 @@ def bundles_folder() -> Path:
 def shared_folder() -> Path:
     """The folder of the files that all bundles share."""
     return bundles_folder() / "shared"
+
+
+def bundle_names() -> list[str]:
+    """Names of the shipped bundles: every folder with a ``train.json``."""
+    return sorted(path.parent.parent.name for path in bundles_folder().glob("*/configs/train.json"))
+
+
+def bundle_folder(name: str) -> Path:
+    """The folder of a shipped bundle.
+
+    Raises:
+        InputError: when there is none of that name.
+    """
+    known = bundle_names()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"unknown bundle '{name}'{hint}: use one of {', '.join(known)}.")
+    return bundles_folder() / name
 
 
 def config_file(folder: Path, config: str) -> Path:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from medsam_adapt.bundle import contents
+from medsam_adapt.bundle.contents import bundle_folder, bundle_names
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, folder_written_whole
 
@@ -42,8 +44,6 @@ class Inspection:
 
 def is_foreign(bundle: str) -> bool:
     """Whether a ``--bundle`` is the folder of one that is not shipped."""
-    from medsam_adapt.bundle.catalogue import bundle_names
-
     return bundle not in bundle_names() and Path(bundle).is_dir()
 
 
@@ -67,7 +67,7 @@ def read_foreign(folder: Path, config: str) -> dict[str, Any]:
     Raises:
         InputError: it is not there, too large, or no JSON object.
     """
-    from medsam_adapt.data.datasets.layouts import read_object
+    from medsam_adapt.core.json_files import read_object
 
     path = folder / "configs" / f"{config}.json"
     if not path.is_file():
@@ -83,8 +83,6 @@ def base_bundle(bundle: str) -> str:
     Raises:
         InputError: a folder that names none of the shipped bundles.
     """
-    from medsam_adapt.bundle.catalogue import bundle_names
-
     if not is_foreign(bundle):
         return bundle
     knobs = read_foreign(Path(bundle), "train").get("knobs")
@@ -99,8 +97,6 @@ def base_bundle(bundle: str) -> str:
 
 def origin_sha256(bundle_root: Path, base: str) -> str | None:
     """What tells a foreign bundle from others, the SHA-256 of its ``train.json``; None for a shipped one."""
-    from medsam_adapt.bundle.catalogue import bundle_folder
-
     train = bundle_root / "configs" / "train.json"
     shipped = bundle_folder(base) / "configs" / "train.json"
     sha256 = file_sha256(train) if train.is_file() else None
@@ -113,8 +109,6 @@ def inspect(bundle: str) -> Inspection:
     Raises:
         InputError: no such bundle.
     """
-    from medsam_adapt.bundle.catalogue import bundle_folder
-
     folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
     problems: list[str] = []
     code: list[tuple[str, str, str]] = []
@@ -151,8 +145,6 @@ def copy_bundle(bundle: str, target: Path) -> list[str]:
     Raises:
         InputError: no such bundle, or something is where the copy shall be.
     """
-    from medsam_adapt.bundle.catalogue import bundle_folder
-
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} already exists: name another folder.")
     folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
@@ -214,8 +206,6 @@ def _required(config: str, content: Mapping[str, Any]) -> Iterator[str]:
 
 def _unknown_settings(folder: Path, base: str | None) -> list[str]:
     """Faults of the settings in ``train.json``."""
-    from medsam_adapt.bundle.catalogue import run_knobs
-
     if base is None:
         return []
     try:

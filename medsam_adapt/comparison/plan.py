@@ -16,10 +16,10 @@ from typing import Any, Literal
 from medsam_adapt.comparison.run import ScoredRun
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
+from medsam_adapt.core.json_files import read_object
 from medsam_adapt.core.versions import newer_error
-from medsam_adapt.data.datasets.cases import CaseList
-from medsam_adapt.data.datasets.layouts import read_object
 from medsam_adapt.data.datasets.splits import fold_cases, save_split, split_cases, why_none_is_held_out
+from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.runs.record import RUN_FILE, SPLIT_FILE, read_cost, read_run
 from medsam_adapt.runs.resume import is_finished
 from medsam_adapt.scoring.metrics import MetricRules

@@ -32,3 +32,14 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def user_error(error: BaseException) -> InputError | RunError | OSError | None:
+    """The error among its causes that is reported to the user in a sentence; None for a fault of this package."""
+    return next((cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
+
+
+def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:
+    """One error out of many sentences: the first ``limit``, one a line, and how many more there are."""
+    rest = [f"... and {len(problems) - limit} more problems"] if len(problems) > limit else []
+    return InputError("\n".join([*problems[:limit], *rest]), problems)

@@ -20,9 +20,9 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from medsam_adapt.config import Knobs
+from medsam_adapt.core.cache import cache_folder
 from medsam_adapt.core.distributed import as_first
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.slices.cache import cache_folder
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.views import Views

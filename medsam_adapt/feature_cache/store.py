@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_adapt.core.cache import FEATURES, FEATURES_FILE, made_in_cache, told_of_cache
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import RunError
-from medsam_adapt.data.slices.cache import FEATURES, FEATURES_FILE, made_in_cache, told_of_cache
 from medsam_adapt.data.slices.stored_array import StoredArray
 
 Place = Literal["files", "memory", "gpu"]

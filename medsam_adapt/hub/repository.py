@@ -1,8 +1,8 @@
-"""Adapters travel: a finished run as a repository that can be published, and such a repository as a run again.
+"""A finished run as a repository that can be published, and such a repository as a run again.
 
 REPOSITORY/README.md             the model card, for people
            medsam_adapt.json     which base weights the adapter belongs to, and what it must come to with them
-           run.json              the run's record without anything that tells whose images it saw
+           run.json              the run's record without information about the patients
            statistics.json       volumes and grey levels of the classes in the training cases, where the run has them
            adapter/              the trained tensors alone, with their settings
 
@@ -15,18 +15,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from medsam_adapt.bundle.catalogue import bundle_folder, run_knobs
+from medsam_adapt.bundle.contents import bundle_folder
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.config import PATH_SETTINGS
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, folder_written_whole, read_record, write_json
+from medsam_adapt.hub.model_card import model_card
+from medsam_adapt.hub.origin import LICENCE, BaseWeights, Origin, Repository
 from medsam_adapt.hub.places import ADAPTER_WEIGHTS, CARD_FILE, ORIGIN_FILE, Place
-from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
 from medsam_adapt.runs.record import (
     ADAPTER_FOLDER,
     MODEL_FILE,
@@ -36,6 +35,7 @@ from medsam_adapt.runs.record import (
     require_trained,
     write_run,
 )
+from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 from medsam_adapt.weights.registry import WEIGHTS
 from medsam_adapt.weights.store import resolve
@@ -43,53 +43,7 @@ from medsam_adapt.weights.store import resolve
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.networks.segmenter import Segmenter
 
-_SHA256 = r"^[0-9a-f]{64}$"
-_LICENCE = r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,60}$"
 _MEND = "fetch the repository again, or ask its author"
-
-
-class BaseWeights(BaseModel):
-    """The SAM weights that an adapter belongs to: by name where they are published, else by their file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str | None = Field(None, pattern=r"^\w{1,60}$")
-    file_name: str = Field(pattern=r"^[\w.+ ()-]{1,200}$")
-    sha256: str = Field(pattern=_SHA256)
-
-
-class Origin(BaseModel):
-    """Content of ``medsam_adapt.json``: what ``run.json`` has no place for.
-
-    Attributes:
-        base: the weights to put the adapter on.
-        adapter_sha256: of the file with the trained tensors.
-        network_sha256: of the names, shapes and bytes of all weights together.
-        licence: of the adapter, as its author stated it.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: Literal[1] = 1
-    base: BaseWeights
-    adapter_sha256: str = Field(pattern=_SHA256)
-    network_sha256: str = Field(pattern=_SHA256)
-    licence: str | None = Field(None, pattern=_LICENCE)
-
-
-@dataclass(frozen=True)
-class Repository:
-    """What a repository says of itself, checked.
-
-    Attributes:
-        origin: which weights it belongs to.
-        record: of the run.
-        adapter_bytes: size of the trained tensors' file.
-    """
-
-    origin: Origin
-    record: RunRecord
-    adapter_bytes: int
 
 
 def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | None = None) -> Origin:
@@ -105,8 +59,8 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
         InputError: no finished run, one whose base weights others cannot have, or a licence that is none.
         RunError: the hub cannot be reached.
     """
-    if licence is not None and not re.fullmatch(_LICENCE, licence):
-        raise InputError(f"--license {licence} is no licence's short name: write it as in SPDX, such as Apache-2.0.")
+    if licence is not None and not re.fullmatch(LICENCE, licence):
+        raise InputError(f"--license {licence} is not a licence identifier: use an SPDX name, such as Apache-2.0.")
     record = read_run(run)
     weights = require_trained(run)
     _checked(run, record)
@@ -116,13 +70,14 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
         record.statistics = read_record(statistics, TrainingStatistics, "restore it, or remove it to do without")
     metrics = read_metrics(run) if (run / METRICS_FILE).is_file() else None
     if metrics is not None and set(metrics["classes"]) != set(record.class_names):
-        raise InputError(f"{run / METRICS_FILE} has other classes than the run: score the run anew, or remove it.")
+        raise InputError(
+            f"{run / METRICS_FILE} has other classes than the run: evaluate the run again, or remove the file."
+        )
 
-    from medsam_adapt.hub.model_card import model_card
     from medsam_adapt.inference.run_network import build_network
-    from medsam_adapt.networks.adapter import load_adapter, save_adapter
-    from medsam_adapt.networks.checkpoints import read_weights
+    from medsam_adapt.networks.parameters import load_adapter, save_adapter
     from medsam_adapt.networks.sam import weights_sha256
+    from medsam_adapt.weights.reading import read_weights
 
     network = build_network(record, path, _seed(record))
     _refuse_other_base(run, run / ADAPTER_FOLDER, network, path)
@@ -131,10 +86,10 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
     try:
         network.load_state_dict(read_weights(weights))
     except RuntimeError as error:
-        raise InputError(f"{weights} does not fit {run / RUN_FILE}: restore the run's folder.") from error
+        raise InputError(f"{weights} does not match {run / RUN_FILE}: restore the run folder.") from error
     if weights_sha256(network) != rebuilt:
         raise InputError(
-            f"{run} is not {base.name or base.file_name} with its adapter, so nobody could make it from them: publish "
+            f"{run} is not {base.name or base.file_name} plus its adapter, so it cannot be rebuilt from them: publish "
             "a run whose frozen weights are those of its checkpoint."
         )
     with place.written() as folder:
@@ -182,7 +137,7 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
         checkpoint: the base weights, name or file; needed where they are not published ones.
 
     Returns:
-        Whether the weights are, to the last bit, those that were pushed. Another version of torch, or another
+        Whether the weights are bit-identical to those that were pushed. Another version of torch, or another
         processor, may round otherwise where position tables are resized or singular values computed; a ``run.json``
         that was changed may be the cause too.
 
@@ -197,7 +152,7 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
             record.statistics = read_record(folder / STATISTICS_FILE, TrainingStatistics, _MEND)
 
         from medsam_adapt.inference.run_network import build_network
-        from medsam_adapt.networks.adapter import load_adapter, save_adapter, saved_base
+        from medsam_adapt.networks.parameters import load_adapter, save_adapter, saved_base
         from medsam_adapt.networks.sam import weights_sha256
         from medsam_adapt.runs.checkpoint import save_tensors
 
@@ -217,11 +172,11 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
 
 
 def anonymous(record: RunRecord, base: BaseWeights) -> RunRecord:
-    """The record without what tells whose images were seen or on which machine: cases are numbered, folders left out.
+    """The record without information about patients and machine: cases are numbered, folders removed.
 
     Args:
         record: of the run.
-        base: the weights that it started from; the run that it went on from is not told.
+        base: the weights that it started from; the run that it continued from is omitted.
     """
     knobs = {**record.knobs, **dict.fromkeys(PATH_SETTINGS), "checkpoint": base.name}
     changes: dict[str, Any] = {
@@ -295,9 +250,9 @@ def _refuse_other_base(where: Path | Place, adapter: Path, network: Segmenter, p
     Raises:
         InputError: other weights.
     """
-    from medsam_adapt.networks.adapter import saved_base
+    from medsam_adapt.networks.parameters import saved_base
 
-    if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter tells of a file that cannot be read
+    if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter reports a file that cannot be read
         raise InputError(
             f"the adapter of {where} was not trained on {path.name}: give the weights that it was trained on as "
             "--checkpoint FILE."

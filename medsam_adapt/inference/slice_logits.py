@@ -5,26 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medsam_adapt.config import Axis, Channels, PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact_prompt, flip_prompt
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
 from medsam_adapt.inference.slice_images import SliceImages
-from medsam_adapt.networks.input_scaling import input_scaling_of
+from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
-if TYPE_CHECKING:  # it imports this module
+if TYPE_CHECKING:
     from medsam_adapt.data.slices.intensity import IntensityPolicy
-    from medsam_adapt.inference.inferer import SlicewiseInferer
     from medsam_adapt.networks.segmenter import Segmenter
 
 _SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
+
+
+class Slicing(Protocol):
+    """How a volume is sliced and its structures are prompted, as :class:`SlicewiseInferer` says."""
+
+    axis: Axis
+    channels: Channels
+    prompt: PromptMode
+    num_classes: int
+    absent: tuple[int, ...]
+    batch_size: int | None
+    overlapping: bool
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class SliceLogits:
     Attributes:
         overlapping: whether the channels of the logits are C classes that may overlap, without background.
         shape: slices, rows and columns.
+        volume_shape: (X, Y, Z).
 
     Raises:
         InputError: for a prompted segmenter without prompts.
@@ -79,7 +92,7 @@ class SliceLogits:
 
     def __init__(
         self,
-        inferer: SlicewiseInferer,
+        inferer: Slicing,
         volume: np.ndarray,
         spacing: Sequence[float],
         network: Callable[..., Any],
@@ -97,6 +110,7 @@ class SliceLogits:
         self.overlapping = inferer.overlapping or self.segmenter.head == "overlapping"
         voxels = volume_to_slices(volume, inferer.axis)
         self.shape = voxels.shape[:3]
+        self.volume_shape = volume.shape[:3]
         self.reference = None if source.reference is None else volume_to_slices(source.reference, inferer.axis)
         size = self.segmenter.image_size
         self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), inferer.axis, size)

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels.attention_fused import can_fuse, fused
 from medsam_adapt.kernels.attention_tiles import flattened, tiled
 from medsam_adapt.kernels.attention_windows import by_windows, is_padded, joined
-from medsam_adapt.networks.precision import is_recorded
 
 _TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from medsam_adapt.networks.precision import computed_once, is_computed_again
+from medsam_adapt.core.precision import computed_once, is_computed_again
 
 _TILE_BYTES = 2**21  # of a tile's scores and of what is made of them, for each thread
 _QUERIES = 256  # of each of N in a tile, where so many bytes would hold fewer: with fewer, products are slower

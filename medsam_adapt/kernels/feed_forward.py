@@ -8,8 +8,8 @@ import torch
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import is_computed_again, is_recorded, is_second_pass
 from medsam_adapt.kernels.gelu_gradients import feed_forward, keeps_slope
-from medsam_adapt.networks.precision import is_computed_again, is_recorded, is_second_pass
 
 OfTokens = Callable[[Tensor], Tensor]
 _TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB

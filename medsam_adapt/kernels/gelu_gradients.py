@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.networks.precision import computed_once, is_recorded, keeps_slopes
+from medsam_adapt.core.precision import computed_once, is_recorded, keeps_slopes
 
 _WORTHWHILE = 2**17  # values of a weight; in a small network, as vit_nano is, there is nothing to gain
 _STEPS = 52_000.0  # of a slope, to 1; slopes are between -0.129 and 1.129, and 0.5 is the zero of what is kept

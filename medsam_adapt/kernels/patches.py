@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
 
-from medsam_adapt.networks.precision import is_recorded
+from medsam_adapt.core.precision import is_recorded
 
 
 class PatchEmbedding(nn.Module):

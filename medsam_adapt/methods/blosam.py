@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from medsam_adapt.core.distributed import average, average_gradients, bare
+from medsam_adapt.core.update import Prepared, Update, prepared
 from medsam_adapt.data.slices.sampling import EndlessLoader
-from medsam_adapt.methods.update import Prepared, Update, prepared
 
 Mode = Literal["finite_difference", "exact", "first_order"]
 RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||

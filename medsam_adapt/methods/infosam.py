@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from medsam_adapt.core.distributed import average_gradients, gather_batch, processes
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.update import Prepared, Update, prepared
 from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
-from medsam_adapt.methods.update import Prepared, Update, prepared
 from medsam_adapt.networks.segmenter import Head, Segmenter
 
 __all__ = [

@@ -7,18 +7,17 @@ _EXPORTS = {
     "DecoderOnly": "adapter",
     "Prediction": "segmenter",
     "Segmenter": "segmenter",
-    "VARIANTS": "variants",
-    "attach_adapter": "adapter",
+    "attach_adapter": "parameters",
     "branch_and_sam": "build",
     "build_sam": "sam",
     "build_segmenter": "build",
     "build_teacher": "build",
-    "count_trainable": "adapter",
-    "load_adapter": "adapter",
+    "count_trainable": "parameters",
+    "load_adapter": "parameters",
     "model_weights": "build",
     "prompt_embedding": "build",
-    "save_adapter": "adapter",
-    "trainable_tensors": "adapter",
+    "save_adapter": "parameters",
+    "trainable_tensors": "parameters",
 }
 __all__ = sorted(_EXPORTS)
 __getattr__ = lazy_exports(__name__, _EXPORTS)

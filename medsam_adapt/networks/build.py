@@ -10,11 +10,12 @@ from torch import nn
 
 from medsam_adapt.config import InputScaling, Precision
 from medsam_adapt.core.distributed import bare
-from medsam_adapt.networks.adapter import Adapter, attach_adapter, trainable_tensors
-from medsam_adapt.networks.precision import run_as
+from medsam_adapt.core.precision import run_as
+from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.parameters import attach_adapter, trainable_tensors
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Head, Segmenter
-from medsam_adapt.networks.variants import encoder_is_tuned
+from medsam_adapt.weights.backbones import encoder_is_tuned
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.store import resolve
 
@@ -53,7 +54,7 @@ def build_segmenter(
         tune_encoder: also train the whole image encoder; when None, if it is small or has no pretrained weights.
         overlapping: whether classes may overlap.
         seed: of all random weights; the global random state is left as it was.
-        precision: of the image encoder, as for :class:`medsam_adapt.networks.precision.Running`; ``auto`` is ``fp32``
+        precision: of the image encoder, as for :class:`medsam_adapt.core.precision.Running`; ``auto`` is ``fp32``
             where the whole image encoder is trained.
         low_memory: whether the image encoder keeps less for the gradient, and computes it again.
         slices_at_once: of a batch, as for :class:`Segmenter`.

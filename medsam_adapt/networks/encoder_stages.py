@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from medsam_adapt.networks.precision import running_of
+from medsam_adapt.core.precision import running_of
 from medsam_adapt.networks.sam import weights_sha256
 
 Stage = Callable[[Tensor], Tensor]

@@ -13,9 +13,9 @@ from torch import nn
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.acceleration import accelerated
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
-from medsam_adapt.networks.input_scaling import get_scaling
-from medsam_adapt.networks.variants import Variant, get_variant
+from medsam_adapt.weights.backbones import Variant, get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
+from medsam_adapt.weights.pixel_scaling import get_scaling
 from medsam_adapt.weights.store import RANDOM, resolve
 
 SAM_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts

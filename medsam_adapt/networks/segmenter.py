@@ -10,10 +10,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.config import InputScaling
+from medsam_adapt.core.precision import in_parts, is_recorded, running_of
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
-from medsam_adapt.networks.input_scaling import input_scaling_of
-from medsam_adapt.networks.precision import in_parts, is_recorded, running_of
+from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
 if TYPE_CHECKING:
     from medsam_adapt.networks.adapter import Adapter

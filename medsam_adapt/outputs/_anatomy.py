@@ -10,7 +10,7 @@ import re
 from colorsys import hsv_to_rgb
 from typing import NamedTuple
 
-from medsam_adapt.data.datasets.layouts import class_key
+from medsam_adapt.core.text import class_key
 
 
 class Code(NamedTuple):

@@ -13,7 +13,8 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
-from medsam_adapt.data.datasets.layouts import class_key, segrap
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.datasets.layouts import segrap
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import Segmentation
 

@@ -25,7 +25,8 @@ from medsam_adapt.outputs._label_file import write_label_file
 from medsam_adapt.prediction.plan import Case, Outputs, file_names
 from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
-from medsam_adapt.prediction.quality_flags import Flag, TrainingStatistics, class_flags
+from medsam_adapt.prediction.quality_flags import Flag, class_flags
+from medsam_adapt.runs.statistics import TrainingStatistics
 
 
 @dataclass(frozen=True, eq=False)

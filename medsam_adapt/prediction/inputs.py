@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_images, recognised_layout
-from medsam_adapt.data.datasets.layouts import class_key, dicom, nnunet, problems_error, segrap
+from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
 from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, picture_files, volume_files, volume_stem
 

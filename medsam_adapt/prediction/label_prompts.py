@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import class_key, class_map, problems_error, read_json
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_json
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.datasets.layouts import class_map
 from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels, structure_names
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
 from medsam_adapt.data.volumes.same_grid import check_same_grid

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import remove_leftovers
-from medsam_adapt.data.datasets.layouts import problems_error
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format

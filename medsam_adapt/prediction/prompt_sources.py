@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import class_key, problems_error
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.file import Prompt, read_prompts
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.volumes.image_pair import refuse_other_images

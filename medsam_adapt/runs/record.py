@@ -30,7 +30,7 @@ from medsam_adapt.core.versions import newer_error
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.volumes.image_pair import ImageName
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
-from medsam_adapt.prediction.quality_flags import STATISTICS_FILE, TrainingStatistics
+from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
 COST_FILE = "training.json"
@@ -176,7 +176,8 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def _is_known(record: RunRecord) -> bool:
     """Whether this version has the run's bundle with all its settings, and its adapter's module."""
-    from medsam_adapt.bundle.catalogue import bundle_names, knobs_model
+    from medsam_adapt.bundle.contents import bundle_names
+    from medsam_adapt.bundle.settings import knobs_model
 
     module = record.adapter.name.rpartition(".")[0]
     if record.bundle not in bundle_names() or importlib.util.find_spec(module) is None:
@@ -242,6 +243,8 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
     first, *others = records.items()
     for folder, record in others:
         for name, told in _SAME_TASK.items():
+            if name == "axis" and record.prompt == first[1].prompt == "none":
+                continue  # the planes are fused in the volume's own voxels
             ours, theirs = getattr(first[1], name), getattr(record, name)
             if ours != theirs:
                 raise InputError(

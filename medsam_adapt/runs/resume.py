@@ -9,7 +9,7 @@ from typing import Any
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import remove_leftovers
-from medsam_adapt.prediction.quality_flags import STATISTICS_FILE
+from medsam_adapt.core.folder_lock import LOCK_FILE
 from medsam_adapt.runs.record import (
     ADAPTER_FOLDER,
     COST_FILE,
@@ -22,7 +22,7 @@ from medsam_adapt.runs.record import (
     RunRecord,
     read_run,
 )
-from medsam_adapt.training.failures import LOCK_FILE
+from medsam_adapt.runs.statistics import STATISTICS_FILE
 
 _CHECKPOINT = (STATE_FILE, PREVIOUS_STATE_FILE, COST_FILE)
 _REST = (

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.ndimage import find_objects
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import class_map, problems_error, read_json
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_json
+from medsam_adapt.data.datasets.layouts import class_map
 from medsam_adapt.data.volumes.io import read_header, read_label, volume_files, volume_stem
 from medsam_adapt.data.volumes.same_grid import common_grid
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume

@@ -116,7 +116,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     Raises:
         InputError: none there, not JSON, of another version, or damaged.
     """
-    from medsam_adapt.data.datasets.layouts import read_object
+    from medsam_adapt.core.json_files import read_object
 
     path = Path(folder) / METRICS_FILE
     if not path.is_file():

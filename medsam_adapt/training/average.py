@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
-from medsam_adapt.networks.adapter import trainable_tensors
+from medsam_adapt.networks.parameters import trainable_tensors
 
 
 class AverageWeights:

@@ -1,141 +1,21 @@
-"""What can go wrong while a training runs: signals that end it, a folder in use, and faults told in a sentence.
-
-A scheduler's SIGTERM and Ctrl-C end a training after the step it is in, with a checkpoint; the exit code is 128 plus
-the signal's number, as of a program that the signal killed: 143 and 130. The same signal once more ends it at once.
-"""
+"""Errors that a training may meet while it runs, turned into a sentence with the fix."""
 
 from __future__ import annotations
 
 import errno
 import logging
-import os
-import signal
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 from medsam_adapt.core.errors import InputError, RunError, causes
 from medsam_adapt.core.files import is_disk_full
 
-LOCK_FILE = ".lock"
-_SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-_received: list[int] = []
-
-
-class Stopped(SystemExit):
-    """A signal asked for the end and what was done is kept; ends the process with 128 plus the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Within the block SIGTERM and Ctrl-C are only noted, for `raise_if_stopped`; a second one acts as always."""
-    _received.clear()
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread handle signals
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        _received.append(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in _SIGNALS:
-            signal.signal(number, note)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _received.clear()
-
-
-def stop_is_asked() -> bool:
-    """Whether a signal has come that asks for the end."""
-    return bool(_received)
-
-
-def raise_if_stopped(*_: Any) -> None:
-    """End the training when a signal has asked for it; whatever is to be kept has been written before.
-
-    Raises:
-        Stopped: a signal has come.
-    """
-    if _received:
-        raise Stopped(_received[0])
-
-
-class FolderLock:
-    """Keeps a second process from writing to a folder; the system releases it when its process ends in any way.
-
-    Args:
-        folder: which exists.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_FILE
-        self._file: TextIO | None = None
-
-    def hold(self) -> None:
-        """Take the lock, and keep it to the end of the process or to `release`.
-
-        Raises:
-            InputError: another process holds it.
-        """
-        file = self.path.open("a+", encoding="utf-8")
-        if not _lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise InputError(
-                f"{self.path.parent} is being trained by {holder}: wait for its end, or name another --output."
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
-
-    def release(self) -> None:
-        """Give the lock back and remove its file."""
-        if self._file is not None:
-            self.path.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
-
-    @classmethod
-    def refuse_if_held(cls, folder: Path) -> None:
-        """Refuse a folder that another process is writing to.
-
-        Raises:
-            InputError: it is held.
-        """
-        if (folder / LOCK_FILE).is_file() and os.access(folder / LOCK_FILE, os.W_OK):
-            lock = cls(folder)
-            lock.hold()
-            lock.release()
-
-
-def _lock(file: TextIO) -> bool:
-    """Whether this process has the lock now; also true on systems and disks that have no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        # lockf, not flock: processes that prepare slices inherit the latter and may outlive a killed training
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
-    return True
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from monai.handlers import TensorBoardStatsHandler, from_engine
 from medsam_adapt.core.distributed import any_process, first_process_first, is_first, seed_processes
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import written_whole
+from medsam_adapt.core.folder_lock import FolderLock
+from medsam_adapt.core.interrupts import raise_if_stopped, stop_is_asked
 from medsam_adapt.data.slices.sampling import go_on_from
-from medsam_adapt.networks.adapter import save_adapter, trainable_tensors
-from medsam_adapt.networks.checkpoints import read_weights
+from medsam_adapt.networks.parameters import save_adapter, trainable_tensors
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.checkpoint import (
     LogFiles,
@@ -41,7 +42,7 @@ from medsam_adapt.runs.record import (
 )
 from medsam_adapt.runs.resume import clear_run, has_checkpoint, refuse_other_record
 from medsam_adapt.training.average import AverageWeights
-from medsam_adapt.training.failures import FolderLock, raise_if_stopped, stop_is_asked
+from medsam_adapt.weights.reading import read_weights
 
 
 def log_validations(validator: Any, trainer: Any, folder: Path) -> None:

@@ -22,14 +22,16 @@ from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
-from medsam_adapt.networks.adapter import Adapter, count_trainable
+from medsam_adapt.networks.adapter import Adapter
 from medsam_adapt.networks.build import build_segmenter
+from medsam_adapt.networks.parameters import count_trainable
 from medsam_adapt.networks.segmenter import Segmenter
-from medsam_adapt.prediction.quality_flags import training_statistics
 from medsam_adapt.runs.record import (
     AdapterRecord,
     RunRecord,
+    read_run,
 )
+from medsam_adapt.runs.statistics import training_statistics
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
@@ -43,6 +45,15 @@ def initialize(knobs: Knobs) -> None:
     monai.utils.set_determinism(knobs.seed)
     if logging.root.manager.disable < logging.INFO:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def data_of(root: str | Path, knobs: Knobs) -> TrainingData:
+    """The training data below ``root``; a run to start from gives its label map and intensities.
+
+    Raises:
+        InputError: as :class:`TrainingData` and :func:`read_run`.
+    """
+    return TrainingData.of(root, knobs, read_run(knobs.from_run) if knobs.from_run else None)
 
 
 def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt: bool = False) -> Segmenter:

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.distributed import is_first
+from medsam_adapt.core.update import Update
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
 from medsam_adapt.methods.losses import SegmentationLoss
-from medsam_adapt.methods.update import Update
 from medsam_adapt.networks.build import model_weights
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import LOG_FOLDER

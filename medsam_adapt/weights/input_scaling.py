@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.files import file_sha256
-from medsam_adapt.networks.variants import get_variant
+from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.registry import WEIGHTS, Weights
 from medsam_adapt.weights.store import resolve
 

@@ -219,7 +219,7 @@ def _require_content(weights: Weights, path: Path, sha256: str) -> None:
 
 
 def _backbone_of(path: Path) -> str:
-    from medsam_adapt.networks.checkpoints import detect_variant, read_weights  # torch, for unpublished files only
+    from medsam_adapt.weights.reading import detect_variant, read_weights  # torch, for unpublished files only
 
     variant = detect_variant(read_weights(path))
     if variant is None:

@@ -12,8 +12,8 @@ import pytest
 from monai.bundle import ConfigWorkflow, run, verify_metadata, verify_net_in_out
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medsam_adapt.bundle.catalogue import bundle_folder, bundle_names, recipe_values, resolve_knobs
-from medsam_adapt.bundle.contents import own_files, shared_folder
+from medsam_adapt.bundle.catalogue import recipe_values, resolve_knobs
+from medsam_adapt.bundle.contents import bundle_folder, bundle_names, own_files, shared_folder
 from medsam_adapt.bundle.untrusted import copy_bundle
 from medsam_adapt.cli.main import main
 from medsam_adapt.config import Knobs

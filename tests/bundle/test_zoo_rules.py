@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medsam_adapt.bundle import zoo_rules
-from medsam_adapt.bundle.catalogue import bundle_names
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.bundle.untrusted import copy_bundle
 from medsam_adapt.bundle.zoo_rules import network_problem, zoo_problems
 from medsam_adapt.cli.main import main

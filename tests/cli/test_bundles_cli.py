@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from medsam_adapt.bundle.catalogue import bundle_names
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.cli.main import main
 
 # On ViT-B with one class: encoder, and other.

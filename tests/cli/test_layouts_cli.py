@@ -13,7 +13,7 @@ from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.splits import split_cases
 from medsam_adapt.data.volumes.io import read_header
-from medsam_adapt.networks.variants import VARIANTS
+from medsam_adapt.weights.backbones import VARIANTS
 from tests.data import samples
 
 SMALL = ["--image-size", "32", "--epochs", "1", "--device", "cpu", "--checkpoint", "random"]

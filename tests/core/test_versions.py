@@ -9,9 +9,9 @@ from medsam_adapt.cli.main import main
 from medsam_adapt.comparison.plan import PLAN_FILE
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.versions import installed_version, newer_error
-from medsam_adapt.prediction.quality_flags import read_statistics
 from medsam_adapt.runs.checkpoint import FORMAT, read_checkpoint, save_tensors
 from medsam_adapt.runs.record import read_run
+from medsam_adapt.runs.statistics import read_statistics
 from medsam_adapt.scoring.summary import read_metrics
 from tests.made_runs import make_run
 

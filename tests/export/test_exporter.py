@@ -6,7 +6,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from medsam_adapt.bundle.catalogue import bundle_names, read_config
+from medsam_adapt.bundle.catalogue import read_config
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.export.check import random_inputs
 from medsam_adapt.export.exporter import METADATA_KEY, load_exported, write_onnx, write_torchscript
 from medsam_adapt.export.portable import ABSENT_LOGIT, PortableSegmenter

@@ -3,9 +3,9 @@ import torch
 from ignite.engine import Events
 
 from medsam_adapt.bundle.catalogue import resolve_knobs, workflow
+from medsam_adapt.core.cache import cache_info
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data import TrainingData
-from medsam_adapt.data.slices.cache import cache_info
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
 from medsam_adapt.methods import LoRA, Parser, SeriesAdapters
 from medsam_adapt.networks import DecoderOnly, build_segmenter, build_teacher
@@ -45,7 +45,7 @@ def losses_of(bundle, phantoms, folder, **knobs):
     small = {"epochs": 2, "image_size": 32, "batch_size": 2, "min_steps": 2, "held_out": 0.0}
     own = resolve_knobs(bundle, sets={**small, "cache_dir": str(folder / "cache"), **knobs}).model_dump()
     values = {
-        "knobs": {"_target_": "medsam_adapt.bundle.catalogue.run_knobs", "bundle": bundle, **own},
+        "knobs": {"_target_": "medsam_adapt.bundle.settings.run_knobs", "bundle": bundle, **own},
         "dataset_dir": str(phantoms),
         "output_dir": str(folder / knobs["cache_frozen"]),
         "device": CPU,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapt.core.cache import cache_info, clear_cache
 from medsam_adapt.core.errors import RunError
-from medsam_adapt.data.slices.cache import cache_info, clear_cache
 from medsam_adapt.feature_cache import store as features
 from medsam_adapt.feature_cache.store import Features, choose_place, features_folder, hold_features, store_features
 

@@ -14,7 +14,8 @@ from tests.fuzz.zip_files import changed_zip
 
 @kind
 def settings(rng, samples, folder):
-    from medsam_adapt.bundle.catalogue import bundle_names, knobs_model
+    from medsam_adapt.bundle.contents import bundle_names
+    from medsam_adapt.bundle.settings import knobs_model
 
     bundle = pick(rng, bundle_names())
     names = list(knobs_model(bundle).model_fields)
@@ -162,7 +163,7 @@ def adapters(rng, samples, folder):
 @kind
 def checkpoints(rng, samples, folder):
     from medsam_adapt.networks.checkpoints import load_checkpoint
-    from medsam_adapt.networks.variants import get_variant
+    from medsam_adapt.weights.backbones import get_variant
 
     path = folder / pick(rng, ("w.pth", "w.pt", "w.safetensors"))
     changed_checkpoint(rng, samples.weights["sam"], path, folder / "marker")

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
-from medsam_adapt.bundle.catalogue import read_config, run_knobs
+from medsam_adapt.bundle.catalogue import read_config
+from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.files import write_json
 from medsam_adapt.hub.places import FILES
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter, save_adapter
-from medsam_adapt.networks.adapter import trainable_tensors
+from medsam_adapt.networks.parameters import trainable_tensors
 from medsam_adapt.scoring.metrics import MetricRules, score_volume
 from medsam_adapt.scoring.summary import summarise
 from tests.made_runs import make_run

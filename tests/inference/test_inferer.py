@@ -11,8 +11,8 @@ from medsam_adapt.data.volumes.io import from_ras
 from medsam_adapt.inference.inferer import SlicewiseInferer, SlicewiseSegmenter
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.networks import Segmenter, build_sam
-from medsam_adapt.networks.variants import PIXEL_MEAN
 from medsam_adapt.runs.record import RunRecord
+from medsam_adapt.weights.backbones import PIXEL_MEAN
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS
 

@@ -13,11 +13,11 @@ from segment_anything.modeling.image_encoder import Block
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from medsam_adapt.core.precision import run_as, running_of
 from medsam_adapt.kernels import attention, attention_fused
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.attention_fused import can_fuse, fused, trial
 from medsam_adapt.kernels.blocks import install
-from medsam_adapt.networks.precision import run_as, running_of
 
 pytest.importorskip("triton", minversion="3.3", reason="older interpreters do not know all of the language")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import MLPBlock
 from torch import nn
 
+from medsam_adapt.core.precision import Running
 from medsam_adapt.kernels import feed_forward
 from medsam_adapt.kernels import gelu_gradients as slopes
 from medsam_adapt.kernels.feed_forward import FeedForward
 from medsam_adapt.methods import AdaptFormer, CobotAdaptFormer, CobotLoRA, LoRA, SeriesAdapters
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 from medsam_adapt.networks.encoder_stages import run_stages
-from medsam_adapt.networks.precision import Running
-from tests.networks.test_precision import network, step
+from tests.core.test_precision import network, step
 
 ADAPTERS = pytest.mark.parametrize(
     "adapter",

@@ -5,7 +5,8 @@ from medsam_adapt.methods import AdaptFormer, DecoderLoRA, LoRA, SeriesAdapters
 from medsam_adapt.methods.infosam import RelationModule
 from medsam_adapt.methods.samcobot import CobotAdaptFormer, CobotLoRA
 from medsam_adapt.methods.samparser import Parser
-from medsam_adapt.networks import VARIANTS, DecoderOnly, Segmenter, attach_adapter, build_sam, count_trainable
+from medsam_adapt.networks import DecoderOnly, Segmenter, attach_adapter, build_sam, count_trainable
+from medsam_adapt.weights.backbones import VARIANTS
 from tests.methods.method_tester import build_segmenter
 
 #: Trainable values of the image encoder on ViT-B, L and H. ViT-B: measured on the authors' code (golden/README.md 11),

@@ -14,8 +14,8 @@ from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_sam, build_segmenter
-from medsam_adapt.networks.adapter import load_adapter, save_adapter
 from medsam_adapt.networks.build import build_teacher
+from medsam_adapt.networks.parameters import load_adapter, save_adapter
 from medsam_adapt.runs.record import read_run
 from medsam_adapt.weights.registry import WEIGHTS, Weights
 from tests.made_runs import make_run

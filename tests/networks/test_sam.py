@@ -7,7 +7,7 @@ from segment_anything import build_sam_vit_b
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks import build_sam
 from medsam_adapt.networks.sam import weights_sha256
-from medsam_adapt.networks.variants import VARIANTS
+from medsam_adapt.weights.backbones import VARIANTS
 
 
 @pytest.fixture(scope="module")

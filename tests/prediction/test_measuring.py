@@ -8,7 +8,7 @@ import pytest
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.prediction.case_runner import CaseRunner
-from medsam_adapt.prediction.quality_flags import ClassStatistics, TrainingStatistics
+from medsam_adapt.runs.statistics import ClassStatistics, TrainingStatistics
 
 NAMES, LABEL_IDS = ["liver", "lost", "spleen"], [300, 7, 2]
 VOXEL_ML = 0.5  # of 5 x 10 x 10 mm

@@ -5,12 +5,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_adapt.bundle.catalogue import bundle_folder
+from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.slice_store import StoredCase
 from medsam_adapt.data.slices.training_data import TrainingData
-from medsam_adapt.prediction.quality_flags import ClassStatistics, class_flags, read_statistics, training_statistics
+from medsam_adapt.prediction.quality_flags import class_flags
 from medsam_adapt.runs.record import read_run, write_run
+from medsam_adapt.runs.statistics import ClassStatistics, read_statistics, training_statistics
 from tests.made_runs import make_run
 
 KNOWN = ClassStatistics(volume_ml=[100.0, 120.0, 200.0], grey_level=[100.0, 140.0])

@@ -9,7 +9,7 @@ import torch
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Segmenter
-from medsam_adapt.networks.variants import PIXEL_MEAN
+from medsam_adapt.weights.backbones import PIXEL_MEAN
 from pretraining.images import SMALLEST_PART, make_sample
 from pretraining.objective import AllMasks, mask_losses, objective, true_quality
 from pretraining.prompts import draw_box, draw_points

@@ -33,7 +33,7 @@ from tests.equal_runs import differences
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
 SMALL += [part for name in ("batch_size=6", "min_steps=2", "val_interval=1") for part in ("--set", name)]
 NOBODY = 65534
-LOCKER = "import sys, time; from pathlib import Path; from medsam_adapt.training.failures import FolderLock; "
+LOCKER = "import sys, time; from pathlib import Path; from medsam_adapt.core.folder_lock import FolderLock; "
 LOCKER += "lock = FolderLock(Path(sys.argv[1])); lock.hold(); print('held', flush=True); time.sleep(600)"
 
 

@@ -5,7 +5,8 @@ import functools
 import pytest
 import torch
 
-from medsam_adapt.bundle.catalogue import bundle_names, read_config, resolve_knobs
+from medsam_adapt.bundle.catalogue import read_config, resolve_knobs
+from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.training.setup import compiles
 from tests.feature_cache.test_frozen_work import STEPS, losses_of

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from medsam_adapt.core.files import file_sha256
-from medsam_adapt.networks.checkpoints import read_weights
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.weights.reading import read_weights
 from medsam_adapt.weights.registry import WEIGHTS
 from medsam_adapt.weights.store import local_path, resolve
 from pretraining.images import make_sample

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets import layouts
-from medsam_adapt.data.datasets.cases import Case, CaseList
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label
 from medsam_adapt.data.volumes.same_grid import check_same_grid
 
@@ -84,7 +83,7 @@ def check_cases(case_list: CaseList, progress: Callable[[str], None] | None = No
             progress(case.id)
     check, problems = gather(case_list, looks)
     if problems:
-        raise layouts.problems_error(problems)
+        raise problems_error(problems)
     return check
 
 

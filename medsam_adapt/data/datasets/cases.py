@@ -9,81 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from medsam_adapt.config import Intensity
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.datasets import layouts
-from medsam_adapt.data.volumes.image_pair import ImageName, pair_files
-from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, LabelSource
-
-IGNORE = "ignore"  # the name of a label that says that nobody looked
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image, its label if there is one, and whose it is (the case's id where no patient is given).
-
-    A label is one file, or ``masks``: a file for each class, by the class's id. Where the image is a folder of several
-    DICOM series, ``series`` is the number, UID or description of one. ``problems``: class id -> why that class cannot
-    be read from the label, which concerns only those who use it. ``notes`` are sentences about what was left out of
-    the label.
-    """
-
-    id: str
-    image: Path
-    label: Path | None = None
-    patient: str | None = None
-    masks: dict[int, Path] = field(default_factory=dict, hash=False)
-    series: str | None = None
-    problems: dict[int, str] = field(default_factory=dict, hash=False)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def label_source(self) -> LabelSource | None:
-        """What `read_classes` reads; None where the case has no label."""
-        return self.label or self.masks or None
-
-    @property
-    def patient_id(self) -> str:
-        """What keeps the cases of one patient together."""
-        return self.id if self.patient is None else self.patient
-
-    def files(self) -> list[Path]:
-        """The image or the pair of images, and the label's file or files."""
-        return [*(pair_files(self.image) or [self.image]), *([self.label] if self.label else self.masks.values())]
-
-    def entry(self) -> dict[str, Any]:
-        """{id, image, label} as text, for the transforms of whole volumes; of masks {class id: mask} is the label."""
-        label = str(self.label) if self.label else {class_id: str(path) for class_id, path in self.masks.items()}
-        return {"id": self.id, "image": str(self.image), "label": label}
-
-
-@dataclass(frozen=True)
-class CaseList:
-    """The cases of one data set.
-
-    Attributes:
-        layout: the layout's name.
-        root: the folder, or the file of a datalist.
-        cases: sorted by id.
-        classes: label id -> name, ascending, without background; empty where the layout has no names.
-        unused: classes that `select_classes` left out; their voxels count as background.
-        coding: what the numbers in the label files mean.
-        intensity: the policy that suits the data set, where the user names none.
-        images: names of the images of a case that together are SAM's channels (`image_pair`); none for one image.
-    """
-
-    layout: str
-    root: Path
-    cases: tuple[Case, ...]
-    classes: dict[int, str]
-    unused: dict[int, str] = field(default_factory=dict)
-    coding: LabelCoding = EXCLUSIVE
-    intensity: Intensity = "auto"
-    images: tuple[ImageName, ...] = ()
+from medsam_adapt.data.volumes.case import IGNORE, CaseList
 
 
 def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True, series: str | None = None) -> CaseList:
@@ -153,7 +85,7 @@ def _check_ids(root: Path, ids: Sequence[str]) -> None:
         if not re.fullmatch(r"[^\s./\\:][^/\\:\x00-\x1f]*", case_id)
     ]
     if problems:
-        raise layouts.problems_error(problems)
+        raise problems_error(problems)
 
 
 def _of_series(found: CaseList, series: str) -> CaseList:
@@ -166,7 +98,7 @@ def _of_series(found: CaseList, series: str) -> CaseList:
 
 def _without_ignored(found: CaseList) -> CaseList:
     """A class that is called "ignore" is none: its voxels are neither trained on nor scored."""
-    ignored = {class_id for class_id, name in found.classes.items() if layouts.class_key(name) == IGNORE}
+    ignored = {class_id for class_id, name in found.classes.items() if class_key(name) == IGNORE}
     if not ignored:
         return found
     classes = {class_id: name for class_id, name in found.classes.items() if class_id not in ignored}
@@ -192,16 +124,16 @@ def select_classes(case_list: CaseList, names: Sequence[str]) -> CaseList:
         raise InputError(
             f'{case_list.root} gives its classes no names to choose from; add labels.json, such as {{"1": "liver"}}'
         )
-    ids = {layouts.class_key(name): class_id for class_id, name in case_list.classes.items()}
+    ids = {class_key(name): class_id for class_id, name in case_list.classes.items()}
     known = ", ".join(case_list.classes.values())
     problems = [
-        f"{case_list.root} has no class {name!r}{layouts.did_you_mean(layouts.class_key(name), ids)}; it has {known}"
+        f"{case_list.root} has no class {name!r}{did_you_mean(class_key(name), ids)}; it has {known}"
         for name in names
-        if layouts.class_key(name) not in ids
+        if class_key(name) not in ids
     ]
     if problems or not names:
-        raise layouts.problems_error(problems or [f"no class is named; choose from {known}"])
-    chosen = {ids[layouts.class_key(name)] for name in names}
+        raise problems_error(problems or [f"no class is named; choose from {known}"])
+    chosen = {ids[class_key(name)] for name in names}
     return replace(
         case_list,
         classes={class_id: name for class_id, name in case_list.classes.items() if class_id in chosen},

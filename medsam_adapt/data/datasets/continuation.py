@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import CaseList
-from medsam_adapt.data.datasets.layouts import class_key, problems_error
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.volumes.case import CaseList
 
 
 def fit_classes(

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import folder_replaced, write_json
-from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases
-from medsam_adapt.data.datasets.layouts import peek_object, problems_error
+from medsam_adapt.core.json_files import peek_object
+from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.relabel import Changes, relabel
 from medsam_adapt.data.datasets.survey import survey_cases
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import picture_files, read_volume, write_label, write_volume
 from medsam_adapt.data.volumes.label_coding import IGNORED, MOST_CLASSES, PartMasks, read_classes
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import class_key, did_you_mean, problems_error, read_object
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_object
+from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
 
 

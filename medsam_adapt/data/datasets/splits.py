@@ -15,8 +15,8 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
-from medsam_adapt.data.datasets import layouts
-from medsam_adapt.data.datasets.cases import Case
+from medsam_adapt.core.json_files import read_object
+from medsam_adapt.data.volumes.case import Case
 
 _PATIENTS_FOR_ONE_HELD_OUT = 10
 
@@ -135,7 +135,7 @@ def load_split(path: str | Path, fold: int | None = None) -> Split:
         InputError: no such file, not JSON, not lists of ids, a case on both sides, a fold that the file does not
             have, or none named where it has several.
     """
-    content = layouts.read_object(Path(path))
+    content = read_object(Path(path))
     if "folds" not in content:
         if fold is not None:
             raise InputError(f"{path} holds one split and no folds; leave out --fold, or make folds with 'data split'")

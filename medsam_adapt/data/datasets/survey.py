@@ -10,7 +10,8 @@ from typing import Any
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import CaseCheck, CaseLook, gather, look_at, noted
-from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases
+from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import read_header, read_volume, volume_files
 
 

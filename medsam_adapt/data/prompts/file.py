@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import problems_error, read_object
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_object
 
 Units = Literal["voxel", "mm-ras", "mm-lps"]
 _FARTHEST = 1e6  # voxels or mm

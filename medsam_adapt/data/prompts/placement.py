@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from nibabel import orientations
 
-from medsam_adapt.config import Axis
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.layouts import class_key, did_you_mean, problems_error
+from medsam_adapt.config import Axis, PromptMode
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.simulated import SlicePrompt
-from medsam_adapt.runs.record import RunRecord
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
+class Task(Protocol):
+    """What a run segments and how: its classes and their ids, its slicing direction, and its kind of prompt."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def label_ids(self) -> Sequence[int]: ...
+
+    @property
+    def axis(self) -> Axis: ...
+
+    @property
+    def prompt(self) -> PromptMode: ...
+
+
 def prompts_on_slices(
-    prompts: Sequence[Prompt], record: RunRecord, shape: Sequence[int], affine: np.ndarray, where: str = "prompts"
+    prompts: Sequence[Prompt], task: Task, shape: Sequence[int], affine: np.ndarray, where: str = "prompts"
 ) -> dict[int, dict[int, SlicePrompt]]:
     """Slice -> class -> what points at it there; a 3D box gives the same 2D box on each of its slices.
 
     Args:
         prompts: of one volume.
-        record: of the run: its classes, slicing direction, and the kind of prompt that it was trained with.
+        task: of the run: its classes, slicing direction, and the kind of prompt that it was trained with.
         shape: of the volume, in its own axis order.
         affine: (4, 4) of the volume, from voxel index to RAS millimetres.
         where: what the prompts come from, for the sentence.
@@ -38,31 +54,31 @@ def prompts_on_slices(
     problems = []
     for number, prompt in enumerate(prompts):
         try:
-            structure = _class_of(prompt.label, record)
-            for index, on_slice in _on_slices(prompt, record.axis, shape, affine):
+            structure = _class_of(prompt.label, task)
+            for index, on_slice in _on_slices(prompt, task.axis, shape, affine):
                 there = found.setdefault(index, {})
                 there[structure] = _together(there.get(structure), on_slice)
         except InputError as error:
             problems.append(f"{where}[{number}]: {error}")
     if not problems:
-        problems = _unsuitable(found, record, where)
+        problems = _unsuitable(found, task, where)
     if problems:
         raise problems_error(problems)
     return found
 
 
-def _class_of(label: str | int, record: RunRecord) -> int:
+def _class_of(label: str | int, task: Task) -> int:
     """The class, from 1, that a name or a label id stands for."""
     if isinstance(label, int) or label.isdecimal():
-        if int(label) in record.label_ids:
-            return record.label_ids.index(int(label)) + 1
-        pairs = ", ".join(f"{i} {name}" for i, name in zip(record.label_ids, record.class_names, strict=True))
+        if int(label) in task.label_ids:
+            return task.label_ids.index(int(label)) + 1
+        pairs = ", ".join(f"{i} {name}" for i, name in zip(task.label_ids, task.class_names, strict=True))
         raise InputError(f"the run has no label id {label}; it has {pairs}")
-    keys = [class_key(name) for name in record.class_names]
+    keys = [class_key(name) for name in task.class_names]
     if class_key(label) in keys:
         return keys.index(class_key(label)) + 1
     hint = did_you_mean(class_key(label), keys)
-    raise InputError(f"the run has no class {label!r}{hint}; it has {', '.join(record.class_names)}")
+    raise InputError(f"the run has no class {label!r}{hint}; it has {', '.join(task.class_names)}")
 
 
 def _on_slices(prompt: Prompt, axis: Axis, shape: Sequence[int], affine: np.ndarray) -> list[tuple[int, SlicePrompt]]:
@@ -112,17 +128,17 @@ def _together(given: SlicePrompt | None, more: SlicePrompt) -> SlicePrompt:
     return SlicePrompt(given.box if more.box is None else more.box, given.points + more.points)
 
 
-def _unsuitable(found: dict[int, dict[int, SlicePrompt]], record: RunRecord, where: str) -> list[str]:
+def _unsuitable(found: dict[int, dict[int, SlicePrompt]], task: Task, where: str) -> list[str]:
     """What the run was not trained for, once per structure."""
     problems: dict[int, str] = {}
     for on_slice in found.values():
         for structure, prompt in on_slice.items():
-            name = record.class_names[structure - 1]
-            if record.prompt == "box" and prompt.box is None:
+            name = task.class_names[structure - 1]
+            if task.prompt == "box" and prompt.box is None:
                 problems[structure] = f"{where}: {name} has points on a slice where it has no box, and the run was "
                 problems[structure] += "trained with boxes; add a box there"
-            elif record.prompt == "points" and prompt.box is not None:
+            elif task.prompt == "points" and prompt.box is not None:
                 problems[structure] = f"{where}: {name} has a box, but the run was trained with points; give points"
-            elif record.prompt == "points" and not any(inside for _, _, inside in prompt.points):
+            elif task.prompt == "points" and not any(inside for _, _, inside in prompt.points):
                 problems[structure] = f"{where}: {name} has only points outside it on a slice; add one inside"
     return list(problems.values())

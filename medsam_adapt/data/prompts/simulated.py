@@ -7,21 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage
 
 from medsam_adapt.config import PromptMode
 
-if TYPE_CHECKING:  # it imports torch, and prompts are checked before that
-    from medsam_adapt.data.slices.geometry import SlicePlan
-
 BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
 BOX_SLACK = 0.1  # of the structure's own width or height: a looser box says little of where a small one ends
 BOX_TIGHT = 0.5  # share of sides left tight: if every box were too large, masks in tight boxes would be too small
 MAX_POINTS = 8
 _PADDING_POINT = (0.0, 0.0, -1.0)
+
+
+class Resizing(Protocol):
+    """Rows and columns of a slice, as it is and as the network sees it."""
+
+    @property
+    def native(self) -> tuple[int, int]: ...
+
+    @property
+    def resized(self) -> tuple[int, int]: ...
 
 
 def tight_box(mask: np.ndarray) -> np.ndarray | None:
@@ -106,7 +113,7 @@ class SlicePrompt:
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float, bool], ...] = ()
 
-    def resized(self, plan: SlicePlan) -> dict[str, np.ndarray]:
+    def resized(self, plan: Resizing) -> dict[str, np.ndarray]:
         """Keyword arguments of the segmenter, in pixels of the resized slice: ``boxes`` (4,), ``points`` (n, 3)."""
         down, across = (new / old for new, old in zip(plan.resized, plan.native, strict=True))
         prompt: dict[str, np.ndarray] = {}
@@ -141,7 +148,7 @@ def prompts_of_masks(masks: Sequence[np.ndarray], mode: PromptMode) -> SliceProm
     return found
 
 
-def flip_prompt(prompt: Mapping[str, np.ndarray], dims: Sequence[int], plan: SlicePlan) -> dict[str, np.ndarray]:
+def flip_prompt(prompt: Mapping[str, np.ndarray], dims: Sequence[int], plan: Resizing) -> dict[str, np.ndarray]:
     """Arguments of the segmenter for the resized slice mirrored along ``dims`` (-2 the rows, -1 the columns)."""
     flipped = {name: value.copy() for name, value in prompt.items()}
     for dim in dims:

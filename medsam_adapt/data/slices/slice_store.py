@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from medsam_adapt.config import Axis, Channels
+from medsam_adapt.core.cache import cache_folder, made_in_cache, told_of_cache
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.core.files import file_sha256
-from medsam_adapt.data.datasets.cases import Case
-from medsam_adapt.data.slices.cache import cache_folder, made_in_cache, told_of_cache
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.stored_array import StoredArray
+from medsam_adapt.data.volumes.case import Case
 from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, to_ras
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, classes_in, count_classes, read_classes
 from medsam_adapt.data.volumes.label_coding import renumber as renumber  # found here too

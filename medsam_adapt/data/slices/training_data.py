@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from medsam_adapt.config import (
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
-from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases, select_classes
+from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split
 from medsam_adapt.data.slices.geometry import fitting_size
@@ -33,19 +33,33 @@ from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
-from medsam_adapt.networks.variants import get_variant
+from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
-
-if TYPE_CHECKING:
-    from medsam_adapt.runs.record import RunRecord
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
 _POLICY_SAMPLE = 3  # volumes read to tell the modality
+
+
+class EarlierRun(Protocol):
+    """What training from a run keeps of it."""
+
+    class_names: list[str]
+    label_ids: list[int]
+    absent: list[str]
+    overlapping: bool
+    images: Any
+    policy: IntensityPolicy
+    image_size: int
+    axis: Axis
+    channels: Channels
+    input_scaling: InputScaling
+    knobs: dict[str, Any]
 
 
 class TrainingData:
@@ -71,7 +85,8 @@ class TrainingData:
         folds: how many folds are drawn where ``split_file`` gives none.
         sampling: ``balanced`` draws slices of rare classes more often, ``slices`` all alike.
         cache_dir: where slices are kept.
-        from_run: folder of a run whose label map, intensity policy and input scaling are kept, since its weights are.
+        earlier: the run to start from, whose label map, intensity policy and input scaling are kept, since its weights
+            are.
         checkpoint: the weights that training starts from, which decide the input scaling.
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
         detail: channels of the network's detail branch.
@@ -100,7 +115,7 @@ class TrainingData:
         folds: int = 5,
         sampling: Sampling = "balanced",
         cache_dir: str | Path | None = None,
-        from_run: str | Path | None = None,
+        earlier: EarlierRun | None = None,
         checkpoint: str | Path | None = None,
         input_scaling: InputScaling | None = None,
         detail: int = 0,
@@ -113,13 +128,11 @@ class TrainingData:
         self.channels: Channels = "adjacent" if channels == "auto" else channels
         self.held_out, self.split_file = held_out, split_file
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
-        self.earlier = (
-            None if from_run is None else self._read_earlier(from_run, intensity, input_scaling, fits_size, channels)
-        )
+        self.earlier = earlier
+        if earlier is not None:
+            self._continue(earlier, intensity, input_scaling, fits_size, channels)
         self.input_scaling: InputScaling = (
-            choose_input_scaling(input_scaling, checkpoint, backbone)
-            if self.earlier is None
-            else self.earlier.input_scaling
+            choose_input_scaling(input_scaling, checkpoint, backbone) if earlier is None else earlier.input_scaling
         )
         self.cases = self._find_cases(Path(root), layout, classes, channels)
         self.check: CaseCheck = check_cases(self.cases)
@@ -146,10 +159,10 @@ class TrainingData:
         self._stored: dict[str, StoredCase] | None = None
 
     @classmethod
-    def of(cls, root: str | Path, knobs: Knobs) -> TrainingData:
-        """The data of ``root`` under the settings of a run."""
-        names = [name for name in inspect.signature(cls).parameters if name != "root"]
-        return cls(root, **{name: getattr(knobs, name) for name in names})
+    def of(cls, root: str | Path, knobs: Knobs, earlier: EarlierRun | None = None) -> TrainingData:
+        """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one."""
+        names = [name for name in inspect.signature(cls).parameters if name not in ("root", "earlier")]
+        return cls(root, **{name: getattr(knobs, name) for name in names}, earlier=earlier)
 
     @property
     def class_names(self) -> list[str]:
@@ -243,31 +256,29 @@ class TrainingData:
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
         return select_classes(cases, list(classes)) if classes else cases
 
-    def _read_earlier(
+    def _continue(
         self,
-        run: str | Path,
+        earlier: EarlierRun,
         intensity: Intensity,
         input_scaling: InputScaling | None,
         fits_size: bool,
         channels: ChannelChoice,
-    ) -> RunRecord:
-        """The record of the run to start from; refuses settings that would change what its weights have learnt."""
-        from medsam_adapt.runs.record import read_run  # the record stands right of the data, and few runs need it
-
-        record = read_run(run)
+    ) -> None:
+        """Slice as the earlier run did; refuses settings that would change what its weights have learnt."""
         if fits_size:
-            self.image_size = record.image_size
+            self.image_size = earlier.image_size
         if channels == "auto":
-            self.channels = record.channels
+            self.channels = earlier.channels
         wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}
         wanted["intensity"] = intensity
         if input_scaling is not None:
             wanted["input_scaling"] = input_scaling
-        own = {name: getattr(record, name, record.knobs.get(name)) for name in wanted}
-        if changed := [name for name, value in wanted.items() if value != own[name]]:
-            name = changed[0]
-            raise InputError(f"{run} has {name} {own[name]}, and training from it keeps it; leave out {wanted[name]}.")
-        return record
+        own = {name: getattr(earlier, name, earlier.knobs.get(name)) for name in wanted}
+        for name, value in wanted.items():
+            if value != own[name]:
+                raise InputError(
+                    f"the run to start from has {name} {own[name]}, and training from it keeps it; leave out {value}."
+                )
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
         """The policy, and a sentence that says which it is and why."""

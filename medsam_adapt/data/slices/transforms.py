@@ -43,7 +43,7 @@ from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
-from medsam_adapt.networks.input_scaling import get_scaling
+from medsam_adapt.weights.pixel_scaling import get_scaling
 
 
 class LoadStoredSliced(Transform):

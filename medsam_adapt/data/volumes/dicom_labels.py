@@ -21,7 +21,7 @@ from medsam_adapt.data.volumes.dicom_segments import require_highdicom, segment_
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, is_dicom, quiet_dicom
-from medsam_adapt.data.volumes.io import read_header
+from medsam_adapt.data.volumes.headers import read_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import nibabel as nib
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.files import file_format, read_voxels, volume_files, volume_stem
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
-from medsam_adapt.data.volumes.io import read_header, read_volume, stored_label_header, volume_files, volume_stem
 from medsam_adapt.data.volumes.same_grid import align
 
 ImageName: TypeAlias = Literal["image", "image_contrast"]
@@ -67,7 +68,7 @@ def _read_header(folder: Path) -> VolumeHeader:
         raise InputError(
             f"{folder} has no {missing}.nii.gz, and both {' and '.join(IMAGE_PAIR)} are wanted; add it to the folder"
         )
-    plain, contrast = map(read_header, files)
+    plain, contrast = (file_format(path).read_header(path) for path in files)
     align(plain, contrast, "Resample it onto that image, with linear interpolation for instance.", partial=False)
     return VolumeHeader(folder, plain.shape, plain.affine, notes=plain.notes)
 
@@ -75,10 +76,18 @@ def _read_header(folder: Path) -> VolumeHeader:
 def _read_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
     volume = np.empty((*header.shape, 3), dtype=np.float32)
     for channel, path in enumerate(pair_files(header.path)):
-        voxels, own = read_volume(path)
-        volume[..., channel] = align(header, own, partial=False).place(voxels)
+        chosen = file_format(path)
+        own = chosen.read_header(path)
+        volume[..., channel] = align(header, own, partial=False).place(read_voxels(own, chosen))
     np.mean(volume[..., :2], axis=-1, out=volume[..., 2])
     return volume, 1.0, 0.0
 
 
-PAIR = VolumeFormat(_read_header, _read_voxels, lambda header: stored_label_header(pair_files(header.path)[0]))
+def _label_header(header: VolumeHeader) -> nib.Nifti1Header:
+    """The NIfTI header that a label on the grid of both starts from."""
+    plain = pair_files(header.path)[0]
+    chosen = file_format(plain)
+    return chosen.label_header(chosen.read_header(plain))
+
+
+PAIR = VolumeFormat(_read_header, _read_voxels, _label_header)

@@ -3,7 +3,7 @@
 A volume is a file whose suffix is in `FORMATS`, a folder that holds a DICOM series, or one of an image without and one
 with contrast (`image_pair`). Whatever is wrong with it ends
 in an `InputError` that names it and the mend. The checks of values (finite images, whole-numbered labels) are the same
-for every format; a further format is a module in `formats` with the three functions of `VolumeFormat`.
+for every format.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
+from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels
+from medsam_adapt.data.volumes.files import (
+    FORMATS,
+    LARGEST_LABEL,
+    PICTURES,
+    picture_files,
+    read_voxels,
+    volume_files,
+    volume_stem,
+)
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
-from medsam_adapt.data.volumes.formats.dicom import DICOM, holds_dicom, read_series_header
-from medsam_adapt.data.volumes.formats.itk import ITK
-from medsam_adapt.data.volumes.formats.nifti import NIFTI
 from medsam_adapt.data.volumes.formats.picture import PICTURE, read_mask
+from medsam_adapt.data.volumes.headers import format_of, read_header, stored_label_header
 from medsam_adapt.data.volumes.same_grid import align
 
 __all__ = [
@@ -43,39 +50,6 @@ __all__ = [
     "write_volume",
 ]
 
-LARGEST_LABEL = 65535  # labels are written as uint8 or uint16
-FORMATS: dict[str, VolumeFormat] = {
-    ".nii.gz": NIFTI,  # the longer suffix first
-    ".nii": NIFTI,
-    ".nrrd": ITK,
-    ".nhdr": ITK,
-    ".mha": ITK,
-    ".mhd": ITK,
-}
-# Apart, since a PNG among volumes is a screenshot: only where pictures are asked for are they found.
-PICTURES: dict[str, VolumeFormat] = {".png": PICTURE, ".jpg": PICTURE, ".jpeg": PICTURE}
-
-
-def read_header(path: str | Path, series: int | str | None = None) -> VolumeHeader:
-    """Geometry of a volume, its files checked as far as that goes without decompressing them.
-
-    Args:
-        path: a file, or a folder that holds a DICOM series.
-        series: the DICOM series' number, UID or description, where the folder holds several.
-
-    Raises:
-        InputError: no such file, an empty, truncated or corrupt one, a format that is not supported, not 3D (a
-            trailing axis of length 1 is dropped), a geometry that cannot be, or a DICOM folder without one whole,
-            evenly spaced series.
-    """
-    path = Path(path)
-    chosen = _format_of(path)
-    if chosen is DICOM:
-        return read_series_header(path, series)
-    if series is not None:
-        raise InputError(f"{path} has no DICOM series to choose from; name a series for a DICOM folder only")
-    return chosen.read_header(path)
-
 
 def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.ndarray, VolumeHeader]:
     """An image: (X, Y, Z) float32 voxels in the file's own axis order, rescaled as its header says, and its header.
@@ -90,18 +64,7 @@ def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.n
         InputError: as `read_header`; also damaged voxel data, and NaN or infinite voxels.
     """
     header = read_header(path, series)
-    stored, slope, intercept = _format_of(header.path).read_voxels(header)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told below
-        voxels = stored.astype(np.float32)
-        if (slope, intercept) != (1, 0):
-            voxels *= np.float32(slope)
-            voxels += np.float32(intercept)
-    if not (finite := np.isfinite(voxels)).all():
-        raise InputError(
-            f"{header.path} has {finite.size - np.count_nonzero(finite)} NaN or infinite voxels; "
-            "replace them, by the value of air for instance, and save it again"
-        )
-    return voxels, header
+    return read_voxels(header, format_of(header.path)), header
 
 
 def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) -> tuple[np.ndarray, VolumeHeader]:
@@ -129,7 +92,7 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
 
 def _read_label_map(header: VolumeHeader) -> np.ndarray:
     """A label file's numbers in its own axis order, checked."""
-    kind = _format_of(header.path)
+    kind = format_of(header.path)
     values, slope, intercept = (read_mask(header), 1.0, 0.0) if kind is PICTURE else kind.read_voxels(header)
     if (slope, intercept) != (1, 0):
         values = values.astype(np.float64) * slope + intercept
@@ -152,8 +115,6 @@ def _read_label_map(header: VolumeHeader) -> np.ndarray:
 
 
 def _read_dicom_label(path: Path, like: VolumeHeader) -> tuple[np.ndarray, VolumeHeader]:
-    from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels  # which reads headers with this module
-
     label, _ = read_dicom_labels(path, like)
     if isinstance(label, dict):
         raise InputError(f"{path} has structures that overlap, which no label map holds; export each as its own mask")
@@ -205,7 +166,7 @@ def write_volume(path: str | Path, voxels: np.ndarray, like: VolumeHeader) -> No
 
 
 def _write_nifti(path: Path, voxels: np.ndarray, like: VolumeHeader, slope: float = 1.0) -> None:
-    header = _format_of(like.path).label_header(like)
+    header = format_of(like.path).label_header(like)
     header.set_data_shape(voxels.shape)
     header.set_data_dtype(voxels.dtype)
     header["vox_offset"] = header.single_vox_offset
@@ -224,12 +185,6 @@ def _write_nifti(path: Path, voxels: np.ndarray, like: VolumeHeader, slope: floa
         raise InputError(f"cannot write {path} ({error.strerror}); choose another folder or free some space") from error
 
 
-def stored_label_header(path: Path) -> nib.Nifti1Header:
-    """The NIfTI header that a label on the grid of this volume starts from."""
-    header = read_header(path)
-    return _format_of(path).label_header(header)
-
-
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A view of (X, Y, Z) ``array`` with its axes permuted and flipped nearest to RAS, and the affine of that view."""
     orientation = orientations.io_orientation(affine)
@@ -241,72 +196,3 @@ def from_ras(array_ras: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """A view of ``array_ras`` in the axis order of the volume whose own ``affine`` is given: undoes `to_ras`."""
     back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.io_orientation(affine))
     return orientations.apply_orientation(array_ras, back)
-
-
-def volume_stem(path: str | Path) -> str:
-    """The file's name without its format's suffix: "case_1" for "case_1.nii.gz"; a DICOM folder's whole name."""
-    path = Path(path)
-    if path.is_dir():
-        return path.absolute().name
-    return path.name[: -len(_suffix_of(path))]
-
-
-def volume_files(folder: str | Path) -> list[Path]:
-    """The volumes directly in a folder, sorted by name: files, and folders that hold DICOM files.
-
-    Hidden ones (such as macOS's ``._x.nii.gz``) are left out. A folder without any of these that holds DICOM files
-    itself is the one volume.
-    """
-    folder = Path(folder)
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (holds_dicom(path) if path.is_dir() else path.name.lower().endswith(tuple(FORMATS)) and path.is_file())
-    )
-    return found or ([folder] if holds_dicom(folder) else [])
-
-
-def picture_files(folder: str | Path) -> list[Path]:
-    """The PNGs and JPEGs directly in a folder, sorted by name; hidden ones are left out."""
-    return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if not path.name.startswith(".") and path.name.lower().endswith(tuple(PICTURES)) and path.is_file()
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------- formats
-
-
-def _suffix_of(path: Path) -> str:
-    for suffix in (*FORMATS, *PICTURES):
-        if path.name.lower().endswith(suffix):
-            return suffix
-    mend = {
-        ".dcm": "a DICOM series is read from its folder, so give that",
-        ".zip": "unpack it and give the folder with the volumes",
-    }.get(path.suffix.lower(), "convert it to one of these")
-    raise InputError(f"{path} is of no supported format ({', '.join(FORMATS)}); {mend}")
-
-
-def _format_of(path: Path) -> VolumeFormat:
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
-    if path.is_dir():
-        from medsam_adapt.data.volumes.image_pair import PAIR, pair_files  # which reads the two with this module
-
-        if not holds_dicom(path):
-            if pair_files(path):
-                return PAIR
-            raise InputError(
-                f"{path} is a folder without DICOM files where a volume is wanted; give the file itself, or the "
-                "folder that holds the DICOM files"
-            )
-        return DICOM
-    chosen = {**FORMATS, **PICTURES}[_suffix_of(path)]
-    if not path.is_file():
-        raise InputError(f"{path} is no file; give the volume itself")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; copy or download it again")
-    return chosen

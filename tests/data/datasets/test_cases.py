@@ -7,7 +7,8 @@ import pytest
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
-from medsam_adapt.data.datasets.cases import Case, CaseList, find_cases, select_classes
+from medsam_adapt.data.datasets.cases import find_cases, select_classes
+from medsam_adapt.data.volumes.case import Case, CaseList
 
 AFFINE = np.diag([2.0, 2, 3, 1])
 CLASSES = {1: "liver", 2: "left_kidney", 3: "Right Kidney"}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import CaseList
 from medsam_adapt.data.datasets.continuation import fit_classes
+from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.label_coding import LabelCoding
 
 OF_RUN = {1: "liver", 3: "left kidney"}

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case
 from medsam_adapt.data.datasets.splits import Split, choose_split, fold_cases, load_split, save_split, split_cases
+from medsam_adapt.data.volumes.case import Case
 
 
 def cases(count, per_patient=1):

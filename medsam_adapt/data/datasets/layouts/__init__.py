@@ -10,18 +10,17 @@ import importlib
 import json
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_object
+from medsam_adapt.core.text import class_key, did_you_mean
+from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
 from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, volume_files, volume_stem
-
-if TYPE_CHECKING:  # the layouts build these classes, and `cases` asks the layouts
-    from medsam_adapt.data.datasets.cases import CaseList
 
 
 class Layout(Protocol):
@@ -117,23 +116,6 @@ def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
 # ------------------------------------------------------------------------------------------ shared by the layouts
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """', did you mean ...?' for the nearest of ``known``, or nothing."""
-    near = get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
-def class_key(name: str) -> str:
-    """A class's name as names are compared: upper and lower case, spaces, underscores and hyphens are equal."""
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:
-    """One error out of many sentences: the first ``limit``, one a line, and how many more there are."""
-    rest = [f"... and {len(problems) - limit} more problems"] if len(problems) > limit else []
-    return InputError("\n".join([*problems[:limit], *rest]), problems)
-
-
 def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
     """Stem -> volume directly in ``folder``, hidden files left out.
 
@@ -166,44 +148,6 @@ def pair_by_id(
     if problems:
         raise problems_error(problems)
     return [(key, images[key], labels.get(key)) for key in sorted(images)]
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        InputError: it cannot be read, or is not JSON (the sentence has the line).
-    """
-    try:
-        content = json.loads(text := path.read_text(encoding="utf-8-sig"))
-        if "\\ud" in text.lower():  # halves of characters, which no file can be written with if they stand alone
-            json.dumps(content, ensure_ascii=False).encode()
-        return content
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); check the path and its permissions") from error
-    except UnicodeError as error:
-        raise InputError(f"{path} is not text in UTF-8; save it as such") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON at line {error.lineno}: {error.msg}; correct that line") from error
-    except ValueError as error:  # Python's own limit
-        raise InputError(f"{path} has a number of too many digits to be read; correct it") from error
-    except RecursionError as error:
-        raise InputError(f"{path} is nested too deeply to be read; write it anew") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """`read_json` of a file that must hold an object."""
-    if not isinstance(content := read_json(path), dict):
-        raise InputError(f"{path} must hold a JSON object, {{...}}, not {type(content).__name__}; correct the file")
-    return content
-
-
-def peek_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is none to be read: for `looks_like`, which refuses nothing."""
-    try:
-        return read_object(path)
-    except InputError:
-        return {}
 
 
 def class_map(raw: Any, source: Path) -> dict[int, str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import pair_by_id, problems_error, volumes_by_stem
+from medsam_adapt.core.errors import problems_error
+from medsam_adapt.data.datasets.layouts import pair_by_id, volumes_by_stem
+from medsam_adapt.data.volumes.case import Case, CaseList
 
 NAME = "adome"
 DESCRIPTION = "FLARE22: images/FLARE22_Tr_0001_0000.nii.gz, labels/FLARE22_Tr_0001.nii.gz; 13 abdominal organs"

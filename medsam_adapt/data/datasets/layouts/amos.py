@@ -15,16 +15,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import (
-    chosen_words,
-    class_map,
-    listed_cases,
-    listed_images,
-    problems_error,
-    read_object,
-)
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_object
+from medsam_adapt.data.datasets.layouts import chosen_words, class_map, listed_cases, listed_images
+from medsam_adapt.data.volumes.case import Case, CaseList
 
 NAME = "amos"
 DESCRIPTION = "AMOS22: dataset.json, imagesTr/amos_0001.nii.gz, labelsTr/; from 0500 on MR; 15 abdominal organs"

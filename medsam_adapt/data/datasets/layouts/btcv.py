@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import pair_by_id, problems_error, volumes_by_stem
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.data.datasets.layouts import pair_by_id, volumes_by_stem
+from medsam_adapt.data.volumes.case import Case, CaseList
 
 NAME = "btcv"
 DESCRIPTION = "BTCV: img/img0001.nii.gz and label/label0001.nii.gz, or imagesTr/ and labelsTr/; 13 abdominal organs"

@@ -15,8 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images, read_object
+from medsam_adapt.core.json_files import read_object
+from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.label_coding import LabelCoding
 
 NAME = "datalist"

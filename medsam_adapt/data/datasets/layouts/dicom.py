@@ -22,9 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_key, class_map, problems_error, read_json
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.json_files import read_json
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.datasets.layouts import class_map
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, holds_volume, patient_key
 from medsam_adapt.data.volumes.io import FORMATS, volume_files, volume_stem
@@ -220,7 +222,7 @@ def _patients(found: list[_Found]) -> dict[str, str]:
 def _case(case: _Found, classes: dict[int, str], patient: str | None, series: str | None) -> Case:
     if case.label is None or not _is_dicom_label(case.label):
         return Case(case.id, case.image, case.label, patient, {}, series)
-    from medsam_adapt.data.datasets.dicom_conversion import converted_label
+    from medsam_adapt.data.volumes.dicom_conversion import converted_label
 
     found = converted_label(case.label, case.image, classes, series)
     return Case(case.id, case.image, found.label, patient, found.masks, series, found.problems, found.notes)

@@ -12,8 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, read_json, unique_images, volumes_by_stem
+from medsam_adapt.core.json_files import read_json
+from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, unique_images, volumes_by_stem
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import volume_files, volume_stem
 
 NAME = "folder"

@@ -14,8 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, read_json
+from medsam_adapt.core.json_files import read_json
+from medsam_adapt.data.datasets.layouts import class_map, pair_by_id
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import picture_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
 

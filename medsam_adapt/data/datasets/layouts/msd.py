@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images, nnunet, read_object
+from medsam_adapt.core.json_files import read_object
+from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images, nnunet
+from medsam_adapt.data.volumes.case import Case, CaseList
 
 NAME = "msd"
 DESCRIPTION = 'Medical Segmentation Decathlon: dataset.json with "training" and "labels", imagesTr/, labelsTr/'

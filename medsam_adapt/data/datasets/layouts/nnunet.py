@@ -19,15 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import IGNORE, Case, CaseList
-from medsam_adapt.data.datasets.layouts import (
-    class_map,
-    did_you_mean,
-    pair_by_id,
-    peek_object,
-    read_object,
-    volumes_by_stem,
-)
+from medsam_adapt.core.json_files import peek_object, read_object
+from medsam_adapt.core.text import did_you_mean
+from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, volumes_by_stem
+from medsam_adapt.data.volumes.case import IGNORE, Case, CaseList
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
 

@@ -19,9 +19,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.cases import Case, CaseList
-from medsam_adapt.data.datasets.layouts import chosen_words, problems_error
+from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.data.datasets.layouts import chosen_words
+from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR
 from medsam_adapt.data.volumes.io import volume_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import LabelCoding

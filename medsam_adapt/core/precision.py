@@ -13,8 +13,6 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medsam_adapt.config import Precision
-
 _KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
 _LARGE = 2**22  # bytes of what enters a block; holes of that size in the process's memory are worth giving back
 _GIVE_BACK_EVERY = 6  # stages, and before those that are kept; for ViT-B more often frees little more and takes longer
@@ -31,7 +29,7 @@ class Running:
             being kept, all but what takes long and is small on a processor (:func:`computed_once`).
     """
 
-    precision: Precision = "fp32"
+    precision: str = "fp32"
     low_memory: bool = False
 
     def is_bf16(self, device: torch.device) -> bool:
@@ -174,7 +172,7 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def run_as(encoder: ImageEncoderViT, precision: Precision = "fp32", low_memory: bool = False) -> ImageEncoderViT:
+def run_as(encoder: ImageEncoderViT, precision: str = "fp32", low_memory: bool = False) -> ImageEncoderViT:
     """Have ``encoder`` run in this way from now on; returns it."""
     encoder.running = Running(precision, low_memory)
     return encoder

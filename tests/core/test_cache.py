@@ -3,9 +3,9 @@ import os
 
 import pytest
 
+from medsam_adapt.core.cache import MAKING, borrowed_cache, cache_info, clear_cache, labels_folder
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.data.slices import slice_store as slices
-from medsam_adapt.data.slices.cache import MAKING, borrowed_cache, cache_info, clear_cache, labels_folder
 from medsam_adapt.data.slices.training_data import TrainingData
 
 

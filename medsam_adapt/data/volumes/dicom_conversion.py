@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from medsam_adapt.core.cache import labels_folder, made_in_cache
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import file_sha256, is_disk_full
-from medsam_adapt.data.datasets.layouts import class_key
-from medsam_adapt.data.slices.cache import labels_folder, made_in_cache
+from medsam_adapt.core.text import class_key
 from medsam_adapt.data.volumes.dicom_labels import DicomLabels, open_dicom_labels
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, write_label
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.networks.variants import PIXEL_MEAN, PIXEL_STD
+from medsam_adapt.weights.backbones import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:  # slow to import, and only tensors' own methods are used
     from torch import Tensor

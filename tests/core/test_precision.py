@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from medsam_adapt.config import checked_precision
+from medsam_adapt.core import precision as running
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.precision import Running, run_as, running_of
 from medsam_adapt.kernels import attention_tiles
 from medsam_adapt.methods import CobotAdaptFormer, LoRA, SeriesAdapters
 from medsam_adapt.networks import build_segmenter
-from medsam_adapt.networks import precision as running
 from medsam_adapt.networks.build import build_teacher
 from medsam_adapt.networks.encoder_stages import stages_sha256
-from medsam_adapt.networks.precision import Running, run_as, running_of
 from tests.methods.method_tester import add_noise
 
 SIZE = 64

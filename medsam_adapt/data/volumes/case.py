@@ -1,0 +1,77 @@
+"""A case, one image with its label, and the cases of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medsam_adapt.config import Intensity
+from medsam_adapt.data.volumes.image_pair import ImageName, pair_files
+from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, LabelSource
+
+IGNORE = "ignore"  # the name of a label for voxels that nobody has labelled
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image, its label if there is one, and whose it is (the case's id where no patient is given).
+
+    A label is one file, or ``masks``: a file for each class, by the class's id. Where the image is a folder of several
+    DICOM series, ``series`` is the number, UID or description of one. ``problems``: class id -> why that class cannot
+    be read from the label, which concerns only those who use it. ``notes`` are sentences about what was left out of
+    the label.
+    """
+
+    id: str
+    image: Path
+    label: Path | None = None
+    patient: str | None = None
+    masks: dict[int, Path] = field(default_factory=dict, hash=False)
+    series: str | None = None
+    problems: dict[int, str] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label_source(self) -> LabelSource | None:
+        """What `read_classes` reads; None where the case has no label."""
+        return self.label or self.masks or None
+
+    @property
+    def patient_id(self) -> str:
+        """What keeps the cases of one patient together."""
+        return self.id if self.patient is None else self.patient
+
+    def files(self) -> list[Path]:
+        """The image or the pair of images, and the label's file or files."""
+        return [*(pair_files(self.image) or [self.image]), *([self.label] if self.label else self.masks.values())]
+
+    def entry(self) -> dict[str, Any]:
+        """{id, image, label} as text, for the transforms of whole volumes; of masks {class id: mask} is the label."""
+        label = str(self.label) if self.label else {class_id: str(path) for class_id, path in self.masks.items()}
+        return {"id": self.id, "image": str(self.image), "label": label}
+
+
+@dataclass(frozen=True)
+class CaseList:
+    """The cases of one data set.
+
+    Attributes:
+        layout: the layout's name.
+        root: the folder, or the file of a datalist.
+        cases: sorted by id.
+        classes: label id -> name, ascending, without background; empty where the layout has no names.
+        unused: classes that `select_classes` left out; their voxels count as background.
+        coding: what the numbers in the label files mean.
+        intensity: the policy that suits the data set, where the user names none.
+        images: names of the images of a case that together are SAM's channels (`image_pair`); none for one image.
+    """
+
+    layout: str
+    root: Path
+    cases: tuple[Case, ...]
+    classes: dict[int, str]
+    unused: dict[int, str] = field(default_factory=dict)
+    coding: LabelCoding = EXCLUSIVE
+    intensity: Intensity = "auto"
+    images: tuple[ImageName, ...] = ()

@@ -1,0 +1,110 @@
+"""Files that hold volumes: their formats by suffix, and those in a folder.
+
+A further format is a module in `formats` with the three functions of `VolumeFormat`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
+from medsam_adapt.data.volumes.formats.dicom import holds_dicom
+from medsam_adapt.data.volumes.formats.itk import ITK
+from medsam_adapt.data.volumes.formats.nifti import NIFTI
+from medsam_adapt.data.volumes.formats.picture import PICTURE
+
+LARGEST_LABEL = 65535  # labels are written as uint8 or uint16
+FORMATS: dict[str, VolumeFormat] = {
+    ".nii.gz": NIFTI,  # the longer suffix first
+    ".nii": NIFTI,
+    ".nrrd": ITK,
+    ".nhdr": ITK,
+    ".mha": ITK,
+    ".mhd": ITK,
+}
+# Apart, since a PNG among volumes is a screenshot: only where pictures are asked for are they found.
+PICTURES: dict[str, VolumeFormat] = {".png": PICTURE, ".jpg": PICTURE, ".jpeg": PICTURE}
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a volume's or a picture's file name; raises InputError for any other file."""
+    for suffix in (*FORMATS, *PICTURES):
+        if path.name.lower().endswith(suffix):
+            return suffix
+    mend = {
+        ".dcm": "a DICOM series is read from its folder, so give that",
+        ".zip": "unpack it and give the folder with the volumes",
+    }.get(path.suffix.lower(), "convert it to one of these")
+    raise InputError(f"{path} is of no supported format ({', '.join(FORMATS)}); {mend}")
+
+
+def file_format(path: Path) -> VolumeFormat:
+    """The format of a file, which must be there and not be empty.
+
+    Raises:
+        InputError: no such file, an empty one, or one of no supported format.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    chosen = {**FORMATS, **PICTURES}[suffix_of(path)]
+    if not path.is_file():
+        raise InputError(f"{path} is no file; give the volume itself")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty; copy or download it again")
+    return chosen
+
+
+def read_voxels(header: VolumeHeader, chosen: VolumeFormat) -> np.ndarray:
+    """The voxels of an image as float32 in the file's own axis order, rescaled as its header says.
+
+    Raises:
+        InputError: damaged voxel data, and NaN or infinite voxels.
+    """
+    stored, slope, intercept = chosen.read_voxels(header)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told below
+        voxels = stored.astype(np.float32)
+        if (slope, intercept) != (1, 0):
+            voxels *= np.float32(slope)
+            voxels += np.float32(intercept)
+    if not (finite := np.isfinite(voxels)).all():
+        raise InputError(
+            f"{header.path} has {finite.size - np.count_nonzero(finite)} NaN or infinite voxels; "
+            "replace them, by the value of air for instance, and save it again"
+        )
+    return voxels
+
+
+def volume_stem(path: str | Path) -> str:
+    """The file's name without its format's suffix: "case_1" for "case_1.nii.gz"; a DICOM folder's whole name."""
+    path = Path(path)
+    if path.is_dir():
+        return path.absolute().name
+    return path.name[: -len(suffix_of(path))]
+
+
+def volume_files(folder: str | Path) -> list[Path]:
+    """The volumes directly in a folder, sorted by name: files, and folders that hold DICOM files.
+
+    Hidden ones (such as macOS's ``._x.nii.gz``) are left out. A folder without any of these that holds DICOM files
+    itself is the one volume.
+    """
+    folder = Path(folder)
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+        and (holds_dicom(path) if path.is_dir() else path.name.lower().endswith(tuple(FORMATS)) and path.is_file())
+    )
+    return found or ([folder] if holds_dicom(folder) else [])
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """The PNGs and JPEGs directly in a folder, sorted by name; hidden ones are left out."""
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if not path.name.startswith(".") and path.name.lower().endswith(tuple(PICTURES)) and path.is_file()
+    )

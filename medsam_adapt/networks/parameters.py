@@ -1,0 +1,165 @@
+"""The parameters of a segmenter: which are trained, how many they are, and how they alone are saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from medsam_adapt.config import InputScaling
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.detail import DetailBranch
+from medsam_adapt.networks.encoder_stages import frozen_stages
+from medsam_adapt.networks.sam import weights_sha256
+from medsam_adapt.networks.segmenter import Segmenter
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+def freeze_unreachable(segmenter: Segmenter) -> None:
+    """Freeze the tensors that no loss can reach: the mask-quality head and the hypernetworks of unused masks."""
+    decoder = segmenter.sam.mask_decoder
+    decoder.iou_prediction_head.requires_grad_(False)
+    for unused in decoder.output_hypernetworks_mlps[segmenter.out_channels :]:
+        unused.requires_grad_(False)
+
+
+def attach_adapter(
+    segmenter: Segmenter,
+    adapter: Adapter,
+    learn_prompt: bool = False,
+    tune_encoder: bool = False,
+    detail: int = 0,
+) -> Segmenter:
+    """Freeze the segmenter, attach the adapter, and remember which base weights it belongs to.
+
+    Args:
+        segmenter: changed in place and returned.
+        adapter: what to attach.
+        learn_prompt: also train SAM's dense ``no_mask_embed``, BLO-SAM's learnable prompt.
+        tune_encoder: also train the whole image encoder, for a backbone without pretrained weights.
+        detail: channels of a :class:`DetailBranch` that is added and trained; 0 adds none.
+    """
+    segmenter.base_sha256 = weights_sha256(segmenter.sam)
+    segmenter.requires_grad_(False)
+    if tune_encoder:
+        segmenter.sam.image_encoder.requires_grad_(True)
+    adapter.attach(segmenter.sam)
+    if detail:
+        segmenter.sam.detail = DetailBranch(segmenter.out_channels, segmenter.sam.prompt_encoder.embed_dim, detail)
+    segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
+    freeze_unreachable(segmenter)
+    segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)
+    segmenter.adapter = adapter
+    segmenter.frozen_stages = frozen_stages(segmenter.sam.image_encoder)
+    return segmenter
+
+
+def trainable_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters by name; a parameter that several layers share appears once."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def count_trainable(module: nn.Module, *beside: nn.Module) -> dict[str, int]:
+    """Number of trainable values in SAM's ``encoder``, its mask ``decoder``, anything ``other``, and in ``total``.
+
+    Modules that are trained ``beside`` the network, InfoSAM's relation module say, count as other.
+    """
+    counts = {"encoder": 0, "decoder": 0, "other": 0}
+    for name, parameter in trainable_tensors(module).items():
+        part = "encoder" if "image_encoder." in name else "decoder" if "mask_decoder." in name else "other"
+        counts[part] += parameter.numel()
+    counts["other"] += sum(tensor.numel() for other in beside for tensor in trainable_tensors(other).values())
+    return {**counts, "total": sum(counts.values())}
+
+
+def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
+    """Write every trained tensor, and only those, to ``folder`` as ``adapter_model.safetensors`` with its settings."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_tensors(segmenter).items()}
+    with written_whole(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(save(tensors))  # its own writer does not tell a full disk from other faults
+    adapter = _attached(segmenter)
+    config = {
+        "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
+        "settings": adapter.settings(),
+        "base_sha256": segmenter.base_sha256,
+        "input_scaling": segmenter.input_scaling,
+        "trainable": count_trainable(segmenter),
+    }
+    write_json(folder / CONFIG_FILE, config)
+
+
+class _AdapterConfig(BaseModel):
+    """What ``adapter_config.json`` holds, as far as it is read; the class that it names is compared, never imported."""
+
+    adapter: str
+    settings: dict[str, Any]
+    base_sha256: str
+    input_scaling: InputScaling = "sam"
+
+
+def _read_config(folder: Path) -> _AdapterConfig:
+    return read_record(folder / CONFIG_FILE, _AdapterConfig, "copy the adapter's whole folder again")
+
+
+def saved_base(folder: str | Path) -> str:
+    """SHA-256 of the SAM weights that the adapter in ``folder`` was trained on; empty when that cannot be read."""
+    try:
+        return _read_config(Path(folder)).base_sha256
+    except InputError:
+        return ""
+
+
+def _attached(segmenter: Segmenter) -> Adapter:
+    if segmenter.adapter is None:
+        raise InputError("this network has no adapter: attach one before its tensors are saved or loaded.")
+    return segmenter.adapter
+
+
+def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
+    """Load what :func:`save_adapter` wrote into a segmenter with the same adapter attached; returns it.
+
+    Raises:
+        InputError: unreadable files, another base SAM, another adapter or other settings, or tensors that differ in
+            name or shape. No key is dropped silently.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    settings = (config.adapter, config.settings)
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
+    if config.base_sha256 != segmenter.base_sha256:
+        raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
+    if config.input_scaling != segmenter.input_scaling:
+        raise InputError(
+            f"adapter {folder} was trained with input_scaling {config.input_scaling}, but this network was built with "
+            f"{segmenter.input_scaling}: build it with the adapter's input_scaling."
+        )
+    own = _attached(segmenter)
+    own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
+    if settings != own_settings:
+        raise InputError(
+            f"adapter {folder} is {settings[0]} {settings[1]}, but {own_settings[0]} {own_settings[1]} "
+            "is attached: attach an adapter of the same kind and settings."
+        )
+    expected = trainable_tensors(segmenter)
+    differing = sorted(set(tensors) ^ set(expected)) or [
+        name for name in expected if tensors[name].shape != expected[name].shape
+    ]
+    if differing:
+        raise InputError(
+            f"adapter {folder} and the network differ in {', '.join(differing[:3])}: use the same settings."
+        )
+    segmenter.load_state_dict(tensors, strict=False)  # names were compared above; frozen ones are not in the file
+    return segmenter
