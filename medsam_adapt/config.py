@@ -102,6 +102,11 @@ class Knobs(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
     weight_decay: float = Field(0.01, ge=0, description="of the model's trained weights")
     val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
+    clean_up: bool = Field(
+        False,
+        description="find the classes that are one connected piece in every training label; predict then removes small "
+        "pieces of them",
+    )
     precision: Precision = Field(
         "auto",
         description="of the image encoder: fp32, or bf16 (faster, less exact); auto: bf16 on a GPU, unless the encoder "

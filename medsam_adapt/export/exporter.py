@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import remove_leftovers, write_json
+from medsam_adapt.core.files import owner_tag, remove_leftovers, write_json
 from medsam_adapt.runs.record import RunRecord, read_run, require_trained
 from medsam_adapt.weights.pixel_scaling import get_scaling
 
@@ -147,6 +147,7 @@ def write_onnx(network: PortableSegmenter, path: Path, prompt: PromptMode, conte
     # torch writes each tensor of a large model to a separate file; they are merged into one below.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quietly(), torch.no_grad():
         recorded = Path(folder) / path.name
+        shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
         image = inputs.pop("image")
         # torch's newer exporter takes ten times longer for the same graph, and its interface moves between releases.
         torch.onnx.export(
@@ -160,9 +161,19 @@ def write_onnx(network: PortableSegmenter, path: Path, prompt: PromptMode, conte
             dynamo=False,
         )
         model = onnx.load(recorded)
+        shapes["logits"] = tuple(network(image, **inputs).shape)
+    _fix_axes(model, shapes, free)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(content)})
     large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > _LARGEST_FILE
     onnx.save_model(model, path, save_as_external_data=large, location=weights_of(path).name if large else None)
+
+
+def _fix_axes(model: Any, shapes: Mapping[str, Sequence[int]], free: Mapping[str, Mapping[int, str]]) -> None:
+    """Give every axis of the inputs and outputs that is not free its length, which torch leaves as a made-up name."""
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, length in enumerate(value.type.tensor_type.shape.dim):
+            if axis not in free[value.name]:
+                length.dim_value = shapes[value.name][axis]  # replaces the name
 
 
 def load_exported(path: Path) -> Any:
@@ -215,7 +226,7 @@ def _checked_output(folder: Path, to: str, output: Path | None, overwrite: bool)
 def _workplace(output: Path) -> Iterator[Path]:
     """A temporary folder beside ``output``; the name of a file of weights stands inside an ONNX file, so keep names."""
     remove_leftovers(output)
-    place = output.with_name(f".{os.getpid()}.{output.name}")
+    place = output.with_name(f".{owner_tag()}.{output.name}")
     place.mkdir(parents=True)
     try:
         yield place

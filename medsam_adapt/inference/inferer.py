@@ -16,6 +16,7 @@ from medsam_adapt.config import Axis, Channels, PromptMode
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume
+from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 
@@ -33,6 +34,7 @@ class SlicewiseInferer(Inferer):
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
         overlapping: whether the structures that a prompted segmenter draws may overlap; without prompts its head tells.
+        whole: classes (1..C) of one piece, of which fragments are removed from ``labels``.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class SlicewiseInferer(Inferer):
         batch_size: int | None = None,
         output: Literal["labels", "logits"] = "labels",
         overlapping: bool = False,
+        whole: Sequence[int] = (),
     ) -> None:
         self.axis, self.channels, self.prompt, self.overlapping = axis, channels, prompt, overlapping
         self.num_classes, self.absent = num_classes, tuple(absent)
-        self.batch_size, self.output = batch_size, output
+        self.batch_size, self.output, self.whole = batch_size, output, tuple(whole)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -74,7 +77,10 @@ class SlicewiseInferer(Inferer):
         slices = SliceLogits(self, volume, [float(s) for s in spacing], network, source)
         of_batch = slices.logits if self.output == "logits" else slices.classes
         found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
-        return self._assemble(np.concatenate([of_slices for _, (of_slices,) in found]), inputs)
+        together = np.concatenate([of_slices for _, (of_slices,) in found])
+        if self.output == "labels" and self.whole:
+            together[:, 0] = without_fragments(together[:, 0], self.whole)
+        return self._assemble(together, inputs)
 
     def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
         """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""

@@ -21,6 +21,7 @@ from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.slice_store import renumber
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
+from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.inference.ensemble import Scores
 from medsam_adapt.inference.inferer import SlicewiseInferer
@@ -63,6 +64,7 @@ class Predictor:
         segmenter: with the run's weights.
         batch_size: slices at a time; by the device when None.
         others: records and networks of further runs with the same classes; without prompts, of any slicing direction.
+        clean_up: whether fragments are removed, as for :func:`load_run`.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class Predictor:
         segmenter: Segmenter,
         batch_size: int | None = None,
         others: Sequence[tuple[RunRecord, Segmenter]] = (),
+        clean_up: bool = True,
     ) -> None:
-        self.record, self.segmenter = record, segmenter
+        self.record, self.segmenter, self.clean_up = record, segmenter, clean_up
         self._members = [
             (each.policy, network.eval(), _inferer(each, batch_size))
             for each, network in ((record, segmenter), *others)
@@ -197,6 +200,8 @@ class Predictor:
                 array[:, indices] = result.swapaxes(0, 1)
             if progress is not None:
                 progress(len(indices))
+        if self.clean_up and self.record.whole:
+            classes[0] = without_fragments(classes[0], self.record.whole_classes)
         return Segmented(
             self._as_ids(classes, affine),
             None if maps is None else self._in_place(maps, affine),
@@ -323,6 +328,7 @@ def load_run(
     merge: bool = False,
     also: Sequence[str | Path] = (),
     precision: str = "auto",
+    clean_up: bool = True,
 ) -> Predictor:
     """A trained run, ready to segment; reads ``run.json`` and weights, and executes nothing of the folder.
 
@@ -333,6 +339,7 @@ def load_run(
         merge: whether a linear adapter is folded into SAM's weights, which is faster and differs by rounding.
         also: folders of further runs with the same classes: the mean of all runs' probabilities decides.
         precision: of the image encoder: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU and fp32 elsewhere.
+        clean_up: whether fragments are removed of classes that are one piece in every training label.
 
     Raises:
         InputError: no such run, a damaged one, one that was not finished, an unknown device or precision, or runs that
@@ -345,4 +352,4 @@ def load_run(
     for network in networks:
         run_as(network.sam.image_encoder, wanted)
     first, *others = zip(records.values(), networks, strict=True)
-    return Predictor(*first, batch_size, others)
+    return Predictor(*first, batch_size, others, clean_up)

@@ -114,6 +114,7 @@ class RunRecord(BaseModel):
     learn_prompt: bool
     tune_encoder: bool
     detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
+    whole: list[str] = []  # classes of one piece in every training label, of which predict removes fragments
     trainable: dict[str, int]
     knobs: dict[str, Any]
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
@@ -130,12 +131,19 @@ class RunRecord(BaseModel):
             raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
         if not {*self.absent} <= {*self.class_names}:
             raise ValueError("a class that is absent is none of class_names")
+        if not {*self.whole} <= {*self.class_names}:
+            raise ValueError("a class in whole is none of class_names")
         return self
 
     @property
     def absent_classes(self) -> list[int]:
         """The absent classes as the network numbers them, from 1."""
         return [self.class_names.index(name) + 1 for name in self.absent]
+
+    @property
+    def whole_classes(self) -> list[int]:
+        """The classes in ``whole`` as the network numbers them, from 1."""
+        return [self.class_names.index(name) + 1 for name in self.whole]
 
     def config_values(self) -> dict[str, Any]:
         """Values of the ``knobs`` and ``settings`` of the bundle's configs, by name."""
@@ -146,6 +154,7 @@ class RunRecord(BaseModel):
             "image_size": self.image_size,
             "channels": self.channels,
             "detail": self.detail,
+            "whole": self.whole_classes,
             "num_classes": len(self.class_names),
             "class_names": self.class_names,
             "label_ids": self.label_ids,

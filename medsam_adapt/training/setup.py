@@ -31,7 +31,7 @@ from medsam_adapt.runs.record import (
     RunRecord,
     read_run,
 )
-from medsam_adapt.runs.statistics import training_statistics
+from medsam_adapt.runs.statistics import training_statistics, whole_classes
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
@@ -196,6 +196,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
         tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
         detail=knobs.detail,
+        whole=whole_classes(data) if knobs.clean_up else [],
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
         started_from=_started_from(knobs),
