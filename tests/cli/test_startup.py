@@ -12,7 +12,7 @@ TYPER |= {"typer", "typing_extensions"}
 PYDANTIC = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
 TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"}
 TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
-START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy"}
+START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy", "core.monai_door"}
 PRINTED = {"cli.console", "core.files", "core.versions"}
 BUNDLES = {"bundle", "bundle.catalogue", "bundle.contents", "bundle.untrusted", "bundles", "cli.bundles", "config"}
 
