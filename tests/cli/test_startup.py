@@ -14,7 +14,7 @@ PYDANTIC = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
 TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"}
 TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
 START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy", "core.monai_door"}
-PRINTED = {"cli.console", "core.files", "core.versions"}
+PRINTED = {"cli.console", "core.*"}
 BUNDLES = {"bundle", "bundle.*", "bundles", "cli.bundles", "config"}
 
 PROBE = """
@@ -43,7 +43,7 @@ def imported(*arguments):
     [
         (["--help"], TYPER, START),
         (["bundles", "list"], TYPER | PYDANTIC, START | PRINTED | BUNDLES),
-        (["info", "--json"], TYPER | PYDANTIC | TORCH, START | PRINTED | {"cli.info", "core.versions"}),
+        (["info", "--json"], TYPER | PYDANTIC | TORCH, START | PRINTED | {"cli.info"}),
     ],
     ids=["help", "bundles list", "info"],
 )
