@@ -19,7 +19,7 @@ Sampling = Literal["balanced", "slices"]
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
 InputScaling = Literal["sam", "unit"]
-Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h"]
+Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam"]
 Intensity = Literal[
     "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
 ]
@@ -234,7 +234,7 @@ def refuse_code(value: Any, where: str) -> None:
         InputError: for text that begins with $, @ or %.
     """
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
-        raise InputError(f"{where}: {value!r} is refused, since MONAI would run or replace it: begin with a letter.")
+        raise InputError(f"{where}: {value!r} is refused, since MONAI would run or replace it. Begin with a letter.")
     if isinstance(value, Mapping):
         for key, item in value.items():
             refuse_code(key, where)

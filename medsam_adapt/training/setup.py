@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medsam_adapt.config import Knobs, Precision
-from medsam_adapt.core.distributed import processes
+from medsam_adapt.config import PATH_SETTINGS, Knobs, Precision
+from medsam_adapt.core.distributed import world_size
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
@@ -32,7 +33,7 @@ from medsam_adapt.runs.record import (
     read_run,
 )
 from medsam_adapt.runs.statistics import training_statistics, whole_classes
-from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
+from medsam_adapt.training.run_handler import RunHandler as RunHandler  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
 from medsam_adapt.weights.store import RANDOM, resolve
@@ -41,7 +42,14 @@ _PROMPT_KEYS = ("boxes", "points")
 
 
 def initialize(knobs: Knobs) -> None:
-    """Seed all random numbers, and print MONAI's log lines where nobody has set up or silenced logging."""
+    """Seed all random numbers, and print MONAI's log lines where nobody has set up or silenced logging.
+
+    Raises:
+        InputError: a path that MONAI's parser changed, before anything is read or written.
+    """
+    for name in PATH_SETTINGS:
+        if (path := getattr(knobs, name)) is not None:
+            setattr(knobs, name, as_typed(path, name))
     monai.utils.set_determinism(knobs.seed)
     if logging.root.manager.disable < logging.INFO:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -194,13 +202,13 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         input_scaling=data.input_scaling,
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
-        tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
+        tune_encoder=segmenter.tuned_encoder,
         detail=knobs.detail,
         whole=whole_classes(data) if knobs.clean_up else [],
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
         started_from=_started_from(knobs),
-        processes=processes(),
+        processes=world_size(),
         statistics=training_statistics(data),
     )
 
