@@ -24,12 +24,24 @@ from medsam_adapt.core.interrupts import Stopped, stopped_by_signals
 from medsam_adapt.core.literals import plain_path
 from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.runs.resume import changed_setting, has_checkpoint, is_false_start, is_finished
-from medsam_adapt.training.failures import told_of_faults
+from medsam_adapt.training.failures import explain_training_errors
 from medsam_adapt.weights.store import resolve
 
-from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
-from .processes import count_processes, is_one_of_several, is_told_of, train_together
-from .training_notes import Display, frozen_work_of, tell_data, tell_plan, tell_precision, tell_start
+from .console import (
+    Device,
+    Json,
+    Overwrite,
+    check_output,
+    console,
+    only_json,
+    print_json,
+    progress_bar,
+    say,
+    silence_logs,
+    warn,
+)
+from .processes import count_processes, is_main_process, is_one_of_several, train_together
+from .training_notes import Display, frozen_work_of, plan_of, tell_data, tell_plan, tell_precision, tell_start
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -45,9 +57,13 @@ def train(
         str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: detail]")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT).")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time budget, instead of --epochs; validation and preparation count.")
@@ -80,9 +96,13 @@ def train(
     trust_bundle: Annotated[bool, typer.Option("--trust-bundle", help=TRUST_HELP)] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="key=value; see 'bundles show'.")] = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune SAM to labelled volumes."""
     started = time.monotonic()
+    if as_json and not dry_run:
+        raise InputError("--json: it prints the plan of --dry-run. Add --dry-run, or leave out --json.")
+    only_json(as_json)
     if minutes is not None and epochs is not None:
         raise InputError("--minutes: it chooses the number of epochs. Leave out --epochs.")
     options = {
@@ -130,12 +150,15 @@ def train(
             if minutes is not None:
                 borrowed = planned(bundle, data, borrowed, device, started, trust_bundle)
             # An output too: MONAI's TensorBoard handler writes as soon as it is made.
-            tell_plan(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
+            plan = plan_of(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
+        if as_json:
+            print_json(plan)
+        tell_plan(plan)
         return
     assert output is not None
     begun = resume and (output / RUN_FILE).is_file()
     count = count_processes(gpus, device, output if begun else repeat, begun)
-    if is_told_of():
+    if is_main_process():
         FolderLock.refuse_if_held(output)
         if not (begun or is_false_start(output)):
             check_output(output, overwrite, RUN_FILE)
@@ -167,20 +190,20 @@ def run_training(
     A time budget (``knobs.minutes``) counts from ``started`` (`time.monotonic`), or from now.
     """
     started = time.monotonic() if started is None else started
-    console.quiet = not is_told_of()
+    console.quiet = not is_main_process()
     flow = _prepare(bundle, data, output, knobs, device, resume, trust_bundle)
     deadline = None
     if knobs.minutes is not None:
         from medsam_adapt.training.time_budget import Deadline
 
         deadline = Deadline.of(knobs.minutes, started, output, resume)
-    with told_of_faults(output, knobs.model_dump()):
+    with explain_training_errors(output, knobs.model_dump()):
         _do_frozen_work(flow)
-    with _kept_or_restored(output, overwrite and not resume and is_told_of()):
+    with _kept_or_restored(output, overwrite and not resume and is_main_process()):
         _run(flow, output, knobs, deadline)
-        if is_told_of():
+        if is_main_process():
             require_trained(output)
-    if resume and is_told_of():  # the kill may have come while it replaced another run
+    if resume and is_main_process():  # the kill may have come while it replaced another run
         forget_replaced(output)
 
 
@@ -215,7 +238,7 @@ def planned(bundle: str, data: Path, knobs: Knobs, device: str, started: float, 
 
 
 def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs, deadline: Deadline | None = None) -> None:
-    with stopped_by_signals(), told_of_faults(output, knobs.model_dump()), progress_bar() as progress:
+    with stopped_by_signals(), explain_training_errors(output, knobs.model_dump()), progress_bar() as progress:
         trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
         Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
         if deadline is not None:
@@ -278,7 +301,7 @@ def _prepare(
 
     logging.getLogger().setLevel(logging.WARNING)
     # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.
-    logging.disable(logging.CRITICAL if is_one_of_several() else logging.INFO)
+    silence_logs(logging.CRITICAL if is_one_of_several() else logging.INFO)
     chosen = process_device(device) if is_one_of_several() else select_device(device)
     compiles(knobs, chosen)  # raises where it should and cannot, before slices are made
     values = {
