@@ -123,7 +123,7 @@ def _extent(response: HTTPResponse) -> tuple[int, int | None]:
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """The bytes as they arrive; errors of the network are distinguished from those of the disk, where the caller writes."""
+    """The bytes as they arrive; errors of the network are not mixed with those of the disk, where the caller writes."""
     try:
         while block := response.read(_BLOCK):
             yield block
