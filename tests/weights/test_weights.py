@@ -285,7 +285,7 @@ def test_import_knows_unpublished_weights_by_their_size_and_backbone(published, 
         import_file(nano_file)
     published(sha256=None, size=None, backbone="vit_nano")
     with pytest.raises(InputError, match=r"none of the published ones.* name it with --name \(sam_vit_b\)"):
-        import_file(nano_file)  # nothing shows them from any other weights of this backbone
+        import_file(nano_file)  # nothing distinguishes them from other weights of this backbone
     published(sha256=None, size=nano_file.stat().st_size, backbone="vit_nano")
     assert import_file(nano_file) == resolve(NAME, "vit_nano")
     assert verify(NAME).source == "recorded"
