@@ -45,9 +45,13 @@ def train(
         str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: detail]")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT).")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time budget, instead of --epochs; validation and preparation count.")

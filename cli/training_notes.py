@@ -70,10 +70,7 @@ def tell_start(start: Path | None, knobs: Knobs) -> None:
         return
     warn(
         f"{knobs.backbone} starts from random weights{encoder}"
-        + (
-            f" 'medsam-adapt weights download sam_{knobs.backbone}' gives pretrained ones."
-            * (knobs.backbone != "vit_nano")
-        )
+        + (f" 'medsam-adapt weights list' shows pretrained ones for {knobs.backbone}." * (knobs.backbone != "vit_nano"))
     )
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from medsam_adapt.core.errors import RunError
+from medsam_adapt.core.files import home
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 from medsam_adapt.weights.store import download, import_file, local_path, verify
 
@@ -82,6 +83,8 @@ def _describe(weights: Weights) -> dict[str, Any]:
     """A row of the list, as data."""
     path = local_path(weights.name)
     state = "not here" if path is None else "shipped" if weights.shipped else "downloaded"
+    if path is not None and weights.distribution and path != home() / "weights" / weights.file_name:
+        state = "installed"
     return {**asdict(weights), "state": state, "path": None if path is None else str(path)}
 
 

@@ -202,7 +202,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         input_scaling=data.input_scaling,
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
-        tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
+        tune_encoder=segmenter.tuned_encoder,
         detail=knobs.detail,
         whole=whole_classes(data) if knobs.clean_up else [],
         trainable=count_trainable(segmenter, *beside),
