@@ -21,7 +21,19 @@ from medsam_adapt.runs.record import RunRecord, read_runs
 from medsam_adapt.weights.registry import get_weights
 from medsam_adapt.weights.store import resolve
 
-from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, shortened, warn
+from .console import (
+    IN_BF16,
+    Device,
+    Json,
+    Overwrite,
+    Series,
+    only_json,
+    print_json,
+    progress_bar,
+    say,
+    shortened,
+    warn,
+)
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.prediction.case_runner import CaseRunner
@@ -111,8 +123,10 @@ def predict(
     min_volume: Annotated[
         float, typer.Option(min=0, help="Remove pieces smaller than this many ml.", rich_help_panel=_CLEANING)
     ] = 0.0,
+    as_json: Json = False,
 ) -> None:
     """Segment volumes; each gives OUTPUT/<name>_seg.nii.gz, or another format, in its own geometry."""
+    only_json(as_json)
     files = run_prediction(
         runs,
         inputs,
@@ -134,6 +148,8 @@ def predict(
         precision=precision,
         clean_up=not no_clean_up,
     )
+    if as_json:
+        print_json({"masks": [str(path) for path in files], "report": None if report is None else str(report)})
     if files:
         say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
     else:
