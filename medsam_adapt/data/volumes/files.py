@@ -41,7 +41,8 @@ def suffix_of(path: Path) -> str:
         ".dcm": "a DICOM series is read from its folder, so give that",
         ".zip": "unpack it and give the folder with the volumes",
     }.get(path.suffix.lower(), "convert it to one of these")
-    raise InputError(f"{path} is of no supported format ({', '.join(FORMATS)}); {mend}")
+    listed = ", ".join(suffix for suffix in FORMATS if suffix not in SLICER_SUFFIXES)  # these end in .nrrd too
+    raise InputError(f"{path} is of no supported format ({listed}); {mend}")
 
 
 def file_format(path: Path) -> VolumeFormat:
