@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
 
 from medsam_adapt.bundle.catalogue import read_config, resolve_knobs
 from medsam_adapt.bundle.contents import bundle_names
@@ -55,6 +56,20 @@ def test_a_compiler_that_is_missing_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("bundle", bundle_names())
-def test_no_gradient_outlives_its_step(bundle):
+def test_every_bundle_takes_the_trainer_tested_here(bundle):
+    trainer = read_config(bundle, "train")["train"]["trainer"]
+    assert trainer["_target_"] == "medsam_adapt.training.trainer.build_trainer"
+
+
+def test_no_gradient_outlives_its_step(phantoms, tmp_path, monkeypatch):
     """The next one would be added to it."""
-    assert read_config(bundle, "train")["train"]["trainer"]["optim_set_to_none"] is True
+    built = []
+
+    class Noted(SupervisedTrainer):
+        def __init__(self, **arguments):
+            built.append(arguments["optim_set_to_none"])
+            super().__init__(**arguments)
+
+    monkeypatch.setattr("medsam_adapt.training.trainer.SupervisedTrainer", Noted)
+    losses_of("lora", phantoms, tmp_path, **PLAIN)
+    assert built == [True]
