@@ -23,7 +23,6 @@ from medsam_adapt.data.slices.slice_store import renumber
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.inference.ensemble import Scores
-from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.propagation import propagate
 from medsam_adapt.inference.run_network import load_network
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
@@ -71,11 +70,8 @@ class Predictor:
         batch_size: int | None = None,
         others: Sequence[tuple[RunRecord, Segmenter]] = (),
     ) -> None:
-        self.record, self.segmenter = record, segmenter
-        self._members = [
-            (each.policy, network.eval(), _inferer(each, batch_size))
-            for each, network in ((record, segmenter), *others)
-        ]
+        self.record, self.segmenter, self.batch_size = record, segmenter, batch_size
+        self._members = [(each.slicing, network.eval()) for each, network in ((record, segmenter), *others)]
 
     def __repr__(self) -> str:
         record, runs = self.record, len(self._members)
@@ -231,10 +227,10 @@ class Predictor:
         volume, affine_ras = to_ras(image, affine)
         spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
         source = self._prompt_source(image.shape, affine, prompts, reference)
-        windows = {policy: policy.window_of(volume) for policy, _, _ in self._members}
+        windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
         slices = [
-            SliceLogits(inferer, volume, spacing, network, source, windows[policy])
-            for policy, network, inferer in self._members
+            SliceLogits(slicing, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
+            for slicing, network in self._members
         ]
         if follow and prompts is not None and source.prompts is not None:
             followed = propagate(slices[0], source.prompts, record.prompt)
@@ -291,18 +287,6 @@ def _voxels_of(image: np.ndarray | str | Path, affine: np.ndarray | None) -> tup
     if affine is None:
         raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has one of its own")
     return image, affine
-
-
-def _inferer(record: RunRecord, batch_size: int | None) -> SlicewiseInferer:
-    return SlicewiseInferer(
-        record.axis,
-        record.channels,
-        record.prompt,
-        len(record.class_names),
-        record.absent_classes,
-        batch_size,
-        overlapping=record.overlapping,
-    )
 
 
 def load_run(
