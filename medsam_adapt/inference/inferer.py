@@ -61,7 +61,8 @@ class SlicewiseInferer(Inferer):
         colours = np.asarray(torch.as_tensor(inputs)[0].cpu())
         volume = colours[0] if len(colours) == 1 else np.moveaxis(colours, 0, -1)
         spacing = affine_to_spacing(inputs.affine.squeeze(0)) if isinstance(inputs, MetaTensor) else np.ones(3)
-        slices = SliceLogits(self.slicing, volume, spacing, network, source, batch_size=self.batch_size)
+        sides = [float(side) for side in spacing]
+        slices = SliceLogits(self.slicing, volume, sides, network, source, batch_size=self.batch_size)
         of_batch = slices.logits if self.output == "logits" else slices.classes
         found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
         return self._assemble(np.concatenate([of_slices for _, (of_slices,) in found]), inputs)
