@@ -1,4 +1,4 @@
-"""Compile the fused attention for graphics cards that need not be here, and print what each kernel takes of them.
+"""Compile the fused attention for GPU architectures, without a GPU, and print the resources of each kernel.
 
     python benchmarks/compile_kernels.py [--architectures 80 86 89 90] [--dims 64 80]
 

@@ -26,8 +26,9 @@ from timing import Work, add_options, extra_memory, interleaved_medians, markdow
 from timing import write_results as write
 from torch import Tensor, nn
 
+from medsam_adapt.kernels import install
 from medsam_adapt.kernels.attention import EncoderAttention
-from medsam_adapt.networks.sam import plain_encoder, with_fast_layers
+from medsam_adapt.networks.sam import plain_encoder
 from medsam_adapt.weights.backbones import Variant, get_variant
 
 NAMES = ("segment-anything", "ours")
@@ -75,7 +76,8 @@ def networks(row: Row) -> tuple[nn.Module, nn.Module]:
             nn.init.normal_(parameter, std=0.02)
     fast = copy.deepcopy(plain)
     if row.part == "encoder":
-        return plain, with_fast_layers(fast)
+        install(fast)
+        return plain, fast
     fast.attn, fast.window_size = EncoderAttention(fast.attn, fast.window_size), 0
     return plain, fast
 

@@ -2,7 +2,7 @@
 
     python benchmarks/method_comparison.py --output FOLDER [--seeds 3] [--kill] [--page docs/comparison.md]
 
-Makes the phantoms, half of them held out, and runs ``medsam-adapt compare`` in a process of its own. With ``--kill``
+Makes the phantoms, half of them held out, and runs ``medsam-adapt compare`` in a separate process. With ``--kill``
 that process and its trainings are ended by SIGKILL in the middle of the second training, and the same command is given
 again. The same command of this script goes on where it was interrupted.
 """

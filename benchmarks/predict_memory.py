@@ -8,7 +8,7 @@ network has random weights, since memory does not depend on how well it segments
 slices, run in full, so that what they take is in the peak; behind them a stub returns the logits of the last batch, and
 all else (windowing, resizing, decision, assembly) runs as it is, over the whole volume. ``--real-slices`` of the
 volume's length stubs nothing. The peak holds the volume itself too. Probabilities lie in a temporary file; what of it
-the system keeps in memory is counted too. Measured in a process of its own (Linux).
+the system keeps in memory is counted too. Measured in a separate process (Linux).
 """
 
 from __future__ import annotations

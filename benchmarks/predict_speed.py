@@ -9,7 +9,7 @@ logits go through softmax and argmax, and the labels are brought back to the sli
 Outside the network: a stub stands for it, which returns the same logits at no cost. "One by one" is the arithmetic of
 this package, a slice at a time, written out plainly; masks are compared with it voxel by voxel. End to end: volumes
 read from NIfTI files, segmented by a random vit_nano, and written. What the random network draws is noise all over the
-volume, which no trained one draws: it does its work, and then each class is a disc of its own, the same on every slice.
+volume, which no trained one draws: it does its work, and then each class is a separate disc, the same on every slice.
 Volumes: voxels in memory to label ids in memory, 100 slices through a real network with random weights, SAMed's way
 with segment-anything's own encoder; on a GPU, where they are measured unless --volumes says otherwise, this package in
 bfloat16, as `predict` runs there.

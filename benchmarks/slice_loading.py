@@ -8,7 +8,7 @@ for every slice; *cold* starts from the folder and ends with one pass over all s
 every slice read from it); *warm* is a pass with the cache in place. Image and label are resized in all three.
 
 Memory is the peak resident size of a process that does what *cold* does and then a warm pass, mapped files included,
-beside what it held once everything was imported. Each number of volumes has a process of its own. The volumes differ in
+beside what it held once everything was imported. Each number of volumes has a separate process. The volumes differ in
 one voxel, since the cache knows files by their bytes. They and the caches lie in a temporary folder (about 9 GB for 200
 volumes), which is removed.
 """
@@ -126,7 +126,7 @@ def measure_memory(folder: Path, size: int) -> dict[str, float]:
 
 
 def in_a_process(kind: str, folder: Path, options: argparse.Namespace) -> dict:
-    """What ``measure_speed`` or ``measure_memory`` gives in a process of its own."""
+    """What ``measure_speed`` or ``measure_memory`` returns, run in a separate process."""
     command = [sys.executable, __file__, "--measure", kind, str(folder), "--size", str(options.size)]
     command += ["--rounds", str(options.rounds)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians of interleaved rounds, memory in a process of its own, tables, and JSON.
+"""Shared by the benchmarks: medians of interleaved rounds, memory in a separate process, tables, and JSON.
 
 A script that measures memory must keep its work below ``if __name__ == "__main__":``, since the measuring process
 imports it.
@@ -83,7 +83,7 @@ def extra_memory(prepare: Callable[..., Work], *arguments: Any, device: torch.de
         device: where the memory is taken.
 
     Raises:
-        RuntimeError: when the process ends without a figure, for want of memory say.
+        RuntimeError: when the process ends without a result, for example out of memory.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

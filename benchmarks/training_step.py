@@ -1,13 +1,13 @@
 """Print time and memory of a training step of each method: in this package's ways, and as the authors' code does it.
 
     python benchmarks/training_step.py [--methods samparser blosam-first ...] [--backbone vit_b] [--image-size 1024]
-        [--batch 1] [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile [graphs|record]] [--no-memory]
+        [--batch 1] [--rounds 5] [--device cpu] [--threads 2] [--bf16] [--compile] [--no-memory]
         [--quick] [--json FILE] [--page docs/speed.md]
 
 A step is one image, or --batch of them, with one structure and a box, or for BLO-SAM (256 pixels, no prompt) as many of
 each half: forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
 
-- *cached*: this package, with the features of what is frozen at hand. *online*: this package without that.
+- *cached*: this package, with cached features of the frozen layers. *online*: this package without the cache.
 - *low memory*: with `--low-memory`, where gradients go through the encoder; online unless it says *cached*.
 - *reference*: authors_steps.py, as the authors' code does the work. segment-anything's own attention; encoder and
   teacher in every step; InfoSAM's boundary weights by one pooling of 31 x 31; BLO-SAM with a data loader that is begun
@@ -23,9 +23,7 @@ InfoSAM compares the images of a batch, which takes two at least; where there is
 and the Gram matrices of 1 x 1 are left out on both sides. Extra memory is the most that a process takes beyond what it
 had when its step began, without the cache itself. Loading slices is left out but for BLO-SAM's reference;
 slice_loading.py measures it. With --bf16 the image encoders of this package's steps run in bfloat16, as with
-`--precision bf16`. With --compile the network is compiled; with --compile graphs the whole step is recorded as a CUDA
-graph too, as with `--set compile=graphs`, and with --compile record that alone. Steps that are recorded have been so
-before they are measured: their memory is what a replay takes beyond its recording.
+`--precision bf16`. With --compile the network is compiled, as with `--set compile=true`.
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ from timing import add_options, extra_memory, interleaved_medians, markdown_tabl
 from torch import Tensor
 
 from medsam_adapt.core.update import PlainUpdate, Update
-from medsam_adapt.kernels.step_graph import WARM_UP, StepGraph
 from medsam_adapt.methods import (
     AdaptFormer,
     BiLevelUpdate,
@@ -81,7 +78,7 @@ PAPERS = ["samparser", "infosam", "samcobot-lora", "samcobot-adaptformer", "blos
 CACHED = ["samparser", "infosam", "blosam-first", "blosam-second", "decoder"]
 DEEP = ["infosam", "samcobot-lora", "samcobot-adaptformer", "lora", "adaptformer"]  # gradients through the encoder
 EPOCHS = 25
-TURN = 1.0  # seconds: in a training, short steps follow steps of their own kind, not others that empty the caches
+TURN = 1.0  # seconds: in a training, short steps follow steps of the same kind, not others that evict the caches
 
 
 class OneImage(InformationDistillation):
@@ -101,7 +98,7 @@ def prepare(
     batch_size: int,
     device: torch.device,
     bf16: bool = False,
-    compiled: str = "",
+    compiled: bool = False,
 ) -> Step:
     """What one step of a method does, ready to be run."""
     torch.manual_seed(0)
@@ -131,7 +128,7 @@ def prepare(
 
 
 def _own_step(
-    method: str, kind: str, segmenter: Segmenter, teacher: Segmenter | None, batch: dict[str, Tensor], compiled: str
+    method: str, kind: str, segmenter: Segmenter, teacher: Segmenter | None, batch: dict[str, Tensor], compiled: bool
 ) -> Step:
     image, frozen = batch["image"], segmenter.frozen_features
     with torch.no_grad():
@@ -142,10 +139,8 @@ def _own_step(
             given["features"] = frozen(image)
             given |= {} if teacher is None else {"teacher_embedding": teacher.encode(image)}
     trainer = _trainer(method, segmenter, given)
-    if compiled in ("plain", "graphs"):
+    if compiled:
         trainer.network = torch.compile(segmenter)
-    if compiled == "graphs":
-        trainer.loss_function = torch.compile(trainer.loss_function)
     update: Update = PlainUpdate()
     if method == "infosam":
         assert teacher is not None
@@ -157,12 +152,7 @@ def _own_step(
         prompt_optimizer = torch.optim.AdamW([prompt_embedding(segmenter)], lr=1e-6, fused=True)
         second: Any = iter(lambda: given, None)
         update = BiLevelUpdate(method.removeprefix("blosam-"), None, prompt_optimizer, second)  # type: ignore[arg-type]
-    if compiled not in ("graphs", "record"):
-        return lambda: update(trainer, given)
-    graph = StepGraph(update)
-    for _ in range(WARM_UP + 1):
-        graph(trainer, given)
-    return lambda: graph(trainer, given)
+    return lambda: update(trainer, given)
 
 
 @torch.no_grad()
@@ -243,8 +233,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, help="side of the image; 1024, and 256 for BLO-SAM, when not given")
     parser.add_argument("--batch", type=int, default=1, help="images a step")
     parser.add_argument("--bf16", action="store_true", help="this package's image encoders in bfloat16")
-    compiled: dict[str, Any] = {"nargs": "?", "const": "plain", "default": "", "choices": ["plain", "graphs", "record"]}
-    parser.add_argument("--compile", **compiled, help="this package's steps compiled, recorded, or both")
+    parser.add_argument("--compile", action="store_true", help="this package's steps compiled")
     parser.add_argument("--no-memory", action="store_true", help="times alone")
     options = parser.parse_args()
     device = start(options)

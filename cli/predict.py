@@ -12,6 +12,7 @@ import typer
 
 from medsam_adapt.config import checked_precision
 from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.parts import Part, local_rank, parse_part, part_of_environment
 from medsam_adapt.outputs import format_names
 from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
@@ -49,6 +50,10 @@ def predict(
         bool,
         typer.Option("--fail-fast", help="Stop at the first volume that cannot be read."),
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(help="K/N: only part K of N of the volumes.", show_default="that of torchrun or SLURM, else all"),
+    ] = None,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,
@@ -93,6 +98,10 @@ def predict(
     fill_holes: Annotated[
         bool, typer.Option("--fill-holes", help="Fill enclosed background.", rich_help_panel=_CLEANING)
     ] = False,
+    no_clean_up: Annotated[
+        bool,
+        typer.Option("--no-clean-up", help="Keep fragments of classes that are one piece.", rich_help_panel=_CLEANING),
+    ] = False,
     min_volume: Annotated[
         float, typer.Option(min=0, help="Remove pieces smaller than this many ml.", rich_help_panel=_CLEANING)
     ] = 0.0,
@@ -111,11 +120,13 @@ def predict(
         series=series,
         layout=layout,
         fail_fast=fail_fast,
+        part=part_of_environment() if part is None else parse_part(part),
         flips=flips,
         prompts=PromptOptions(prompts, prompts_from_run, prompts_from, propagate),
         cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
         keep_identifiers=keep_identifiers,
         precision=precision,
+        clean_up=not no_clean_up,
     )
     if files:
         say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
@@ -137,11 +148,13 @@ def run_prediction(
     series: str | None = None,
     layout: str = "auto",
     fail_fast: bool = False,
+    part: Part | None = None,
     flips: bool = False,
     prompts: PromptOptions | None = None,
     cleaning: Mapping[str, Any] | None = None,
     keep_identifiers: bool = False,
     precision: str = "auto",
+    clean_up: bool = True,
 ) -> list[Path]:
     """Segment every volume of ``inputs``; returns the masks written, each a file or a folder.
 
@@ -159,9 +172,12 @@ def run_prediction(
         raise InputError("--overwrite and --skip-existing exclude each other: choose one.")
     if report is not None and report.is_dir():
         raise InputError(f"{report} is a folder: name a file for the report, such as {report / 'report.json'}.")
+    if part is not None:
+        report = None if report is None else report.with_name(f"{report.stem}.{part}{report.suffix}")
+        device = _own_device(device)
     outputs = (outputs or Outputs()).checked(record.overlapping, record.class_names)
     with _content_of(inputs) as found:
-        plan = plan_cases(found, output, outputs, overwrite, skip_existing, series, record, layout, fail_fast)
+        plan = plan_cases(found, output, outputs, overwrite, skip_existing, series, record, layout, fail_fast, part)
         given = None if prompts.file is None else read_case_prompts(prompts.file, plan.cases, plan.names, record)
         reference_of = prompts.reference(plan.cases, record)
         for note in plan.notes:
@@ -176,7 +192,9 @@ def run_prediction(
         from medsam_adapt.runs.statistics import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
-        predictor = load_run(folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision)
+        predictor = load_run(
+            folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision, clean_up=clean_up
+        )
         if predictor.precision == "bf16":
             say(IN_BF16)
         reference = reference_of(device, batch_size)
@@ -242,6 +260,17 @@ def _without_empty(folder: Path) -> Iterator[None]:
     finally:
         if not was_there and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _own_device(device: str) -> str:
+    """A GPU for each process of this machine, where there are several and the user names none."""
+    rank = local_rank()
+    if device != "auto" or rank is None:
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{rank % count}" if count > 1 else device
 
 
 def _content_of(inputs: Path) -> AbstractContextManager[Path]:

@@ -1,4 +1,4 @@
-"""``medsam-adapt report``: a run as one HTML page that anybody can open."""
+"""``medsam-adapt report``: a run as one HTML page."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from .evaluate import matching_ids, run_evaluation
 def report(
     run: RunFolder,
     output: Annotated[
-        Path | None, typer.Option(help="HTML file to write; without it, report.html in the run.", show_default=False)
+        Path | None,
+        typer.Option(help="HTML file to write; by default report.html in the run folder.", show_default=False),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Labelled volumes, where they moved or the run was scored on others.")
+        Path | None, typer.Option(help="Labelled volumes, if they have moved or the run was scored on others.")
     ] = None,
     layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
     images: Annotated[bool, typer.Option("--images/--no-images", help="Show slices of patients.")] = True,
     keep_identifiers: Annotated[
-        bool, typer.Option("--keep-identifiers", help="Also tell the folders of run and data set.")
+        bool, typer.Option("--keep-identifiers", help="Also show the folders of run and data set.")
     ] = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -44,11 +45,13 @@ def report(
     if data is not None:
         find_cases(data, layout)
     if not (run / METRICS_FILE).is_file():
-        say(f"{run} has no scores yet: they are computed first, as by 'medsam-adapt evaluate'.")
+        say(f"{run} has no scores yet: evaluating it first.")
         run_evaluation(run, data, layout, device)
     metrics = read_metrics(run)
     if unknown := sorted(set(metrics["classes"]) ^ set(record.class_names)):
-        raise InputError(f"{run / METRICS_FILE} and the run differ in the class '{unknown[0]}': score the run anew.")
+        raise InputError(
+            f"{run / METRICS_FILE} and the run differ in the class '{unknown[0]}': run 'medsam-adapt evaluate' again."
+        )
 
     from medsam_adapt.report.run import report_of
 
@@ -67,35 +70,35 @@ def report(
     for note in notes:
         warn(note)
     with written_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")  # its policy counts on these very bytes
+        temporary.write_text(page, encoding="utf-8", newline="\n")  # the hashes in its policy depend on these bytes
     say(f"Written: {path}, {decimal(path.stat().st_size)}. It opens in any browser, without a network.")
 
 
 def _check_page(run: Path, output: Path | None, overwrite: bool) -> Path:
-    """Where the page goes; a report that an earlier call left in the run may be replaced.
+    """Path of the page; an earlier report in the run folder may be replaced.
 
     Raises:
-        InputError: something is there, or it cannot be written.
+        InputError: the file exists, or it cannot be written.
     """
     path = output or run / "report.html"
     if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--output {path} is no HTML file: name one that ends in .html.")
+        raise InputError(f"--output {path} is not an HTML file: use a name that ends in .html.")
     if path.is_dir() or (output is not None and path.exists() and not overwrite):
-        raise InputError(f"{path} already exists: name another file, or add --overwrite.")
+        raise InputError(f"{path} already exists: choose another file, or add --overwrite.")
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent} does not exist: make the folder first, or name a file in another one.")
+        raise InputError(f"{path.parent} does not exist: create the folder first, or choose a file in another one.")
     check_output(path.parent, overwrite=True)
     return path
 
 
 def _place_of(run: Path, record: RunRecord, data: Path | None, layout: str) -> Any:
-    """Where the volumes are; None where the run's own are no longer there."""
+    """Location of the volumes; None if the run's data set no longer exists."""
     from medsam_adapt.report.run import Place
 
     if data is not None:
         found = find_cases(data, layout)
         return Place(data, found.layout, matching_ids(found, record))
     if not record.dataset_dir or not Path(record.dataset_dir).exists():
-        warn(f"the data set of {run} is not where it was: the page has no slices; --data FOLDER names the place.")
+        warn(f"the data set of {run} was not found, so the page has no slices: pass its folder with --data.")
         return None
     return Place(Path(record.dataset_dir), record.layout, record.label_ids)

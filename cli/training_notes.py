@@ -106,22 +106,40 @@ def tell_plan(flow: ConfigWorkflow) -> None:
 
 
 class Display:
-    """Progress of a training: epoch, loss, time left; validation scores as lines above the bar."""
+    """Progress of a training: epoch, loss, time left; validation scores as lines above the bar.
+
+    Where there is no terminal, as in a file or a scheduler's log, each epoch is a line with its mean loss.
+    """
 
     def __init__(self, progress: Any, epochs: int) -> None:
         self.progress, self.epochs = progress, epochs
+        self.losses: list[float] = []
+        self.started = time.perf_counter()
 
     def attach(self, trainer: Engine, validator: Engine | None) -> None:
         from ignite.engine import Events
 
         self.task = self.progress.add_task("training", total=self.epochs * len(trainer.data_loader), detail="")
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         if validator is not None:
             validator.add_event_handler(Events.COMPLETED, self._validated, trainer)
 
     def _step(self, trainer: Engine) -> None:
-        detail = f"epoch {trainer.state.epoch} loss {trainer.state.output[0]['loss']:.4f}"
+        loss = float(trainer.state.output[0]["loss"])
+        self.losses.append(loss)
+        detail = f"epoch {trainer.state.epoch} loss {loss:.4f}"
         self.progress.update(self.task, completed=trainer.state.iteration, detail=detail)
+
+    def _epoch(self, trainer: Engine) -> None:
+        loss, seconds = sum(self.losses) / max(len(self.losses), 1), time.perf_counter() - self.started
+        steps = f"{len(self.losses)} step{'s' * (len(self.losses) != 1)}"
+        if not self.progress.console.is_terminal:
+            self.progress.console.print(
+                f"epoch {trainer.state.epoch} of {self.epochs}: loss {loss:.4f}, {steps} in {seconds:.1f} s"
+            )
+        self.losses.clear()
+        self.started = time.perf_counter()
 
     def _validated(self, validator: Engine, trainer: Engine) -> None:
         (score,) = validator.state.metrics.values()

@@ -1,6 +1,7 @@
 """Fine-tune the Segment Anything Model (SAM) to 3D medical volumes; importing this package loads no torch."""
 
 from medsam_adapt.core.lazy import lazy_exports
+from medsam_adapt.core.monai_door import print_errors_as_sentences
 
 __version__ = "0.1.0"
 
@@ -27,3 +28,4 @@ _MODULES = (
     "weights",
 )
 __getattr__ = lazy_exports(__name__, {"load_run": "inference.predictor"}, _MODULES)
+print_errors_as_sentences()

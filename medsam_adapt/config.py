@@ -102,6 +102,11 @@ class Knobs(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")
     weight_decay: float = Field(0.01, ge=0, description="of the model's trained weights")
     val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
+    clean_up: bool = Field(
+        False,
+        description="find the classes that are one connected piece in every training label; predict then removes small "
+        "pieces of them",
+    )
     precision: Precision = Field(
         "auto",
         description="of the image encoder: fp32, or bf16 (faster, less exact); auto: bf16 on a GPU, unless the encoder "
@@ -117,11 +122,13 @@ class Knobs(BaseModel):
         "forward, and the step is that of the whole batch all the same (but for the random numbers of AdaptFormer's "
         "dropout); null: all",
     )
-    compile: Literal[False, True, "graphs"] = Field(
-        False,
-        description="compile the network's training step: a minute or more at the start, then faster steps; graphs: on "
-        "a GPU also record the whole step, optimisers included, as one CUDA graph, for steps so small that starting "
-        "their kernels takes long, as those of cache_frozen may be",
+    compile: bool = Field(
+        False, description="compile the network's training step: a minute or more at the start, then faster steps"
+    )
+    kernels: bool = Field(
+        True,
+        description="faster layers in the image encoder, the same results but for rounding; false, or "
+        "MEDSAM_ADAPT_KERNELS=0 in the environment: segment-anything's own",
     )
     num_workers: int = Field(0, ge=0, description="processes that prepare slices")
     save_minutes: float = Field(

@@ -27,14 +27,16 @@ def main() -> None:
         "--reading", type=float, default=Recipe.reading, help="weight of the error of reading the embedding"
     )
     parser.add_argument("--average", type=float, default=Recipe.average, help="decay of the mean of the weights")
-    parser.add_argument("--start-from", type=Path, help="weights of an earlier run to go on from, on a new schedule")
+    parser.add_argument("--start-from", type=Path, help="weights of an earlier run to continue from, on a new schedule")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw images meanwhile")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda where there is one")
-    parser.add_argument("--resume", action="store_true", help="go on from the state beside the output; needs --steps")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the state beside the output; needs --steps"
+    )
     options = parser.parse_args()
     if options.resume and options.steps is None:
-        parser.error("--resume needs --steps, the number that the interrupted run told at its start")
+        parser.error("--resume needs --steps, the number that the interrupted run printed at its start")
     torch.set_num_threads(options.threads)
     recipe = Recipe(
         seed=options.seed,
@@ -56,7 +58,7 @@ def main() -> None:
         stop_at=options.stop_at,
         start_from=options.start_from,
         workers=options.workers,
-        tell=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )
 
 

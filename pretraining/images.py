@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 
 def make_sample(seed: int, index: int, masks: int) -> Sample:
-    """Sample ``index`` of the endless set ``seed``: the same bits whenever it is asked for.
+    """Sample ``index`` of the endless set ``seed``: bit-identical on every call.
 
     Args:
         seed: names the set, any integer ≥ 0.

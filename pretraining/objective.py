@@ -21,7 +21,7 @@ _ALPHA, _GAMMA = 0.65, 2.0
 
 
 class AllMasks(Segmenter):
-    """A segmenter that draws all four of SAM's masks and tells the quality that SAM predicts for them."""
+    """A segmenter that draws all four of SAM's masks and returns the quality that SAM predicts for them."""
 
     def __init__(self, sam: Sam) -> None:
         super().__init__(sam, head="overlapping")
@@ -62,7 +62,7 @@ def objective(logits: Tensor, quality: Tensor, target: Tensor) -> tuple[Tensor, 
     """The loss of a batch, and what to log of it.
 
     Mask token 0 answers every prompt and is compared at full resolution, so that borders between its pixels are
-    learned too. The best of the three others learns as well; at their own resolution, which tells which is best.
+    learned too. The best of the three others learns as well; at their own resolution, which determines the best one.
 
     Args:
         logits: (B, 4, s, s), of which the first is mask token 0.

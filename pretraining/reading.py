@@ -1,7 +1,7 @@
-"""What keeps an image embedding readable: grey levels and place, told from it by one linear layer.
+"""Keeps an image embedding readable: grey levels and position are predicted from it by one linear layer.
 
 Prompted masks alone teach an encoder borders of either sign of contrast, and to forget how bright a place is and where
-it lies: just what tells one organ from another when nobody prompts. SAM's own encoders keep it from their masked
+it lies: which is what distinguishes organs without a prompt. SAM's own encoders keep it from their masked
 autoencoder, which they are pretrained as before they see a mask (arXiv 2304.02643, section 3).
 """
 
@@ -42,6 +42,6 @@ class Reader(nn.Module):
         place = torch.stack([rows / height, columns / width]).to(images).expand(len(images), -1, -1, -1)
         targets = torch.cat([colours, place], dim=1)
         spread = targets.var(dim=(0, 2, 3), keepdim=True)
-        told = self.linear(embedding.float().movedim(1, -1)).movedim(-1, 1)
+        predicted = self.linear(embedding.float().movedim(1, -1)).movedim(-1, 1)
         constant = embedding.float().mean(dim=(0, 2, 3)).square().mean()
-        return ((told - targets).square() / (spread + 1e-4)).mean() + constant
+        return ((predicted - targets).square() / (spread + 1e-4)).mean() + constant

@@ -1,4 +1,4 @@
-"""Pictures composed of outlines, every part with a number of its own: the canvas, tilings and clutter."""
+"""Pictures composed of outlines, each part with a number: the canvas, tilings and clutter."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Scene:
         kind = self.rng.random()
         if distance is not None and tissue == "bone":
             self.colour(window, mask & (distance < -self.rng.uniform(0.8, 2.5)), self.palette.draw("marrow"))
-        elif distance is not None and kind < 0.12:  # a wall of its own shade
+        elif distance is not None and kind < 0.12:  # a wall with a different shade
             self.colour(window, mask & (distance > -self.rng.uniform(1, 3)), self.palette.draw("organ"))
         elif kind < 0.2:  # contents of other shades, which belong to it
             spots = self.textures[self.rng.integers(1, 3)][window] > self.rng.normal(0, 0.8)

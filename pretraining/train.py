@@ -185,7 +185,7 @@ class Pretraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same recipe and schedule.
+        """Continue from a state of the same recipe and schedule.
 
         Raises:
             InputError: when it is of another.
@@ -244,7 +244,7 @@ def run(
     held_out_every: int = 500,
     held_out_images: int = 64,
     workers: int = 0,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Train, and leave the weights in ``output``; beside it a log (.csv) and the state to resume from (.state.pt).
 
@@ -270,7 +270,7 @@ def run(
             if training.step % held_out_every == 0 or training.step == last:
                 row["held_out_iou"] = held_out_iou(training.mean, 0, held_out_images)  # comparable between runs
             _append(log, row)
-            tell(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            log(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
             rows = []
         if time.perf_counter() - saved > 60 * save_minutes or training.step == last:
             save_weights(output, training.mean)

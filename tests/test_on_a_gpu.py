@@ -20,11 +20,10 @@ def call(*arguments):
     assert stopped.value.code == 0
 
 
-@pytest.mark.parametrize("compiled", ["false", "graphs"])
 @pytest.mark.parametrize("bundle", ["blosam", "infosam", "samcobot", "samparser"])
-def test_train_evaluate_predict(phantoms, tmp_path, bundle, compiled):
+def test_train_evaluate_predict(phantoms, tmp_path, bundle):
     run = tmp_path / "run"
-    settings = ["--image-size", 64, "--epochs", 3, *SMALL, "--set", f"compile={compiled}"]
+    settings = ["--image-size", 64, "--epochs", 3, *SMALL]
     call("train", "--bundle", bundle, "--data", phantoms, "--output", run, "--device", "cuda", *settings)
     masks = {}
     for device in ("cuda", "cpu"):

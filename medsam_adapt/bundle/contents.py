@@ -29,6 +29,7 @@ _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy
     "label_ids": [1],
     "absent": [],
     "overlapping": False,
+    "whole": [],
     "images": [],
     "input_scaling": "sam",
     "image_size": 128,

@@ -2,7 +2,7 @@
 
 CACHE/<32 hexadecimal digits>/             the slices of one case under one set of settings, made by `store_cases`
       features-<32 hexadecimal digits>/    what a frozen network makes of slices, made by `store_features`
-      .making-<process>-<any>/             one that is being made, or was when its run was killed
+      .making-<host>-<process>-<random>-…/ one that is being made, or was when its run was killed
 
 Under ``MEDSAM_ADAPT_HOME``, wherever the slices lie:
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, RunError
-from medsam_adapt.core.files import home, is_running
+from medsam_adapt.core.files import has_owner, home, is_left_behind, is_writable, own_home, owner_tag, share_with_group
 
 ABOUT_FILE = "about.json"  # {"dataset": folder}: for people, no part of what the slices are found by
 MAKING = ".making-"
@@ -36,13 +35,23 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """The folder of the cache: ``cache_dir``, or ``cache`` under ``MEDSAM_ADAPT_HOME`` when None."""
-    return Path(cache_dir) if cache_dir else home() / "cache"
+    """The folder of the cache: ``cache_dir``, or ``cache`` under ``MEDSAM_ADAPT_HOME`` when None.
+
+    Where that cannot be written to, as on a machine whose users share weights only, it is the user's own.
+    """
+    return Path(cache_dir) if cache_dir else _usable("cache")
 
 
 def labels_folder() -> Path:
     """The folder of the labels that were DICOM."""
-    return _LABELS.get() or home() / "labels"
+    return _LABELS.get() or _usable("labels")
+
+
+def _usable(name: str) -> Path:
+    """A folder under ``MEDSAM_ADAPT_HOME``, or under the user's own home where that one is there and read-only."""
+    shared, own = home() / name, own_home() / name
+    nearest = next(path for path in (shared, *shared.absolute().parents) if path.exists())
+    return own if nearest.is_dir() and not is_writable(shared) and is_writable(own) else shared
 
 
 @contextmanager
@@ -57,7 +66,7 @@ def borrowed_cache(cache_dir: str | Path | None = None) -> Iterator[Path]:
     held = cache_info(cache_dir)
     with told_of_cache(held.folder):
         place = held.folder if held.folder.exists() else None
-        temporary = tempfile.TemporaryDirectory(prefix=f"{MAKING}{os.getpid()}-", dir=place)
+        temporary = tempfile.TemporaryDirectory(prefix=f"{MAKING}{owner_tag()}-", dir=place)
     with temporary as name:
         folder, labels = Path(name), Path(name, "labels")
         labels.mkdir()
@@ -100,11 +109,12 @@ def made_in_cache(folder: Path, dataset: str | Path | None = None) -> Iterator[P
 
     Where another run was first, with the same content, its folder stays. ``dataset`` is what ``cache info`` tells.
     """
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{MAKING}{os.getpid()}-"))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{MAKING}{owner_tag()}-"))
     try:
         yield temporary
         about = {"dataset": None if dataset is None else str(Path(dataset).resolve())}
         (temporary / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
+        share_with_group(temporary, like=folder.parent)
         try:
             temporary.rename(folder)
         except OSError:
@@ -187,7 +197,9 @@ def _converted_labels() -> list[Path]:
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{MAKING}*") if path.is_dir() and not _is_running(path.name))
+    """Unfinished folders that no process of this host is making; those of other hosts are none."""
+    found = {path: path.name.removeprefix(MAKING) for path in folder.glob(f"{MAKING}*") if path.is_dir()}
+    return sorted(path for path, tag in found.items() if is_left_behind(tag) or not has_owner(tag))
 
 
 def _bytes(folder: Path) -> int:
@@ -200,9 +212,3 @@ def _dataset(folder: Path) -> str:
     except (OSError, ValueError):  # for people only: a cache without it is as good
         return "unknown"
     return str(content.get("dataset") or "unknown") if isinstance(content, dict) else "unknown"
-
-
-def _is_running(name: str) -> bool:
-    """Whether the process that an unfinished folder is named after still runs on this machine."""
-    process = name.removeprefix(MAKING).partition("-")[0]
-    return process.isdecimal() and is_running(int(process))

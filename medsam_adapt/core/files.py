@@ -7,7 +7,11 @@ import glob
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +25,18 @@ if TYPE_CHECKING:  # listings need no pydantic
 
 Record = TypeVar("Record", bound="BaseModel")
 
+_OWNER = re.compile(r"(\w+)-(\d+)-[0-9a-f]{8}(?=-|$)", re.ASCII)
+_FIRST_NAMESPACE = "4026531836"  # of processes on Linux, the same on every machine
+
 
 def home() -> Path:
     """Where weights and caches live: the folder that ``MEDSAM_ADAPT_HOME`` names, ~/.cache/medsam-adapt without it."""
-    return Path(os.environ.get("MEDSAM_ADAPT_HOME") or Path.home() / ".cache" / "medsam-adapt")
+    return Path(os.environ.get("MEDSAM_ADAPT_HOME") or own_home())
+
+
+def own_home() -> Path:
+    """The user's own folder for weights and caches, whatever ``MEDSAM_ADAPT_HOME`` names."""
+    return Path.home() / ".cache" / "medsam-adapt"
 
 
 @contextmanager
@@ -34,7 +46,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never half of one; a block that fails leaves what was there before.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{owner_tag()}.{path.name}")
     try:
         yield temporary
         temporary.replace(path)
@@ -137,8 +149,7 @@ def is_disk_full(error: OSError) -> bool:
 def folder_written_whole(folder: str | Path) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that takes its place when the block succeeds, and vanishes when it fails."""
     folder = Path(folder)
-    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder.with_name(f".{owner_tag()}.{folder.name}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -148,17 +159,79 @@ def folder_written_whole(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def owner_tag() -> str:
+    """What a temporary name of this process begins with: host, process number and a random part.
+
+    Several hosts share a disk, and one process number may belong to a process on each of them.
+    """
+    return f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def has_owner(tag: str) -> bool:
+    """Whether ``tag`` begins with an `owner_tag`."""
+    return _OWNER.match(tag) is not None
+
+
+def is_left_behind(tag: str) -> bool:
+    """Whether the `owner_tag` at the beginning of ``tag`` is of a process of this host that runs no more.
+
+    Of other hosts nobody here knows what runs there.
+    """
+    found = _OWNER.match(tag)
+    return found is not None and found[1] == _host() and not is_running(int(found[2]))
+
+
+def _host() -> str:
+    """This host's name in letters and digits; in a container of its own, with the number of its process namespace."""
+    name = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:32] or "host"
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        return name
+    number = re.sub(r"\D", "", namespace)
+    return name if number in ("", _FIRST_NAMESPACE) else f"{name}_{number}"
+
+
 def remove_leftovers(path: str | Path) -> None:
-    """Remove what processes that were killed left of writing ``path``; those of living processes stay."""
+    """Remove what processes of this host that were killed left of writing ``path``; all else stays."""
     path = Path(path)
     for leftover in path.parent.glob(f".*.{glob.escape(path.name)}"):
-        owner = leftover.name.removesuffix(f".{path.name}")[1:]
-        if not owner.isdecimal() or is_running(int(owner)):
+        if not is_left_behind(leftover.name.removesuffix(f".{path.name}")[1:]):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def is_writable(folder: str | Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself where it does not exist yet."""
+    nearest = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def make_shared_folder(folder: str | Path) -> None:
+    """Make a folder and those above it that are missing, each writable to the group where the one above it is."""
+    folder = Path(folder)
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_shared_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    share_with_group(folder, like=folder.parent)
+
+
+def share_with_group(path: Path, like: Path) -> None:
+    """Give the group the rights of the owner to a file, or a folder with all that it holds, if it has them to ``like``.
+
+    On Linux what is made in a folder with the set-group-ID bit belongs to the folder's group already.
+    """
+    if not like.stat().st_mode & stat.S_IWGRP:
+        return
+    for each in (path, *(path.rglob("*") if path.is_dir() else ())):
+        mode = each.stat().st_mode
+        if each.stat().st_uid == os.geteuid():
+            each.chmod(stat.S_IMODE(mode) | (mode & stat.S_IRWXU) >> 3 | (stat.S_ISGID if each.is_dir() else 0))
 
 
 def is_running(process: int) -> bool:

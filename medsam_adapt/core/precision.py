@@ -91,10 +91,12 @@ class _Again:
         self.stage = stage
         self.kept: list[Tensor] = []
         self.place = 0  # in the list, of the next result
+        self.passes = 0
         self.whole = not self.in_parts.get()
 
     def __call__(self, value: Tensor) -> Tensor:
         self.place, before = 0, self._running.set(self)
+        self.passes += 1
         try:
             return self.stage(value)
         finally:
@@ -122,6 +124,12 @@ def computed_once(compute: Callable[[], Tensor]) -> Tensor:
 def is_computed_again() -> bool:
     """Whether the stage that is running will be run again for the gradient."""
     return _Again.current() is not None
+
+
+def is_second_pass() -> bool:
+    """Whether the stage that is running is being run again for the gradient."""
+    again = _Again.current()
+    return again is not None and again.passes > 1
 
 
 def keeps_slopes() -> bool:

@@ -1,16 +1,16 @@
 """A training step in two parts: what a batch gives as tensors, and what the device makes of them.
 
 The first part asks loaders and moves data. The second runs on the device alone: no number is read back and no shape
-depends on a value, so that it can be recorded once and replayed (medsam_adapt/kernels/step_graph.py).
+depends on a value, so that a step never waits for the device.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 Prepared = tuple[Tensor | None, Tensor, tuple, dict[str, Any]]  # image, label, and further arguments of the network
@@ -25,7 +25,7 @@ class Update(ABC):
 
     @abstractmethod
     def inputs(self, engine: Any, batch: Any) -> Any:
-        """What the step takes: tensors and plain values, in tuples and dictionaries. Equal values, equal step."""
+        """What the step takes: tensors and plain values, in tuples and dictionaries."""
 
     @abstractmethod
     def step(self, engine: Any, inputs: Any) -> Tensor:
@@ -34,10 +34,6 @@ class Update(ABC):
     def optimizers(self, engine: Any) -> Sequence[Optimizer]:
         """Those that the step moves, whose learning rates it reads."""
         return [engine.optimizer]
-
-    def why_not_recorded(self, network: nn.Module) -> str:
-        """What keeps the step with this network from being recorded, for a sentence; empty where nothing does."""
-        return ""
 
 
 class PlainUpdate(Update):
@@ -60,21 +56,3 @@ def prepared(engine: Any, batch: Any) -> Prepared:
     """A batch as the trainer's ``prepare_batch`` leaves it, on the device."""
     given: Prepared = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
     return given
-
-
-def over_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """``value`` with every tensor in its tuples, lists and dictionaries changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {name: over_tensors(change, each) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(over_tensors(change, each) for each in value)
-    return value
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """All tensors in ``value``, in its order."""
-    found: list[Tensor] = []
-    over_tensors(found.append, value)
-    return found

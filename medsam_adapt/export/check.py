@@ -91,7 +91,7 @@ def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Te
     for inputs in _examples(record, real):
         ours, theirs = network(inputs), exported(inputs)
         if ours.shape != theirs.shape or not theirs.isfinite().all():
-            raise RunError("the exported model gives no logits of the right shape: nothing was written.")
+            raise RunError("the logits of the exported model have a wrong shape: nothing was written.")
         present = ours[ours != ABSENT_LOGIT]
         largest = max(largest, float(present.abs().max()))
         difference = max(difference, float((theirs - ours).abs().max()))

@@ -1,4 +1,4 @@
-"""A run's network for other programs: TorchScript or ONNX, checked against the run before it takes its name."""
+"""Export of a run's network to TorchScript or ONNX; the file is compared with the run before it is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import remove_leftovers, write_json
+from medsam_adapt.core.files import owner_tag, remove_leftovers, write_json
 from medsam_adapt.runs.record import RunRecord, read_run, require_trained
 from medsam_adapt.weights.pixel_scaling import get_scaling
 
@@ -91,7 +91,7 @@ def export_run(folder: Path, to: str, output: Path | None = None, overwrite: boo
 
 
 def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
-    """What one needs to know to use an exported run; nothing that tells which patients it saw."""
+    """Description needed to use an exported run, without any information about the patients."""
     names = ["structure"] if segmenter.head == "structure" else record.class_names
     background = ["background"] if segmenter.head == "exclusive" else []
     merged = segmenter.adapter is not None and segmenter.adapter.mergeable
@@ -144,9 +144,10 @@ def write_onnx(network: PortableSegmenter, path: Path, prompt: PromptMode, conte
     free = {name: {0: "batch"} for name in (*inputs, "logits")}
     if "points" in free:
         free["points"][1] = "points"
-    # torch puts each tensor of a large model into a file of its own: they are gathered into one below.
+    # torch writes each tensor of a large model to a separate file; they are merged into one below.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quietly(), torch.no_grad():
         recorded = Path(folder) / path.name
+        shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
         image = inputs.pop("image")
         # torch's newer exporter takes ten times longer for the same graph, and its interface moves between releases.
         torch.onnx.export(
@@ -160,9 +161,19 @@ def write_onnx(network: PortableSegmenter, path: Path, prompt: PromptMode, conte
             dynamo=False,
         )
         model = onnx.load(recorded)
+        shapes["logits"] = tuple(network(image, **inputs).shape)
+    _fix_axes(model, shapes, free)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(content)})
     large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > _LARGEST_FILE
     onnx.save_model(model, path, save_as_external_data=large, location=weights_of(path).name if large else None)
+
+
+def _fix_axes(model: Any, shapes: Mapping[str, Sequence[int]], free: Mapping[str, Mapping[int, str]]) -> None:
+    """Give every axis of the inputs and outputs that is not free its length, which torch leaves as a made-up name."""
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, length in enumerate(value.type.tensor_type.shape.dim):
+            if axis not in free[value.name]:
+                length.dim_value = shapes[value.name][axis]  # replaces the name
 
 
 def load_exported(path: Path) -> Any:
@@ -199,15 +210,15 @@ def _checked_output(folder: Path, to: str, output: Path | None, overwrite: bool)
         raise InputError(f'{to} needs {" and ".join(missing)}: install them with pip install "medsam-adapt[export]".')
     output = output or folder / "models" / f"model{SUFFIXES[to]}"
     if output.is_dir():
-        raise InputError(f"{output} is a folder: name a file, such as {output / ('model' + SUFFIXES[to])}.")
+        raise InputError(f"{output} is a folder: give a file name, such as {output / ('model' + SUFFIXES[to])}.")
     if output.suffix != SUFFIXES[to]:
         raise InputError(f"{output} does not end in {SUFFIXES[to]}, as {to} does: rename it.")
     existing = next((path for path in (output, description_of(output)) if path.exists()), None)
     if existing is not None and not overwrite:
-        raise InputError(f"{existing} already exists: name another --output, or add --overwrite.")
+        raise InputError(f"{existing} already exists: choose another --output, or add --overwrite.")
     parent = next(each for each in output.resolve().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{parent} cannot be written to: name another --output.")
+        raise InputError(f"{parent} is not writable: choose another --output.")
     return output
 
 
@@ -215,7 +226,7 @@ def _checked_output(folder: Path, to: str, output: Path | None, overwrite: bool)
 def _workplace(output: Path) -> Iterator[Path]:
     """A temporary folder beside ``output``; the name of a file of weights stands inside an ONNX file, so keep names."""
     remove_leftovers(output)
-    place = output.with_name(f".{os.getpid()}.{output.name}")
+    place = output.with_name(f".{owner_tag()}.{output.name}")
     place.mkdir(parents=True)
     try:
         yield place

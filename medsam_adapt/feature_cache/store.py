@@ -14,6 +14,7 @@ from torch import Tensor
 from medsam_adapt.core.cache import FEATURES, FEATURES_FILE, made_in_cache, told_of_cache
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import RunError
+from medsam_adapt.core.files import make_shared_folder
 from medsam_adapt.data.slices.stored_array import StoredArray
 
 Place = Literal["files", "memory", "gpu"]
@@ -123,7 +124,7 @@ def store_features(
     path = folder / FEATURES_FILE
     with first_process_first(), told_of_cache(folder.parent):
         if not path.is_file():
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_shared_folder(folder.parent)
             with made_in_cache(folder, dataset) as temporary:
                 _write(temporary / FEATURES_FILE, rows, _computed(rows, batch, compute, dtype, progress))
     try:

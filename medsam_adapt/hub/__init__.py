@@ -1,4 +1,4 @@
-"""Adapters as repositories that can be published, and such repositories as runs again."""
+"""Publishing adapters as repositories, and making runs from such repositories."""
 
 from medsam_adapt.core.lazy import lazy_exports
 

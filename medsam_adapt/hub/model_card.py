@@ -1,4 +1,4 @@
-"""The model card of an adapter: what a hub and its readers need to know, and no name of a case or a folder."""
+"""The model card of an adapter, without names of cases or folders."""
 
 from __future__ import annotations
 
@@ -44,11 +44,15 @@ def model_card(run: Path, repository: Repository, metrics: Mapping[str, Any] | N
         _front_matter(repository),
         f"# {', '.join(map(_plain, record.class_names))}: an adapter for SAM, by {_plain(facts.method)}",
         "Made with medsam-adapt from labelled scans. **Research only; not for "
-        "clinical use:** nobody has shown that it segments other patients than those of the scores below.",
+        "clinical use:** it has not been validated beyond the patients of the scores below.",
         "## What it segments",
         _table(("label", "structure"), zip(record.label_ids, record.class_names, strict=True)),
         *(["A voxel may belong to several of them."] if record.overlapping else []),
-        *([f"Never seen in training, and never drawn: {_plain(', '.join(record.absent))}."] if record.absent else []),
+        *(
+            [f"Not in the training labels, and never predicted: {_plain(', '.join(record.absent))}."]
+            if record.absent
+            else []
+        ),
         "## How to use it",
         _usage(repository, place),
         "## What it is",
@@ -57,7 +61,7 @@ def model_card(run: Path, repository: Repository, metrics: Mapping[str, Any] | N
         "## Scores",
         _scores(record, metrics),
         "## Licence",
-        (f"The adapter: {origin.licence}." if origin.licence else "Of the adapter: its author stated none.")
+        (f"The adapter: {origin.licence}." if origin.licence else "The author of the adapter stated no licence.")
         + f" The base weights: {_base_licence(origin.base.name)}.",
         "## Software",
         ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in facts.versions) + ".",
@@ -122,21 +126,21 @@ def _scores(record: RunRecord, metrics: Mapping[str, Any] | None) -> str:
     mean = ["mean", *(_number(metrics["mean"][metric], metric) for metric in shown), len(metrics["cases"])]
     known = len(set(metrics["cases"]) & {*record.train})
     notes = [
-        f"Mean over {_cases(len(metrics['cases']))}, of which {known or 'none'} had been trained on, by the rules "
-        f"'{_plain(metrics['rules']['protocol'])}' of 'medsam-adapt evaluate'."
+        f"Mean over {_cases(len(metrics['cases']))}, of which {known or 'none'} were used for training, by the "
+        f"protocol '{_plain(metrics['rules']['protocol'])}' of 'medsam-adapt evaluate'."
     ]
     if known:
-        notes.append("Scores on training cases flatter.")
+        notes.append("Scores on training cases are optimistic.")
     elif set(metrics["cases"]) & {*record.held_out} and record.knobs["val_interval"] < record.knobs["epochs"]:
-        notes.append("Training kept the weights that scored best on held-out cases, which flatters too.")
+        notes.append("Training selected the best weights on the held-out cases, so these scores are optimistic.")
     if record.prompt != "none":
         notes.append(SEES_THE_ANSWER)
-    return f"{_table(heads, [*rows, mean])}\n\n{' '.join(notes)} A dash: undefined in all cases."
+    return f"{_table(heads, [*rows, mean])}\n\n{' '.join(notes)} A dash means undefined in all cases."
 
 
 def _base_licence(name: str | None) -> str:
     weights = WEIGHTS.get(name or "")
-    return "not known here; ask whoever made them" if weights is None else f"{weights.licence} ({weights.name})"
+    return "unknown; ask their author" if weights is None else f"{weights.licence} ({weights.name})"
 
 
 def _cases(count: int) -> str:

@@ -1,7 +1,7 @@
-"""Where adapters travel to and from: a local folder, or a repository of the Hugging Face Hub.
+"""Storage of adapters: a local folder, or a repository of the Hugging Face Hub.
 
-A repository holds the files of `FILES` and nothing else. What is fetched was written by others: only these names are
-asked for, links that lead out of a folder are not followed, and each file has a size that it cannot exceed.
+A repository contains the files of `FILES` and nothing else. Downloaded files are not trusted: only these names are
+requested, links out of a folder are not followed, and each file has a maximum size.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ class LocalFolder:
             InputError: no such folder, a file that is missing or too large, or a link that leads out of the folder.
         """
         if not self.path.is_dir():
-            raise InputError(f"{self} does not exist: give the folder that 'adapters push' made, or hf://OWNER/NAME.")
+            raise InputError(f"{self} does not exist: give a folder written by 'adapters push', or hf://OWNER/NAME.")
         with tempfile.TemporaryDirectory() as temporary:
             for name, limit in FILES.items():
                 path = self.path / name
                 if not path.exists() and name in OPTIONAL:
                     continue
                 if not path.is_file():
-                    raise InputError(f"{self} is no adapter's repository: it has no {name}; copy the whole folder.")
+                    raise InputError(f"{self} is not an adapter repository: it has no {name}; copy the whole folder.")
                 if not path.resolve().is_relative_to(self.path.resolve()):
-                    raise InputError(f"{path} is a link out of {self} and is not followed: copy the file itself there.")
+                    raise InputError(f"{path} is a link out of {self} and is not followed: replace it with the file.")
                 _refuse_large(str(path), path.stat().st_size, limit)
                 target = Path(temporary) / name
                 target.parent.mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ class HubRepository:
         sizes, commit = self._sizes(), self._info().sha
         for name, limit in FILES.items():
             if name not in sizes and name not in OPTIONAL:
-                raise InputError(f"{self} is no adapter's repository: it has no {name}; name another one.")
+                raise InputError(f"{self} is not an adapter repository: it has no {name}; choose another one.")
             _refuse_large(f"{name} of {self}", sizes.get(name, 0), limit)
         with tempfile.TemporaryDirectory() as temporary:
             for name in FILES:
@@ -199,7 +199,9 @@ def place_of(text: str) -> Place:
         return LocalFolder(Path(text))
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise InputError(f"{text} is no place for an adapter: give a folder, or hf://OWNER/NAME[@REVISION].")
+        raise InputError(
+            f"{text} is not a valid location for an adapter: give a folder, or hf://OWNER/NAME[@REVISION]."
+        )
     if importlib.util.find_spec("huggingface_hub") is None:
         raise InputError(f'{text} needs huggingface_hub: install it with pip install "medsam-adapt[hub]".')
     return HubRepository(found[1], found[2])
@@ -233,27 +235,27 @@ def _told_of_faults(repository: HubRepository) -> Iterator[None]:
         yield
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"{repository} does not exist, or this user may not see it: check the name, or log in with 'hf auth login'."
+            f"{repository} does not exist or is private: check the name, or log in with 'hf auth login'."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"{repository} has no revision '{repository.revision}': name another one.") from error
+        raise InputError(f"{repository} has no revision '{repository.revision}': choose another one.") from error
     except errors.HFValidationError as error:
-        raise InputError(f"{repository} is no name that the hub can have: give hf://OWNER/NAME.") from error
+        raise InputError(f"{repository} is not a valid name on the hub: give hf://OWNER/NAME.") from error
     except errors.LocalEntryNotFoundError as error:
         raise RunError(unreachable) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "none")
-        login = "log in with 'hf auth login' as a user who may" if status in (401, 403) else "try again later"
+        login = "log in with 'hf auth login' as a user with permission" if status in (401, 403) else "try again later"
         raise RunError(f"the hub refused the request for {repository} (status {status}): {login}.") from error
     except json.JSONDecodeError as error:
         raise RunError(
-            f"what answers for the hub is not the hub: check the connection, then try {repository} again."
+            f"the answer did not come from the hub: check the connection, then try {repository} again."
         ) from error
     except ValueError as error:  # of the card's front matter, which the hub reads before it takes anything
         if not str(error).startswith("Invalid metadata"):
             raise
-        told = " ".join(str(error).split())[:200]
-        raise InputError(f"the hub refuses the card of {repository} ({told}): name another --license.") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the hub rejected the card of {repository} ({reason}): use another --license.") from error
     except (OSError, http_error) as error:
         raise RunError(
             f"the disk is full: free some space for {repository}." if _is_full(error) else unreachable
@@ -275,11 +277,11 @@ def _refuse_other(
     others = [name for name in present if name not in ours]
     if others or (set(present) - set(ignored) and ORIGIN_FILE not in present):
         other = (others or sorted(set(present) - set(ignored)))[0]
-        raise InputError(f"{where} holds other files ({other}) and will not be replaced: name another place.")
+        raise InputError(f"{where} contains other files ({other}) and is not replaced: choose another location.")
     if ORIGIN_FILE in present and not overwrite:
-        raise InputError(f"{where} already holds an adapter: name another place, or add --overwrite.")
+        raise InputError(f"{where} already contains an adapter: choose another location, or add --overwrite.")
 
 
 def _refuse_large(what: str, size: int, limit: int) -> None:
     if size > limit:
-        raise InputError(f"{what} has {size:,} bytes, and no adapter's file of that name has over {limit:,}: refused.")
+        raise InputError(f"{what} has {size:,} bytes, but files of that name are limited to {limit:,}: rejected.")

@@ -1,8 +1,8 @@
-"""Adapters travel: a finished run as a repository that can be published, and such a repository as a run again.
+"""A finished run as a repository that can be published, and such a repository as a run again.
 
 REPOSITORY/README.md             the model card, for people
            medsam_adapt.json     which base weights the adapter belongs to, and what it must come to with them
-           run.json              the run's record without anything that tells whose images it saw
+           run.json              the run's record without information about the patients
            statistics.json       volumes and grey levels of the classes in the training cases, where the run has them
            adapter/              the trained tensors alone, with their settings
 
@@ -60,7 +60,7 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
         RunError: the hub cannot be reached.
     """
     if licence is not None and not re.fullmatch(LICENCE, licence):
-        raise InputError(f"--license {licence} is no licence's short name: write it as in SPDX, such as Apache-2.0.")
+        raise InputError(f"--license {licence} is not a licence identifier: use an SPDX name, such as Apache-2.0.")
     record = read_run(run)
     weights = require_trained(run)
     _checked(run, record)
@@ -70,7 +70,9 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
         record.statistics = read_record(statistics, TrainingStatistics, "restore it, or remove it to do without")
     metrics = read_metrics(run) if (run / METRICS_FILE).is_file() else None
     if metrics is not None and set(metrics["classes"]) != set(record.class_names):
-        raise InputError(f"{run / METRICS_FILE} has other classes than the run: score the run anew, or remove it.")
+        raise InputError(
+            f"{run / METRICS_FILE} has other classes than the run: evaluate the run again, or remove the file."
+        )
 
     from medsam_adapt.inference.run_network import build_network
     from medsam_adapt.networks.parameters import load_adapter, save_adapter
@@ -84,10 +86,10 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
     try:
         network.load_state_dict(read_weights(weights))
     except RuntimeError as error:
-        raise InputError(f"{weights} does not fit {run / RUN_FILE}: restore the run's folder.") from error
+        raise InputError(f"{weights} does not match {run / RUN_FILE}: restore the run folder.") from error
     if weights_sha256(network) != rebuilt:
         raise InputError(
-            f"{run} is not {base.name or base.file_name} with its adapter, so nobody could make it from them: publish "
+            f"{run} is not {base.name or base.file_name} plus its adapter, so it cannot be rebuilt from them: publish "
             "a run whose frozen weights are those of its checkpoint."
         )
     with place.written() as folder:
@@ -135,7 +137,7 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
         checkpoint: the base weights, name or file; needed where they are not published ones.
 
     Returns:
-        Whether the weights are, to the last bit, those that were pushed. Another version of torch, or another
+        Whether the weights are bit-identical to those that were pushed. Another version of torch, or another
         processor, may round otherwise where position tables are resized or singular values computed; a ``run.json``
         that was changed may be the cause too.
 
@@ -170,11 +172,11 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
 
 
 def anonymous(record: RunRecord, base: BaseWeights) -> RunRecord:
-    """The record without what tells whose images were seen or on which machine: cases are numbered, folders left out.
+    """The record without information about patients and machine: cases are numbered, folders removed.
 
     Args:
         record: of the run.
-        base: the weights that it started from; the run that it went on from is not told.
+        base: the weights that it started from; the run that it continued from is omitted.
     """
     knobs = {**record.knobs, **dict.fromkeys(PATH_SETTINGS), "checkpoint": base.name}
     changes: dict[str, Any] = {
@@ -250,7 +252,7 @@ def _refuse_other_base(where: Path | Place, adapter: Path, network: Segmenter, p
     """
     from medsam_adapt.networks.parameters import saved_base
 
-    if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter tells of a file that cannot be read
+    if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter reports a file that cannot be read
         raise InputError(
             f"the adapter of {where} was not trained on {path.name}: give the weights that it was trained on as "
             "--checkpoint FILE."

@@ -16,6 +16,7 @@ from medsam_adapt.core.errors import RunError
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
+from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 
@@ -25,8 +26,8 @@ class SlicewiseInferer(Inferer):
 
     Args:
         slicing: how the segmenter was trained to see volumes. With a prompt, prompts come from a reference label;
-            logits of absent classes are put out of reach; where there is no prompt, the segmenter's head decides
-            whether classes overlap.
+            logits of absent classes are put out of reach; of classes of one piece fragments are removed from
+            ``labels``; without a prompt the segmenter's head decides whether classes overlap.
         batch_size: slices at a time; by the device when None.
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
@@ -65,7 +66,10 @@ class SlicewiseInferer(Inferer):
         slices = SliceLogits(self.slicing, volume, sides, network, source, batch_size=self.batch_size)
         of_batch = slices.logits if self.output == "logits" else slices.classes
         found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
-        return self._assemble(np.concatenate([of_slices for _, (of_slices,) in found]), inputs)
+        together = np.concatenate([of_slices for _, (of_slices,) in found])
+        if self.output == "labels" and self.slicing.whole:
+            together[:, 0] = without_fragments(together[:, 0], self.slicing.whole_classes)
+        return self._assemble(together, inputs)
 
     def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
         """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""

@@ -21,8 +21,10 @@ from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.slice_store import renumber
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
+from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.inference.ensemble import Scores
+from medsam_adapt.inference.other_axis import OtherAxis
 from medsam_adapt.inference.propagation import propagate
 from medsam_adapt.inference.run_network import load_network
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
@@ -60,7 +62,8 @@ class Predictor:
         record: of the run.
         segmenter: with the run's weights.
         batch_size: slices at a time; by the device when None.
-        others: records and networks of further runs with the same classes and slicing direction.
+        others: records and networks of further runs with the same classes; without prompts, of any slicing direction.
+        clean_up: whether fragments are removed, as for :func:`load_run`.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Predictor:
         segmenter: Segmenter,
         batch_size: int | None = None,
         others: Sequence[tuple[RunRecord, Segmenter]] = (),
+        clean_up: bool = True,
     ) -> None:
-        self.record, self.segmenter, self.batch_size = record, segmenter, batch_size
+        self.record, self.segmenter = record, segmenter
+        self.batch_size, self.clean_up = batch_size, clean_up
         self._members = [(each.slicing, network.eval()) for each, network in ((record, segmenter), *others)]
 
     def __repr__(self) -> str:
@@ -139,9 +144,9 @@ class Predictor:
         Where classes exclude each other, background has what is left to 1.
         """
         image, affine = _voxels_of(image, affine)
-        slices = self._slices(image, affine, prompts, reference, propagate)
-        maps = np.empty((len(self.record.class_names), *slices[0].shape), np.float32)
-        found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(slices, flips))
+        first, slices = self._slices(image, affine, prompts, reference, propagate)
+        maps = np.empty((len(self.record.class_names), *first.shape), np.float32)
+        found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(first, slices, flips))
         for indices, (each,) in on_host(found):
             maps[:, indices] = each.swapaxes(0, 1)
         return self._in_place(maps, affine)
@@ -181,17 +186,19 @@ class Predictor:
             ValueError: an array without an affine.
         """
         image, affine = _voxels_of(image, affine)
-        slices = self._slices(image, affine, prompts, reference, propagate)
-        shape, count = slices[0].shape, len(self.record.class_names)
+        first, slices = self._slices(image, affine, prompts, reference, propagate)
+        shape, count = first.shape, len(self.record.class_names)
         classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
         maps = None if maps_in is None else map_on_disk((count, *shape), maps_in)
         unsure = np.empty((1, *shape), np.uint8) if uncertainty else None
         arrays = [array for array in (classes, maps, unsure) if array is not None]
-        for indices, results in on_host(self._results(slices, flips, maps is not None, uncertainty)):
+        for indices, results in on_host(self._results(first, slices, flips, maps is not None, uncertainty)):
             for array, result in zip(arrays, results, strict=True):
                 array[:, indices] = result.swapaxes(0, 1)
             if progress is not None:
                 progress(len(indices))
+        if self.clean_up and self.record.whole:
+            classes[0] = without_fragments(classes[0], self.record.whole_classes)
         return Segmented(
             self._as_ids(classes, affine),
             None if maps is None else self._in_place(maps, affine),
@@ -199,14 +206,19 @@ class Predictor:
         )
 
     def _results(
-        self, slices: Sequence[SliceLogits], flips: bool, maps: bool, uncertainty: bool
+        self,
+        first: SliceLogits,
+        slices: Sequence[SliceLogits | OtherAxis],
+        flips: bool,
+        maps: bool,
+        uncertainty: bool,
     ) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
         """Indices of each batch of slices; classes (n, 1 or C, rows, columns), and what else is wanted, in bytes."""
         if len(slices) == 1 and not (flips or maps or uncertainty):
-            for indices in slices[0].batches():
-                yield indices, [slices[0].classes(indices)]
+            for indices in first.batches():
+                yield indices, [first.classes(indices)]
             return
-        for indices, scores in self._scores(slices, flips):
+        for indices, scores in self._scores(first, slices, flips):
             results = [scores.decide()]
             if maps:
                 results.append(to_bytes(self._foreground(scores.probabilities)))
@@ -221,22 +233,25 @@ class Predictor:
         prompts: Sequence[Prompt] | None,
         reference: np.ndarray | None,
         follow: bool,
-    ) -> list[SliceLogits]:
-        """The volume's slices, once for each run."""
+    ) -> tuple[SliceLogits, list[SliceLogits | OtherAxis]]:
+        """The volume's slices as the first run sees them, and once for each run."""
         record = self.record
         volume, affine_ras = to_ras(image, affine)
         spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
         source = self._prompt_source(image.shape, affine, prompts, reference)
         windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
-        slices = [
+        members = [
             SliceLogits(slicing, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
             for slicing, network in self._members
         ]
+        slices: list[SliceLogits | OtherAxis] = [
+            each if each.slicing.axis == record.axis else OtherAxis(each, record.axis) for each in members
+        ]
         if follow and prompts is not None and source.prompts is not None:
-            followed = propagate(slices[0], source.prompts, record.prompt)
-            for each in slices:
+            followed = propagate(members[0], source.prompts, record.prompt)
+            for each in members:
                 each.prompts = followed
-        return slices
+        return members[0], slices
 
     def _prompt_source(
         self,
@@ -256,9 +271,11 @@ class Predictor:
             return PromptSource(prompts=prompts_of_masks(masks, record.prompt))
         return PromptSource(renumber(to_ras(reference, affine)[0], record.label_ids))
 
-    def _scores(self, slices: Sequence[SliceLogits], flips: bool) -> Iterator[tuple[np.ndarray, Scores]]:
+    def _scores(
+        self, first: SliceLogits, slices: Sequence[SliceLogits | OtherAxis], flips: bool
+    ) -> Iterator[tuple[np.ndarray, Scores]]:
         """Indices and scores of each batch of slices in turn."""
-        for indices in slices[0].batches():
+        for indices in first.batches():
             passes = itertools.product(slices, _FLIPS if flips else _FLIPS[:1])
             yield indices, Scores((each.logits(indices, flip) for each, flip in passes), self.record.overlapping)
 
@@ -296,6 +313,7 @@ def load_run(
     merge: bool = False,
     also: Sequence[str | Path] = (),
     precision: str = "auto",
+    clean_up: bool = True,
 ) -> Predictor:
     """A trained run, ready to segment; reads ``run.json`` and weights, and executes nothing of the folder.
 
@@ -306,6 +324,7 @@ def load_run(
         merge: whether a linear adapter is folded into SAM's weights, which is faster and differs by rounding.
         also: folders of further runs with the same classes: the mean of all runs' probabilities decides.
         precision: of the image encoder: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU and fp32 elsewhere.
+        clean_up: whether fragments are removed of classes that are one piece in every training label.
 
     Raises:
         InputError: no such run, a damaged one, one that was not finished, an unknown device or precision, or runs that
@@ -318,4 +337,4 @@ def load_run(
     for network in networks:
         run_as(network.sam.image_encoder, wanted)
     first, *others = zip(records.values(), networks, strict=True)
-    return Predictor(*first, batch_size, others)
+    return Predictor(*first, batch_size, others, clean_up)

@@ -67,6 +67,7 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
         seed=seed,
         detail=record.detail,
         input_scaling=record.input_scaling,
+        kernels=record.knobs.get("kernels") is not False,
     )
 
 

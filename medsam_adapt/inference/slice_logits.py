@@ -73,6 +73,7 @@ class SliceLogits:
     Attributes:
         overlapping: whether the channels of the logits are C classes that may overlap, without background.
         shape: slices, rows and columns.
+        volume_shape: (X, Y, Z).
 
     Raises:
         InputError: for a prompted segmenter without prompts.
@@ -100,6 +101,7 @@ class SliceLogits:
         self.overlapping = slicing.overlapping or self.segmenter.head == "overlapping"
         voxels = volume_to_slices(volume, slicing.axis)
         self.shape = voxels.shape[:3]
+        self.volume_shape = volume.shape[:3]
         self.reference = None if source.reference is None else volume_to_slices(source.reference, slicing.axis)
         size = self.segmenter.image_size
         self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), slicing.axis, size)

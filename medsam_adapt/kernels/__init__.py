@@ -1,7 +1,8 @@
-"""All that makes networks faster or smaller; the package works, slower, without it."""
+"""Faster layers for SAM's image encoder; `install` puts them in, and the package works, slower, without this folder."""
 
 from medsam_adapt.core.lazy import lazy_exports
 
+_EXPORTS = {"install": "blocks"}
 _MODULES = (
     "attention",
     "attention_fused",
@@ -11,12 +12,8 @@ _MODULES = (
     "blocks",
     "feed_forward",
     "gelu_gradients",
-    "linear_onednn",
-    "low_rank",
-    "norm_triton",
     "patches",
     "self_test",
-    "step_graph",
-    "token_norm",
 )
-__getattr__ = lazy_exports(__name__, {}, _MODULES)
+__all__ = sorted(_EXPORTS)
+__getattr__ = lazy_exports(__name__, _EXPORTS, _MODULES)

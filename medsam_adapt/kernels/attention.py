@@ -20,7 +20,6 @@ from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels.attention_fused import can_fuse, fused
 from medsam_adapt.kernels.attention_tiles import flattened, tiled
 from medsam_adapt.kernels.attention_windows import by_windows, is_padded, joined
-from medsam_adapt.kernels.linear_onednn import TokenLinear
 
 _TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
@@ -42,7 +41,7 @@ class EncoderAttention(nn.Module):
         self.window = window
         self.num_heads, self.scale = plain.num_heads, plain.scale
         self.rel_pos_h, self.rel_pos_w = plain.rel_pos_h, plain.rel_pos_w
-        self.qkv, self.proj = TokenLinear(plain.qkv), TokenLinear(plain.proj)
+        self.qkv, self.proj = plain.qkv, plain.proj
 
     def forward(self, tokens: Tensor) -> Tensor:
         height, width = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
@@ -53,9 +52,8 @@ class EncoderAttention(nn.Module):
         return joined([self._rows(part, fill) for part in tokens.split(rows, dim=1)], dim=1)
 
     def _of_padding(self, tokens: Tensor) -> Tensor:
-        """(3 C,), what ``qkv`` makes of the zeros that fill windows up; a layer may know that without computing."""
-        known: Tensor | None = getattr(self.qkv, "of_zeros", None)
-        return self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0] if known is None else known
+        """(3 C,), what ``qkv`` makes of the zeros that fill windows up."""
+        return self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0]
 
     def _rows(self, tokens: Tensor, fill: Tensor | None) -> Tensor:
         """Attention in all windows of some rows of the grid; ``fill`` (3 C,) is what ``qkv`` makes of padding."""

@@ -1,4 +1,4 @@
-"""A transformer block of SAM's encoder whose sums and normalisations go together."""
+"""The image encoder with the layers of this folder, and a transformer block without window padding."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from torch import Tensor, nn
 
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.feed_forward import FeedForward
-from medsam_adapt.kernels.token_norm import TokenNorm
+from medsam_adapt.kernels.patches import PatchEmbedding
 
 
-def use_fast_blocks(encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Give ``encoder`` an :class:`EncoderBlock` for each of its blocks, in place; returns it.
+def install(encoder: ImageEncoderViT) -> None:
+    """Replace the patch embedding and all blocks of ``encoder``, in place.
 
     The names, shapes and values of all weights stay, and so does what the encoder computes, but for rounding.
     """
+    encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
     encoder.blocks = nn.ModuleList(EncoderBlock(block) for block in encoder.blocks)
-    return encoder
 
 
 class EncoderBlock(nn.Module):
     """h = x + Attn(LN x), y = h + MLP(LN h) on a grid of tokens (B, H, W, C).
 
     Args:
-        plain: the block that is replaced; its layers are taken over with their names, their windows by the attention.
+        plain: the block that is replaced; its layers are taken over with their names. The attention divides the grid
+            into windows itself.
     """
 
     def __init__(self, plain: Block) -> None:
         super().__init__()
-        self.norm1, self.attn = TokenNorm(plain.norm1), EncoderAttention(plain.attn, plain.window_size)
-        self.norm2, self.mlp = TokenNorm(plain.norm2), FeedForward(plain.mlp)
+        self.window_size = plain.window_size
+        self.norm1, self.attn = plain.norm1, EncoderAttention(plain.attn, plain.window_size)
+        self.norm2, self.mlp = plain.norm2, FeedForward(plain.mlp)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens, normed = self.norm1.after(tokens)
-        tokens, normed = self.norm2.after(tokens, self.attn(normed))
-        return tokens + self.mlp(normed)
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))

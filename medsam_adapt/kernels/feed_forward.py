@@ -8,9 +8,8 @@ import torch
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
-from medsam_adapt.core.precision import is_computed_again, is_recorded
+from medsam_adapt.core.precision import is_computed_again, is_recorded, is_second_pass
 from medsam_adapt.kernels.gelu_gradients import feed_forward, keeps_slope
-from medsam_adapt.kernels.linear_onednn import TokenLinear
 
 OfTokens = Callable[[Tensor], Tensor]
 _TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
@@ -47,18 +46,23 @@ class FeedForward(nn.Module):
 
     Args:
         plain: the layers that are replaced, taken over with their names.
+
+    Attributes:
+        needed_again: whether the gradient of a later layer needs the result, as those of InfoSAM's adapters do; the
+            first training step with ``--low-memory`` finds out.
     """
 
     def __init__(self, plain: MLPBlock) -> None:
         super().__init__()
-        self.lin1, self.lin2, self.act = TokenLinear(plain.lin1), TokenLinear(plain.lin2), plain.act
+        self.lin1, self.lin2, self.act = plain.lin1, plain.lin2, plain.act
+        self.needed_again = False
 
     def forward(self, tokens: Tensor) -> Tensor:
         if keeps_slope(tokens, self.lin1, self.lin2, self.act):
-            return feed_forward(tokens, self.lin1, self.lin2, _at_a_time(tokens))
+            keep = self.needed_again
+            self.needed_again = keep or is_second_pass()  # a second pass that comes this far is after the result
+            return feed_forward(tokens, self.lin1, self.lin2, _at_a_time(tokens), keep)
         return by_parts(tokens, self._inside, self.lin2)
 
     def _inside(self, tokens: Tensor) -> Tensor:
-        if isinstance(self.lin1, TokenLinear) and isinstance(self.act, nn.GELU) and self.act.approximate == "none":
-            return self.lin1(tokens, gelu=True)
         return self.act(self.lin1(tokens))

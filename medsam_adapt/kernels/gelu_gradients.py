@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.core.precision import computed_once, keeps_slopes
-from medsam_adapt.kernels.linear_onednn import TokenLinear, linear, suits, turned
+from medsam_adapt.core.precision import computed_once, is_recorded, keeps_slopes
 
+_WORTHWHILE = 2**17  # values of a weight; in a small network, as vit_nano is, there is nothing to gain
 _STEPS = 52_000.0  # of a slope, to 1; slopes are between -0.129 and 1.129, and 0.5 is the zero of what is kept
 
 
@@ -36,22 +36,27 @@ def keeps_slope(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Mod
         and tokens.requires_grad
         and type(act) is nn.GELU
         and act.approximate == "none"
-        and all(type(layer) is TokenLinear and suits(tokens, layer.weight) for layer in layers)
+        and not is_recorded()
+        and tokens.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and all(type(layer) is nn.Linear for layer in layers)
+        and {tokens.dtype, *(each.dtype for layer in layers for each in layer.parameters())} == {torch.float32}
+        and max(each.numel() for each in first.parameters()) >= _WORTHWHILE
         and all(not each.requires_grad for layer in layers for each in layer.parameters())
     )
 
 
-def feed_forward(tokens: Tensor, first: TokenLinear, second: TokenLinear, size: int) -> Tensor:
+def feed_forward(tokens: Tensor, first: nn.Linear, second: nn.Linear, size: int, once: bool) -> Tensor:
     """W₂ GELU(W₁ x + b₁) + b₂ with a gradient for x alone, from slopes that are at most 1e-5 off.
 
-    Where the result is needed for another gradient, ``second.once`` keeps it, or else it is computed again. A gradient
-    that is to be derived itself is exact: the hidden features are made again for it.
+    A gradient that is to be derived itself is exact: the hidden features are computed again for it.
 
     Args:
         tokens: x, (..., C).
         first: C -> H, frozen.
         second: H -> C, frozen.
         size: how many tokens are computed at a time.
+        once: whether the result is kept for the second pass through the stage, because a gradient needs it.
 
     Returns:
         (..., C).
@@ -59,7 +64,7 @@ def feed_forward(tokens: Tensor, first: TokenLinear, second: TokenLinear, size: 
     noted: Tensor = _Noted.apply(tokens)
     layers = _Layers(first.weight, first.bias, second.weight, second.bias)
     with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):  # else a checkpoint would let the slopes go
-        result: Tensor = _FeedForward.apply(noted, noted.grad_fn, layers, size, second.once)
+        result: Tensor = _FeedForward.apply(noted, noted.grad_fn, layers, size, once)
     return result
 
 
@@ -114,19 +119,18 @@ def _result(tokens: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tenso
     """(M, C) of tokens (M, C); the slopes (M, H) are written down."""
     result = torch.empty_like(tokens)
     for part in _parts(len(tokens), size):
-        hidden = linear(tokens[part], layers.inner, layers.inner_bias)
+        hidden = F.linear(tokens[part], layers.inner, layers.inner_bias)
         _write_slopes(hidden, slopes[part])
-        result[part] = linear(F.gelu(hidden), layers.outer, layers.outer_bias)
+        result[part] = F.linear(F.gelu(hidden), layers.outer, layers.outer_bias)
     return result
 
 
 def _gradient(grad: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tensor:
     """(M, C) of the tokens, from that of the result, (M, C), and the slopes (M, H)."""
-    outer, inner = (turned(each) for each in (layers.outer, layers.inner))  # once for all parts
     result = torch.empty_like(grad)
     for part in _parts(len(grad), size):
-        hidden = slopes[part].float().add_(_STEPS / 2).mul_(linear(grad[part], outer))
-        torch.div(linear(hidden, inner), _STEPS, out=result[part])
+        hidden = slopes[part].float().add_(_STEPS / 2).mul_(grad[part] @ layers.outer)
+        torch.div(hidden @ layers.inner, _STEPS, out=result[part])
     return result
 
 

@@ -6,7 +6,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.kernels.feed_forward import by_parts
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 
 
@@ -39,7 +38,7 @@ class AdaptFormerMLP(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        branch = by_parts(tokens, self.branch)  # first: what is computed again for the gradient ends inside the MLP
+        branch = self.branch(tokens)  # first: what --low-memory computes again for the gradient ends inside the MLP
         return self.mlp(tokens) + branch
 
     def branch(self, tokens: Tensor) -> Tensor:

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from medsam_adapt.core.distributed import average, average_gradients, bare
 from medsam_adapt.core.update import Prepared, Update, prepared
 from medsam_adapt.data.slices.sampling import EndlessLoader
-from medsam_adapt.networks.encoder_stages import has_dropout
 
 Mode = Literal["finite_difference", "exact", "first_order"]
 RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||
@@ -40,9 +39,8 @@ def hypergradient(
     """Gradient of the D2 loss with respect to the prompt, through one virtual step of the weights on D1.
 
     Weights, gradients and random state are bitwise the same afterwards; optimisers are not touched. Every call of a
-    loss starts from the same random state, so that dropout is the same in all of them; but not while a CUDA graph is
-    recorded, which has no state to go back to. Of several processes that train together each gives its losses, of the
-    whole batch, and gets the same result.
+    loss starts from the same random state, so that dropout is the same in all of them. Of several processes that train
+    together each gives its losses, of the whole batch, and gets the same result.
 
     Args:
         loss_d1: computes the scalar L(W, A; D1) from the tensors' present values.
@@ -93,8 +91,7 @@ def hypergradient(
 
 def _random_devices(tensor: Tensor) -> list[torch.device]:
     """Whose random state goes back, beside the processor's."""
-    recording = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-    return [tensor.device] if tensor.is_cuda and not recording else []
+    return [tensor.device] if tensor.is_cuda else []
 
 
 @torch.no_grad()
@@ -182,9 +179,6 @@ class BiLevelUpdate(Update):
     def optimizers(self, engine: Any) -> list[Optimizer]:
         assert self.prompt_optimizer is not None, "inputs() asked for it"
         return [engine.optimizer, self.prompt_optimizer]
-
-    def why_not_recorded(self, network: nn.Module) -> str:
-        return "BLO-SAM wants the same dropout in all losses of a step" if has_dropout(network) else ""
 
     @staticmethod
     def _joint_step(

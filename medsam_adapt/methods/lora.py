@@ -11,7 +11,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.kernels.low_rank import Increment, query_value_product, with_increments
 from medsam_adapt.networks.adapter import Adapter, train_decoder
 
 
@@ -68,21 +67,15 @@ class LoRAQueryValue(nn.Module):
         self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return query_value_product(tokens, self.qkv, *self.increments())
-
-    @property
-    def of_zeros(self) -> Tensor | None:
-        """(3 D,), what it makes of a token of zeros; None for zeros."""
-        return self.qkv.bias
-
-    def increments(self) -> tuple[Increment, Increment]:
-        """A and B of q, then of v."""
-        return (self.a_q.weight, self.b_q.weight), (self.a_v.weight, self.b_v.weight)
+        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
+        return torch.cat([q + self.b_q(self.a_q(tokens)), k, v + self.b_v(self.a_v(tokens))], dim=-1)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain fused layer with the increments added to its q and v rows."""
-        self.qkv.weight.copy_(with_increments(self.qkv.weight, *self.increments()))
+        query, _, value = self.qkv.weight.chunk(3)
+        query += self.b_q.weight @ self.a_q.weight
+        value += self.b_v.weight @ self.a_v.weight
         return self.qkv
 
 

@@ -20,7 +20,6 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.kernels.low_rank import Increment
 from medsam_adapt.methods.adaptformer import AdaptFormerMLP
 from medsam_adapt.methods.lora import LoRA, LoRAQueryValue
 from medsam_adapt.networks.adapter import Adapter, train_decoder
@@ -144,11 +143,19 @@ class OrchestratedLoRA(LoRAQueryValue):
         self.head_q = HypercomplexLinear(rank, rank, init=head_init)
         self.head_v = HypercomplexLinear(rank, rank, init=head_init)
 
-    def increments(self) -> tuple[Increment, Increment]:
-        """A and B Hᵀ diag(c_t + γ) of q, then of v, with H the (in, out) matrix of the head."""
-        up_q = self.b_q(self.head_q(self.scale_q()[0].diag())).T
-        up_v = self.b_v(self.head_v(self.scale_v()[0].diag())).T
-        return (self.a_q.weight, up_q), (self.a_v.weight, up_v)
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
+        q = q + self.b_q(self.head_q(self.scale_q() * self.a_q(tokens)))
+        v = v + self.b_v(self.head_v(self.scale_v() * self.a_v(tokens)))
+        return torch.cat([q, k, v], dim=-1)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """The plain fused layer with B Hᵀ diag(c + γ) A added to its q and v rows, H the (in, out) matrix of a head."""
+        query, _, value = self.qkv.weight.chunk(3)
+        query += self.b_q(self.head_q(self.scale_q()[0].diag())).T @ self.a_q.weight
+        value += self.b_v(self.head_v(self.scale_v()[0].diag())).T @ self.a_v.weight
+        return self.qkv
 
     def scale_q(self) -> Tensor:
         """c_t + γ_q, (1, r)."""

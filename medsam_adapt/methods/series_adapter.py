@@ -88,7 +88,6 @@ class SeriesAdapters(Adapter):
             # Windowed attention runs on windows: the adapter acts on each token alone, so that it makes no
             # difference whether it comes before or after the windows are put together and the padding is cropped.
             block.attn = AdaptedLayer(block.attn, SeriesAdapter(dim, hidden))
-            block.mlp.lin2.once = True  # the adapter's gradient needs its result
             block.mlp = AdaptedLayer(block.mlp, SeriesAdapter(dim, hidden))
             block.norm1.requires_grad_(True)
             block.norm2.requires_grad_(True)

@@ -38,6 +38,7 @@ def build_segmenter(
     slices_at_once: int | None = None,
     detail: int = 0,
     input_scaling: InputScaling | None = None,
+    kernels: bool = True,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -59,6 +60,7 @@ def build_segmenter(
         slices_at_once: of a batch, as for :class:`Segmenter`.
         detail: channels of a branch that refines the masks, as for :func:`attach_adapter`; 0 adds none.
         input_scaling: pixel values that the weights expect, as for :func:`build_sam`.
+        kernels: as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -69,7 +71,7 @@ def build_segmenter(
         torch.manual_seed(seed)
         prompted = prompt != "none"
         classes = None if prompted else num_classes
-        sam = build_sam(variant, image_size, classes, checkpoint, not overlapping, input_scaling)
+        sam = build_sam(variant, image_size, classes, checkpoint, not overlapping, input_scaling, kernels)
         head: Head = "structure" if prompted else "overlapping" if overlapping else "exclusive"
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
@@ -84,6 +86,7 @@ def build_teacher(
     seed: int = 0,
     precision: Precision = "fp32",
     input_scaling: InputScaling | None = None,
+    kernels: bool = True,
 ) -> Segmenter:
     """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
 
@@ -96,6 +99,7 @@ def build_teacher(
         seed: of the random weights; the global random state is left as it was.
         precision: of the image encoder, as for :func:`build_segmenter`.
         input_scaling: that of the images, which is the student's.
+        kernels: as for :func:`build_sam`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -104,7 +108,7 @@ def build_teacher(
     checkpoint = resolve(checkpoint, variant)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sam = build_sam(variant, image_size, checkpoint=checkpoint, input_scaling=input_scaling)
+        sam = build_sam(variant, image_size, checkpoint=checkpoint, input_scaling=input_scaling, kernels=kernels)
     run_as(sam.image_encoder, precision)
     return Segmenter(sam, "structure").requires_grad_(False).eval()
 

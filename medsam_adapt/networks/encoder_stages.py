@@ -78,7 +78,7 @@ def stages_sha256(encoder: ImageEncoderViT, stages: int) -> str:
         digest.update(encoder.pos_embed.detach().cpu().numpy().tobytes())
     for module in [encoder.patch_embed, *encoder.blocks, encoder.neck][:stages]:
         attention = getattr(module, "attn", None)
-        windows = getattr(attention, "window", None), getattr(attention, "num_heads", None)
+        windows = getattr(module, "window_size", None), getattr(attention, "num_heads", None)
         digest.update(f"{weights_sha256(module)} {windows}".encode())
     return digest.hexdigest()
 

@@ -11,8 +11,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import nn
 
 from medsam_adapt.config import InputScaling
-from medsam_adapt.kernels.blocks import use_fast_blocks
-from medsam_adapt.kernels.patches import PatchEmbedding
+from medsam_adapt.core.acceleration import accelerated
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
 from medsam_adapt.weights.backbones import Variant, get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
@@ -29,6 +28,7 @@ def build_sam(
     checkpoint: str | Path | None = None,
     exclusive: bool = True,
     input_scaling: InputScaling | None = None,
+    kernels: bool = True,
 ) -> Sam:
     """Build a SAM, on the CPU and in evaluation mode.
 
@@ -45,6 +45,7 @@ def build_sam(
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
         input_scaling: pixel values that the weights expect, ``sam`` or ``unit``; when None, what the checkpoint was
             trained with.
+        kernels: whether the image encoder gets the faster layers of medsam_adapt.kernels, or keeps segment-anything's.
 
     Raises:
         InputError: unknown variant, image size not divisible by 16, or a checkpoint that is not here or does not fit.
@@ -57,14 +58,14 @@ def build_sam(
     if checkpoint is not None:
         checkpoint = resolve(checkpoint, variant)
     if checkpoint is None:
-        start = sam = _assemble(sizes, image_size, SAM_MASK_TOKENS)  # a seed means one SAM, whatever the head
+        start = sam = _assemble(sizes, image_size, SAM_MASK_TOKENS, kernels)  # a seed means one SAM, whatever the head
         _initialise(start)
         if num_classes is not None:
-            sam = _assemble(sizes, image_size, mask_tokens)
+            sam = _assemble(sizes, image_size, mask_tokens, kernels)
             sam.load_state_dict(masks_for_classes(start.state_dict(), mask_tokens))
     else:
         with torch.device("meta"):  # random weights would only be overwritten
-            sam = _assemble(sizes, image_size, mask_tokens)
+            sam = _assemble(sizes, image_size, mask_tokens, kernels)
         sam.to_empty(device="cpu")
         load_checkpoint(sam, checkpoint, variant=sizes, class_masks=num_classes is not None)
     _set_input_scaling(sam, input_scaling)
@@ -96,16 +97,10 @@ def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
     )
 
 
-def with_fast_layers(encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Replace the layers of ``encoder`` that ours outdo, in place; returns it. Names and results stay."""
-    encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
-    return use_fast_blocks(encoder)
-
-
-def _assemble(sizes: Variant, image_size: int, mask_tokens: int) -> Sam:
+def _assemble(sizes: Variant, image_size: int, mask_tokens: int, kernels: bool) -> Sam:
     grid = sizes.grid(image_size)
     return Sam(
-        image_encoder=with_fast_layers(plain_encoder(sizes, image_size)),
+        image_encoder=accelerated(plain_encoder(sizes, image_size), kernels),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),

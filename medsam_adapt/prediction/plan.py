@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import remove_leftovers
+from medsam_adapt.core.parts import Part
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
@@ -126,6 +127,7 @@ def plan_cases(
     record: RunRecord | None = None,
     layout: str = "auto",
     fail_fast: bool = False,
+    part: Part | None = None,
 ) -> Plan:
     """Find the volumes and check every header.
 
@@ -139,6 +141,7 @@ def plan_cases(
         record: of the run, which knows the images that it takes and the layout that it was trained on.
         layout: of the inputs; "auto" recognises it.
         fail_fast: whether one volume that cannot be read is an error for all.
+        part: of the volumes, by their names; all of them when None.
 
     Raises:
         InputError: no volume; outputs that exist or cannot be written; all volumes that cannot be read, or that a DICOM
@@ -151,7 +154,11 @@ def plan_cases(
     if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
         raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
     plan, refused = Plan(notes=found.notes), []
-    for name, source in found.volumes.items():
+    names = list(found.volumes) if part is None else part.of(found.volumes)
+    if part is not None:
+        plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {len(found.volumes)} volumes.",)
+    for name in names:
+        source = found.volumes[name]
         paths = outputs.of(name, folder)
         for path in paths.values():
             remove_leftovers(path)

@@ -1,4 +1,4 @@
-"""Outlines of masks as chain codes: the place of the first point, then one digit for each step.
+"""Outlines of masks as chain codes: the position of the first point, then one digit for each step.
 
 The outline of a mask runs halfway between the centres of pixels inside and outside, so that in half pixels it goes
 (±1, ±1) around a corner and (±2, 0) or (0, ±2) along an edge: eight steps, the digits 0 to 7. ``page.js`` draws them.
@@ -43,7 +43,7 @@ def _chain(points: np.ndarray) -> str:
 
 
 def points_of(outlines: str) -> list[np.ndarray]:
-    """What `outline` gave, as points (N, 2) in pixels (x, y) from the left upper corner of the image."""
+    """Parse the result of `outline` into points (N, 2) in pixels (x, y) from the left upper corner of the image."""
     found = []
     for line in filter(None, outlines.split(";")):
         x, y, digits = line.split(",")
@@ -53,6 +53,6 @@ def points_of(outlines: str) -> list[np.ndarray]:
 
 
 def path_data(outlines: str) -> str:
-    """What `outline` gave, as the ``d`` of an SVG path."""
+    """Convert the result of `outline` to the ``d`` attribute of an SVG path."""
     lines = (" ".join(f"{x:g},{y:g}" for x, y in points[:-1]) for points in points_of(outlines))
     return "".join(f"M{line}Z" for line in lines)

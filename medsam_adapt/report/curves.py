@@ -42,9 +42,9 @@ class Curve:
 
 
 def read_curves(folder: str | Path) -> list[Curve]:
-    """Every scalar in a folder of TensorBoard events, by name; empty where there is none.
+    """All scalars in a folder of TensorBoard events, by name; empty if there are none.
 
-    Where a training was resumed and a step is logged twice, the later one counts.
+    If a resumed training has logged a step twice, the later value is used.
     """
     folder = Path(folder)
     if not folder.is_dir() or not any(folder.glob("*tfevents*")):
@@ -63,7 +63,7 @@ def read_curves(folder: str | Path) -> list[Curve]:
 
 
 def draw_curve(curve: Curve) -> Markup:
-    """A figure: the curve over the steps, with a sentence of its first, lowest, highest and last value."""
+    """A figure: the curve over the steps, with a caption of its first, lowest, highest and last value."""
     shown = curve.binned()
     low, high = float(shown.values.min()), float(shown.values.max())
     ticks_y = nice_ticks(low, high)
@@ -86,13 +86,13 @@ def draw_curve(curve: Curve) -> Markup:
     below = [_tick_x(x(step), f"{step:,.0f}") for step in nice_ticks(0, right) if step <= right]
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     steps = f"{len(curve.steps):,} logged step{'s' * (len(curve.steps) > 1)}"
-    told = (
+    summary = (
         f"{_NAMES.get(curve.name, curve.name)} over {steps}: first {curve.values[0]:.3g}, lowest "
         f"{curve.values.min():.3g}, highest {curve.values.max():.3g}, last {curve.values[-1]:.3g}."
     )
     drawing = element(
         "svg",
-        element("title", told),
+        element("title", summary),
         *grid,
         *below,
         element("text", "training step", class_="axis", x=middle, y=_HEIGHT - 2, text_anchor="middle"),
@@ -102,7 +102,7 @@ def draw_curve(curve: Curve) -> Markup:
         role="img",
     )
     averaged = f" Each point is the mean of {len(curve.steps) / len(shown.steps):.0f} steps." * (shown is not curve)
-    return element("figure", drawing, element("figcaption", join(told, averaged)), class_="chart")
+    return element("figure", drawing, element("figcaption", join(summary, averaged)), class_="chart")
 
 
 def _tick_y(y: float, label: str) -> Markup:

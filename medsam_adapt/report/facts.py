@@ -1,4 +1,4 @@
-"""What was trained on what, in words: rows of name and value for the page, without paths unless they are wanted."""
+"""Method, network, data and training of a run as rows of name and value, without paths by default."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ NOT_RECORDED = "not recorded"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page tells of a run beside its scores.
+    """What the page shows about a run besides its scores.
 
     Attributes:
-        method: what it is called.
-        summary: what it trains, in a sentence.
+        method: its name.
+        summary: one sentence about what it trains.
         references: citations of its papers.
         model: rows about the network.
         data: rows about the data set.
         training: rows about time and memory.
         settings: every setting and its value.
-        versions: of what decided the numbers.
+        versions: of the packages that affect the results.
     """
 
     method: str
@@ -49,10 +49,10 @@ def facts_of(run: Path, record: RunRecord, keep_identifiers: bool = False) -> Fa
     """The facts of a run's folder; with ``keep_identifiers`` also the folders of run and data set, and whole paths.
 
     Raises:
-        InputError: a run of a bundle that this version does not have.
+        InputError: the run's bundle does not exist in this version.
     """
     metadata = read_config(record.bundle, "metadata")
-    otherwise = " In this run, though, the whole image encoder was trained too." if record.tune_encoder else ""
+    otherwise = " In this run, the whole image encoder was trained as well." if record.tune_encoder else ""
     folders = [("data set folder", record.dataset_dir), ("run folder", str(run.resolve()))]
     return Facts(
         method=metadata["name"],
@@ -94,7 +94,7 @@ def _model(run: Path, record: RunRecord) -> Rows:
 
 
 def _start(run: Path, record: RunRecord) -> str:
-    """The weights that training began with."""
+    """The initial weights of the training."""
     if record.knobs.get("from_run"):
         return f"the run {_last_part(str(record.knobs['from_run']))}"
     chosen, sha256 = record.knobs.get("checkpoint"), saved_base(run / ADAPTER_FOLDER)
@@ -104,12 +104,12 @@ def _start(run: Path, record: RunRecord) -> str:
     elif chosen == RANDOM or not shipped:
         name = "random weights"
     else:
-        name = f"{shipped[0]}, where the package held it; else random weights"
+        name = f"{shipped[0]}, if included in the package, otherwise random weights"
     return name + f" (SHA-256 of the tensors: {sha256[:12]}…)" * bool(sha256)
 
 
 def _data(record: RunRecord) -> Rows:
-    held_out = ", ".join(record.held_out) or "nothing: scores on training cases flatter"
+    held_out = ", ".join(record.held_out) or "none: scores on training cases are optimistic"
     return [
         ("layout", record.layout),
         ("classes", ", ".join(record.class_names) + (" (may overlap)" if record.overlapping else "")),
@@ -135,7 +135,7 @@ def _training(run: Path) -> Rows:
 
 
 def _setting(name: str, value: Any, keep_identifiers: bool) -> str:
-    """A setting as a person writes it; of a path, only its last part."""
+    """A setting as text; of a path, only the last part."""
     if value is None:
         return "–"
     if name in PATH_SETTINGS and isinstance(value, str) and not keep_identifiers:

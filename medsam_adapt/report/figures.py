@@ -1,4 +1,4 @@
-"""Worst, median and best case as pictures that need no script, so that they are there in print too."""
+"""Worst, median and best case as pictures that need no script, so that they are printed as well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def heading(roles: Sequence[str]) -> str:
 
 
 def draw_case(packed: PackedCase, role: str, score: Markup) -> Markup:
-    """A figure of the slice with most of the reference: the prediction's outlines, and the reference's.
+    """A figure of the slice with the largest reference area: outlines of the prediction and of the reference.
 
     Args:
         packed: the case.
@@ -51,7 +51,7 @@ def _panel(packed: PackedCase, outlines: Mapping[int, str], name: str) -> Markup
 
 
 def saved_pictures(run: Path) -> dict[str, Markup]:
-    """Role -> the picture that the evaluation left in the run's folder, for a run whose volumes are not available."""
+    """Role -> picture saved by the evaluation, for a run whose volumes are not available."""
     paths = [(role, run / "pictures" / f"{role}.png") for role in ROLES]
     return {role: saved_figure(role, path.read_bytes()) for role, path in paths if path.is_file()}
 

@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: text becomes safe when it is put into an element, not when somebody recalls."""
+"""HTML that is escaped by construction: text is escaped whenever it is added to an element."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _VOID = {"img"}  # elements that have no end tag
 
 
 class Markup(str):
-    """Text that is HTML already, and is not escaped again."""
+    """Text that is already HTML and is not escaped again."""
 
     __slots__ = ()
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """An element; children that are no `Markup` and all attributes are escaped.
+    """An element. Attributes, and children that are not `Markup`, are escaped.
 
     Args:
         tag: its name.
@@ -35,15 +35,15 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
 
 
 def join(*parts: object) -> Markup:
-    """Parts one after another, those that are no `Markup` escaped."""
+    """Concatenated parts; those that are not `Markup` are escaped."""
     return Markup(
         "".join(part if isinstance(part, Markup) else html.escape(str(part)) for part in parts if part is not None)
     )
 
 
 def embedded_json(content: Any) -> Markup:
-    """JSON for a ``<script type="application/json">``, which no text in it can close."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # other letters than ASCII become \\u….
+    """JSON for a ``<script type="application/json">``, which no text in it can terminate."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # non-ASCII characters become \\u….
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
@@ -53,5 +53,5 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def content_hash(text: str) -> str:
-    """How a Content-Security-Policy names the one script, or the one style sheet, that it admits."""
+    """The hash by which a Content-Security-Policy allows a script or a style sheet."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

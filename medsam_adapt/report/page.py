@@ -1,7 +1,7 @@
-"""The page put together: one HTML file whose script, style, pictures and data are all inside it.
+"""Builds the page: a single HTML file that contains its script, style, pictures and data.
 
-Its Content-Security-Policy admits this one script and this one style sheet by their hashes, pictures that are part of
-the page, and nothing from anywhere else.
+Its Content-Security-Policy allows this script and this style sheet by their hashes, pictures that are part of the page,
+and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, rig
 
 @dataclass(frozen=True)
 class Report:
-    """What a page tells.
+    """Content of a page.
 
     Attributes:
         run: name of the run.
@@ -43,7 +43,7 @@ class Report:
         letters: whether the sides of a slice are those of a patient.
         shown: what a case is shown as, ``worst`` say, and the packed case; worst first.
         pictures: role -> saved picture, for a page without packed cases.
-        notes: what a reader must know, beside the notes in ``metrics``.
+        notes: remarks on the interpretation, in addition to the notes in ``metrics``.
         about_slices: how the slices in the page differ from the volumes, and their size.
     """
 
@@ -88,7 +88,7 @@ def make_page(report: Report) -> str:
         "pictures": _pictures(report),
         "viewer": _viewer(report),
         "curves": join(*(draw_curve(curve) for curve in report.curves))
-        or element("p", "The run's folder holds no training curves.", class_="quiet"),
+        or element("p", "The run folder contains no training curves.", class_="quiet"),
         "references": join(*(element("li", reference) for reference in facts.references)),
         "model": _rows(facts.model),
         "data": _rows(facts.data),
@@ -155,7 +155,7 @@ def _viewer(report: Report) -> Markup:
 
 
 def _viewer_data(report: Report) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Data for the script of the page."""
     return {
         "axis": report.axis,
         "letters": _LETTERS[report.axis] if report.letters else "",

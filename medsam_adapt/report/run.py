@@ -1,4 +1,4 @@
-"""From a run's folder to its page: what is shown of it, and what must be said with it."""
+"""Collects the content of a run's page: the cases shown and the notes."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def report_of(
         record: of the run.
         metrics: content of its ``metrics.json``.
         place: where the volumes are; None for a page with the pictures in the run's folder instead of slices.
-        device: that segments the cases shown.
-        images: whether to show anything of the patients' images.
-        keep_identifiers: whether to tell the folders of run and data set.
+        device: where the cases shown are segmented.
+        images: whether to include slices of patients.
+        keep_identifiers: whether to show the folders of run and data set.
         progress: called with how many cases are done, and how many there are.
 
     Raises:
-        InputError: volumes that are not there or cannot be read, or a bundle that this version does not have.
+        InputError: missing or unreadable volumes, or a bundle that does not exist in this version.
     """
     facts = facts_of(run, record, keep_identifiers)
     shown, notes = ([], []) if place is None or not images else _show(run, record, metrics, place, device, progress)
@@ -103,8 +103,8 @@ def _show(
         packed[volumes.case] = pack(volumes, record.axis, len(record.class_names))
         progress(len(packed), len(chosen))
     notes = [
-        f"Case {case}: the masks shown do not score what the tables say; weights, labels or rules changed since. "
-        "Score the run anew."
+        f"Case {case}: the scores of the masks shown differ from the tables, because weights, labels or rules have "
+        "changed. Run 'medsam-adapt evaluate' again."
         for case in differing
     ]
     return [(role, packed[case]) for role, case in chosen.items()], notes
@@ -121,7 +121,7 @@ def _without_folders(metrics: Mapping[str, Any], folders: Sequence[str]) -> dict
 def _about_cases(metrics: Mapping[str, Any], trained_on: Sequence[str]) -> list[str]:
     if not trained_on:
         return []
-    return [f"{len(trained_on)} of the {len(metrics['cases'])} cases were trained on; their scores flatter."]
+    return [f"{len(trained_on)} of the {len(metrics['cases'])} cases were trained on; their scores are optimistic."]
 
 
 def _about_slices(metrics: Mapping[str, Any], shown: Sequence[tuple[str, PackedCase]]) -> list[str]:
@@ -134,10 +134,10 @@ def _about_slices(metrics: Mapping[str, Any], shown: Sequence[tuple[str, PackedC
         notes.append(f"Slices of {len(cases)} of {len(metrics['cases'])} cases are shown.")
     if smaller := [packed for packed in cases if max(packed.native) > max(packed.width, packed.height)]:
         sizes = " and ".join(sorted({f"{packed.width} × {packed.height}" for packed in smaller}))
-        notes.append(f"Slices and outlines are reduced to {sizes} pixels; the scores are of the full size.")
+        notes.append(f"Slices and outlines are reduced to {sizes} pixels; scores are computed at full size.")
     for packed in cases:
         if len(packed.numbers) < packed.slices:
-            notes.append(f"Of {packed.case} {len(packed.numbers)} of {packed.slices} slices are shown.")
+            notes.append(f"{len(packed.numbers)} of {packed.slices} slices of {packed.case} are shown.")
     size = decimal(sum(packed.packed_bytes for packed in cases))
-    notes.append(f"The page holds slices of patients ({size}): pass it on as you would pass on the images.")
+    notes.append(f"The page contains slices of patients ({size}): treat it like the images.")
     return notes

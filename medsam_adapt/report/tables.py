@@ -1,4 +1,4 @@
-"""Scores as tables: a row for each class, a row for each case, and the few figures at the top."""
+"""Scores as tables: one row per class, one row per case, and the key figures at the top."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from medsam_adapt.scoring.metrics import METRICS
 _SHOWN = ("dsc", "iou", "hd95", "nsd", "slice_dsc")
 _MOST_ON_PAPER = 9  # columns of numbers that fit on a printed page
 _COUNTS = {
-    "undefined": "cases in which the class is in neither mask, and has no score",
+    "undefined": "cases in which the class is in neither mask and has no score",
     "missed": "cases in which the reference has it and the prediction does not",
     "spurious": "cases in which the prediction has it and the reference does not",
 }
 
 
 def shown_metrics(summary: Mapping[str, Any]) -> list[str]:
-    """Those of the metrics that were computed which the page shows."""
+    """The computed metrics that the page shows."""
     return [name for name in _SHOWN if name in summary["rules"]["metrics"]]
 
 

@@ -1,4 +1,4 @@
-"""Cases as the page shows them: segmented again, made small, and packed as grey JPEG sheets and outlines."""
+"""Cases for the page: segmented again, reduced, and packed as grey JPEG sheets and outlines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medsam_adapt.report.contours import outline
 from medsam_adapt.runs.record import RunRecord
 from medsam_adapt.scoring.metrics import mean_ignoring_undefined, score_volume
 
-SHEET_ROWS = 4096  # pixels: phones refuse pictures that are much taller
+SHEET_ROWS = 4096  # pixels: phones cannot show much taller pictures
 CASE_BYTES = 4_000_000  # of slices and outlines; a case that takes more is made smaller
 # Side of a slice in pixels, JPEG quality, and most slices (of a longer case every second or third is shown), tried in
 # turn.
@@ -117,7 +117,7 @@ class PackedCase:
 
 
 def pack(volumes: Volumes, axis: Axis, classes: int, case_bytes: int = CASE_BYTES) -> PackedCase:
-    """Make a case small: slices in the physical proportion of their sides, at most 256 pixels a side.
+    """Pack a case: slices with square pixels in mm, at most 256 pixels per side.
 
     Args:
         volumes: of the case.

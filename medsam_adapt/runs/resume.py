@@ -31,7 +31,7 @@ _REST = (
 )
 
 # Settings of how a training is done, not of what comes out (but for rounding).
-_HOW = ("num_workers", "cache_dir", "save_minutes", "low_memory", "slices_at_once", "compile")
+_HOW = ("num_workers", "cache_dir", "save_minutes", "low_memory", "slices_at_once", "compile", "kernels")
 _RESOLVED = ("image_size", "input_scaling", "tune_encoder")
 _SAME_DATA = {  # what decides a training besides its settings, in words
     "train": "training cases",

@@ -13,12 +13,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medsam_adapt.core.files import read_record
+from medsam_adapt.data.volumes.pieces import are_one_piece
 
 if TYPE_CHECKING:  # both import torch
     from medsam_adapt.data.slices.slice_store import StoredCase
     from medsam_adapt.data.slices.training_data import TrainingData
 
 STATISTICS_FILE = "statistics.json"
+_CASES_FOR_PIECES = 30  # whose labels decide whether a class is one piece
 
 
 class ClassStatistics(BaseModel):
@@ -57,6 +59,20 @@ def training_statistics(data: TrainingData) -> TrainingStatistics:
             for index, name in enumerate(data.class_names)
         }
     )
+
+
+def whole_classes(data: TrainingData) -> list[str]:
+    """Names of the classes that are one connected piece, but for a few voxels, in every training label looked at.
+
+    None where classes may overlap, or where structures are prompted one by one.
+    """
+    if data.overlapping or data.prompt != "none":
+        return []
+    whole = np.array([name not in data.absent for name in data.class_names])
+    for _, case in zip(range(_CASES_FOR_PIECES), data.store().values(), strict=False):
+        labels = np.stack([case.labels[index] for index in range(len(case.voxels))])
+        whole &= are_one_piece(labels, len(whole))
+    return [name for name, each in zip(data.class_names, whole, strict=True) if each]
 
 
 def _mean_grey(stored: StoredCase, count: int) -> np.ndarray:

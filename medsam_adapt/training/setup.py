@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import monai.utils
 import torch
@@ -18,12 +18,10 @@ from torch.utils.data import DataLoader
 from medsam_adapt.config import Knobs, Precision
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.update import PlainUpdate, Update
 from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
-from medsam_adapt.kernels.step_graph import StepGraph
 from medsam_adapt.networks.adapter import Adapter
 from medsam_adapt.networks.build import build_segmenter
 from medsam_adapt.networks.parameters import count_trainable
@@ -33,7 +31,7 @@ from medsam_adapt.runs.record import (
     RunRecord,
     read_run,
 )
-from medsam_adapt.runs.statistics import training_statistics
+from medsam_adapt.runs.statistics import training_statistics, whole_classes
 from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
@@ -83,6 +81,7 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         slices_at_once=knobs.slices_at_once,
         detail=knobs.detail,
         input_scaling=data.input_scaling,
+        kernels=knobs.kernels,
     )
 
 
@@ -109,14 +108,10 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     """Whether the training step is to be compiled, as the settings say.
 
     Raises:
-        InputError: it is, and what compiles for this device is not on this machine, or the settings do not go together.
+        InputError: it is, and what compiles for this device is not on this machine.
     """
     if not knobs.compile:
         return False
-    if knobs.compile == "graphs" and (device.type != "cuda" or processes() > 1):
-        raise InputError("compile=graphs is for one GPU alone: use compile=true, or leave it out.")
-    if knobs.compile == "graphs" and knobs.slices_at_once is not None:
-        raise InputError("compile=graphs records a whole step, which slices_at_once divides: leave one of them out.")
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise InputError(
             "compile=true needs a C++ compiler on a CPU, and none was found: install g++, or leave it out."
@@ -124,25 +119,6 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
     if device.type == "cuda" and find_spec("triton") is None:
         raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
     return True
-
-
-def compiled_loss(knobs: Knobs, loss: nn.Module) -> nn.Module:
-    """``loss``, compiled as the network is where its small kernels count: with ``compile=graphs``."""
-    return cast("nn.Module", torch.compile(loss)) if knobs.compile == "graphs" else loss
-
-
-def recorded(knobs: Knobs, network: nn.Module, update: Update | None = None) -> Update | StepGraph | None:
-    """The ``iteration_update`` of MONAI's trainer: ``update``, or None for its own, recorded with ``compile=graphs``.
-
-    Raises:
-        InputError: it is to be recorded, and cannot be with this network.
-    """
-    if knobs.compile != "graphs":
-        return update
-    update = update or PlainUpdate()
-    if reason := update.why_not_recorded(network):
-        raise InputError(f"compile=graphs cannot record this step ({reason}): use compile=true, or leave it out.")
-    return StepGraph(update)
 
 
 class PrepareSlices:
@@ -197,7 +173,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
             f"{segmenter.input_scaling}. Give build_segmenter the same input_scaling in the bundle's train.json."
         )
     return RunRecord(
-        **dict(data.slicing),
+        **{**dict(data.slicing), "whole": whole_classes(data) if knobs.clean_up else []},
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
         dataset_dir=str(Path(data.cases.root).resolve()),

@@ -27,7 +27,7 @@ from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import LOG_FOLDER
 from medsam_adapt.training.average import AverageWeights
 from medsam_adapt.training.run_handler import RunKeeper
-from medsam_adapt.training.setup import PrepareSlices, compiled_loss, compiles, record_of, recorded
+from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
 
 Schedule = Literal["polynomial", "cosine", "warmup_cosine"]
 _WARMUP_STEPS = 50
@@ -118,10 +118,10 @@ def build_trainer(
         compile=compiles(knobs, device),
         optim_set_to_none=True,
         optimizer=optimizer,
-        loss_function=compiled_loss(knobs, loss),
+        loss_function=loss,
         inferer=inferer,
         prepare_batch=PrepareSlices(knobs.low_res_loss, frozen),
-        iteration_update=recorded(knobs, network, update),
+        iteration_update=update,
         train_handlers=handlers,
     )
 

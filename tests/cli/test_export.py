@@ -50,7 +50,7 @@ def test_onnx_is_compared_on_a_real_slice_and_goes_where_it_is_wanted(phantoms, 
     ]
     code, _, err = call(capsys, "export", run, "--to", "onnx", "--output", output)
     assert code == 2
-    assert "already exists: name another --output, or add --overwrite" in err
+    assert "already exists: choose another --output, or add --overwrite" in err
 
 
 def test_what_differs_from_the_run_is_not_written(tmp_path, capsys, monkeypatch):
@@ -74,11 +74,11 @@ def test_what_differs_from_the_run_is_not_written(tmp_path, capsys, monkeypatch)
     [
         (["--to", "tensorrt"], "unknown format 'tensorrt': use --to torchscript or onnx"),
         (["--to", "torchscript", "--output", "{run}/models/model.pt"], "does not end in .ts"),
-        (["--to", "onnx", "--output", "{run}/models"], "is a folder: name a file"),
-        (["--to", "onnx", "--output", "{run}/run.json/model.onnx"], "cannot be written to"),
+        (["--to", "onnx", "--output", "{run}/models"], "is a folder: give a file name"),
+        (["--to", "onnx", "--output", "{run}/run.json/model.onnx"], "is not writable"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(run, capsys, options, words):
+def test_bad_input_ends_in_a_sentence(run, capsys, options, words):
     before = files_in(run)
     code, _, err = call(capsys, "export", run, *(option.format(run=run) for option in options))
     assert code == 2

@@ -193,3 +193,25 @@ def test_file_names_of_classes_are_plain_and_differ():
     assert list(plan.file_names(names, [1, 2, 3, 4, 5])) == [
         "left_kidney_1", "Left_Kidney_2", "etc", "class_4", "T1_T2",
     ]  # fmt: skip
+
+
+def test_parts_together_give_what_one_process_does(made, tmp_path, capsys, monkeypatch):
+    arguments = [made / "run", "-i", made / "scans", "--report"]
+    assert call(capsys, *arguments, tmp_path / "all.json", "-o", tmp_path / "all")[0] == 0
+    parts = [*arguments, tmp_path / "parts.json", "-o", tmp_path / "parts"]
+    code, out, _ = call(capsys, *parts, "--part", "1/3")
+    assert (code, "part 1 of 3: 2 of 4 volumes" in out) == (0, True)
+    assert set(contents(tmp_path / "parts")) == {"case_0_seg.nii.gz", "case_3_seg.nii.gz"}
+    for rank in (1, 2):
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        monkeypatch.setenv("RANK", str(rank))
+        assert call(capsys, *parts)[0] == 0
+    assert contents(tmp_path / "parts") == contents(tmp_path / "all")
+    reports = [json.loads((tmp_path / f"parts.{number}-of-3.json").read_text())["cases"] for number in (1, 2, 3)]
+    whole = json.loads((tmp_path / "all.json").read_text())["cases"]
+    volumes = {name: entry["volumes_ml"] for cases in reports for name, entry in cases.items()}
+    assert volumes == {name: entry["volumes_ml"] for name, entry in whole.items()}
+    assert sum(map(len, reports)) == len(whole)
+    code, out, _ = call(capsys, *arguments[:3], "-o", tmp_path / "none", "--part", "5/5")
+    assert (code, "part 5 of 5: 0 of 4 volumes" in out) == (0, True)
+    assert "Write it as 2/8" in refused(capsys, *parts, "--part", "4/3")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.cli.main import main
+from medsam_adapt.core.files import owner_tag
 from medsam_adapt.data.volumes.io import read_volume
 
 from .predicting import SHAPE, call, contents, refused, scan, voxels_of
@@ -204,12 +205,14 @@ def test_a_killed_folder_leaves_whole_masks_and_goes_on(made, tmp_path, capsys):
             assert voxels_of(file).shape == SHAPE
     told = set(json.loads(report.read_text())["cases"])
     assert told <= {path.name.removesuffix("_seg.nii.gz") for path in done}
-    (out / f".{process.pid}.case_11_seg.nii.gz").write_bytes(b"half")  # as a kill while writing leaves it
-    (out / f".{os.getpid()}.case_11_seg.nii.gz").write_bytes(b"half")  # and one of a process that lives
+    host, _, random = owner_tag().split("-")
+    elsewhere = [f".{tag}.case_11_seg.nii.gz" for tag in (owner_tag(), f"node7-{process.pid}-{random}")]
+    for name in (f".{host}-{process.pid}-{random}.case_11_seg.nii.gz", *elsewhere):  # as a kill while writing leaves it
+        (out / name).write_bytes(b"half")  # the others are of a process that lives, and of another host
     before = {path: path.stat().st_mtime_ns for path in done if path.is_file()}
     assert call(capsys, *command[4:], "--skip-existing")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert [path.name for path in out.glob(".*")] == [f".{os.getpid()}.case_11_seg.nii.gz"] or not [*out.glob(".*")]
+    assert {path.name for path in out.glob(".*case_11*")} == {*elsewhere}
     cases = json.loads(report.read_text())["cases"]
     assert set(cases) == {f"case_{number:02d}" for number in range(12)}
     for number in range(4, 12):

@@ -1,10 +1,20 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from medsam_adapt.core.cache import MAKING, borrowed_cache, cache_info, clear_cache, labels_folder
+from medsam_adapt.core.cache import (
+    MAKING,
+    borrowed_cache,
+    cache_folder,
+    cache_info,
+    clear_cache,
+    labels_folder,
+    made_in_cache,
+)
 from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.core.files import owner_tag
 from medsam_adapt.data.slices import slice_store as slices
 from medsam_adapt.data.slices.training_data import TrainingData
 
@@ -29,13 +39,17 @@ def test_the_cache_is_described_and_cleared(phantoms, tmp_path):
 
 
 def test_what_killed_runs_left_is_removed_and_what_others_are_making_is_not(tmp_path):
-    dead, alive, old = (tmp_path / f"{MAKING}{owner}" for owner in (f"{2**22 + 1}-x", f"{os.getpid()}-x", "abcd"))
-    for folder in (dead, alive, old):
+    gone = owner_tag().replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    elsewhere = f"node7-{gone.split('-', 1)[1]}-x"
+    dead, alive, old, other = (
+        tmp_path / f"{MAKING}{owner}" for owner in (f"{gone}-x", f"{owner_tag()}-x", "abcd", elsewhere)
+    )
+    for folder in (dead, alive, old, other):
         folder.mkdir()
         (folder / "images.npy").write_bytes(b"1234")
     assert cache_info(tmp_path).leftovers == {dead: 4, old: 4}
     clear_cache(tmp_path)
-    assert list(tmp_path.iterdir()) == [alive]
+    assert {*tmp_path.iterdir()} == {alive, other}
 
 
 def test_the_size_is_told_beforehand(phantoms, tmp_path):
@@ -110,3 +124,29 @@ def test_a_borrowed_cache_has_what_the_real_one_holds_and_leaves_nothing(phantom
     with borrowed_cache(tmp_path / "none") as borrowed:
         assert list(borrowed.iterdir()) == [borrowed / "labels"]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_shared_home_that_is_read_only_falls_back_to_the_users_own(tmp_path, monkeypatch):
+    shared, own = tmp_path / "shared", tmp_path / "me"
+    shared.mkdir()
+    own.mkdir()
+    monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(shared))
+    monkeypatch.setenv("HOME", str(own))
+    assert (cache_folder(), labels_folder()) == (shared / "cache", shared / "labels")
+    monkeypatch.setattr("os.access", lambda path, mode: not Path(path).is_relative_to(shared))  # tests may run as root
+    assert cache_folder() == own / ".cache/medsam-adapt/cache"
+    assert labels_folder() == own / ".cache/medsam-adapt/labels"
+    assert cache_folder(shared / "named") == shared / "named"  # what the user names is taken, or refused later
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert cache_folder() == shared / "cache"
+    monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    assert cache_folder() == tmp_path / "file" / "cache"
+
+
+def test_what_is_made_in_a_groups_cache_is_the_groups(tmp_path):
+    tmp_path.chmod(0o2770)
+    with made_in_cache(tmp_path / ("0" * 32)) as temporary:
+        (temporary / "images.npy").touch(0o600)
+    assert (tmp_path / ("0" * 32)).stat().st_mode & 0o2070 == 0o2070
+    assert all(path.stat().st_mode & 0o060 == 0o060 for path in (tmp_path / ("0" * 32)).iterdir())

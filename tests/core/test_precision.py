@@ -13,8 +13,7 @@ from medsam_adapt.config import checked_precision
 from medsam_adapt.core import precision as running
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.precision import Running, run_as, running_of
-from medsam_adapt.kernels import attention_tiles, feed_forward
-from medsam_adapt.kernels import linear_onednn as products
+from medsam_adapt.kernels import attention_tiles
 from medsam_adapt.methods import CobotAdaptFormer, LoRA, SeriesAdapters
 from medsam_adapt.networks import build_segmenter
 from medsam_adapt.networks.build import build_teacher
@@ -83,35 +82,6 @@ def test_low_memory_computes_attention_once_and_lets_it_go(monkeypatch):
         assert calls == once
     small(torch.zeros(2, 3, SIZE, SIZE))
     assert not [each for each in gc.get_objects() if type(each) is running._Again]
-
-
-@pytest.mark.parametrize(
-    "adapter", [LoRA(), SeriesAdapters(), CobotAdaptFormer()], ids=lambda each: type(each).__name__
-)
-def test_low_memory_computes_the_second_feed_forward_layer_once(adapter, monkeypatch):
-    """In LoRA and AdaptFormer nothing needs it again; InfoSAM's adapter does, and it is kept. Gradients are equal."""
-    monkeypatch.setattr(products, "_WORTHWHILE", 0)
-    monkeypatch.setattr(feed_forward, "_TOKENS", 24)
-    monkeypatch.setattr(feed_forward, "_FEATURES", 0)
-    plain, small = network(adapter), network(adapter, low_memory=True)
-    small.load_state_dict(plain.state_dict())
-    calls, product, found = [], products.product, []
-
-    def counted(tokens, weight, *others, **settings):
-        calls.append((weight.data_ptr(), weight.shape))
-        return product(tokens, weight, *others, **settings)
-
-    monkeypatch.setattr(products, "product", counted)
-    for segmenter in (plain, small):
-        encoder = segmenter.sam.image_encoder
-        weights = [value for name, value in encoder.named_parameters() if name.endswith("lin2.weight")]
-        assert len(weights) == 6
-        calls.clear()
-        found.append(step(segmenter)[1])
-        for weight in weights:  # 128 tokens in six parts
-            assert calls.count((weight.data_ptr(), weight.shape)) == 6
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, msg=name)
 
 
 def test_low_memory_can_be_derived_twice_and_repeatedly():

@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -37,6 +38,15 @@ def difference(segmenter, path, prompt="none"):
     return relative_error(load_exported(path)(inputs), segmenter(**inputs))
 
 
+def axes_of(path):
+    """Name -> length or name of each axis, of an ONNX file's inputs and outputs."""
+    graph = onnx.load(path).graph
+    return {
+        value.name: tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.output)
+    }
+
+
 @pytest.mark.parametrize("bundle", bundle_names())
 def test_every_adapter_exports_merged_or_as_it_is(bundle, tmp_path):
     expected, segmenter = network_of(adapter_of(bundle)), network_of(adapter_of(bundle))
@@ -49,6 +59,8 @@ def test_every_adapter_exports_merged_or_as_it_is(bundle, tmp_path):
     if not merged or bundle == "decoder":  # a plain SAM, as the others are once they are merged
         write_onnx(network, tmp_path / "model.onnx", "none", {})
         assert difference(expected, tmp_path / "model.onnx") <= 1e-4
+        channels = {"image": ("batch", 3, SIZE, SIZE), "logits": ("batch", 3, SIZE, SIZE)}
+        assert axes_of(tmp_path / "model.onnx") == channels
 
 
 @pytest.mark.parametrize("prompt", ["box", "points"])
@@ -58,6 +70,9 @@ def test_prompts_are_embedded_as_sam_does(prompt, tmp_path):
     write_onnx(PortableSegmenter(segmenter), tmp_path / "model.onnx", prompt, {})
     assert difference(segmenter, tmp_path / "model.ts", prompt) <= 1e-4
     assert difference(segmenter, tmp_path / "model.onnx", prompt) <= 1e-4
+    found = axes_of(tmp_path / "model.onnx")
+    assert {axis for axes in found.values() for axis in axes if isinstance(axis, str)} <= {"batch", "points"}
+    assert (found["image"], found["logits"][2:]) == (("batch", 3, SIZE, SIZE), (SIZE, SIZE))
 
 
 @pytest.mark.parametrize("prompt", ["box", "points"])

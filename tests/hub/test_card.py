@@ -30,7 +30,7 @@ def test_the_card_says_what_one_needs_to_know(tmp_path):
         "| trained on | 2 cases |",
         "| held out | 1 case |",
         "| liver | 0.800 | 0.667 | 1.0 | 1.000 | 1 |",
-        "of which none had been trained on",
+        "of which none were used for training",
         "The adapter: CC-BY-4.0. The base weights: Apache-2.0",
         "axial, 32 pixels",
         "−160 to 240 HU",
@@ -47,19 +47,19 @@ def test_the_card_of_a_run_without_scores_licence_or_published_base(own_base, tm
     front, body = card_of(run, tmp_path / "repository")
     assert "license" not in front
     assert "None were recorded" in body
-    assert "its author stated none" in body
+    assert "author of the adapter stated no licence" in body
     assert "| 1 | a\\|b |" in body
     assert "<script>" not in body.replace("\\<script\\>", "")
     assert '--checkpoint "my_ weights.safetensors"' in body
     assert "--prompts prompts.json" in body
 
 
-def test_scores_on_training_cases_are_said_to_flatter(tmp_path):
+def test_scores_on_training_cases_are_called_optimistic(tmp_path):
     run = adapted_run(tmp_path / "run", train=["a", "b"])
     write_json(run / "metrics.json", scored(["a", "x"]))
     _, body = card_of(run, tmp_path / "repository")
-    assert "Mean over 2 cases, of which 1 had been trained on" in body
-    assert "Scores on training cases flatter" in body
+    assert "Mean over 2 cases, of which 1 were used for training" in body
+    assert "Scores on training cases are optimistic" in body
 
 
 def test_a_published_base_is_told_to_the_hub(run, tmp_path, monkeypatch):

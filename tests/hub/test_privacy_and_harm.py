@@ -78,7 +78,7 @@ LORA = "medsam_adapt.methods.lora.LoRA"
         (link_out, "is a link out of"),
         (link_folder_out, "is a link out of"),
         (lambda folder: (folder / "medsam_adapt.json").unlink(), "it has no medsam_adapt.json"),
-        (lambda folder: (folder / "run.json").write_bytes(b" " * (5 << 20)), "refused"),
+        (lambda folder: (folder / "run.json").write_bytes(b" " * (5 << 20)), "limited to"),
         (lambda folder: (folder / "medsam_adapt.json").write_text("[]"), "is damaged"),
         (lambda folder: (folder / "statistics.json").write_text('{"classes": 3}'), "is damaged"),
         (flip_last_byte, "is damaged"),

@@ -35,10 +35,10 @@ def test_to_the_hub_and_back(run, server, tmp_path):
     assert pull(place, tmp_path / "pulled")
     assert same_weights(run, tmp_path / "pulled")
     assert not any("planted" in asked or "gitattributes" in asked for asked in server.asked)
-    with pytest.raises(InputError, match=r"holds other files \(planted.py\)"):
+    with pytest.raises(InputError, match=r"contains other files \(planted.py\)"):
         place.refuse_other_files(overwrite=True)
     del files["planted.py"]
-    with pytest.raises(InputError, match="already holds an adapter"):
+    with pytest.raises(InputError, match="already contains an adapter"):
         place.refuse_other_files(overwrite=False)
     place.refuse_other_files(overwrite=True)
     push(run, place)
@@ -46,7 +46,7 @@ def test_to_the_hub_and_back(run, server, tmp_path):
 
 
 def test_what_the_hub_has_not_or_refuses_is_a_sentence(run, server, tmp_path):
-    with pytest.raises(InputError, match="hf://owner/nothing does not exist, or this user may not see it"):
+    with pytest.raises(InputError, match="hf://owner/nothing does not exist or is private"):
         pull(place_of("hf://owner/nothing"), tmp_path / "pulled")
     server.repositories["owner/other"] = {"config.json": b"{}"}
     with pytest.raises(InputError, match=r"it has no medsam_adapt.json"):
@@ -57,10 +57,10 @@ def test_what_the_hub_has_not_or_refuses_is_a_sentence(run, server, tmp_path):
     with pytest.raises(InputError, match=r"run.json of hf://owner/large has 4,194,305 bytes"):
         pull(place_of("hf://owner/large"), tmp_path / "pulled")
     assert not any("resolve" in asked for asked in server.asked)  # nothing was fetched to find that out
-    with pytest.raises(InputError, match=r'"license" is odd.*name another --license'):
+    with pytest.raises(InputError, match=r'"license" is odd.*use another --license'):
         push(run, place_of("hf://owner/new"), licence="odd")
     server.answers = b"<html>log in to the network</html>"
-    with pytest.raises(RunError, match="what answers for the hub is not the hub"):
+    with pytest.raises(RunError, match="the answer did not come from the hub"):
         pull(place_of("hf://owner/other"), tmp_path / "pulled")
     server.answers, server.refuses = None, True
     with pytest.raises(RunError, match=r"refused .* \(status 403\): log in"):

@@ -91,7 +91,7 @@ def damaged_metrics(run):
 @pytest.mark.parametrize(
     ("break_it", "changes", "words"),
     [
-        (another_frozen_weight, {}, "is not sam_nano with its adapter, so nobody could make it"),
+        (another_frozen_weight, {}, "is not sam_nano plus its adapter"),
         (None, {"checkpoint": "random"}, "started from random weights, which others do not have"),
         (None, {"bundle_sha256": "0" * 64}, "trained by a bundle that is not shipped"),
         (lambda run: shutil.rmtree(run / "models/adapter"), {}, "is missing or damaged|cannot read"),

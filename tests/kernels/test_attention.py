@@ -10,7 +10,7 @@ from torch import nn
 
 from medsam_adapt.kernels import attention, attention_tiles
 from medsam_adapt.kernels.attention import EncoderAttention
-from medsam_adapt.kernels.blocks import use_fast_blocks
+from medsam_adapt.kernels.blocks import install
 from medsam_adapt.methods import CobotLoRA, LoRA, Parser
 from medsam_adapt.methods.series_adapter import SeriesAdapters
 from medsam_adapt.networks import build_sam
@@ -35,6 +35,11 @@ def plain_encoder(grid: int, heads: int = 2, window: int = WINDOW) -> ImageEncod
     )
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.3)
+    return encoder
+
+
+def fast_layers(encoder: ImageEncoderViT) -> ImageEncoderViT:
+    install(encoder)
     return encoder
 
 
@@ -95,12 +100,12 @@ def form(request, monkeypatch):
 def test_it_is_segment_anythings_attention(form, grid):
     """Grids below, equal to and above a window, with and without padding, of whole windows and odd ones."""
     plain = plain_encoder(grid)
-    assert_same(plain, use_fast_blocks(copy.deepcopy(plain)), picture(grid))
+    assert_same(plain, fast_layers(copy.deepcopy(plain)), picture(grid))
 
 
 def test_vit_nanos_windows(form):
     plain = plain_encoder(16, heads=5, window=8)
-    assert_same(plain, use_fast_blocks(copy.deepcopy(plain)), picture(16, batch=3))
+    assert_same(plain, fast_layers(copy.deepcopy(plain)), picture(16, batch=3))
 
 
 def test_sides_may_differ(form):
@@ -120,7 +125,7 @@ def test_sides_may_differ(form):
 def test_the_global_attention_of_512_pixels():
     """Tiles of the size that is used, of a grid of 32 x 32 tokens."""
     plain = plain_encoder(32, heads=1)
-    assert_same(plain, use_fast_blocks(copy.deepcopy(plain)), picture(32, batch=1))
+    assert_same(plain, fast_layers(copy.deepcopy(plain)), picture(32, batch=1))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ def test_the_global_attention_of_512_pixels():
 def test_trained_adapters_wrap_what_they_wrapped(form, adapter):
     """qkv may be any layer that acts on tokens one by one; padding is what it makes of zero."""
     plain = plain_encoder(15)
-    sams = [_sam(plain), _sam(use_fast_blocks(copy.deepcopy(plain)))]
+    sams = [_sam(plain), _sam(fast_layers(copy.deepcopy(plain)))]
     for sam in sams:
         torch.manual_seed(1)
         adapter.attach(sam)
@@ -179,7 +184,7 @@ def test_the_gradient_lies_where_queries_keys_and_values_lie():
 
 def test_bfloat16_autocast_is_as_exact_as_before(form):
     plain = plain_encoder(15)
-    fast = use_fast_blocks(copy.deepcopy(plain))
+    fast = fast_layers(copy.deepcopy(plain))
     image = picture(15)
     exact = plain(image)
     wanted = gradients(plain, image, torch.ones_like(exact))
@@ -194,7 +199,7 @@ def test_bfloat16_autocast_is_as_exact_as_before(form):
 
 def test_names_weights_and_hash_are_segment_anythings():
     plain = plain_encoder(15)
-    fast = use_fast_blocks(copy.deepcopy(plain))
+    fast = fast_layers(copy.deepcopy(plain))
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in fast.named_parameters()] == [name for name, _ in plain.named_parameters()]
     assert weights_sha256(fast) == weights_sha256(plain)
@@ -202,7 +207,7 @@ def test_names_weights_and_hash_are_segment_anythings():
 
 
 def test_it_can_be_copied_and_pickled():
-    fast = use_fast_blocks(plain_encoder(15))
+    fast = fast_layers(plain_encoder(15))
     image = picture(15)
     for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         assert torch.equal(other(image), fast(image))
@@ -210,7 +215,7 @@ def test_it_can_be_copied_and_pickled():
 
 def test_a_recording_takes_any_batch():
     """TorchScript cannot follow the tiles; what it records is the other form, for batches of any size."""
-    fast = use_fast_blocks(plain_encoder(15)).eval()
+    fast = fast_layers(plain_encoder(15)).eval()
     with torch.no_grad():
         recorded = torch.jit.trace(fast, picture(15), check_trace=False)
         image = picture(15, batch=3)
@@ -220,7 +225,7 @@ def test_a_recording_takes_any_batch():
 def test_no_matrix_of_all_scores_is_kept(monkeypatch):
     """For the gradient, a large attention saves tensors as long as its tokens only."""
     saved = []
-    fast = use_fast_blocks(plain_encoder(32, heads=4)).blocks[1].attn
+    fast = fast_layers(plain_encoder(32, heads=4)).blocks[1].attn
     monkeypatch.setattr(attention_tiles, "_KEPT_BYTES", 0)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
         fast(torch.randn(1, 32, 32, 32, requires_grad=True))

@@ -17,7 +17,7 @@ from medsam_adapt.core.precision import run_as, running_of
 from medsam_adapt.kernels import attention, attention_fused
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.attention_fused import can_fuse, fused, trial
-from medsam_adapt.kernels.blocks import use_fast_blocks
+from medsam_adapt.kernels.blocks import install
 
 pytest.importorskip("triton", minversion="3.3", reason="older interpreters do not know all of the language")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -196,7 +196,8 @@ def test_an_encoder_on_a_gpu_takes_it_and_gives_what_it_gave(untried, low_memory
     )
     for parameter in plain_encoder.parameters():
         nn.init.normal_(parameter, std=0.02)
-    encoder = run_as(use_fast_blocks(plain_encoder).cuda(), "bf16", low_memory)
+    install(plain_encoder)
+    encoder = run_as(plain_encoder.cuda(), "bf16", low_memory)
     tokens = torch.randn(1, 64, 64, 768, device="cuda", requires_grad=True)
 
     def results():

@@ -1,4 +1,7 @@
-"""What every adapter must do; each adapter's test subclasses :class:`AdapterTester` and builds it."""
+"""What every adapter must do; each adapter's test subclasses :class:`AdapterTester` and builds it.
+
+The tests of what an adapter computes run with medsam_adapt.kernels and with segment-anything's own modules.
+"""
 
 import copy
 
@@ -7,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from medsam_adapt.core.acceleration import VARIABLE
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks import (
     Adapter,
@@ -56,12 +60,17 @@ class AdapterTester:
         """The adapter under test; every subclass says which, and this class alone is never collected."""
         raise NotImplementedError
 
+    @pytest.fixture(params=["kernels", "plain"])
+    def layers(self, request, monkeypatch):
+        """The layers of networks that are built from here on."""
+        monkeypatch.setenv(VARIABLE, "1" if request.param == "kernels" else "0")
+
     def attached(self, head="exclusive", seed=0):
         """A segmenter with the adapter, which itself starts from the same random numbers each time."""
         return attach_adapter(build_segmenter(head, seed), self.build()).eval()
 
     @HEADS
-    def test_starts_as_sam(self, head):
+    def test_starts_as_sam(self, head, layers):
         base = logits_of(build_segmenter(head))
         assert relative_error(logits_of(self.attached(head)), base) <= self.start_tolerance
 
@@ -81,7 +90,7 @@ class AdapterTester:
         expected = 0.1 * logits_of(Segmenter(stock, "overlapping").eval())
         assert relative_error(logits_of(segmenter), expected) <= max(self.start_tolerance, 1e-6)
 
-    def test_only_its_own_parameters_move(self):
+    def test_only_its_own_parameters_move(self, layers):
         segmenter = add_noise(self.attached())
         before, own = copy.deepcopy(segmenter.state_dict()), trainable_tensors(segmenter)
         optimizer = torch.optim.AdamW(own.values(), lr=1e-3)
@@ -93,7 +102,7 @@ class AdapterTester:
         assert set(own) <= aliases
 
     @HEADS
-    def test_gradient_reaches_every_trainable_tensor(self, head):
+    def test_gradient_reaches_every_trainable_tensor(self, head, layers):
         segmenter = add_noise(self.attached(head))
         segmenter(IMAGE).square().mean().backward()
         unreached = [
@@ -104,7 +113,7 @@ class AdapterTester:
         ]
         assert unreached == []
 
-    def test_saves_and_loads_what_it_trains(self, tmp_path):
+    def test_saves_and_loads_what_it_trains(self, tmp_path, layers):
         trained = add_noise(self.attached())
         save_adapter(trained, tmp_path)
         torch.manual_seed(2)
@@ -112,12 +121,25 @@ class AdapterTester:
         assert not torch.equal(logits_of(fresh), logits_of(trained))
         assert torch.equal(logits_of(load_adapter(fresh, tmp_path)), logits_of(trained))
 
+    def test_plain_layers_and_kernels_compute_the_same(self, monkeypatch):
+        """Logits and gradients, but for rounding."""
+        found = []
+        for switch in ("1", "0"):
+            monkeypatch.setenv(VARIABLE, switch)
+            segmenter = add_noise(self.attached())
+            logits = segmenter(IMAGE)
+            logits.square().mean().backward()
+            found.append({"logits": logits.detach()} | {k: v.grad for k, v in trainable_tensors(segmenter).items()})
+        most = max(float(each.abs().max()) for name, each in found[1].items() if name != "logits")
+        for name, plain in found[1].items():
+            torch.testing.assert_close(found[0][name], plain, rtol=1e-3, atol=1e-5 * max(1.0, most), msg=name)
+
     def test_refuses_another_base(self, tmp_path):
         save_adapter(self.attached(), tmp_path)
         with pytest.raises(InputError, match="other SAM weights"):
             load_adapter(self.attached(seed=1), tmp_path)
 
-    def test_merged_equals_unmerged(self):
+    def test_merged_equals_unmerged(self, layers):
         segmenter = add_noise(self.attached())
         if not segmenter.adapter.mergeable:
             with pytest.raises(InputError, match="cannot be merged"):
@@ -179,7 +201,7 @@ class AdapterTester:
         segmenter = attach_adapter(build_segmenter(), self.build())
         assert not any(module.training for module in segmenter.modules())
 
-    def test_runs_under_autocast(self):
+    def test_runs_under_autocast(self, layers):
         segmenter = add_noise(self.attached())
         before = logits_of(segmenter)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -76,6 +76,6 @@ def test_the_hash_covers_what_is_frozen_and_nothing_else():
         tensor.data += 1e-6
         assert stages_sha256(encoder, 3) != before
         tensor.data.copy_(kept)
-    encoder.blocks[0].attn.window += 1
+    encoder.blocks[0].window_size += 1
     assert stages_sha256(encoder, 3) != before
     assert stage_count(encoder) == WHOLE

@@ -15,7 +15,7 @@ import torch
 from medsam_adapt.config import Axis, Channels
 from medsam_adapt.core.cache import cache_folder, made_in_cache, told_of_cache
 from medsam_adapt.core.errors import RunError
-from medsam_adapt.core.files import file_sha256
+from medsam_adapt.core.files import file_sha256, make_shared_folder
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.stored_array import StoredArray
@@ -108,7 +108,7 @@ def store_cases(
     """
     root = cache_folder(cache_dir)
     with told_of_cache(root):
-        root.mkdir(parents=True, exist_ok=True)
+        make_shared_folder(root)
     folders = {}
     for case in cases:
         folders[case.id] = root / _key(case, settings)

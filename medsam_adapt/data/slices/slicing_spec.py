@@ -18,6 +18,7 @@ class SlicingSpec(BaseModel):
         label_ids: the number of each class in label files.
         absent: classes without a voxel in any training label: kept in the label map and never predicted.
         overlapping: whether a voxel may belong to several classes.
+        whole: classes that are one piece in every training label: fragments of them are removed.
         axis: slicing direction.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
@@ -32,6 +33,7 @@ class SlicingSpec(BaseModel):
     label_ids: list[int] = Field(min_length=1, max_length=255)
     absent: list[str] = []
     overlapping: bool = False
+    whole: list[str] = []
     axis: Axis = "axial"
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
@@ -49,12 +51,19 @@ class SlicingSpec(BaseModel):
             raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
         if not {*self.absent} <= {*self.class_names}:
             raise ValueError("a class that is absent is none of class_names")
+        if not {*self.whole} <= {*self.class_names}:
+            raise ValueError("a class in whole is none of class_names")
         return self
 
     @property
     def absent_classes(self) -> list[int]:
         """The absent classes as the network numbers them, from 1."""
         return [self.class_names.index(name) + 1 for name in self.absent]
+
+    @property
+    def whole_classes(self) -> list[int]:
+        """The classes of one piece as the network numbers them, from 1."""
+        return [self.class_names.index(name) + 1 for name in self.whole]
 
     @property
     def slicing(self) -> SlicingSpec:

@@ -43,6 +43,7 @@ from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
+from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.weights.pixel_scaling import get_scaling
 
 
@@ -282,8 +283,33 @@ def volume_transforms(
     )
 
 
+class RemoveFragmentsd(MapTransform):
+    """What :func:`without_fragments` removes from maps of classes (1, X, Y, Z); keeps the geometry of a MetaTensor.
+
+    Args:
+        keys: of the maps.
+        whole: classes of one piece.
+    """
+
+    def __init__(self, keys: KeysCollection, whole: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.whole = tuple(whole)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result) if self.whole else ():
+            volume = result[key]
+            cleaned = without_fragments(np.asarray(volume[0]).astype(np.int32), self.whole)
+            result[key] = MetaTensor(torch.from_numpy(cleaned)[None].to(volume.dtype), meta=volume.meta)
+        return result
+
+
 def mask_transforms(
-    preprocessing: Compose, label_ids: Sequence[int], output_dir: str | Path, overlapping: bool = False
+    preprocessing: Compose,
+    label_ids: Sequence[int],
+    output_dir: str | Path,
+    overlapping: bool = False,
+    whole: Sequence[int] = (),
 ) -> Compose:
     """From logits (C + 1, X, Y, Z) to a mask file OUTPUT/<name>_seg.nii.gz in the input's own orientation.
 
@@ -294,6 +320,7 @@ def mask_transforms(
         label_ids: the ids written for classes 1, 2, ….
         output_dir: folder of the masks.
         overlapping: whether classes may overlap.
+        whole: classes of one piece, of which fragments are removed.
     """
     classes = [*range(len(label_ids) + 1)]
     ids = [0, 1] if overlapping else [0, *label_ids]
@@ -302,6 +329,7 @@ def mask_transforms(
         [
             AsDiscreted("pred", threshold=0.0) if overlapping else AsDiscreted("pred", argmax=True),
             Invertd("pred", preprocessing, orig_keys="image", nearest_interp=True, to_tensor=True),
+            RemoveFragmentsd("pred", whole),
             MapLabelValued("pred", classes[: len(ids)], ids, dtype=dtype),
             SaveImaged(
                 "pred",

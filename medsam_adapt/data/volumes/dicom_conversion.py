@@ -20,7 +20,7 @@ import numpy as np
 
 from medsam_adapt.core.cache import labels_folder, made_in_cache
 from medsam_adapt.core.errors import InputError, RunError
-from medsam_adapt.core.files import file_sha256, is_disk_full
+from medsam_adapt.core.files import file_sha256, is_disk_full, make_shared_folder
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.volumes.dicom_labels import DicomLabels, open_dicom_labels
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, write_label
@@ -103,7 +103,7 @@ def _make(label: Path, header: VolumeHeader, classes: Mapping[int, str], folder:
         overlap = overlap or bool(whole[mask].any())
         whole[mask] = class_id
     faults = {"problems": problems, "notes": _notes(labels, wanted)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_shared_folder(folder.parent)
     with made_in_cache(folder) as temporary:
         if overlap:  # masks are made again: of many structures, they would not all fit into memory
             for class_id in {*wanted.values()} - problems.keys():

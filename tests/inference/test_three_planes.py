@@ -1,0 +1,44 @@
+"""Runs of axial, coronal and sagittal slices segment together, in the volume's own voxels."""
+
+import numpy as np
+import pytest
+
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.volumes.io import from_ras
+from medsam_adapt.inference.predictor import Predictor
+from medsam_adapt.runs.record import read_runs
+from tests.data.slices.test_geometry import affine_of
+from tests.inference.test_inferer import FULL_SIZE, GREY, Oracle, label, predictor_of  # noqa: F401
+from tests.made_runs import make_run
+
+AXES = list(FULL_SIZE)
+
+
+def together(axes):
+    first, *others = (predictor_of(axis, FULL_SIZE[axis]) for axis in axes)
+    return Predictor(first.record, first.segmenter, 4, [(each.record, each.segmenter) for each in others])
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "ASL"])
+@pytest.mark.parametrize("axes", [AXES, AXES[::-1], ["coronal", "axial"]])
+@pytest.mark.parametrize("flips", [False, True])
+def test_the_mean_of_the_planes_probabilities_decides(label, codes, axes, flips):  # noqa: F811
+    affine = affine_of(codes, (1, 1, 1))
+    noise = np.random.default_rng(1).normal(0, 20, label.shape)
+    image = from_ras(np.clip(GREY * label + noise, 0, 255), affine)
+    alone = [predictor_of(axis, FULL_SIZE[axis]).probabilities(image, affine, flips=flips) for axis in axes]
+    fused = together(axes)
+    found = fused.probabilities(image, affine, flips=flips)
+    np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=2e-3)
+    chances = np.concatenate([1 - found.sum(axis=0, keepdims=True), found])
+    clear = np.sort(chances, axis=0)[-1] - np.sort(chances, axis=0)[-2] > 1e-3
+    np.testing.assert_array_equal(fused(image, affine, flips=flips)[clear], chances.argmax(axis=0)[clear])
+    assert clear.mean() > 0.9
+
+
+def test_only_runs_without_prompts_may_differ_in_their_direction(tmp_path):
+    runs = [make_run(tmp_path / axis, axis=axis, seed=seed) for seed, axis in enumerate(AXES)]
+    assert [record.axis for record in read_runs(runs).values()] == AXES
+    prompted = [make_run(tmp_path / f"box {axis}", "box", axis=axis) for axis in AXES[:2]]
+    with pytest.raises(InputError, match="cannot segment together, since their slicing direction differ"):
+        read_runs(prompted)
