@@ -34,7 +34,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Series = Annotated[
     str | None,
-    typer.Option(help="A DICOM series' number, UID or description, where a folder has several.", show_default=False),
+    typer.Option(
+        help="A DICOM series' number, UID or description, where a folder has several; 3:EchoTime=30 selects one volume "
+        "of a series.",
+        show_default=False,
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 

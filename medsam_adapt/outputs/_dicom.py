@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,7 +25,7 @@ MANUFACTURER = OWN_MODEL
 SERIES_NUMBER = 900  # far from the scanner's own
 CHARACTER_SET = "ISO_IR 192"  # UTF-8: class names may be in any script
 LONGEST_TEXT = 1024  # characters of a description (value representation ST)
-_LONGEST = 64  # characters of a name (value representation LO)
+_LONGEST = 64  # characters of a name (value representation LO) or a UID
 _MAY_BE_EMPTY = (  # attributes of patient and study that the standard wants there, if only empty
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -76,6 +77,8 @@ def source_images(series: SeriesHeader) -> tuple[list[Any], list[int]]:
     first = images[0]
     for image in images:
         _empty_invalid_text(image)
+        if image.get("PatientSex") not in ("M", "F", "O"):
+            image.PatientSex = ""
         for name in _MAY_BE_EMPTY:
             if name not in image:  # as anonymisers leave it
                 setattr(image, name, "")
@@ -91,17 +94,21 @@ def source_images(series: SeriesHeader) -> tuple[list[Any], list[int]]:
 
 def _unusable_identifiers(images: list[Any]) -> list[str]:
     """The UIDs that an output repeats and that it cannot repeat."""
-    from pydicom.uid import UID
-
-    found = [
-        name
-        for name in _IDENTIFIERS
-        if not all((value := image.get(name)) and UID(str(value)).is_valid for image in images)
-    ]
+    found = [name for name in _IDENTIFIERS if not all(_is_usable(name, image.get(name)) for image in images)]
     instances = [str(image.get("SOPInstanceUID")) for image in images]
     if len({*instances}) < len(instances) and "SOPInstanceUID" not in found:
         found.append("SOPInstanceUID")
     return found
+
+
+def _is_usable(name: str, value: Any) -> bool:
+    """Whether a UID has a UID's form, leading zeros allowed since some vendors write them; and is known, if a class."""
+    from pydicom.uid import UID
+
+    text = str(value or "")
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", text) or len(text) > _LONGEST:
+        return False
+    return name != "SOPClassUID" or UID(text).name != text
 
 
 def _empty_invalid_text(image: Any) -> None:

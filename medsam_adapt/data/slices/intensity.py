@@ -129,13 +129,16 @@ def choose_policy(name: Intensity, volumes: Iterable[np.ndarray], stated: Iterab
     return IntensityPolicy(kind="window", low=low, high=high, modality=modality)
 
 
-def describe_choice(policy: IntensityPolicy, name: Intensity, stated: Iterable[str | None]) -> str:
+def describe_choice(
+    policy: IntensityPolicy, name: Intensity, stated: Iterable[str | None], named_by: str = "intensity"
+) -> str:
     """The policy in a sentence, and why it is that one.
 
     Args:
         policy: what `choose_policy` gave.
         name: what it was asked for.
         stated: the modalities that the headers of the training volumes state.
+        named_by: who named it, where it is not "auto".
     """
     if policy.kind == "window":
         unit = " HU" if policy.modality == "CT" else ""
@@ -144,7 +147,7 @@ def describe_choice(policy: IntensityPolicy, name: Intensity, stated: Iterable[s
         what = f"percentiles {_PERCENTILES[0]:g} to {_PERCENTILES[1]:g} of each volume become black to white"
     headers = sorted({modality for modality in stated if modality})
     if name != "auto":
-        why = f"intensity is '{name}'"
+        why = f"{named_by} is '{name}'"
     elif headers:
         why = f"the headers state {', '.join(headers)}"
     elif policy.modality == "CT":

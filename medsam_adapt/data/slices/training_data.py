@@ -308,7 +308,9 @@ class TrainingData:
             name = "percentile"  # shown as a viewer does, they are all but black
         unstated = [case for case in sample if self.check.headers[case.id].modality is None]
         policy = choose_policy(name, (read_volume(case.image)[0] for case in unstated), stated)
-        return policy, describe_choice(policy, name, stated)
+        return policy, describe_choice(
+            policy, name, stated, "intensity" if intensity != "auto" else "the intensity of the layout"
+        )
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]

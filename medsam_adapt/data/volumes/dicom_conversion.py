@@ -1,6 +1,6 @@
 """DICOM labels as the label files that every other part reads: made once, kept under ``MEDSAM_ADAPT_HOME``.
 
-Structures have numbers of their own in every file, so that only their names tell what is the same class in two
+Structures are numbered differently in every file, so that only their names show what is the same class in two
 patients; here they get the data set's ids. Structures of one name are one class.
 
     labels/<32 hexadecimal digits>/label.nii.gz      structures that do not overlap

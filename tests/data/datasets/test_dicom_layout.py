@@ -7,11 +7,12 @@ import pytest
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
-from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.layouts import dicom
+from medsam_adapt.data.datasets.survey import survey
 from medsam_adapt.data.volumes import io
 from medsam_adapt.data.volumes.label_coding import read_classes
-from tests.data.dicom_files import IDENTIFIER, save, segmentation, series, structure_set
+from tests.data.dicom_files import IDENTIFIER, bare_image, save, segmentation, series, set_pixels, structure_set
 from tests.data.volumes.test_dicom_labels import LABEL, MASKS, square
 
 
@@ -139,3 +140,44 @@ def test_a_datalist_may_name_the_folder_of_a_series(tmp_path):
     found = find_cases(root)
     assert (found.layout, [case.id for case in found.cases]) == ("datalist", ["a"])
     assert check_cases(found).voxels["a"] == {1: 6, 2: 12}
+
+
+def drawn(root, name, structures):
+    """A case with a structure set of {name: contours in voxels (low, high, slice)}."""
+    slices = series(np.zeros((6, 12, 12), np.int16))
+    header = io.read_header(save(root / name / "CT", slices))
+    contours = {key: [square(header, *each) for each in drawings] for key, drawings in structures.items()}
+    structure_set(slices, contours).save_as(root / name / "rt.dcm", enforce_file_format=True)
+
+
+def test_faults_concern_only_the_classes_in_use(tmp_path):
+    root = tmp_path / "data"
+    for name in "ab":
+        drawn(root, name, {"liver": [(2, 6, 1)], "ptv": [(2, 6, 1.5)], "couch": [(-5, 2, 3)]})
+    with pytest.raises(InputError, match=r"rt\.dcm: structure 2 has contours that lie between the slices"):
+        check_cases(find_cases(root))
+    check = check_cases(select_classes(find_cases(root), ["liver", "couch"]))
+    assert check.voxels["a"] == {1: 9, 2: 25}
+    assert any("structure 3 reaches beyond the image and is cut off" in note for note in check.notes)
+    assert any(note.endswith("It is not among the classes in use.") for note in check.notes)
+    (root / "labels.json").write_text(json.dumps({"1": "liver"}))
+    check = check_cases(find_cases(root))
+    assert check.voxels["b"] == {1: 25}
+    assert "structure 2, which no class asks for, cannot be used" in check.notes[0]
+
+
+def test_a_class_that_is_empty_everywhere_is_noted(tmp_path):
+    root = tmp_path / "data"
+    for name in "ab":
+        drawn(root, name, {"liver": [(2, 6, 1)], "isocentre": []})
+    assert survey(root).notes == ("class 'isocentre' has no voxel in any case.",)
+
+
+def test_a_folder_of_screenshots_beside_the_series_is_passed_over(tmp_path):
+    root = tmp_path / "data"
+    nifti_label(root / "a" / "label.nii.gz", save(root / "a" / "CT", series()))
+    screenshot = bare_image("OT", SeriesNumber=99)
+    set_pixels(screenshot, np.zeros((4, 4), np.int16))
+    save(root / "a" / "screenshots", [screenshot])
+    save(root / "a" / "scout", series(np.zeros((1, 8, 8), np.int16), number=1))
+    assert find_cases(root).cases[0].image == root / "a" / "CT"

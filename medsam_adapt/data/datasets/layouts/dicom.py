@@ -2,7 +2,7 @@
 
     root/
       case_1/                     the series' files, or one folder that holds them, of any name (such as image, CT)
-        label.nii.gz              or seg.nrrd, ...; or a SEG or RTSTRUCT file of any name, also in a folder of its own
+        label.nii.gz              or seg.nrrd, ...; or a SEG or RTSTRUCT file of any name, also into a separate folder
       labels.json                 optional: {"1": "liver", "2": "spleen"}
 or
     root/
@@ -141,7 +141,7 @@ def _image_folder(folder: Path, series: str | None) -> Path | None:
     found = [path for path in (folder, *_folders(folder)) if _holds_images(path)]
     if len(found) > 1 and series is not None:
         found = [path for path in found if holds_series(path, series)] or found
-    if len(found) > 1:  # screenshots, scouts and other images that are no volume have folders of their own
+    if len(found) > 1:  # screenshots, scouts and other images that are no volume have separate folders
         found = [path for path in found if holds_volume(path)] or found
     if len(found) > 1:
         raise InputError(

@@ -162,7 +162,7 @@ def _choose(
         raise InputError(
             f"{folder}: it holds {len(candidates)} series: {_listed(candidates)}. Choose one with --series and its "
             "number, its UID or its description (to train, copy the data with 'medsam-adapt data convert --series' "
-            "first), or put each in a folder of its own."
+            "first), or put each into a separate folder."
         )
     (chosen,) = candidates
     for fault in faults:

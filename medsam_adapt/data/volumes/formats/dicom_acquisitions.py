@@ -1,7 +1,7 @@
 """Several volumes within one series: acquisitions, echoes, time points, diffusion weightings, magnitude and phase.
 
 Scanners number some of them as one series. Where their slices lie at the same places they make no stack, and where they
-lie between each other they make a false one; so the attributes that tell them apart are compared, and one is chosen.
+lie between each other they make a false one; so the attributes that distinguish them are compared, and one is chosen.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _has(item: Slice, name: str, wanted: str) -> bool:
 
 
 def refuse_several(folder: Path, slices: Sequence[Slice]) -> None:
-    """Raise an InputError where the slices of a series are those of several volumes that the headers tell apart."""
+    """Raise an InputError where the slices of a series are those of several volumes that the headers distinguish."""
     if len(slices) < 2:
         return
     places = _places(slices)
@@ -70,7 +70,7 @@ def refuse_several(folder: Path, slices: Sequence[Slice]) -> None:
         f"{folder}: {series_name(number)} holds several volumes, which differ in {name}: "
         f"{', '.join([*listed, *more])}. "
         f'Choose one with --series "{series}{name}={shown}" (to train, copy the data with \'medsam-adapt data convert '
-        "--series' first), or put each in a folder of its own."
+        "--series' first), or put each into a separate folder."
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Sources = tuple["Dataset", ...]
 
-# What tells the volumes of one series apart, in the order in which it is asked: the name for --series, and the places
+# What distinguishes the volumes of one series, in the order in which it is asked: the name for --series, and the places
 # (macro of multi-frame files or "", attribute). Of the last ones, single volumes have several values too.
 VARYING: dict[str, tuple[tuple[str, str], ...]] = {
     "TemporalPositionIdentifier": (
@@ -64,7 +64,7 @@ def sources_of(dataset: Dataset, count: int) -> Iterator[Sources]:
     if groups is None:
         if count == 1:
             yield (*shared, dataset)
-        return  # frames without positions of their own are no volume
+        return  # frames without separate positions are no volume
     if len(groups) != count:
         raise ValueError("frames")
     for group in groups:

@@ -88,7 +88,7 @@ def _stacked(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np.nda
 
 
 def _check_alike(folder: Path, slices: Sequence[Slice]) -> None:
-    fix = "Put each kind in a folder of its own."
+    fix = "Put each kind into a separate folder."
     sizes = sorted({(item.columns, item.rows) for item in slices})
     if len(sizes) > 1:
         listed = " and ".join(f"{columns} × {rows}" for columns, rows in sizes[:3])
@@ -120,7 +120,7 @@ def _check_distances(folder: Path, places: np.ndarray) -> None:
         others = f" and at {twice.size - 1} more places" if twice.size > 1 else ""
         raise InputError(
             f"{folder}: it has several slices at {places[twice[0]]:g} mm{others}: phases, echoes, time points or "
-            "another export within one series. Put each volume in a folder of its own."
+            "another export within one series. Put each volume into a separate folder."
         )
     gaps = np.flatnonzero(distances > _MISSING * usual)
     if gaps.size:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _JPEG_RATIO = 16_384  # an empty slice of the JPEG family can be a few bytes; beyond this a header lies
-# They have rows and columns, but are drawn over images, or measure something else on a grid of their own.
+# They have rows and columns, but are drawn over images, or measure something else on a separate grid.
 _NO_IMAGES = {"SEG", "RTDOSE", "REG", "PR", "RTIMAGE", "RTPLAN", "RTSTRUCT", "SR", "KO"}
 UNKNOWN_MODALITY = "unknown modality"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -67,7 +67,7 @@ class Slice:
         bits_stored: of the pixels' whole numbers.
         inverted: whether small values are white although they are no measured quantity (MONOCHROME1).
         padding: the lowest and the highest stored value that means "no pixel here".
-        varying: what tells the volumes of one series apart, such as EchoTime: name -> value as text.
+        varying: what distinguishes the volumes of one series, such as EchoTime: name -> value as text.
     """
 
     path: Path

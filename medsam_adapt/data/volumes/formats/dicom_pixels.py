@@ -89,7 +89,7 @@ _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 def _decode_by_itk(dataset: Dataset) -> np.ndarray:
     """(frames, rows, columns) of a file of the JPEG family.
 
-    Each frame goes to SimpleITK in a file of its own that holds nothing but the pixels: so values stay as stored, and
+    Each frame goes to SimpleITK in a separate file that holds nothing but the pixels: so values stay as stored, and
     nothing of the patient is written.
     """
     import SimpleITK as sitk
