@@ -13,6 +13,7 @@ from rich.table import Table
 from medsam_adapt.bundle.catalogue import read_config, workflow
 from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import plain_path
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.volumes.case import CaseList
@@ -30,6 +31,7 @@ _HEADS = {
     "iou": "IoU",
     "hd95": "HD95 mm",
     "nsd": "NSD",
+    "msd": "MSD mm",
     "volume_difference_ml": "ml off",
     "slice_dsc": "DSC per slice",
     "slice_dsc_pooled": "pooled",
@@ -47,12 +49,15 @@ def evaluate(
     ref: Annotated[Path | None, typer.Option(help="Reference mask, or folder of masks of the same names.")] = None,
     labels: Annotated[Path | None, typer.Option(help='Names of the labels in --ref, as in {"1": "liver"}.')] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the scores; without it, the run's.")] = None,
-    metrics: Annotated[str | None, typer.Option(help="all, or some of dsc,iou,hd95,nsd,volume,slice_dsc.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="all, or some of dsc,iou,hd95,nsd,msd,volume,slice_dsc.")] = None,
     protocol: Annotated[str, typer.Option(help="default, segrap or papers; see docs/metrics.md.")] = "default",
     empty_policy: Annotated[
         str | None, typer.Option(help="A class empty in both masks: undefined, or challenge (scores 1).")
     ] = None,
     tolerance: Annotated[str | None, typer.Option(help="Of NSD in mm: 2, or 1,Larynx=2.")] = None,
+    convention: Annotated[
+        str, typer.Option(help="Definitions of ours, monai, medpy, seg-metrics or surface-distance; see docs/peers.md.")
+    ] = "ours",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.")] = 1,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -61,7 +66,7 @@ def evaluate(
 
     Writes metrics.csv and metrics.json (and for a run pictures/) into the run's folder, or into --output.
     """
-    rules = choose_rules(protocol, metrics, empty_policy, tolerance)
+    rules = choose_rules(protocol, metrics, empty_policy, tolerance, convention)
     if run is not None:
         _refuse(pred=pred, ref=ref, labels=labels)
         check_tolerances(tolerance, read_run(run).class_names)
@@ -114,9 +119,9 @@ def run_evaluation(
         {
             **{block: {key: values.get(key, given) for key, given in config[block].items()} for block in _FROM_RUN},
             "adapter": {"_target_": record.adapter.name, **record.adapter.settings},
-            "dataset_dir": str(data),
-            "output_dir": str(output),
-            "bundle_root": str(run),
+            "dataset_dir": plain_path(data),
+            "output_dir": plain_path(output),
+            "bundle_root": plain_path(run),
             "device": select_device(device),
         },
         workflow_type="infer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +13,7 @@ from medsam_adapt.config import checked_precision
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.parts import Part, local_rank, parse_part, part_of_environment
 from medsam_adapt.outputs import format_names
+from medsam_adapt.prediction.json_report import complete_report, earlier_cases
 from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
 from medsam_adapt.runs.record import read_runs
@@ -183,6 +183,8 @@ def run_prediction(
         for note in plan.notes:
             say(note)
         if not plan.cases:
+            if report is not None:
+                complete_report(report)
             return []
 
         from medsam_adapt.inference.predictor import load_run
@@ -206,9 +208,9 @@ def run_prediction(
         for note in (*notes, *shortened([note for case in plan.cases for note in case.header.notes])):
             warn(note)
         log = Report(report, records, str(predictor.device), options, _earlier(report, plan), notes, keep_identifiers)
-        for each in plan.failed:
-            log.fail(each.name, each.error, each.path)
-        with _without_empty(output):
+        with log, _without_empty(output):
+            for each in plan.failed:
+                log.fail(each.name, each.error, each.path)
             written, failed = _segment(runner, plan.cases, log, inputs if found != inputs else None, fail_fast)
     if failed := [*(each.error for each in plan.failed), *failed]:
         raise _failures(failed, len(plan.cases) + len(plan.failed), len(written), report)
@@ -286,8 +288,5 @@ def _earlier(report: Path | None, plan: Plan) -> dict[str, Any]:
     """Entries of the skipped cases, from the report that is there."""
     if report is None or not plan.skipped:
         return {}
-    try:
-        cases = json.loads(report.read_text(encoding="utf-8"))["cases"]
-    except (OSError, ValueError, KeyError, TypeError):
-        cases = {}
+    cases = earlier_cases(report)
     return {name: cases.get(name, {"skipped": True}) for name in plan.skipped}

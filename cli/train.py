@@ -21,6 +21,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import folder_replaced, forget_replaced
 from medsam_adapt.core.folder_lock import FolderLock
 from medsam_adapt.core.interrupts import Stopped, stopped_by_signals
+from medsam_adapt.core.literals import plain_path
 from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.runs.resume import changed_setting, has_checkpoint, is_false_start, is_finished
 from medsam_adapt.training.failures import told_of_faults
@@ -97,8 +98,8 @@ def train(
         "seed": seed,
         "fold": fold,
         "folds": folds,
-        "split_file": None if split_file is None else str(split_file),
-        "cache_dir": None if cache_dir is None else str(cache_dir),
+        "split_file": None if split_file is None else plain_path(split_file),
+        "cache_dir": None if cache_dir is None else plain_path(cache_dir),
         "classes": None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
     }
     given = {key: value for key, value in options.items() if value is not None} | parse_sets(sets or [])
@@ -286,8 +287,8 @@ def _prepare(
             "bundle": base_bundle(bundle),
             **knobs.model_dump(),
         },
-        "dataset_dir": str(data),
-        "output_dir": str(output),
+        "dataset_dir": plain_path(data),
+        "output_dir": plain_path(output),
         "device": chosen,
         "resume": resume,
     }

@@ -234,7 +234,7 @@ def refuse_code(value: Any, where: str) -> None:
         InputError: for text that begins with $, @ or %.
     """
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
-        raise InputError(f"{where}: {value!r} is refused, since MONAI would run or replace it: begin with a letter.")
+        raise InputError(f"{where}: {value!r} is refused, since MONAI would run or replace it. Begin with a letter.")
     if isinstance(value, Mapping):
         for key, item in value.items():
             refuse_code(key, where)

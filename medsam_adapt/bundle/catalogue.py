@@ -15,6 +15,7 @@ from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
 from medsam_adapt.config import Knobs, refuse_code
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import decoded, literal
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -43,7 +44,9 @@ def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
     if recipe not in RECIPES:
         raise InputError(f"unknown recipe '{recipe}': use {' or '.join(RECIPES)}.")
     own = {
-        key: value for key, value in read_config(name, "train")["knobs"].items() if key not in ("_target_", "bundle")
+        key: decoded(value)
+        for key, value in read_config(name, "train")["knobs"].items()
+        if key not in ("_target_", "bundle")
     }
     return own if recipe == "default" else {**own, **read_config(name, f"recipe_{recipe}").get("+knobs", {})}
 
@@ -105,7 +108,7 @@ def workflow(
         trusted: whether the user said that the author of a bundle that is not shipped is trusted.
 
     Raises:
-        InputError: for a value that the config parser would take for code, or a bundle that is not to be run.
+        InputError: for a value that begins as code does, or a bundle that is not to be run.
     """
     refuse_code(values, f"bundle {name}")
     require_trust(name, trusted)
@@ -118,7 +121,7 @@ def workflow(
         meta_file=[str(path) for path in contents.metadata_files(folder)],
         logging_file=False,
         workflow_type=workflow_type,
-        **{"bundle_root": str(folder), **values},
+        **literal({"bundle_root": str(folder), **values}),
     )
     flow.initialize()
     return flow

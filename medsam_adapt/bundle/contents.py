@@ -20,6 +20,7 @@ from typing import Any
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
+from medsam_adapt.core.literals import literal
 
 _PARTS = ("configs/*.json", "configs/logging.conf", "docs/*", "LICENSE")  # nothing else is copied
 _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy's network can be built
@@ -92,15 +93,15 @@ def complete_configs(
 
     Args:
         folder: of the bundle.
-        values: of a run's settings, by name: they are put into ``knobs``, ``settings`` and ``slicing``. Without a run
-            the knobs are the bundle's own, and the others are examples.
+        values: of a run's settings, by name: they are put into ``knobs``, ``settings`` and ``slicing``, so that MONAI's
+            parser gives them back unchanged. Without a run the knobs are the bundle's own, and the others are examples.
         knobs: names of those among them that belong under ``knobs``.
     """
     names = {Path(name).stem for name in {**own_files(shared_folder()), **own_files(folder)} if name.endswith(".json")}
     configs = {name: _read(config_file(folder, name)) for name in sorted(names)}
     for path in metadata_files(folder):
         configs["metadata"] = {**configs["metadata"], **_read(path)}
-    values, defaults = values or {}, {name: field.get_default() for name, field in Knobs.model_fields.items()}
+    values, defaults = literal(values or {}), {name: field.get_default() for name, field in Knobs.model_fields.items()}
     train = configs["train"]
     train["knobs"].update({name: values[name] for name in knobs})
     filled = {**defaults, **_NO_RUN, **train["knobs"], **values}

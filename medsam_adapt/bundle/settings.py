@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from medsam_adapt.bundle.contents import bundle_folder, complete_configs
 from medsam_adapt.config import Knobs, check_knobs, extended_knobs
@@ -22,4 +22,15 @@ def run_knobs(bundle: str, **values: Any) -> Knobs:
     Raises:
         InputError: unknown names, wrong types or values out of bounds, all at once.
     """
-    return check_knobs(knobs_model(bundle), values, f"bundle {bundle}")
+    model = knobs_model(bundle)
+    switches = {
+        name
+        for name, field in model.model_fields.items()
+        if field.annotation is bool or {bool, True} & {*get_args(field.annotation)}
+    }
+    words = {"true": True, "false": False, "True": True, "False": False}  # text, as MONAI's command hands them on
+    values = {
+        name: words.get(value, value) if name in switches and isinstance(value, str) else value
+        for name, value in values.items()
+    }
+    return check_knobs(model, values, f"bundle {bundle}")

@@ -20,6 +20,7 @@ from medsam_adapt.bundle.contents import bundle_folder, bundle_names
 from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256, folder_written_whole
+from medsam_adapt.core.literals import is_literal
 
 TRUST_HELP = "Run the folder given as --bundle, which may do anything that you may: only if you trust its author."
 _LARGEST = 10 << 20  # bytes of a config
@@ -178,7 +179,7 @@ def _code_in(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _code_in(item, f"{place}#{index}")
-    elif isinstance(value, str) and value.startswith(("$", "%")):
+    elif isinstance(value, str) and value.startswith(("$", "%")) and not is_literal(value):
         yield place, value
 
 

@@ -119,6 +119,7 @@ def is_scored(folder: Path, rules: MetricRules) -> bool:
         return False
     scored = read_metrics(folder)["rules"]
     same = all(scored[key] == getattr(rules, key) for key in ("protocol", "empty_policy", "surface"))
+    same = same and scored.get("convention", "ours") == rules.convention
     tolerances = {name: rules.tolerance(name) for name in scored["tolerances_mm"]}
     return same and set(rules.metrics) <= set(scored["metrics"]) and tolerances == scored["tolerances_mm"]
 

@@ -2,4 +2,4 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-__getattr__ = lazy_exports(__name__, {}, ("devices", "distributed"))
+__getattr__ = lazy_exports(__name__, {}, ("devices", "distributed", "literals"))

@@ -18,6 +18,7 @@ from torch import nn
 
 from medsam_adapt.core.distributed import merge, share
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
@@ -90,7 +91,7 @@ class WriteReport:
     """
 
     def __init__(self, folder: str | Path, rules: MetricRules | None = None) -> None:
-        self.folder, self.rules = Path(folder), rules or MetricRules()
+        self.folder, self.rules = Path(as_typed(folder, "output_dir")), rules or MetricRules()
 
     def attach(self, engine: Any) -> None:
         """Register with the evaluator."""
@@ -161,6 +162,7 @@ def labelled_volumes(
     Raises:
         InputError: a case that is not there, or whatever the layout refuses.
     """
+    root = as_typed(root, "dataset_dir")
     case_list = find_cases(root, layout)
     found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))

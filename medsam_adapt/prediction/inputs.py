@@ -11,7 +11,7 @@ from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_images, recognised_layout
 from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
 from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
-from medsam_adapt.data.volumes.io import FORMATS, picture_files, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, volume_files, volume_stem
 
 # What ends the names of labels that programs, ours among them, write beside an image.
 _LABEL_ENDINGS = ("_seg", "_label", "_labels", "_mask", "_uncertainty", "-label", "-seg", ".seg")
@@ -135,7 +135,11 @@ def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) 
 def _apart(found: Sequence[Path], classes: set[str]) -> tuple[list[Path], list[Path]]:
     """Images, and the labels among them; where all are named as labels, they are what is wanted."""
     stems = {volume_stem(path) for path in found}
-    labels = [path for path in found if path.is_file() and _is_label(volume_stem(path), stems, classes)]
+    labels = [
+        path
+        for path in found
+        if path.is_file() and (is_slicer_label(path) or _is_label(volume_stem(path), stems, classes))
+    ]
     return ([path for path in found if path not in labels], labels) if len(labels) < len(found) else (list(found), [])
 
 

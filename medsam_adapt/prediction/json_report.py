@@ -1,7 +1,13 @@
-"""``report.json``: what was segmented with what, case by case."""
+"""``report.json``: what was segmented with what, case by case.
+
+While cases are segmented, each is one line appended to ``report.jsonl``, so that what is written per case does not grow
+with their number. ``report.json`` is written as the cases begin and, with all of them, when they are done; then the
+lines are removed. A killed process leaves both, and the next one reads both.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +15,12 @@ from typing import Any
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.core.versions import versions
+from medsam_adapt.data.datasets.layouts import read_object
 from medsam_adapt.runs.record import RunRecord
 
 
 class Report:
-    """``report.json``: written anew after each case, so that a run that is killed leaves the report of what it did.
+    """The report of one command; a context that writes the whole at its end, however it ends.
 
     Args:
         path: the file, None for none.
@@ -51,15 +58,19 @@ class Report:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._write()
 
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
     def add(self, name: str, entry: Mapping[str, Any], source: Path) -> None:
         """A case that is done, and the file or folder that it was read from."""
-        self.content["cases"][name] = {**entry, "input": self._told(source)}
-        self._write()
+        self._append("cases", name, {**entry, "input": self._told(source)})
 
     def fail(self, name: str, error: InputError, source: Path) -> None:
         """A case that could not be done."""
-        self.content["failed"][name] = str(error).replace(str(source), self._told(source))
-        self._write()
+        self._append("failed", name, str(error).replace(str(source), self._told(source)))
 
     def _told(self, value: Any) -> Any:
         """A value as the report has it: of a path, what it is called; folders are often called after patients."""
@@ -67,6 +78,47 @@ class Report:
             return str(value) if self.keep_identifiers else value.name
         return value
 
+    def _append(self, kind: str, name: str, value: Any) -> None:
+        self.content[kind][name] = value
+        if self.path is not None:
+            line = json.dumps([kind, name, value], ensure_ascii=False, separators=(",", ":"))
+            with lines_of(self.path).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
     def _write(self) -> None:
+        """The whole report, which then holds what the lines do."""
         if self.path is not None:
             write_json(self.path, self.content)
+            lines_of(self.path).unlink(missing_ok=True)
+
+
+def lines_of(path: Path) -> Path:
+    """Where the cases of a report are appended while it is made."""
+    return path.with_suffix(".jsonl") if path.suffix == ".json" else path.with_name(f"{path.name}.jsonl")
+
+
+def earlier_cases(path: Path) -> dict[str, Any]:
+    """The cases of a report that is there, whole or left by a killed process; none of one that is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = {}
+    cases: dict[str, Any] = dict(found) if isinstance(found, dict) else {}
+    lines = lines_of(path)
+    for line in lines.read_text(encoding="utf-8", errors="replace").splitlines() if lines.is_file() else ():
+        try:
+            kind, name, value = json.loads(line)
+        except (ValueError, TypeError):  # the kill came while it was written
+            continue
+        if kind == "cases" and isinstance(name, str):
+            cases[name] = value
+    return cases
+
+
+def complete_report(path: Path) -> None:
+    """Put the lines that a killed process left into its report, where both are there."""
+    if not lines_of(path).is_file() or not path.is_file():
+        return
+    content = read_object(path)
+    write_json(path, {**content, "cases": earlier_cases(path)})
+    lines_of(path).unlink()

@@ -15,12 +15,21 @@ from medsam_adapt.core.json_files import read_json
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.layouts import class_map
 from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels, structure_names
-from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import (
+    VolumeHeader,
+    is_slicer_label,
+    read_header,
+    read_label,
+    volume_files,
+    volume_stem,
+    without_label_ending,
+)
 from medsam_adapt.data.volumes.same_grid import check_same_grid
+from medsam_adapt.data.volumes.slicer_labels import segments_of
 from medsam_adapt.prediction.plan import Case
 from medsam_adapt.runs.record import RunRecord
 
-_LABEL_ENDINGS = ("_seg", "_label", "_0000", "_rtstruct")
+_ENDINGS = ("_0000", "_rtstruct")
 
 
 class PromptsFromLabels:
@@ -70,7 +79,7 @@ class PromptsFromLabels:
             return self._stacked(
                 {key: read_label(file, case.header)[0] > 0 for key, file in files.items()}, case.header
             )
-        if not _is_dicom_label(path):
+        if not _is_named(path):
             return translate(read_label(path, case.header)[0], self.ids, record.label_ids)
         label, names = read_dicom_labels(path, case.header)
         if isinstance(label, dict):
@@ -87,7 +96,7 @@ class PromptsFromLabels:
 
     def _check(self, path: Path, header: VolumeHeader) -> None:
         """Raise an InputError for a label that is not on the image's grid, or has none of the run's structures."""
-        if _is_dicom_label(path):
+        if _is_named(path):
             keys = {class_key(name) for name in structure_names(path).values()}
         elif path.is_dir():
             masks = _masks_in(path)
@@ -129,19 +138,23 @@ def _ids_of(source: Path, record: RunRecord) -> list[int]:
 
 
 def _plain(stem: str) -> str:
-    for ending in _LABEL_ENDINGS:
+    """A case's name, of an image or a label."""
+    for ending in _ENDINGS:
         stem = stem.removesuffix(ending)
-    return stem
+    return without_label_ending(stem)
 
 
-def _is_dicom_label(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() == ".dcm"
+def _is_named(path: Path) -> bool:
+    """Whether a file names its structures: DICOM's, and 3D Slicer's where it describes segments."""
+    if not path.is_file():
+        return False
+    return bool(segments_of(path)) if is_slicer_label(path) else path.suffix.lower() == ".dcm"
 
 
 def _labels_in(folder: Path) -> dict[str, Path]:
     """Labels directly in a folder by the name of their case: files, and folders of masks."""
     found = {_plain(path.name): path for path in folder.iterdir() if path.is_dir() and _masks_in(path)}
-    found |= {_plain(path.stem): path for path in folder.iterdir() if _is_dicom_label(path)}
+    found |= {_plain(path.stem): path for path in folder.iterdir() if _is_named(path)}
     return found | {_plain(volume_stem(path)): path for path in volume_files(folder) if path.is_file()}
 
 

@@ -26,6 +26,7 @@ from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
 from medsam_adapt.config import Backbone, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
+from medsam_adapt.core.literals import literal
 from medsam_adapt.core.versions import newer_error
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
@@ -245,7 +246,7 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
     if record.images:
         configs["inference"]["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
     for name in ("train", "evaluate"):
-        configs[name]["dataset_dir"] = record.dataset_dir or configs[name]["dataset_dir"]
+        configs[name]["dataset_dir"] = literal(record.dataset_dir) or configs[name]["dataset_dir"]
     write_bundle(bundle_root, folder, configs)
     write_json(folder / SPLIT_FILE, {"seed": record.knobs["seed"], "train": record.train, "held_out": record.held_out})
     if record.statistics is not None:

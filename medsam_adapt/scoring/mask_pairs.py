@@ -5,7 +5,6 @@ A case is a label file, or a folder with a mask of each structure (`structure_fo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from scipy.ndimage import find_objects
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_json
 from medsam_adapt.data.datasets.layouts import class_map
-from medsam_adapt.data.volumes.io import read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import read_header, read_label, volume_files, volume_stem, without_label_ending
 from medsam_adapt.data.volumes.same_grid import common_grid
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.structure_folders import (
@@ -32,7 +31,7 @@ from medsam_adapt.scoring.structure_folders import (
 )
 from medsam_adapt.scoring.summary import CaseFacts
 
-_SUFFIXES = re.compile(r"(_seg|_label|_labels|_0000)+$")
+_CHANNEL = "_0000"
 
 Result = TypeVar("Result")
 Progress = Callable[[str], None]
@@ -48,9 +47,9 @@ class MaskPair:
     reference: Path
 
     @property
-    def is_folder(self) -> bool:
-        """Whether each structure has a mask of its own."""
-        return bool(structure_files(self.reference))
+    def by_name(self) -> bool:
+        """Whether both name their structures: folders with a mask of each, or 3D Slicer's segmentations."""
+        return bool(structure_files(self.reference)) and bool(structure_files(self.prediction))
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ def find_labels(pairs: Sequence[MaskPair], workers: int = 1, progress: Progress 
     """
     found: dict[str, set[Label]] = {}
     problems: list[str] = []
-    kinds = {pair.is_folder: pair for pair in pairs}
+    kinds = {pair.by_name: pair for pair in pairs}
     if len(kinds) > 1:
         problems.append(
-            f"{kinds[True].reference} is a folder of masks and {kinds[False].reference} a label map: score them apart."
+            f"{kinds[True].reference} names its structures and {kinds[False].reference} numbers them. Score them apart."
         )
     for pair, result in _over_cases(_labels_of, pairs, workers, progress):
         if isinstance(result, set):
@@ -126,7 +125,7 @@ def find_labels(pairs: Sequence[MaskPair], workers: int = 1, progress: Progress 
 
 def missing_masks(pairs: Sequence[MaskPair]) -> list[str]:
     """A sentence for each case whose prediction lacks the file of a structure."""
-    lacking = {pair.prediction: without_mask(pair.prediction, pair.reference) for pair in pairs if pair.is_folder}
+    lacking = {pair.prediction: without_mask(pair.prediction, pair.reference) for pair in pairs if pair.by_name}
     return [
         f"{folder} has no mask of {', '.join(names)}: scored as empty." for folder, names in lacking.items() if names
     ]
@@ -156,7 +155,7 @@ def score_masks(
 
 def score_pair(pair: MaskPair, classes: Mapping[Label, str], rules: MetricRules) -> tuple[Scores, CaseFacts]:
     """Scores of one case in the file's own voxels."""
-    if pair.is_folder:
+    if pair.by_name:
         return score_structures(pair.prediction, pair.reference, list(classes.values()), rules)
     header = common_grid(read_header(pair.prediction), read_header(pair.reference))
     prediction, reference = (
@@ -177,7 +176,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
         cases = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and structure_files(path)]
         found = [*volume_files(folder), *cases]
     for path in found:
-        name = _SUFFIXES.sub("", _stem(path)) or _stem(path)
+        name = without_label_ending(without_label_ending(_stem(path)).removesuffix(_CHANNEL))
         if (other := files.setdefault(name, path)) != path:
             raise InputError(f"{other} and {path.name} are both masks of '{name}': move one of them elsewhere.")
     return files
@@ -198,11 +197,11 @@ def _numbered(label: np.ndarray, label_ids: Sequence[int]) -> np.ndarray:
 
 def _labels_of(pair: MaskPair) -> set[Label] | list[str]:
     """The label ids of a pair of files, or the sentences that say what is wrong with them."""
-    if pair.is_folder != bool(structure_files(pair.prediction)):
+    if not pair.by_name and (pair.prediction.is_dir() or pair.reference.is_dir()):
         return [
             f"{pair.prediction} and {pair.reference}: one is a folder of masks, the other a label map; give both alike."
         ]
-    if pair.is_folder:
+    if pair.by_name:
         try:
             return set(check_structures(pair.prediction, pair.reference))
         except InputError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.scoring.conventions import Convention, convention_scores
 from medsam_adapt.scoring.surface import hausdorff95, surface_dice, surface_dice_by_area, surface_distances
 
 Scores = dict[str, dict[str, float]]  # class -> metric -> value, NaN where undefined
@@ -45,6 +46,7 @@ METRICS = {
     "iou": Metric("IoU", "", "higher"),
     "hd95": Metric("HD95", "mm", "lower"),
     "nsd": Metric("NSD", "", "higher"),
+    "msd": Metric("mean surface distance", "mm", "lower"),
     "volume_difference_ml": Metric("volume difference", "ml", "zero"),
     "volume_difference_relative": Metric("relative volume difference", "", "zero"),
     "slice_dsc": Metric("DSC per slice", "", "higher"),
@@ -55,10 +57,11 @@ CHOICES = {
     "iou": ("iou",),
     "hd95": ("hd95",),
     "nsd": ("nsd",),
+    "msd": ("msd",),
     "volume": ("volume_difference_ml", "volume_difference_relative"),
     "slice_dsc": ("slice_dsc",),
 }
-ALL = tuple(name for name in METRICS if name != "slice_dsc")
+ALL = tuple(name for name in METRICS if name not in ("msd", "slice_dsc"))
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class MetricRules:
         surface: NSD counts surface ``voxels``, or weighs surface elements by their ``area``.
         protocol: the name that these rules go by.
         remarks: what a reader of the scores must know about the protocol.
+        convention: whose definitions DSC, IoU, HD95 and the mean surface distance follow (`conventions`).
     """
 
     metrics: tuple[str, ...] = ALL
@@ -82,6 +86,7 @@ class MetricRules:
     surface: Literal["voxels", "area"] = "voxels"
     protocol: str = "default"
     remarks: tuple[str, ...] = ()
+    convention: Convention = "ours"
 
     def __post_init__(self) -> None:
         chosen = {*OVERLAP, *self.metrics}
@@ -133,7 +138,8 @@ def score_volume(
     scores: Scores = {}
     boxes = zip(_boxes(prediction, class_names), _boxes(reference, class_names), strict=True)
     for number, (name, found) in enumerate(zip(class_names, boxes, strict=True), start=1):
-        box = _union(found)
+        # Some libraries treat the edges of the volume in a way of their own.
+        box = _union(found) if rules.convention == "ours" else (slice(None),) * 3
         masks = [_mask(volume, number, name, box) for volume in (prediction, reference)]
         score = _score_masks(masks[0], masks[1], spacing, rules, rules.tolerance(name), slice_axis)
         scores[name] = {**score, **dict.fromkeys(rules.metrics, math.nan)} if name in absent else score
@@ -182,10 +188,12 @@ def _score_masks(
         shared = int(np.count_nonzero(prediction & reference))
         values = {"dsc": 2 * shared / sum(sizes), "iou": shared / (sum(sizes) - shared)}
         values |= _volume_differences(sizes[0] * voxel_ml, sizes[1] * voxel_ml)
-        if all(sizes):
+        if all(sizes) and rules.convention == "ours":
             values |= _surface_scores(prediction, reference, spacing, rules, tolerance)
         else:
             values["nsd"] = 0.0
+    if rules.convention != "ours":
+        values |= convention_scores(prediction, reference, spacing, rules.convention)
     if "slice_dsc" in rules.metrics:
         per_slice = slice_scores(prediction, reference, slice_axis)
         values["slice_dsc"] = float(per_slice.mean()) if per_slice.size else math.nan
@@ -204,9 +212,10 @@ def _surface_scores(
 ) -> dict[str, float]:
     by_area = rules.surface == "area"
     scores = {}
-    if "hd95" in rules.metrics or ("nsd" in rules.metrics and not by_area):
+    if {"hd95", "msd"} & {*rules.metrics} or ("nsd" in rules.metrics and not by_area):
         distances = surface_distances(prediction, reference, spacing)
         scores = {"hd95": hausdorff95(distances), "nsd": surface_dice(distances, tolerance)}
+        scores["msd"] = float(np.concatenate(distances).mean())
     if "nsd" in rules.metrics and by_area:
         scores["nsd"] = surface_dice_by_area(prediction, reference, spacing, tolerance)
     return scores

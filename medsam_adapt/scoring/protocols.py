@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import get_args
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.scoring.conventions import METRICS as CONVENTION_METRICS
+from medsam_adapt.scoring.conventions import REMARKS, Convention, check_convention
 from medsam_adapt.scoring.metrics import EmptyPolicy, MetricRules, choose_metrics
 
 SEES_THE_ANSWER = (
@@ -45,6 +47,7 @@ def choose_rules(
     metrics: str | None = None,
     empty_policy: str | None = None,
     tolerance: str | None = None,
+    convention: str = "ours",
 ) -> MetricRules:
     """The rules of a protocol, changed as the user asks.
 
@@ -53,10 +56,13 @@ def choose_rules(
         metrics: such as ``dsc,hd95``, or ``all``.
         empty_policy: ``undefined`` or ``challenge``.
         tolerance: of NSD in mm: ``2``, ``Larynx=2,OralCavity=3`` or ``1,Larynx=2``.
+        convention: ``ours``, or the library whose definitions the scores follow.
 
     Raises:
-        InputError: an unknown name, or a tolerance that is no length.
+        InputError: an unknown name, a tolerance that is no length, or options that do not go with a convention.
     """
+    if (chosen := check_convention(convention)) != "ours":
+        return _rules_of_convention(chosen, protocol, metrics, empty_policy, tolerance)
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol '{protocol}': use {', '.join(PROTOCOLS)}.")
     rules = PROTOCOLS[protocol]
@@ -71,6 +77,20 @@ def choose_rules(
         shared = rules.tolerance_mm if shared is None else shared
         rules = replace(rules, tolerance_mm=shared, tolerances_mm={**rules.tolerances_mm, **single})
     return rules
+
+
+def _rules_of_convention(
+    convention: Convention, protocol: str, metrics: str | None, empty_policy: str | None, tolerance: str | None
+) -> MetricRules:
+    if protocol != "default" or empty_policy is not None or tolerance is not None:
+        raise InputError(
+            f"--convention {convention}: it has rules of its own. Leave out --protocol, --empty-policy and --tolerance."
+        )
+    chosen = CONVENTION_METRICS if metrics is None else choose_metrics([name.strip() for name in metrics.split(",")])
+    if unknown := [name for name in chosen if name not in CONVENTION_METRICS]:
+        known = ", ".join(CONVENTION_METRICS)
+        raise InputError(f"--convention {convention}: it has no {unknown[0]}. Choose --metrics among {known}.")
+    return MetricRules(metrics=chosen, remarks=(REMARKS[convention],), convention=convention)
 
 
 def check_tolerances(tolerance: str | None, class_names: Sequence[str]) -> None:

@@ -1,24 +1,40 @@
-"""Cases that are folders with a mask of each structure, ``CASE/Larynx.nii.gz``, so that structures may overlap."""
+"""Cases whose structures have names, and may overlap: folders with a mask of each, ``CASE/Larynx.nii.gz``, and 3D
+Slicer's segmentations.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import (
+    VolumeHeader,
+    is_slicer_label,
+    read_header,
+    read_label,
+    volume_files,
+    volume_stem,
+)
 from medsam_adapt.data.volumes.same_grid import align
+from medsam_adapt.data.volumes.slicer_labels import read_segments, segments_of
 from medsam_adapt.scoring.metrics import MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.summary import CaseFacts
 
 
 def structure_files(folder: Path) -> dict[str, Path]:
-    """Structure -> its mask, in alphabetical order; empty for what is no folder of masks.
+    """Structure -> the file that holds its mask; empty for a plain label map.
+
+    Args:
+        folder: a folder of masks, or a 3D Slicer segmentation.
 
     Raises:
-        InputError: two masks of one name.
+        InputError: two masks of one name; as `segments_of`.
     """
+    if is_slicer_label(folder) and folder.is_file():
+        return {segment.name: folder for segment in segments_of(folder)}
     if not folder.is_dir():
         return {}
     files: dict[str, Path] = {}
@@ -38,7 +54,9 @@ def check_structures(prediction: Path, reference: Path) -> set[str]:
     first = _first_header(reference)
     for path in (*found[reference].values(), *found[prediction].values()):
         require_same_grid(read_header(path), first)
-        read_label(path, first)
+    for folder, files in found.items():
+        for name in files:
+            _mask(folder, files, name, first)
     return {*found[prediction], *found[reference]}
 
 
@@ -60,13 +78,11 @@ def score_structures(
     """
     header = _first_header(reference)
     axial = next(axis for axis, towards in enumerate(header.orientation) if towards in "SI")
-    files = [structure_files(folder) for folder in (prediction, reference)]
+    files = {folder: structure_files(folder) for folder in (prediction, reference)}
     covered = [np.zeros(header.shape, bool) for _ in files]
     scores: Scores = {}
     for name in names:
-        masks = [
-            read_label(found[name], header)[0] > 0 if name in found else np.zeros(header.shape, bool) for found in files
-        ]
+        masks = [_mask(folder, found, name, header) for folder, found in files.items()]
         scores |= score_volume({name: masks[0]}, {name: masks[1]}, [name], header.spacing, rules, slice_axis=axial)
         for whole, mask in zip(covered, masks, strict=True):
             whole |= mask
@@ -83,9 +99,11 @@ def require_same_grid(prediction: VolumeHeader, reference: VolumeHeader) -> None
     align(reference, prediction, "Write the prediction in the reference's own geometry.", other="the reference")
 
 
-def _mask(path: Path | None, grid: VolumeHeader) -> np.ndarray:
+def _mask(folder: Path, files: Mapping[str, Path], name: str, grid: VolumeHeader) -> np.ndarray:
     """A structure on the grid; empty where it has no file."""
-    return np.zeros(grid.shape, dtype=bool) if path is None else read_label(path, grid)[0] > 0
+    if name not in files:
+        return np.zeros(grid.shape, dtype=bool)
+    return read_segments(folder, grid, [name])[name] if folder.is_file() else read_label(files[name], grid)[0] > 0
 
 
 def _first_header(reference: Path) -> VolumeHeader:

@@ -292,7 +292,12 @@ def _rules_of(rules: MetricRules, class_names: Sequence[str]) -> dict[str, Any]:
             for name in rules.metrics
         },
         "empty_policy": rules.empty_policy,
-        "empty_rule": f"{both_empty}; one that is empty in one mask only scores 0 and has no HD95",
+        "empty_rule": (
+            f"{both_empty}; one that is empty in one mask only scores 0 and has no HD95"
+            if rules.convention == "ours"
+            else f"that of {rules.convention}"
+        ),
+        "convention": rules.convention,
         "surface": rules.surface,
         "tolerances_mm": {name: rules.tolerance(name) for name in class_names} if "nsd" in rules.metrics else {},
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap of the mean over cases, {RESAMPLES} resamples",

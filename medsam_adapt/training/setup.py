@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medsam_adapt.config import Knobs, Precision
+from medsam_adapt.config import PATH_SETTINGS, Knobs, Precision
 from medsam_adapt.core.distributed import processes
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.core.versions import versions
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.training_data import TrainingData
@@ -41,7 +42,14 @@ _PROMPT_KEYS = ("boxes", "points")
 
 
 def initialize(knobs: Knobs) -> None:
-    """Seed all random numbers, and print MONAI's log lines where nobody has set up or silenced logging."""
+    """Seed all random numbers, and print MONAI's log lines where nobody has set up or silenced logging.
+
+    Raises:
+        InputError: a path that MONAI's parser changed, before anything is read or written.
+    """
+    for name in PATH_SETTINGS:
+        if (path := getattr(knobs, name)) is not None:
+            setattr(knobs, name, as_typed(path, name))
     monai.utils.set_determinism(knobs.seed)
     if logging.root.manager.disable < logging.INFO:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.distributed import is_first
+from medsam_adapt.core.literals import as_switch, as_typed
 from medsam_adapt.core.update import Update
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
@@ -80,6 +81,8 @@ def build_trainer(
         beside: modules that are trained beside the network, by name.
         states: what else is restored when a run is resumed, by name; optimisers among them get the schedule too.
     """
+    resume = as_switch(resume, "resume")
+    folder, bundle_root = as_typed(folder, "output_dir"), as_typed(bundle_root, "bundle_root")
     beside = beside or {}
     if parameters is None:
         parameters = model_weights(network) + [tensor for module in beside.values() for tensor in module.parameters()]

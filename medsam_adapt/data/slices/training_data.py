@@ -23,6 +23,7 @@ from medsam_adapt.config import (
 )
 from medsam_adapt.core.distributed import first_process_first
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
@@ -163,7 +164,8 @@ class TrainingData:
     def of(cls, root: str | Path, knobs: Knobs, earlier: EarlierRun | None = None) -> TrainingData:
         """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one."""
         names = [name for name in inspect.signature(cls).parameters if name not in ("root", "earlier")]
-        return cls(root, **{name: getattr(knobs, name) for name in names}, earlier=earlier)
+        settings = {name: getattr(knobs, name) for name in names}
+        return cls(as_typed(root, "dataset_dir"), **settings, earlier=earlier)
 
     @property
     def class_names(self) -> list[str]:

@@ -36,11 +36,12 @@ from monai.transforms import (
 
 from medsam_adapt.config import Augmentation, Channels, InputScaling, PromptMode
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import StoredCase
 from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
-from medsam_adapt.data.volumes.io import FORMATS, picture_files, read_header, to_ras, volume_files
+from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
 from medsam_adapt.data.volumes.pieces import without_fragments
@@ -333,7 +334,7 @@ def mask_transforms(
             MapLabelValued("pred", classes[: len(ids)], ids, dtype=dtype),
             SaveImaged(
                 "pred",
-                output_dir=output_dir,
+                output_dir=as_typed(output_dir, "output_dir"),
                 output_postfix="seg",
                 output_dtype=dtype,
                 separate_folder=False,
@@ -349,15 +350,19 @@ def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
     Raises:
         InputError: when there is none.
     """
-    folder = Path(folder)
+    folder = Path(as_typed(folder, "dataset_dir"))
     files = [folder] if folder.is_file() else []
     if folder.is_dir():
-        files = pair_folders(folder) if pairs else volume_files(folder) or picture_files(folder)
+        files = pair_folders(folder) if pairs else _images_in(folder)
     if pairs and (not files or folder.is_file()):
         raise InputError(f"{folder} holds no folder of {' and '.join(IMAGE_PAIR)}: give one of a case, or of cases.")
     if not files:
         raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
     return [{"image": str(file)} for file in files]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [path for path in volume_files(folder) if not is_slicer_label(path)] or picture_files(folder)
 
 
 def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling = "sam") -> torch.Tensor:

@@ -81,7 +81,8 @@ def converted_label(label: Path, image: Path, classes: Mapping[int, str], series
 
 def _key(label: Path, image: Path, classes: Mapping[int, str], series: str | None) -> str:
     """The label's bytes, and names, sizes and times of the image's files: whole series would take long to hash."""
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in image.iterdir()]
+    files = image.iterdir() if image.is_dir() else [image]
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     description = [_FORMAT, file_sha256(label), str(image.resolve()), sorted(stats), sorted(classes.items())]
     description += [] if series is None else [series]
     return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]

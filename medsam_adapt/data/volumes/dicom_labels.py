@@ -18,10 +18,12 @@ import numpy as np
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.dicom_contours import read_structures
 from medsam_adapt.data.volumes.dicom_segments import require_highdicom, segment_mask
+from medsam_adapt.data.volumes.files import is_slicer_label
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, is_dicom, quiet_dicom
 from medsam_adapt.data.volumes.headers import read_header
+from medsam_adapt.data.volumes.slicer_labels import read_segments, segments_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -75,17 +77,19 @@ def dicom_kind(path: Path) -> str | None:
 
 @quiet_dicom()  # pydicom warns of values when they are accessed
 def structure_names(path: str | Path) -> dict[int, str]:
-    """Number -> name of the structures in a SEG or RTSTRUCT file, ascending.
+    """Number -> name of the structures in a SEG, RTSTRUCT or 3D Slicer file, ascending.
 
     Raises:
         InputError: no such file, neither of the two, or damaged.
     """
+    if is_slicer_label(path):
+        return {number: segment.name for number, segment in enumerate(segments_of(path), start=1)}
     return _names(Path(path), _read(Path(path)))[0]
 
 
 @quiet_dicom()
 def open_dicom_labels(path: str | Path, image: str | Path | VolumeHeader) -> DicomLabels:
-    """The structures of a SEG or RTSTRUCT file on the grid of its image; masks are made when they are asked for.
+    """The structures of a SEG, RTSTRUCT or 3D Slicer file on the grid of its image; masks are made on request.
 
     Args:
         path: the file.
@@ -95,6 +99,9 @@ def open_dicom_labels(path: str | Path, image: str | Path | VolumeHeader) -> Dic
         InputError: as `structure_names` and `read_header`; or the file as a whole was drawn on another series.
     """
     path, header = Path(path), image if isinstance(image, VolumeHeader) else read_header(image)
+    if is_slicer_label(path):
+        masks = read_segments(path, header)
+        return DicomLabels(path, dict(enumerate(masks, start=1)), lambda number: [*masks.values()][number - 1])
     dataset = _read(path)
     names, numbers = _names(path, dataset)
     frames = {item.frame_of_reference for item in header.slices} - {""} if isinstance(header, SeriesHeader) else set()

@@ -5,6 +5,7 @@ A further format is a module in `formats` with the three functions of `VolumeFor
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ import numpy as np
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
-from medsam_adapt.data.volumes.formats.itk import ITK
+from medsam_adapt.data.volumes.formats.itk import ITK, SLICER_SUFFIXES
 from medsam_adapt.data.volumes.formats.nifti import NIFTI
 from medsam_adapt.data.volumes.formats.picture import PICTURE
 
+_LABEL_ENDING = re.compile(r"([._-](seg|segmentation|labels?|labelmap|masks?))+$", re.IGNORECASE)
 LARGEST_LABEL = 65535  # labels are written as uint8 or uint16
 FORMATS: dict[str, VolumeFormat] = {
-    ".nii.gz": NIFTI,  # the longer suffix first
+    **dict.fromkeys(SLICER_SUFFIXES, ITK),  # the longer suffix first
+    ".nii.gz": NIFTI,
     ".nii": NIFTI,
     ".nrrd": ITK,
     ".nhdr": ITK,
@@ -83,6 +86,21 @@ def volume_stem(path: str | Path) -> str:
     if path.is_dir():
         return path.absolute().name
     return path.name[: -len(suffix_of(path))]
+
+
+def case_stem(path: str | Path) -> str:
+    """`volume_stem` of a label without what marks it as one: "a" for a_seg.nii.gz, a.label.nii.gz and a-label.nrrd."""
+    return without_label_ending(volume_stem(path))
+
+
+def without_label_ending(stem: str) -> str:
+    """A name without _seg, -label, .mask and the like at its end."""
+    return _LABEL_ENDING.sub("", stem) or stem
+
+
+def is_slicer_label(path: str | Path) -> bool:
+    """Whether a file is named as 3D Slicer names its segmentations, so that it is no image."""
+    return Path(path).name.lower().endswith(SLICER_SUFFIXES)
 
 
 def volume_files(folder: str | Path) -> list[Path]:

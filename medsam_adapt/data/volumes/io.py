@@ -21,14 +21,17 @@ from medsam_adapt.data.volumes.files import (
     FORMATS,
     LARGEST_LABEL,
     PICTURES,
+    case_stem,
+    is_slicer_label,
     picture_files,
     read_voxels,
     volume_files,
     volume_stem,
+    without_label_ending,
 )
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
-from medsam_adapt.data.volumes.formats.picture import PICTURE, read_mask
 from medsam_adapt.data.volumes.headers import format_of, read_header, stored_label_header
+from medsam_adapt.data.volumes.label_numbers import read_label_map
 from medsam_adapt.data.volumes.same_grid import align
 
 __all__ = [
@@ -37,7 +40,9 @@ __all__ = [
     "PICTURES",
     "VolumeFormat",
     "VolumeHeader",
+    "case_stem",
     "from_ras",
+    "is_slicer_label",
     "picture_files",
     "read_header",
     "read_label",
@@ -46,6 +51,7 @@ __all__ = [
     "to_ras",
     "volume_files",
     "volume_stem",
+    "without_label_ending",
     "write_label",
     "write_volume",
 ]
@@ -64,6 +70,8 @@ def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.n
         InputError: as `read_header`; also damaged voxel data, and NaN or infinite voxels.
     """
     header = read_header(path, series)
+    if header.layers > 1:
+        raise InputError(f"{header.path} is a segmentation in layers, not an image. Give the image that it belongs to.")
     return read_voxels(header, format_of(header.path)), header
 
 
@@ -84,34 +92,10 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
     if like is not None and Path(path).name.lower().endswith(".dcm"):
         return _read_dicom_label(Path(path), like)
     header = read_header(path)
-    label = _read_label_map(header)
+    label = read_label_map(header)
     if like is None:
         return label, header
     return align(like, header).place(label), VolumeHeader(header.path, like.shape, like.affine)
-
-
-def _read_label_map(header: VolumeHeader) -> np.ndarray:
-    """A label file's numbers in its own axis order, checked."""
-    kind = format_of(header.path)
-    values, slope, intercept = (read_mask(header), 1.0, 0.0) if kind is PICTURE else kind.read_voxels(header)
-    if (slope, intercept) != (1, 0):
-        values = values.astype(np.float64) * slope + intercept
-    if values.dtype.kind == "f":
-        whole = np.rint(values)
-        off = ~(np.abs(values - whole) < 0.01)  # rescaling in float32 leaves a little over; NaN is off too
-        if off.any():
-            raise InputError(
-                f"{header.path} is no label map, it holds {values[off][0]:g}; give whole numbers, and resample labels "
-                "with nearest neighbour only"
-            )
-        values = whole
-    lowest, highest = values.min(), values.max()
-    if lowest < 0 or highest > LARGEST_LABEL:
-        raise InputError(
-            f"{header.path} holds the label {lowest if lowest < 0 else highest:g}; labels go from 0 (background) to "
-            f"{LARGEST_LABEL}, so renumber them"
-        )
-    return values.astype(np.uint8 if highest <= 255 else np.uint16)
 
 
 def _read_dicom_label(path: Path, like: VolumeHeader) -> tuple[np.ndarray, VolumeHeader]:

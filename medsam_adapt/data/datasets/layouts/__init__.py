@@ -20,7 +20,7 @@ from medsam_adapt.core.json_files import read_object
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
-from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, is_slicer_label, volume_files, volume_stem
 
 
 class Layout(Protocol):
@@ -116,8 +116,8 @@ def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
 # ------------------------------------------------------------------------------------------ shared by the layouts
 
 
-def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
-    """Stem -> volume directly in ``folder``, hidden files left out.
+def volumes_by_stem(folder: Path, layout: str, labels: bool = False) -> dict[str, Path]:
+    """Stem -> volume directly in ``folder``, hidden files left out, and 3D Slicer's segmentations unless of ``labels``.
 
     Raises:
         InputError: no such folder, or two files of one stem.
@@ -125,7 +125,7 @@ def volumes_by_stem(folder: Path, layout: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, which layout {layout} needs; create it or name another --layout")
     found: dict[str, Path] = {}
-    for path in volume_files(folder):
+    for path in (path for path in volume_files(folder) if labels or not is_slicer_label(path)):
         if (other := found.setdefault(volume_stem(path), path)) != path:
             raise InputError(f"{path} and {other.name} have the same name but for the suffix; remove one of them")
     return found

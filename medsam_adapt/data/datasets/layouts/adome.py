@@ -53,6 +53,6 @@ def images(root: Path) -> dict[str, Path]:
 
 def read(root: Path, need_labels: bool) -> CaseList:
     """The cases; raises InputError as `images` and `pair_by_id`."""
-    labels = volumes_by_stem(root / "labels", NAME) if need_labels or (root / "labels").is_dir() else {}
+    labels = volumes_by_stem(root / "labels", NAME, labels=True) if need_labels or (root / "labels").is_dir() else {}
     cases = tuple(Case(*row) for row in pair_by_id(images(root), labels, need_labels))
     return CaseList(NAME, root, cases, dict(CLASSES))

@@ -29,8 +29,9 @@ from medsam_adapt.data.datasets.layouts import class_map
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, holds_volume, patient_key
-from medsam_adapt.data.volumes.io import FORMATS, volume_files, volume_stem
+from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, volume_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
+from medsam_adapt.data.volumes.slicer_labels import segments_of
 
 NAME = "dicom"
 DESCRIPTION = "a folder with a DICOM series for each case, its label beside it or in labels/ (NIfTI, SEG or RTSTRUCT)"
@@ -182,15 +183,18 @@ def _labels_apart(labels: Path, case_id: str) -> Iterator[Path]:
 # ----------------------------------------------------------------------------------------------- classes and patients
 
 
-def _is_dicom_label(path: Path | None) -> bool:
-    return path is not None and not path.name.lower().endswith(tuple(FORMATS))
+def _is_named(path: Path | None) -> bool:
+    """Whether a label names its structures: DICOM's, and 3D Slicer's where it describes segments."""
+    if path is None:
+        return False
+    return bool(segments_of(path)) if is_slicer_label(path) else not path.name.lower().endswith(tuple(FORMATS))
 
 
 def _classes(root: Path, found: list[_Found]) -> dict[int, str]:
     names = root / "labels.json"
     if names.is_file():
         return class_map(read_json(names), names)
-    dicom = [case.label for case in found if case.label is not None and _is_dicom_label(case.label)]
+    dicom = [case.label for case in found if case.label is not None and _is_named(case.label)]
     if not dicom:
         return {}
     if len(dicom) < sum(case.label is not None for case in found):
@@ -220,7 +224,7 @@ def _patients(found: list[_Found]) -> dict[str, str]:
 
 
 def _case(case: _Found, classes: dict[int, str], patient: str | None, series: str | None) -> Case:
-    if case.label is None or not _is_dicom_label(case.label):
+    if case.label is None or not _is_named(case.label):
         return Case(case.id, case.image, case.label, patient, {}, series)
     from medsam_adapt.data.volumes.dicom_conversion import converted_label
 

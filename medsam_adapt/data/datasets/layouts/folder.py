@@ -2,7 +2,7 @@
 
 root/
   images/case_1.nii.gz      or case_1_0000.nii.gz
-  labels/case_1.nii.gz      or case_1_seg.nii.gz, case_1_label.nii.gz
+  labels/case_1.nii.gz      or case_1_seg.nii.gz, case_1.label.nii.gz, case_1.seg.nrrd, ...
   labels.json               optional: {"1": "liver", "2": "spleen"}
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.json_files import read_json
 from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, unique_images, volumes_by_stem
+from medsam_adapt.data.datasets.named_labels import with_named_labels
 from medsam_adapt.data.volumes.case import Case, CaseList
-from medsam_adapt.data.volumes.io import volume_files, volume_stem
+from medsam_adapt.data.volumes.files import case_stem, is_slicer_label, volume_files
 
 NAME = "folder"
 DESCRIPTION = "images/ and labels/ with files of the same name, and labels.json with the classes' names if there is one"
@@ -23,30 +24,35 @@ DESCRIPTION = "images/ and labels/ with files of the same name, and labels.json 
 
 def looks_like(root: Path) -> bool:
     """Whether there is an images/ folder with volumes in it."""
-    return (root / "images").is_dir() and bool(volume_files(root / "images"))
+    return (root / "images").is_dir() and any(not is_slicer_label(path) for path in volume_files(root / "images"))
 
 
 def images(root: Path) -> dict[str, Path]:
     """Case id -> image; raises InputError for two images of one case."""
-    labels = root / "labels"
-    return _images(root, {_case_id(volume_stem(path)) for path in (volume_files(labels) if labels.is_dir() else [])})
+    return _images(root, _labels(root) if (root / "labels").is_dir() else {})
 
 
 def read(root: Path, need_labels: bool) -> CaseList:
     """The cases, and the classes of labels.json (none without it); raises InputError as `pair_by_id`."""
-    labels: dict[str, Path] = {}
-    if need_labels or (root / "labels").is_dir():
-        for stem, path in volumes_by_stem(root / "labels", NAME).items():
-            case_id = _case_id(stem)
-            if (other := labels.setdefault(case_id, path)) != path:
-                raise InputError(f"{path} and {other.name} are both labels of {case_id}; remove one of them")
+    labels = _labels(root) if need_labels or (root / "labels").is_dir() else {}
     cases = tuple(Case(*row) for row in pair_by_id(_images(root, labels), labels, need_labels))
     names = root / "labels.json"
-    return CaseList(NAME, root, cases, class_map(read_json(names), names) if names.is_file() else {})
+    classes = class_map(read_json(names), names) if names.is_file() else {}
+    if any(case.label is not None and is_slicer_label(case.label) for case in cases):
+        cases, classes, coding = with_named_labels(cases, classes)
+        return CaseList(NAME, root, cases, classes, coding=coding)
+    return CaseList(NAME, root, cases, classes)
 
 
-def _case_id(label_stem: str) -> str:
-    return label_stem.removesuffix("_seg").removesuffix("_label")
+def _labels(root: Path) -> dict[str, Path]:
+    """Case id -> label: the name of an image, or one with an ending such as _seg or .label."""
+    images = {*volumes_by_stem(root / "images", NAME)} if (root / "images").is_dir() else set()
+    labels: dict[str, Path] = {}
+    for stem, path in volumes_by_stem(root / "labels", NAME, labels=True).items():
+        case_id = stem if {stem, f"{stem}_0000"} & images else case_stem(path)
+        if (other := labels.setdefault(case_id, path)) != path:
+            raise InputError(f"{path} and {other.name} are both labels of {case_id}; remove one of them")
+    return labels
 
 
 def _images(root: Path, labels: Collection[str]) -> dict[str, Path]:

@@ -62,7 +62,7 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     content = read_object(source)
     found = images(root / IMAGE_FOLDERS[0], choice)
     has_labels = need_labels or (root / "labelsTr").is_dir()
-    labels = volumes_by_stem(root / "labelsTr", NAME) if has_labels else {}
+    labels = volumes_by_stem(root / "labelsTr", NAME, labels=True) if has_labels else {}
     cases = tuple(Case(*row) for row in pair_by_id(found, labels, need_labels))
     classes, coding = _labels(content.get("labels"), source)
     return CaseList(NAME, root, cases, classes, coding=coding)

@@ -30,6 +30,7 @@ class VolumeHeader:
             names the statement and who follows it.
         contradiction: what is contradictory in the header, as the end of a sentence; empty where nothing is.
         notes: warnings about the file, whole sentences that begin with its path.
+        layers: of a 3D Slicer segmentation with overlapping segments; 1 for everything else.
         is_cropped: whether the header states that the volume covers a part of another one.
         modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
@@ -43,6 +44,7 @@ class VolumeHeader:
     contradiction: str = field(default="", kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     is_cropped: bool = field(default=False, kw_only=True)
+    layers: int = field(default=1, kw_only=True)
     modality: str | None = field(default=None, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
     orientation: str = field(init=False)

@@ -33,6 +33,7 @@ from medsam_adapt.data.volumes.formats.base import (
 if TYPE_CHECKING:
     import SimpleITK
 
+SLICER_SUFFIXES = (".seg.nrrd", ".seg.nhdr")  # 3D Slicer's segmentations, whose first axis may be layers
 _HEADER_BYTES = 1 << 16  # more text than any header of these formats has
 _BLOCK = 1 << 16  # bytes that become 66 MB at most
 _LONGEST_FIELD = 500  # letters of a header's line; ITK crashes from about 900
@@ -52,10 +53,12 @@ def _read_header(path: Path) -> VolumeHeader:
     voxels = _voxels_of(path)
     reader = _information(path)
     shape = _shape(path, reader)
-    _check_kind(path, reader)
-    needed, held = math.prod(shape) * _itemsize(reader), voxels.file.stat().st_size - voxels.begin
+    layers = reader.GetNumberOfComponents() if path.name.lower().endswith(SLICER_SUFFIXES) else 1
+    _check_kind(path, reader, layers)
+    needed, held = math.prod(shape) * layers * _itemsize(reader), voxels.file.stat().st_size - voxels.begin
     check_size(path, needed, held, DEFLATE_RATIO if voxels.compressed else 1)
-    return VolumeHeader(path, shape, _affine(path, reader))
+    is_cropped = reader.HasMetaDataKey("Segmentation_ReferenceImageExtentOffset")
+    return VolumeHeader(path, shape, _affine(path, reader), is_cropped=is_cropped, layers=layers)
 
 
 def _read_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
@@ -68,7 +71,10 @@ def _read_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
             image = sitk.ReadImage(str(header.path))
     except RuntimeError as error:
         raise unreadable(header.path, _reason(error)) from error
-    return sitk.GetArrayFromImage(image).reshape(header.shape[::-1]).transpose(), 1.0, 0.0
+    array = sitk.GetArrayFromImage(image)
+    if header.layers > 1:
+        return array.reshape((*header.shape[::-1], header.layers)).transpose(2, 1, 0, 3), 1.0, 0.0
+    return array.reshape(header.shape[::-1]).transpose(), 1.0, 0.0
 
 
 def _check_deflated(path: Path, voxels: _Voxels) -> None:
@@ -166,6 +172,19 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
     return fields, min(length, len(block))
 
 
+def nrrd_values(path: Path) -> dict[str, str]:
+    """A program's own values in an NRRD header, which stand behind ``:=``.
+
+    Raises:
+        InputError: no NRRD header, or a damaged one.
+    """
+    _, length = _text_fields(path)
+    with path.open("rb") as file:
+        lines = file.read(length).decode("utf-8", errors="replace").splitlines()
+    pairs = (line.partition(":=") for line in lines if not line.startswith("#"))
+    return {key.strip(): value.strip() for key, separator, value in pairs if separator}
+
+
 def _check_nrrd_line(path: Path, line: bytes) -> None:
     """Refuse a line that is longer than any field: quoting it in a sentence of its own, ITK writes beyond its memory.
 
@@ -225,12 +244,12 @@ def _shape(path: Path, reader: SimpleITK.ImageFileReader) -> tuple[int, int, int
     return shape
 
 
-def _check_kind(path: Path, reader: SimpleITK.ImageFileReader) -> None:
+def _check_kind(path: Path, reader: SimpleITK.ImageFileReader, layers: int) -> None:
     import SimpleITK as sitk
 
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         raise InputError(f"{path} holds complex voxels; give one real number a voxel")
-    if (count := reader.GetNumberOfComponents()) != 1:
+    if (count := reader.GetNumberOfComponents()) != layers:
         raise InputError(
             f"{path} holds {count} values a voxel (colour, vectors, or several volumes in one); give one real number "
             "a voxel, and each volume in a file of its own"
