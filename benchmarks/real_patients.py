@@ -213,9 +213,9 @@ def train_nnunet(
     done = subprocess.run(
         [str(part) for part in command], check=True, env=environment, stdout=subprocess.PIPE, text=True
     )
-    shown = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"seconds"'))
+    result = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"seconds"'))
     memory = 1024 * max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return {"seconds": shown["seconds"], "steps": shown["steps"], "loss": shown["loss"], "memory": memory}
+    return {"seconds": result["seconds"], "steps": result["steps"], "loss": result["loss"], "memory": memory}
 
 
 def link_cases(data: Path, ids: Sequence[str], folder: Path) -> None:

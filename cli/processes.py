@@ -28,7 +28,7 @@ def is_one_of_several() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def is_told_of() -> bool:
+def is_main_process() -> bool:
     """Whether this process shows how far it is: the first of several, or the only one."""
     return not is_one_of_several() or os.environ["RANK"] == "0"
 

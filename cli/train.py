@@ -24,11 +24,11 @@ from medsam_adapt.core.interrupts import Stopped, stopped_by_signals
 from medsam_adapt.core.literals import plain_path
 from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.runs.resume import changed_setting, has_checkpoint, is_false_start, is_finished
-from medsam_adapt.training.failures import told_of_faults
+from medsam_adapt.training.failures import explain_training_errors
 from medsam_adapt.weights.store import resolve
 
 from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
-from .processes import count_processes, is_one_of_several, is_told_of, train_together
+from .processes import count_processes, is_main_process, is_one_of_several, train_together
 from .training_notes import Display, frozen_work_of, tell_data, tell_plan, tell_precision, tell_start
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def train(
     assert output is not None
     begun = resume and (output / RUN_FILE).is_file()
     count = count_processes(gpus, device, output if begun else repeat, begun)
-    if is_told_of():
+    if is_main_process():
         FolderLock.refuse_if_held(output)
         if not (begun or is_false_start(output)):
             check_output(output, overwrite, RUN_FILE)
@@ -167,20 +167,20 @@ def run_training(
     A time budget (``knobs.minutes``) counts from ``started`` (`time.monotonic`), or from now.
     """
     started = time.monotonic() if started is None else started
-    console.quiet = not is_told_of()
+    console.quiet = not is_main_process()
     flow = _prepare(bundle, data, output, knobs, device, resume, trust_bundle)
     deadline = None
     if knobs.minutes is not None:
         from medsam_adapt.training.time_budget import Deadline
 
         deadline = Deadline.of(knobs.minutes, started, output, resume)
-    with told_of_faults(output, knobs.model_dump()):
+    with explain_training_errors(output, knobs.model_dump()):
         _do_frozen_work(flow)
-    with _kept_or_restored(output, overwrite and not resume and is_told_of()):
+    with _kept_or_restored(output, overwrite and not resume and is_main_process()):
         _run(flow, output, knobs, deadline)
-        if is_told_of():
+        if is_main_process():
             require_trained(output)
-    if resume and is_told_of():  # the kill may have come while it replaced another run
+    if resume and is_main_process():  # the kill may have come while it replaced another run
         forget_replaced(output)
 
 
@@ -215,7 +215,7 @@ def planned(bundle: str, data: Path, knobs: Knobs, device: str, started: float, 
 
 
 def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs, deadline: Deadline | None = None) -> None:
-    with stopped_by_signals(), told_of_faults(output, knobs.model_dump()), progress_bar() as progress:
+    with stopped_by_signals(), explain_training_errors(output, knobs.model_dump()), progress_bar() as progress:
         trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
         Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
         if deadline is not None:

@@ -146,7 +146,8 @@ def _run(folder):
     if not Path("FOLDER").exists():
         _phantoms(Path("FOLDER"))
     prompt = next((name for name in ("box", "points") if name in folder.name), "none")
-    run_ours(["train", "--data", "FOLDER", "--output", folder, "--prompt", prompt, "--set", "order=first", *SMALL])
+    options = ["--bundle", "blosam", "--prompt", prompt, "--set", "order=first"]
+    run_ours(["train", "--data", "FOLDER", "--output", folder, *options, *SMALL])
 
 
 def _hospital(folder):

@@ -11,7 +11,7 @@ import shlex
 
 import pytest
 
-from medsam_adapt.bundle.catalogue import parse_sets, resolve_knobs
+from medsam_adapt.bundle.catalogue import DEFAULT_BUNDLE, parse_sets, resolve_knobs
 
 from .doc_blocks import REPOSITORY, SHELL, blocks, pages, parse
 from .doc_walk import TYPED, walk
@@ -41,7 +41,7 @@ def check_settings(given):
     """Refuse settings that the bundles do not have."""
     if given["name"] not in ("train", "compare") or any(given.get(key) for key in _NOT_SHIPPED):
         return
-    names = (given.get("bundles") or given.get("bundle") or "blosam").split(",")
+    names = (given.get("bundles") or given.get("bundle") or DEFAULT_BUNDLE).split(",")
     sets = parse_sets(given["sets"] or [])
     options = {key: given.get(key) for key in ("backbone", "checkpoint", "image_size", "epochs", "prompt", "seed")}
     for name in names:

@@ -61,10 +61,10 @@ def borrowed_cache(cache_dir: str | Path | None = None) -> Iterator[Path]:
     Labels that were DICOM are kept there too.
 
     Raises:
-        InputError, RunError: as `cache_info` and `told_of_cache`.
+        InputError, RunError: as `cache_info` and `explain_cache_errors`.
     """
     held = cache_info(cache_dir)
-    with told_of_cache(held.folder):
+    with explain_cache_errors(held.folder):
         place = held.folder if held.folder.exists() else None
         temporary = tempfile.TemporaryDirectory(prefix=f"{MAKING}{owner_tag()}-", dir=place)
     with temporary as name:
@@ -82,7 +82,7 @@ def borrowed_cache(cache_dir: str | Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def told_of_cache(folder: Path) -> Iterator[None]:
+def explain_cache_errors(folder: Path) -> Iterator[None]:
     """Turn a failure to write to the cache into a sentence.
 
     Raises:
@@ -186,7 +186,7 @@ def clear_cache(cache_dir: str | Path | None = None) -> CacheInfo:
         InputError: as `cache_info`, and a folder that cannot be written to.
     """
     info = cache_info(cache_dir)
-    with told_of_cache(info.folder):
+    with explain_cache_errors(info.folder):
         for path in (*info.cases, *info.features, *info.labels, *info.leftovers):
             shutil.rmtree(path)
     return info

@@ -30,19 +30,19 @@ Item = TypeVar("Item")
 _PATIENCE = timedelta(hours=12)
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def process() -> int:
+def rank() -> int:
     """The number of this process among them, from 0."""
-    return dist.get_rank() if processes() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes files and tells how far it is."""
-    return process() == 0
+    return rank() == 0
 
 
 def join_processes(device: torch.device | str) -> None:
@@ -74,53 +74,53 @@ def parallel(network: nn.Module, device: torch.device | str) -> nn.Module:
     return DistributedDataParallel(network, **options)
 
 
-def bare(network: nn.Module) -> nn.Module:
+def unwrap(network: nn.Module) -> nn.Module:
     """The network that :func:`parallel` was given, or the network itself."""
     return cast("nn.Module", network.module) if isinstance(network, DistributedDataParallel) else network
 
 
 @contextmanager
-def first_process_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Run the block in the first process, then in the others, which find in the cache what it made."""
-    if not is_first():
+    if not is_main_process():
         dist.barrier()
     yield
-    if is_first() and processes() > 1:
+    if is_main_process() and world_size() > 1:
         dist.barrier()
 
 
 def any_process(asked: bool) -> bool:
     """Whether ``asked`` is true in one of the processes at least; all wait for each other here."""
-    if processes() == 1:
+    if world_size() == 1:
         return asked
     flag = torch.tensor(int(asked))
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag)
 
 
-def as_first(value: Item) -> Item:
+def from_main_process(value: Item) -> Item:
     """The first process's value, in all of them."""
-    if processes() == 1:
+    if world_size() == 1:
         return value
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
 
 
-def share(items: Sequence[Item]) -> list[Item]:
+def shard(items: Sequence[Item]) -> list[Item]:
     """This process's part of ``items``: as many as every other's, so that some are dealt twice where they do not go up.
 
     :func:`merge` puts what was made of the parts together again.
     """
-    count, each = len(items), -(-len(items) // processes())
-    return [items[(process() + step * processes()) % count] for step in range(each)]
+    count, each = len(items), -(-len(items) // world_size())
+    return [items[(rank() + step * world_size()) % count] for step in range(each)]
 
 
 def merge(results: dict[str, Item]) -> dict[str, Item]:
-    """The results of all processes by name, in the order in which :func:`share` dealt the items."""
-    if processes() == 1:
+    """The results of all processes by name, in the order in which :func:`shard` dealt the items."""
+    if world_size() == 1:
         return results
-    parts: list[Any] = [None] * processes()
+    parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, list(results.items()))
     return {name: result for dealt in zip(*parts, strict=True) for name, result in dealt}
 
@@ -132,39 +132,39 @@ def seed_processes(engine: Any, seed: int) -> None:
     """
 
     def reseed(engine: Any) -> None:
-        torch.manual_seed(hash((seed, engine.state.epoch, process())))
+        torch.manual_seed(hash((seed, engine.state.epoch, rank())))
 
-    if not is_first():
+    if not is_main_process():
         engine.add_event_handler(Events.EPOCH_STARTED, reseed)
 
 
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum of the processes' tensors, of one shape, on every process; the gradient is summed likewise."""
-    return cast("Tensor", _AllSum.apply(tensor)) if processes() > 1 else tensor
+    return cast("Tensor", _AllSum.apply(tensor)) if world_size() > 1 else tensor
 
 
 def all_mean(tensor: Tensor) -> Tensor:
     """The mean of the processes' tensors, as :func:`all_sum`."""
-    return all_sum(tensor) / processes() if processes() > 1 else tensor
+    return all_sum(tensor) / world_size() if world_size() > 1 else tensor
 
 
 def gather_batch(tensor: Tensor) -> Tensor:
     """The batches (b, ...) of all processes in one, (N · b, ...), on every process; the gradient is summed."""
-    return cast("Tensor", _GatherBatch.apply(tensor)) if processes() > 1 else tensor
+    return cast("Tensor", _GatherBatch.apply(tensor)) if world_size() > 1 else tensor
 
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The mean of each tensor over the processes, in one exchange for each precision."""
     given = list(tensors)
-    if processes() == 1:
+    if world_size() == 1:
         return given
     means: list[Tensor] = given[:]
     for dtype in {tensor.dtype for tensor in given}:
         places = [place for place, tensor in enumerate(given) if tensor.dtype == dtype]
         flat = torch.cat([given[place].detach().flatten() for place in places])
         dist.all_reduce(flat)
-        flat /= processes()
+        flat /= world_size()
         parts = flat.split([given[place].numel() for place in places])
         for place, part in zip(places, parts, strict=True):
             means[place] = part.view_as(given[place])
@@ -173,7 +173,7 @@ def average(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average the gradients of what is trained outside DistributedDataParallel; one without a gradient stays so."""
-    if processes() == 1:
+    if world_size() == 1:
         return
     reached = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [cast("Tensor", parameter.grad) for parameter in reached]
@@ -199,12 +199,12 @@ class _GatherBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().contiguous()
-        batches = [torch.empty_like(tensor) for _ in range(processes())]
+        batches = [torch.empty_like(tensor) for _ in range(world_size())]
         dist.all_gather(batches, tensor)
         ctx.size = len(tensor)
         return torch.cat(batches)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        start = process() * ctx.size
+        start = rank() * ctx.size
         return cast("Tensor", _AllSum.apply(gradient))[start : start + ctx.size]

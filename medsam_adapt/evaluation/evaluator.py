@@ -16,7 +16,7 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from medsam_adapt.core.distributed import merge, share
+from medsam_adapt.core.distributed import merge, shard
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import check_cases
@@ -137,7 +137,7 @@ def volume_evaluator(
 
 def validation_set(data: TrainingData) -> Dataset:
     """The held-out volumes of a training run, or this process's part of them."""
-    return Dataset(share(data.volumes()), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
+    return Dataset(shard(data.volumes()), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
 
 
 def validator_of(data: TrainingData, network: nn.Module, device: torch.device) -> SupervisedEvaluator:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medsam_adapt.config import Knobs
 from medsam_adapt.core.cache import cache_folder
-from medsam_adapt.core.distributed import as_first
+from medsam_adapt.core.distributed import from_main_process
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.slices.training_data import TrainingData
@@ -119,7 +119,7 @@ class FrozenWork:
         self._kept: dict[str, Features] = {}
         self.place: Place | None = None
         self.done, self.seconds, self._rehearses = 0, 0.0, False
-        self.why_not, self.place = as_first((self._why_not(), self.place))
+        self.why_not, self.place = from_main_process((self._why_not(), self.place))
 
     @property
     def views(self) -> Views | None:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_adapt.core.cache import FEATURES, FEATURES_FILE, made_in_cache, told_of_cache
-from medsam_adapt.core.distributed import first_process_first
+from medsam_adapt.core.cache import FEATURES, FEATURES_FILE, explain_cache_errors, made_in_cache
+from medsam_adapt.core.distributed import main_process_first
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.core.files import make_shared_folder
 from medsam_adapt.data.slices.stored_array import StoredArray
@@ -122,7 +122,7 @@ def store_features(
         RunError: the disk is full, features do not fit the type, or what the cache holds is damaged.
     """
     path = folder / FEATURES_FILE
-    with first_process_first(), told_of_cache(folder.parent):
+    with main_process_first(), explain_cache_errors(folder.parent):
         if not path.is_file():
             make_shared_folder(folder.parent)
             with made_in_cache(folder, dataset) as temporary:

@@ -135,7 +135,7 @@ class HubRepository:
             folder = Path(temporary)
             yield folder
             names = [name for name in FILES if (folder / name).is_file()]
-            with _told_of_faults(self):
+            with _explained_errors(self):
                 there = self._sizes(missing_ok=True)
                 if not there:
                     _hub().create_repo(self.name, private=True, exist_ok=True)
@@ -165,13 +165,13 @@ class HubRepository:
         with tempfile.TemporaryDirectory() as temporary:
             for name in FILES:
                 if name in sizes:
-                    with _told_of_faults(self):
+                    with _explained_errors(self):
                         _hub().hf_hub_download(self.name, name, revision=commit, local_dir=temporary)
                     _refuse_large(f"{name} of {self}", (Path(temporary) / name).stat().st_size, FILES[name])
             yield Path(temporary)
 
     def _info(self) -> Any:
-        with _told_of_faults(self):
+        with _explained_errors(self):
             return _hub().model_info(self.name, revision=self.revision, files_metadata=True)
 
     def _sizes(self, missing_ok: bool = False) -> dict[str, int]:
@@ -217,7 +217,7 @@ def _hub() -> Any:
 
 
 @contextmanager
-def _told_of_faults(repository: HubRepository) -> Iterator[None]:
+def _explained_errors(repository: HubRepository) -> Iterator[None]:
     """Turn what the hub's library raises into a sentence.
 
     Raises:

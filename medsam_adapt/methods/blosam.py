@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from medsam_adapt.core.distributed import average, average_gradients, bare
+from medsam_adapt.core.distributed import average, average_gradients, unwrap
 from medsam_adapt.core.update import Prepared, Update, prepared
 from medsam_adapt.data.slices.sampling import EndlessLoader
 
@@ -202,7 +202,7 @@ class BiLevelUpdate(Update):
     def _loss(engine: Any, given: Prepared) -> Callable[[], Tensor]:
         """The loss of a batch as a function of the network's present weights; what is frozen runs once."""
         image, label, args, kwargs = given
-        segmenter: Any = bare(engine.network)  # DistributedDataParallel knows one backward pass for each forward pass
+        segmenter: Any = unwrap(engine.network)  # DistributedDataParallel knows one backward pass for each forward pass
         if "features" not in kwargs:
             kwargs = {**kwargs, "features": segmenter.frozen_features(image)}
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from monai.data import DataLoader
 from torch import Tensor, nn
 
-from medsam_adapt.core.distributed import average_gradients, gather_batch, processes
+from medsam_adapt.core.distributed import average_gradients, gather_batch, world_size
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.update import Prepared, Update, prepared
 from medsam_adapt.data.volumes.label_coding import IGNORED
@@ -205,7 +205,7 @@ class DistillationUpdate(Update):
         relation_warmup_epochs: int = 0,
     ) -> None:
         slices, batch_size = len(loader.dataset), loader.batch_size or 1  # type: ignore[arg-type]
-        if min(batch_size * processes(), slices) < 2:
+        if min(batch_size * world_size(), slices) < 2:
             given = f"there is {slices} training slice" if slices < batch_size else f"batch_size is {batch_size}"
             raise InputError(f"{_TOO_FEW} ({given}).")
         self.teacher = teacher

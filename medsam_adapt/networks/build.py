@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medsam_adapt.config import InputScaling, Precision
-from medsam_adapt.core.distributed import bare
+from medsam_adapt.core.distributed import unwrap
 from medsam_adapt.core.precision import run_as
 from medsam_adapt.networks.adapter import Adapter
 from medsam_adapt.networks.parameters import attach_adapter, trainable_tensors
@@ -115,7 +115,7 @@ def build_teacher(
 
 def model_weights(network: nn.Module) -> list[nn.Parameter]:
     """The trained tensors of a segmenter, bare or wrapped, but for the prompt embedding: BLO-SAM's W."""
-    return [tensor for name, tensor in trainable_tensors(bare(network)).items() if name != _PROMPT]
+    return [tensor for name, tensor in trainable_tensors(unwrap(network)).items() if name != _PROMPT]
 
 
 def branch_and_sam(network: nn.Module, learning_rate: float, sam_factor: float) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ def branch_and_sam(network: nn.Module, learning_rate: float, sam_factor: float) 
         learning_rate: of the branch.
         sam_factor: by which that is multiplied for SAM's own weights.
     """
-    trained = trainable_tensors(bare(network))
+    trained = trainable_tensors(unwrap(network))
     branch = [tensor for name, tensor in trained.items() if name.startswith("sam.detail.")]
     own = [tensor for name, tensor in trained.items() if not name.startswith("sam.detail.")]
     return [{"params": branch, "lr": learning_rate}, {"params": own, "lr": sam_factor * learning_rate}]
@@ -134,4 +134,4 @@ def branch_and_sam(network: nn.Module, learning_rate: float, sam_factor: float) 
 
 def prompt_embedding(network: nn.Module) -> nn.Parameter:
     """SAM's dense ``no_mask_embed`` (1, D) of a segmenter, bare or wrapped: BLO-SAM's A."""
-    return bare(network).get_parameter(_PROMPT)
+    return unwrap(network).get_parameter(_PROMPT)

@@ -19,7 +19,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def told_of_faults(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+def explain_training_errors(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Turn the faults that a training may meet into a sentence with the mend.
 
     Args:

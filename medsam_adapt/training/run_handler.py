@@ -13,7 +13,7 @@ import numpy as np
 from ignite.engine import Events
 from monai.handlers import TensorBoardStatsHandler, from_engine
 
-from medsam_adapt.core.distributed import any_process, first_process_first, is_first, seed_processes
+from medsam_adapt.core.distributed import any_process, is_main_process, main_process_first, seed_processes
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.core.folder_lock import FolderLock
@@ -71,7 +71,7 @@ def load_start(segmenter: Segmenter, run: str | Path) -> None:
     segmenter.load_state_dict(weights)
 
 
-class RunKeeper:
+class RunHandler:
     """Handler of the trainer that keeps the run's folder: record, best weights, adapter, and the state to resume from.
 
     The best weights are those of the best validation on held-out volumes; without held-out volumes the last ones.
@@ -129,23 +129,23 @@ class RunKeeper:
             self.validator.add_event_handler(Events.COMPLETED, self._keep_best)
             if self.average is not None:
                 self.validator.add_event_handler(Events.COMPLETED, self.average.swap)
-            if is_first():
+            if is_main_process():
                 log_validations(self.validator, engine, self.folder / LOG_FOLDER)
         seed_processes(engine, self.record.knobs["seed"])
         self.logs = LogFiles(self.folder / LOG_FOLDER, engine, *([] if self.validator is None else [self.validator]))
-        if is_first():
+        if is_main_process():
             self.cost.attach(engine)
         engine.add_event_handler(Events.STARTED, self._end_open_epoch)
         engine.add_event_handler(Events.COMPLETED, lambda _: self.lock.release())
 
     def _start(self, engine: Any) -> None:
         self._saved = time.monotonic()
-        with first_process_first():
-            if is_first():
+        with main_process_first():
+            if is_main_process():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.lock.hold()
             state, problems = read_checkpoint(self.folder) if self.resume else (None, [])
-            if is_first():
+            if is_main_process():
                 self._open_folder(state, problems)
         if state is not None:
             self._load_state(engine, state)
@@ -185,7 +185,7 @@ class RunKeeper:
             self._save_model()
 
     def _save_model(self) -> None:
-        if not is_first():
+        if not is_main_process():
             return
         path = self.folder / MODEL_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ class RunKeeper:
         raise_if_stopped()
 
     def _save_state(self, engine: Any) -> None:
-        if not is_first():
+        if not is_main_process():
             return
         weights = {name: tensor.detach() for name, tensor in trainable_tensors(self.segmenter).items()}
         if not all_finite(weights.values()):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medsam_adapt.config import PATH_SETTINGS, Knobs, Precision
-from medsam_adapt.core.distributed import processes
+from medsam_adapt.core.distributed import world_size
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.core.versions import versions
@@ -33,7 +33,7 @@ from medsam_adapt.runs.record import (
     read_run,
 )
 from medsam_adapt.runs.statistics import training_statistics, whole_classes
-from medsam_adapt.training.run_handler import RunKeeper as RunKeeper  # found here too
+from medsam_adapt.training.run_handler import RunHandler as RunHandler  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
 from medsam_adapt.weights.store import RANDOM, resolve
@@ -198,7 +198,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),
         started_from=_started_from(knobs),
-        processes=processes(),
+        processes=world_size(),
         statistics=training_statistics(data),
     )
 

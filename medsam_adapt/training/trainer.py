@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 from torch.utils.data import DataLoader
 
 from medsam_adapt.config import Knobs
-from medsam_adapt.core.distributed import is_first
+from medsam_adapt.core.distributed import is_main_process
 from medsam_adapt.core.literals import as_switch, as_typed
 from medsam_adapt.core.update import Update
 from medsam_adapt.data.slices.training_data import TrainingData
@@ -27,7 +27,7 @@ from medsam_adapt.networks.build import model_weights
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import LOG_FOLDER
 from medsam_adapt.training.average import AverageWeights
-from medsam_adapt.training.run_handler import RunKeeper
+from medsam_adapt.training.run_handler import RunHandler
 from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
 
 Schedule = Literal["polynomial", "cosine", "warmup_cosine"]
@@ -99,10 +99,10 @@ def build_trainer(
     averages = {} if average is None else {"average": average}
     handlers: list[Any] = [
         *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values()),
-        *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_first() else []),
+        *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_main_process() else []),
         *averages.values(),  # before a checkpoint is written
         *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates else []),
-        RunKeeper(
+        RunHandler(
             record_of(data, segmenter, knobs, *beside.values()),
             segmenter,
             folder,

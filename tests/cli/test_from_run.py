@@ -63,18 +63,18 @@ def test_a_run_goes_on_with_more_data(run, more, tmp_path, capsys):
 
 
 def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkeypatch):
-    from medsam_adapt.training.setup import RunKeeper
+    from medsam_adapt.training.setup import RunHandler
 
     arguments = ["train", "--from", run, "--data", more, "--epochs", 2, "--device", "cpu"]
     assert call(capsys, *arguments, "--output", tmp_path / "whole")[0] == 0
-    save_state = RunKeeper._save_state
+    save_state = RunHandler._save_state
 
     def killed(keeper, engine):
         save_state(keeper, engine)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save_state", killed)
+        patch.setattr(RunHandler, "_save_state", killed)
         call(capsys, *arguments, "--output", tmp_path / "parts")
     assert call(capsys, "train", "--resume", "--output", tmp_path / "parts", "--device", "cpu")[0] == 0
     torch.testing.assert_close(weights(tmp_path / "parts"), weights(tmp_path / "whole"), rtol=0, atol=0)

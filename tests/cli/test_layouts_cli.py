@@ -69,7 +69,7 @@ def test_the_whole_path(tmp_path, capsys, monkeypatch, sample):
     assert {array.shape for array in written} == {read_header(image).shape}
 
 
-@pytest.mark.parametrize("bundle", ["blosam", "lora"])
+@pytest.mark.parametrize("bundle", ["blosam", "lora", "detail"])
 @pytest.mark.parametrize("prompt", ["none", "box"])
 def test_overlapping_classes_with_and_without_prompts(tmp_path, capsys, monkeypatch, bundle, prompt):
     monkeypatch.setattr("medsam_adapt.evaluation.evaluator.save_pictures", lambda *arguments: None)

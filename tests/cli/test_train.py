@@ -5,7 +5,7 @@ import torch
 from segment_anything import build_sam_vit_b
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.training.setup import RunKeeper
+from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
 
 SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=8", "--set", "min_steps=1"]
@@ -35,7 +35,7 @@ def two_cases(phantoms, tmp_path):
 def test_an_interrupted_run_resumes_to_the_same_weights(phantoms, tmp_path, capsys, monkeypatch, bundle):
     arguments = ["train", "--bundle", bundle, "--data", phantoms, *SMALL, "--epochs", 3, "--set", "val_interval=1"]
     assert call(capsys, *arguments, "--output", tmp_path / "whole")[0] == 0
-    save_state = RunKeeper._save_state
+    save_state = RunHandler._save_state
 
     def killed_after_the_second_epoch(keeper, engine):
         save_state(keeper, engine)
@@ -43,7 +43,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(phantoms, tmp_path, caps
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save_state", killed_after_the_second_epoch)
+        patch.setattr(RunHandler, "_save_state", killed_after_the_second_epoch)
         call(capsys, *arguments, "--output", tmp_path / "parts")
     assert call(capsys, "train", "--resume", "--output", tmp_path / "parts", "--device", "cpu")[0] == 0
     assert differences(tmp_path / "parts", tmp_path / "whole") == []

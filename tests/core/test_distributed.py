@@ -28,8 +28,8 @@ class Group:
     """Pretends that this process is one of several."""
 
     def __init__(self, monkeypatch, number, count):
-        monkeypatch.setattr("medsam_adapt.data.slices.sampling.process", lambda: number)
-        monkeypatch.setattr("medsam_adapt.data.slices.sampling.processes", lambda: count)
+        monkeypatch.setattr("medsam_adapt.data.slices.sampling.rank", lambda: number)
+        monkeypatch.setattr("medsam_adapt.data.slices.sampling.world_size", lambda: count)
 
 
 def test_each_process_takes_its_part_of_every_batch(monkeypatch):

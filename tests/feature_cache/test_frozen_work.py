@@ -9,7 +9,7 @@ from medsam_adapt.data import TrainingData
 from medsam_adapt.feature_cache.frozen_work import FrozenWork
 from medsam_adapt.methods import LoRA, Parser, SeriesAdapters
 from medsam_adapt.networks import DecoderOnly, build_segmenter, build_teacher
-from medsam_adapt.training.setup import RunKeeper
+from medsam_adapt.training.setup import RunHandler
 from tests.cli.test_train import SMALL, call
 
 CPU = torch.device("cpu")
@@ -175,7 +175,7 @@ def test_a_run_of_several_views_resumes_to_the_same_weights(phantoms, tmp_path, 
     code, out, _ = call(capsys, *arguments, "--output", tmp_path / "whole")
     assert code == 0
     assert "Frozen work is done once: all 6 blocks" in out
-    save_state = RunKeeper._save_state
+    save_state = RunHandler._save_state
 
     def killed_after_the_second_epoch(keeper, engine):
         save_state(keeper, engine)
@@ -183,7 +183,7 @@ def test_a_run_of_several_views_resumes_to_the_same_weights(phantoms, tmp_path, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save_state", killed_after_the_second_epoch)
+        patch.setattr(RunHandler, "_save_state", killed_after_the_second_epoch)
         call(capsys, *arguments, "--output", tmp_path / "parts")
     assert call(capsys, "train", "--resume", "--output", tmp_path / "parts", "--device", "cpu")[0] == 0
     whole, parts = (torch.load(tmp_path / run / "models/model.pt", weights_only=True) for run in ("whole", "parts"))

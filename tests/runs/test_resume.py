@@ -9,7 +9,7 @@ import pytest
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.runs.checkpoint import read_checkpoint
-from medsam_adapt.training.setup import RunKeeper
+from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
 
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
@@ -133,7 +133,7 @@ def test_someone_elses_folder_is_not_taken_for_a_begun_run(phantoms, tmp_path, c
 
 
 def test_checkpoints_within_an_epoch_lead_to_the_same(whole, phantoms, tmp_path, capsys, monkeypatch):
-    save_state, run = RunKeeper._save_state, tmp_path / "run"
+    save_state, run = RunHandler._save_state, tmp_path / "run"
 
     def killed_within_the_second_epoch(keeper, engine):
         save_state(keeper, engine)
@@ -142,7 +142,7 @@ def test_checkpoints_within_an_epoch_lead_to_the_same(whole, phantoms, tmp_path,
 
     each_step = ["--set", "save_minutes=0", "--set", "num_workers=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save_state", killed_within_the_second_epoch)
+        patch.setattr(RunHandler, "_save_state", killed_within_the_second_epoch)
         assert call(capsys, "--data", phantoms, *SMALL, *each_step, "--output", run)[0]
     assert read_checkpoint(run)[0]["epoch_is_open"]
     assert call(capsys, "--resume", "--output", run, "--device", "cpu", "--set", "num_workers=0")[0] == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.training.run_handler import RunKeeper
+from medsam_adapt.training.run_handler import RunHandler
 from tests.equal_runs import differences
 
 SMALL = ["--image-size", "32", "--epochs", "2", "--device", "cpu"]
@@ -23,7 +23,7 @@ def train(*arguments):
 def test_a_run_killed_within_an_epoch_comes_to_the_same_bits(phantoms, tmp_path, monkeypatch, held_out):
     sets = [part for name in (*SETS, f"held_out={held_out}", "save_minutes=0") for part in ("--set", name)]
     assert train("--data", phantoms, *SMALL, *sets, "--output", tmp_path / "whole") == 0
-    save_state = RunKeeper._save_state
+    save_state = RunHandler._save_state
 
     def killed(keeper, engine):
         save_state(keeper, engine)
@@ -31,7 +31,7 @@ def test_a_run_killed_within_an_epoch_comes_to_the_same_bits(phantoms, tmp_path,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save_state", killed)
+        patch.setattr(RunHandler, "_save_state", killed)
         assert train("--data", phantoms, *SMALL, *sets, "--output", tmp_path / "run")
     assert train("--resume", "--output", tmp_path / "run", "--device", "cpu", "--set", "num_workers=0") == 0
     assert differences(tmp_path / "run", tmp_path / "whole") == []

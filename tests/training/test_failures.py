@@ -26,8 +26,8 @@ from medsam_adapt.data.slices.slice_store import SliceSettings, store_cases
 from medsam_adapt.evaluation.evaluator import VolumeScores
 from medsam_adapt.methods.losses import SegmentationLoss
 from medsam_adapt.runs.checkpoint import read_checkpoint
-from medsam_adapt.training.failures import told_of_faults
-from medsam_adapt.training.setup import RunKeeper
+from medsam_adapt.training.failures import explain_training_errors
+from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
 
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
@@ -124,7 +124,7 @@ def test_a_trainer_that_is_made_within_prints_no_traceback(tmp_path, capsys, mon
     """As in a process of its own, where nothing has given the logger of MONAI's handler a place to print to."""
     monkeypatch.setattr(logging.getLogger("monai.handlers.StatsHandler"), "handlers", [])
 
-    @told_of_faults(tmp_path, {})
+    @explain_training_errors(tmp_path, {})
     def train():
         trainer = Engine(lambda *_: 1 / 0)
         StatsHandler().attach(trainer)
@@ -204,7 +204,7 @@ def test_a_folder_that_is_removed(phantoms, tmp_path, capsys, in_second_epoch):
 
 def test_a_folder_that_becomes_read_only(whole, phantoms, tmp_path, capsys, monkeypatch):
     """Root may write anywhere: there the process goes on as nobody, whom the folder does not belong to."""
-    run, save_state = tmp_path / "run", RunKeeper._save_state
+    run, save_state = tmp_path / "run", RunHandler._save_state
     for folder in (tmp_path, *tmp_path.parents):
         if "pytest-of" in str(folder):
             folder.chmod(0o755)  # as nobody too it is found
@@ -218,7 +218,7 @@ def test_a_folder_that_becomes_read_only(whole, phantoms, tmp_path, capsys, monk
         save_state(keeper, engine)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunKeeper, "_save_state", without_right)
+        patch.setattr(RunHandler, "_save_state", without_right)
         try:
             code, out, err = call(capsys, "--data", phantoms, *SMALL, "--output", run)
         finally:

@@ -10,7 +10,7 @@ from monai.data import DataLoader
 from monai.transforms import Compose
 from torch.utils.data import Dataset, Sampler
 
-from medsam_adapt.core.distributed import process, processes
+from medsam_adapt.core.distributed import rank, world_size
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.views import Views
 
@@ -115,10 +115,10 @@ class DrawSampler(Sampler):
 
     def _own(self, draws: Sequence[Any]) -> Sequence[Any]:
         """This process's draws: of every batch of all processes its part, as long as there is one for each of them."""
-        if processes() == 1:
+        if world_size() == 1:
             return draws
-        whole = len(draws) - len(draws) % (self.batch_size * processes())
-        return [draws[place] for place in range(whole) if place // self.batch_size % processes() == process()]
+        whole = len(draws) - len(draws) % (self.batch_size * world_size())
+        return [draws[place] for place in range(whole) if place // self.batch_size % world_size() == rank()]
 
     def _order(self, random: np.random.Generator) -> np.ndarray:
         if not self.shuffle:
@@ -158,13 +158,13 @@ def slice_loader(
     Raises:
         InputError: there are too few samples for one batch of several processes.
     """
-    together = batch_size * processes()
+    together = batch_size * world_size()
     draws = max(len(dataset), min_steps * together) if min_steps > 1 else len(dataset)
     if max_steps is not None:
         draws = min(draws, max_steps * together)
-    if processes() > 1 and draws < together:
+    if world_size() > 1 and draws < together:
         raise InputError(
-            f"there are {draws} training slices for {processes()} processes that take {batch_size} each: lower "
+            f"there are {draws} training slices for {world_size()} processes that take {batch_size} each: lower "
             "batch_size, raise min_steps, or train with fewer processes."
         )
     return DataLoader(

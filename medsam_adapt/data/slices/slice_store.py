@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medsam_adapt.config import Axis, Channels
-from medsam_adapt.core.cache import cache_folder, made_in_cache, told_of_cache
+from medsam_adapt.core.cache import cache_folder, explain_cache_errors, made_in_cache
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.core.files import file_sha256, make_shared_folder
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
@@ -107,7 +107,7 @@ def store_cases(
         RunError: the disk is full, or what the cache holds is damaged.
     """
     root = cache_folder(cache_dir)
-    with told_of_cache(root):
+    with explain_cache_errors(root):
         make_shared_folder(root)
     folders = {}
     for case in cases:
@@ -169,6 +169,6 @@ def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path
     images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
     arrays = {"images": images.numpy().astype(np.uint8), "labels": resized.numpy().astype(label.dtype)}
     arrays |= {"voxels": voxels} if table is None else {"voxels": voxels, "table": table}
-    with told_of_cache(folder.parent), made_in_cache(folder, dataset) as temporary:
+    with explain_cache_errors(folder.parent), made_in_cache(folder, dataset) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array)

@@ -21,7 +21,7 @@ from medsam_adapt.config import (
     Sampling,
     refuse_code,
 )
-from medsam_adapt.core.distributed import first_process_first
+from medsam_adapt.core.distributed import main_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
@@ -213,7 +213,7 @@ class TrainingData:
         """The slices of the training cases by case id, made or found in the cache."""
         if self._stored is None:
             cases = self._cases(self.split.train)
-            with first_process_first():
+            with main_process_first():
                 self._stored = store_cases(cases, self._slicing(), self.cache_dir, progress, self.cases.root)
         return self._stored
 
