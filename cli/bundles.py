@@ -17,10 +17,9 @@ from medsam_adapt.bundle.settings import knobs_model
 from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
 from medsam_adapt.core.errors import InputError
 
-from .console import say, show_table, warn
+from .console import Json, print_json, say, show_table, warn
 
 app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Bundle = Annotated[str, typer.Argument(help="Name of a bundle, or the folder of one.", show_default=False)]
 
 
@@ -30,7 +29,7 @@ def list_bundles(as_json: Json = False) -> None:
     rows = {name: read_config(name, "metadata") for name in bundle_names()}
     if as_json:
         keys = ("name", "version", "summary")
-        say(json.dumps([{"bundle": name, **{key: row[key] for key in keys}} for name, row in rows.items()], indent=2))
+        print_json([{"bundle": name, **{key: row[key] for key in keys}} for name, row in rows.items()])
         return
     table = Table("bundle", "method", "what is trained", box=None)
     for name, row in rows.items():
@@ -41,7 +40,7 @@ def list_bundles(as_json: Json = False) -> None:
 @app.command()
 def show(
     name: Bundle,
-    backbone: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = "vit_b",
+    backbone: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")] = "vit_b",
     classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes.")] = 1,
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Count a folder's parameters too, which runs its code.")
@@ -54,7 +53,7 @@ def show(
     """
     facts = describe(name, backbone, classes, trust_bundle)
     if as_json:
-        say(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     say(f"{facts['method']} (bundle {name}): {facts['description']}\n{facts['reference']}\n")
     settings = Table("setting", *RECIPES, "", box=None)
@@ -89,7 +88,7 @@ def check(
         found = replace(found, problems=(*found.problems, *_zoo_problems(name, found.folder)))
     code = [{"config": config, "place": place, "text": text} for config, place, text in found.code]
     if as_json:
-        say(json.dumps({"bundle": name, "settings_of": found.base, "code": code, "problems": found.problems}, indent=2))
+        print_json({"bundle": name, "settings_of": found.base, "code": code, "problems": found.problems})
         raise typer.Exit(2 if found.problems else 0)
     for item in code:
         say(f"would run: {item['config']}, {item['place']}: {item['text'][:200]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,23 +10,21 @@ from rich.filesize import decimal
 
 from medsam_adapt.core.cache import cache_info, clear_cache
 
-from .console import say
+from .console import Json, print_json, say
 
 app = typer.Typer(help="Show and empty the cache of slices.", no_args_is_help=True)
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of the slice cache, where it is not the usual one.")]
 
 
 @app.command()
-def info(
-    cache_dir: CacheDir = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False
-) -> None:
+def info(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """Tell where the cache is and how much it holds."""
     held = cache_info(cache_dir)
     if as_json:
         facts = {"folder": str(held.folder), "bytes": held.bytes, "cases": len(held.cases), "labels": len(held.labels)}
         facts["features"] = len(held.features)
         leftovers = {"leftovers": len(held.leftovers), "leftover_bytes": sum(held.leftovers.values())}
-        say(json.dumps({**facts, **leftovers, "datasets": held.datasets}, indent=2))
+        print_json({**facts, **leftovers, "datasets": held.datasets})
         return
     count = len(held.cases)
     say(f"{held.folder}: {decimal(sum(held.cases.values()))} in {count} sliced case{'s' * (count != 1)}.")

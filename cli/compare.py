@@ -23,7 +23,18 @@ from medsam_adapt.scoring.protocols import choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE
 from medsam_adapt.weights.store import resolve
 
-from .console import Device, Overwrite, check_output, console, say, show_table, warn
+from .console import (
+    Device,
+    Json,
+    Overwrite,
+    check_output,
+    console,
+    only_json,
+    print_json,
+    say,
+    show_table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from medsam_adapt.comparison.plan import Plan
@@ -60,6 +71,7 @@ def compare(
         list[str] | None, typer.Option("--set", help="key=value for all methods, or method.key=value for one.")
     ] = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Compare methods on the same cases: scores, significance, parameters, time and memory.
 
@@ -72,6 +84,7 @@ def compare(
 
     if output is None:
         raise InputError("compare needs --output, the folder of the comparison.")
+    only_json(as_json)
     rules = choose_rules(protocol)
     options = {
         "backbone": backbone,
@@ -104,6 +117,8 @@ def compare(
         runs = _train_all(plan, splits, output, rules, device)
     content = compare_runs(runs)
     written = write_comparison(output, content, runs)
+    if as_json:
+        print_json(content)
     _print(content)
     say(f"Written: {', '.join(map(str, written))}")
 
@@ -208,7 +223,7 @@ def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> No
 
     previous = signal.signal(signal.SIGTERM, pass_on)
     try:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None) as child:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet or console.quiet else None) as child:
             if asked:
                 child.send_signal(asked[0])
             children.append(child)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
@@ -29,6 +31,8 @@ from medsam_adapt.core.errors import InputError
 
 _LONGEST_NAME, _UNLIMITED = 40, 10_000  # columns of a terminal
 console = Console(highlight=False, soft_wrap=True)
+_errors = Console(highlight=False, soft_wrap=True, stderr=True)
+_verbose = False
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -40,10 +44,40 @@ Series = Annotated[
         show_default=False,
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
 
 
 IN_BF16 = "The image encoder computes in bf16: --precision fp32 is slower and more exact."
+
+
+def set_verbosity(quiet: bool, verbose: bool) -> None:
+    """How much the command that begins prints, as its options ``--quiet`` and ``--verbose`` say."""
+    global _verbose
+    if quiet and verbose:
+        raise InputError("--quiet: it excludes --verbose. Leave out one of them.")
+    console.quiet, _verbose = quiet, verbose
+
+
+def is_verbose() -> bool:
+    """Whether log lines and tracebacks are printed."""
+    return _verbose
+
+
+def silence_logs(level: int = logging.INFO) -> None:
+    """Print no log lines of this level or below, unless the command is verbose."""
+    if not _verbose:
+        logging.disable(level)
+
+
+def only_json(wanted: bool) -> None:
+    """From here on print nothing but :func:`print_json` on the standard output, if that is ``wanted``."""
+    console.quiet = console.quiet or wanted
+
+
+def print_json(content: Any) -> None:
+    """Print JSON, also where the command is quiet otherwise."""
+    print(json.dumps(content, indent=2))
 
 
 def say(message: str) -> None:
@@ -52,8 +86,8 @@ def say(message: str) -> None:
 
 
 def warn(message: str) -> None:
-    """Print a line that begins with ``note:``."""
-    console.print(f"[yellow]note:[/] {escape(message)}")
+    """Print a line that begins with ``note:``; on the standard error where the command is quiet."""
+    (_errors if console.quiet else console).print(f"[yellow]note:[/] {escape(message)}")
 
 
 def shortened(sentences: Sequence[str], limit: int = 5) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
 
-from .console import Overwrite, Series, progress_bar, say, shortened, show_table, warn
+from .console import Json, Overwrite, Series, print_json, progress_bar, say, shortened, show_table, warn
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -27,14 +26,14 @@ def check(
     folder: Folder,
     layout: Layout = "auto",
     series: Series = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the cases, and everything that is wrong with them."""
     from medsam_adapt.data.datasets.survey import survey
 
     if as_json:
         seen = survey(folder, layout, series=series)
-        say(json.dumps(seen.as_json(), indent=2))
+        print_json(seen.as_json())
         raise typer.Exit(2 if seen.problems else 0)
     with progress_bar() as progress:
         task = progress.add_task("reading", total=None, detail="")

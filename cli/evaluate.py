@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,19 @@ from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE, read_metrics, summarise, write_metrics
 
-from .console import Device, Overwrite, check_output, progress_bar, say, show_table, warn
+from .console import (
+    Device,
+    Json,
+    Overwrite,
+    check_output,
+    only_json,
+    print_json,
+    progress_bar,
+    say,
+    show_table,
+    silence_logs,
+    warn,
+)
 
 _FROM_RUN = ("settings", "slicing")  # of the config, filled in with the run's values
 _HEADS = {
@@ -61,11 +72,13 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.")] = 1,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Score a run, or the masks of --pred: DSC, IoU, HD95, NSD and volumes per case and class.
 
     Writes metrics.csv and metrics.json (and for a run pictures/) into the run's folder, or into --output.
     """
+    only_json(as_json)
     rules = choose_rules(protocol, metrics, empty_policy, tolerance, convention)
     if run is not None:
         _refuse(pred=pred, ref=ref, labels=labels)
@@ -84,6 +97,8 @@ def evaluate(
         write_metrics(folder, summary)
     for note in summary["notes"]:
         warn(note)
+    if as_json:
+        print_json(summary)
     _print_table(summary)
     pictures = f", {folder / 'pictures'}" if run is not None else ""
     say(f"Written: {folder / TABLE_FILE}, {folder / METRICS_FILE}{pictures}")
@@ -111,7 +126,7 @@ def run_evaluation(
 
     from medsam_adapt.core.devices import select_device
 
-    logging.disable(logging.INFO)
+    silence_logs()
     config = read_config(record.bundle, "evaluate")
     flow = workflow(
         record.bundle,

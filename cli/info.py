@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from medsam_adapt.core.files import home
 
-from .console import say
+from .console import Json, print_json, say
 
 
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def info(as_json: Json = False) -> None:
     """Print versions, devices and where caches live."""
     facts = collect()
     if as_json:
-        say(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for name, value in facts.items():
         say(f"{name:>18}  {', '.join(value) if isinstance(value, list) else value}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -25,6 +28,10 @@ SUMMARIES = {
     "cache": "Show and empty the slice cache.",
     "info": "Print versions, devices and folders.",
 }
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only notes and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print log lines, and tracebacks of errors.")]
 
 
 class LazyGroup(TyperGroup):
@@ -66,10 +73,38 @@ def load_command(name: str) -> Any:
     """The command of a name, its module imported."""
     module = importlib.import_module(f".{name}", __package__)
     if hasattr(module, "app"):
+        for each in module.app.registered_commands:
+            each.callback = with_verbosity(each.callback)
         command = get_group(module.app)
     else:
         app = typer.Typer(add_completion=False)
-        app.command(name)(getattr(module, name))
+        app.command(name)(with_verbosity(getattr(module, name)))
         command = get_command(app)
     command.name = name
+    return command
+
+
+def with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with the options ``--quiet`` and ``--verbose``, which every command has."""
+    if hasattr(function, "__wrapped__"):  # it has them already
+        return function
+
+    @functools.wraps(function)
+    def command(*arguments: Any, quiet: bool = False, verbose: bool = False, **options: Any) -> Any:
+        from .console import set_verbosity
+
+        set_verbosity(quiet, verbose)
+        return function(*arguments, **options)
+
+    signature = inspect.signature(function, eval_str=True)
+    added = {"quiet": Quiet, "verbose": Verbose}
+    parameters = [
+        *signature.parameters.values(),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=added[name])
+            for name in added
+        ),
+    ]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {**{name: each.annotation for name, each in signature.parameters.items()}, **added}
     return command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = user_error(error)
         if told is None:
             raise
+        from .console import is_verbose
+
+        if is_verbose():
+            traceback.print_exception(error)
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2 if isinstance(told, InputError) else 1)
 

@@ -12,13 +12,28 @@ import typer
 from medsam_adapt.config import checked_precision
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.parts import Part, local_rank, parse_part, part_of_environment
+from medsam_adapt.inference.zero_shot import names_weights, predictor_of, record_for_prompts
 from medsam_adapt.outputs import format_names
 from medsam_adapt.prediction.json_report import complete_report, earlier_cases
 from medsam_adapt.prediction.plan import Case, Outputs, Plan, plan_cases
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions, read_case_prompts
-from medsam_adapt.runs.record import read_runs
+from medsam_adapt.runs.record import RunRecord, read_runs
+from medsam_adapt.weights.registry import get_weights
+from medsam_adapt.weights.store import resolve
 
-from .console import IN_BF16, Device, Overwrite, Series, progress_bar, say, shortened, warn
+from .console import (
+    IN_BF16,
+    Device,
+    Json,
+    Overwrite,
+    Series,
+    only_json,
+    print_json,
+    progress_bar,
+    say,
+    shortened,
+    warn,
+)
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.prediction.case_runner import CaseRunner
@@ -29,7 +44,10 @@ _OUTPUT, _PROMPTS, _CLEANING = "What is written", "Prompts, for a run trained wi
 
 
 def predict(
-    runs: Annotated[list[Path], typer.Argument(help="Folder of a finished run; several segment together.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a finished run, or several; or a name from 'weights list'."),
+    ],
     inputs: Annotated[
         Path,
         typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip, a folder of volumes, or a data set."),
@@ -105,8 +123,10 @@ def predict(
     min_volume: Annotated[
         float, typer.Option(min=0, help="Remove pieces smaller than this many ml.", rich_help_panel=_CLEANING)
     ] = 0.0,
+    as_json: Json = False,
 ) -> None:
     """Segment volumes; each gives OUTPUT/<name>_seg.nii.gz, or another format, in its own geometry."""
+    only_json(as_json)
     files = run_prediction(
         runs,
         inputs,
@@ -128,6 +148,8 @@ def predict(
         precision=precision,
         clean_up=not no_clean_up,
     )
+    if as_json:
+        print_json({"masks": [str(path) for path in files], "report": None if report is None else str(report)})
     if files:
         say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
     else:
@@ -163,9 +185,9 @@ def run_prediction(
             could not be read, or with ``fail_fast`` the first one of them at once.
     """
     folders = [runs] if isinstance(runs, Path) else runs
-    records = read_runs(folders)
-    record = records[folders[0]]
     prompts = prompts or PromptOptions()
+    records = _weights_of(folders, prompts) or read_runs(folders)
+    record = records[folders[0]]
     prompts.check(record, folders[0])
     checked_precision(precision)
     if overwrite and skip_existing:
@@ -194,9 +216,12 @@ def run_prediction(
         from medsam_adapt.runs.statistics import read_statistics
 
         clean = Cleaning(**(cleaning or {}))
-        predictor = load_run(
-            folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision, clean_up=clean_up
-        )
+        if names_weights(folders[0]):
+            predictor = predictor_of(record, device, batch_size, precision)
+        else:
+            predictor = load_run(
+                folders[0], device, batch_size, merge=True, also=folders[1:], precision=precision, clean_up=clean_up
+            )
         if predictor.precision == "bf16":
             say(IN_BF16)
         reference = reference_of(device, batch_size)
@@ -215,6 +240,19 @@ def run_prediction(
     if failed := [*(each.error for each in plan.failed), *failed]:
         raise _failures(failed, len(plan.cases) + len(plan.failed), len(written), report)
     return written
+
+
+def _weights_of(folders: list[Path], prompts: PromptOptions) -> dict[Path, RunRecord]:
+    """The record of pretrained weights that are named in place of a run; empty where runs are given."""
+    named = [folder for folder in folders if names_weights(folder)]
+    if not named:
+        return {}
+    if len(folders) > 1:
+        raise InputError(f"{named[0]}: weights segment alone. Give them without another run.")
+    if prompts.file is None:
+        raise InputError(f"{named[0]}: weights segment what prompts point at. Give --prompts FILE.")
+    resolve(str(named[0]), get_weights(str(named[0])).backbone)
+    return {named[0]: record_for_prompts(str(named[0]), prompts.file)}
 
 
 def _segment(

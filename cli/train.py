@@ -27,9 +27,21 @@ from medsam_adapt.runs.resume import changed_setting, has_checkpoint, is_false_s
 from medsam_adapt.training.failures import explain_training_errors
 from medsam_adapt.weights.store import resolve
 
-from .console import Device, Overwrite, check_output, console, progress_bar, say, warn
+from .console import (
+    Device,
+    Json,
+    Overwrite,
+    check_output,
+    console,
+    only_json,
+    print_json,
+    progress_bar,
+    say,
+    silence_logs,
+    warn,
+)
 from .processes import count_processes, is_main_process, is_one_of_several, train_together
-from .training_notes import Display, frozen_work_of, tell_data, tell_plan, tell_precision, tell_start
+from .training_notes import Display, frozen_work_of, plan_of, tell_data, tell_plan, tell_precision, tell_start
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -45,9 +57,13 @@ def train(
         str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: detail]")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT).")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time budget, instead of --epochs; validation and preparation count.")
@@ -80,9 +96,13 @@ def train(
     trust_bundle: Annotated[bool, typer.Option("--trust-bundle", help=TRUST_HELP)] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="key=value; see 'bundles show'.")] = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune SAM to labelled volumes."""
     started = time.monotonic()
+    if as_json and not dry_run:
+        raise InputError("--json: it prints the plan of --dry-run. Add --dry-run, or leave out --json.")
+    only_json(as_json)
     if minutes is not None and epochs is not None:
         raise InputError("--minutes: it chooses the number of epochs. Leave out --epochs.")
     options = {
@@ -130,7 +150,10 @@ def train(
             if minutes is not None:
                 borrowed = planned(bundle, data, borrowed, device, started, trust_bundle)
             # An output too: MONAI's TensorBoard handler writes as soon as it is made.
-            tell_plan(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
+            plan = plan_of(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
+        if as_json:
+            print_json(plan)
+        tell_plan(plan)
         return
     assert output is not None
     begun = resume and (output / RUN_FILE).is_file()
@@ -278,7 +301,7 @@ def _prepare(
 
     logging.getLogger().setLevel(logging.WARNING)
     # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.
-    logging.disable(logging.CRITICAL if is_one_of_several() else logging.INFO)
+    silence_logs(logging.CRITICAL if is_one_of_several() else logging.INFO)
     chosen = process_device(device) if is_one_of_several() else select_device(device)
     compiles(knobs, chosen)  # raises where it should and cannot, before slices are made
     values = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +71,12 @@ def tell_start(start: Path | None, knobs: Knobs) -> None:
         return
     warn(
         f"{knobs.backbone} starts from random weights{encoder}"
-        + (
-            f" 'medsam-adapt weights download sam_{knobs.backbone}' gives pretrained ones."
-            * (knobs.backbone != "vit_nano")
-        )
+        + (f" 'medsam-adapt weights list' shows pretrained ones for {knobs.backbone}." * (knobs.backbone != "vit_nano"))
     )
 
 
-def tell_plan(flow: ConfigWorkflow) -> None:
-    """The dry run: one real step is timed, nothing is written."""
+def plan_of(flow: ConfigWorkflow) -> dict[str, Any]:
+    """What a dry run finds out: cases, steps, trainable values, and the cost of a training as one real step has it."""
     from medsam_adapt.networks import count_trainable
     from medsam_adapt.runs.cost import peak_memory
 
@@ -95,14 +93,34 @@ def tell_plan(flow: ConfigWorkflow) -> None:
     steps = trainer.state.max_epochs * len(trainer.data_loader)
     peak = peak_memory(trainer.state.device)
     beside = [flow.parser.get_parsed_content("distillation_def")] if "distillation_def" in flow.parser else []
-    counts = count_trainable(segmenter, *beside)
-    say(f"held out: {', '.join(data.split.held_out) or 'nothing'}")
-    say(f"training slices: {len(data.samples())}, {steps} steps of {trainer.data_loader.batch_size}")
-    say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")
+    frozen_seconds = None
     if frozen is not None and frozen.done:
         seconds -= frozen.seconds
-        say(f"estimated frozen work: {frozen.steps * frozen.seconds / frozen.done / 60:.1f} min before the first step")
-    say(f"estimated from one step: {steps * seconds / 60:.1f} min of training, {peak / 2**30:.1f} GiB of memory")
+        frozen_seconds = frozen.steps * frozen.seconds / frozen.done
+    return {
+        "classes": list(data.class_names),
+        "train": list(data.split.train),
+        "held_out": list(data.split.held_out),
+        "image_size": data.image_size,
+        "training_slices": len(data.samples()),
+        "steps": steps,
+        "batch_size": trainer.data_loader.batch_size,
+        "trainable": count_trainable(segmenter, *beside),
+        "frozen_work_seconds": frozen_seconds,
+        "training_seconds": steps * seconds,
+        "memory_bytes": peak,
+    }
+
+
+def tell_plan(plan: Mapping[str, Any]) -> None:
+    """Print a plan."""
+    say(f"held out: {', '.join(plan['held_out']) or 'nothing'}")
+    say(f"training slices: {plan['training_slices']}, {plan['steps']} steps of {plan['batch_size']}")
+    say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in plan['trainable'].items())}")
+    if plan["frozen_work_seconds"] is not None:
+        say(f"estimated frozen work: {plan['frozen_work_seconds'] / 60:.1f} min before the first step")
+    minutes, memory = plan["training_seconds"] / 60, plan["memory_bytes"] / 2**30
+    say(f"estimated from one step: {minutes:.1f} min of training, {memory:.1f} GiB of memory")
 
 
 class Display:

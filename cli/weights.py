@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +10,13 @@ import typer
 from rich.table import Table
 
 from medsam_adapt.core.errors import RunError
+from medsam_adapt.core.files import home
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 from medsam_adapt.weights.store import download, import_file, local_path, verify
 
-from .console import Overwrite, download_bar, say, show_table
+from .console import Json, Overwrite, download_bar, print_json, say, show_table
 
 app = typer.Typer(help="List, fetch and check pretrained SAM weights.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
 @app.command("list")
@@ -25,7 +24,7 @@ def list_weights(as_json: Json = False) -> None:
     """List the pretrained weights, and which are on this machine."""
     rows = [_describe(weights) for weights in WEIGHTS.values()]
     if as_json:
-        say(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = Table("name", "backbone", "size", "licence", "state", box=None)
     for row in rows:
@@ -82,6 +81,8 @@ def _describe(weights: Weights) -> dict[str, Any]:
     """A row of the list, as data."""
     path = local_path(weights.name)
     state = "not here" if path is None else "shipped" if weights.shipped else "downloaded"
+    if path is not None and weights.distribution and path != home() / "weights" / weights.file_name:
+        state = "installed"
     return {**asdict(weights), "state": state, "path": None if path is None else str(path)}
 
 

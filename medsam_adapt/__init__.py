@@ -27,5 +27,6 @@ _MODULES = (
     "training",
     "weights",
 )
-__getattr__ = lazy_exports(__name__, {"load_run": "inference.predictor"}, _MODULES)
+_FUNCTIONS = {"load_run": "inference.predictor", "load_weights": "inference.zero_shot"}
+__getattr__ = lazy_exports(__name__, _FUNCTIONS, _MODULES)
 print_errors_as_sentences()

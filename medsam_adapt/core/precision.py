@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 _KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
@@ -172,12 +172,12 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def run_as(encoder: ImageEncoderViT, precision: str = "fp32", low_memory: bool = False) -> ImageEncoderViT:
+def run_as(encoder: Any, precision: str = "fp32", low_memory: bool = False) -> Any:
     """Have ``encoder`` run in this way from now on; returns it."""
     encoder.running = Running(precision, low_memory)
     return encoder
 
 
-def running_of(encoder: ImageEncoderViT) -> Running:
+def running_of(encoder: nn.Module) -> Running:
     """How ``encoder`` is run: as :func:`run_as` said, else plainly."""
     return getattr(encoder, "running", Running())

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from medsam_adapt.networks.segmenter import Segmenter
 
 _SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
+_KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
+_VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
+
+
+#: row of the embedding, position in the batch, structure, and its prompt
+_Place = tuple[int, int, int, Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ class SliceLogits:
         scaling = input_scaling_of(self.segmenter.sam)
         self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, input_scaling=scaling)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
+        self._known: dict[int, Tensor] = {}
 
     def batches(self) -> Iterator[np.ndarray]:
         """Indices of the slices of each batch in turn."""
@@ -139,9 +146,18 @@ class SliceLogits:
     @torch.no_grad()
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
-        images = self.images(np.array([index])).to(self._device)
-        logits = self._decode(self.segmenter.encode(images), prompt.resized(self.plan), images)
-        return (self.plan.restore_logits(logits[None, None].float()) > 0)[0, 0].cpu().numpy()
+        image = self.images(np.array([index])).to(self._device)
+        logits = self._decode(self._embedding(index, image), [prompt.resized(self.plan)], image)
+        return (self.plan.restore_logits(logits[:, None].float()) > 0)[0, 0].cpu().numpy()
+
+    def _embedding(self, index: int, image: Tensor) -> Tensor:
+        """The embedding (1, D, h, w) of one slice; structures that are followed one by one come to the same slices."""
+        if index not in self._known:
+            embedding = self.segmenter.encode(image)
+            if (len(self._known) + 1) * embedding.nbytes > _KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[index] = embedding
+        return self._known[index]
 
     @property
     def _device(self) -> torch.device:
@@ -197,13 +213,19 @@ class SliceLogits:
         if not prompted:
             return logits
         shown = images[prompted]
-        embedding = self.segmenter.encode(shown)
-        for row, position in enumerate(prompted):
-            for structure, prompt in wanted[position].items():
-                turned = flip_prompt(prompt, flip, self.plan)
-                logits[position, structure - 1 + background] = self._decode(
-                    embedding[row : row + 1], turned, shown[row : row + 1]
-                )
+        if not flip and all(int(indices[position]) in self._known for position in prompted):
+            embedding = torch.cat([self._known[int(indices[position])] for position in prompted])
+        else:
+            embedding = self.segmenter.encode(shown)
+        places = [
+            (row, position, structure, flip_prompt(prompt, flip, self.plan))
+            for row, position in enumerate(prompted)
+            for structure, prompt in wanted[position].items()
+        ]
+        for group in _alike(places, max(1, _VALUES // embedding[0].numel())):
+            rows, positions, structures, prompts = (list(each) for each in zip(*group, strict=True))
+            channels = [structure - 1 + background for structure in structures]
+            logits[positions, channels] = self._decode(embedding[rows], prompts, shown[rows])
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -222,12 +244,32 @@ class SliceLogits:
             for label in labels
         ]
 
-    def _decode(self, embedding: Tensor, prompt: Mapping[str, np.ndarray], image: Tensor) -> Tensor:
-        """(S, S) logits of the structure that the prompt points at, on one image (1, 3, S, S)."""
-        batch: Any = {name: torch.from_numpy(value)[None].to(embedding.device) for name, value in prompt.items()}
+    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]], images: Tensor) -> Tensor:
+        """(n, S, S) logits of the structures that prompts of one kind point at, each on its own slice.
+
+        Args:
+            embedding: of the slices (n, D, h, w).
+            prompts: one for each.
+            images: the slices (n, 3, S, S).
+        """
+        batch: Any = {
+            name: torch.from_numpy(np.stack([prompt[name] for prompt in prompts])).to(embedding.device)
+            for name in prompts[0]
+        }
         if getattr(self.segmenter, "detail", None) is not None:
-            batch["image"] = image
-        return self.segmenter.decode(embedding, **batch).logits[0, 0]
+            batch["image"] = images
+        return self.segmenter.decode(embedding, **batch).logits[:, 0]
+
+
+def _alike(places: Sequence[_Place], most: int) -> Iterator[list[_Place]]:
+    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points."""
+    kinds: dict[tuple[Any, ...], list[_Place]] = {}
+    for place in places:
+        kind = tuple(sorted((name, value.shape) for name, value in place[3].items()))
+        kinds.setdefault(kind, []).append(place)
+    for found in kinds.values():
+        for start in range(0, len(found), most):
+            yield found[start : start + most]
 
 
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:

@@ -10,6 +10,7 @@ _MODULES = (
     "attention_triton",
     "attention_windows",
     "blocks",
+    "conv_bands",
     "feed_forward",
     "gelu_gradients",
     "patches",

@@ -6,7 +6,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.networks.adapter import Adapter, train_decoder
+from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 
 
 class AdaptFormerMLP(nn.Module):
@@ -66,6 +66,6 @@ class AdaptFormer(Adapter):
 
     def attach(self, sam: Sam) -> Sam:
         for block in sam.image_encoder.blocks:
-            block.mlp = AdaptFormerMLP(block.mlp, block.norm2.normalized_shape[0], self.bottleneck)
+            block.mlp = AdaptFormerMLP(block.mlp, block_width(block), self.bottleneck)
         train_decoder(sam)
         return sam

@@ -54,6 +54,8 @@ class LoRALinear(nn.Module):
 class LoRAQueryValue(nn.Module):
     """q += B_q A_q x and v += B_v A_v x on a fused layer x -> [q | k | v]; k is untouched.
 
+    The rows of a TinyViT's layer are [q | k | v] of each head in turn; those of B belong to the heads in turn then.
+
     Args:
         qkv: the fused layer, (..., D) -> (..., 3 D).
         rank: width of A x.
@@ -62,20 +64,29 @@ class LoRAQueryValue(nn.Module):
     def __init__(self, qkv: nn.Linear, rank: int) -> None:
         super().__init__()
         self.qkv = qkv
+        self.heads = getattr(qkv, "heads", 1)  # parts of [q | k | v]
         dim = qkv.in_features
         self.a_q, self.b_q = low_rank_pair(dim, dim, rank)
         self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
-        return torch.cat([q + self.b_q(self.a_q(tokens)), k, v + self.b_v(self.a_v(tokens))], dim=-1)
+        return self.added(self.qkv(tokens), self.b_q(self.a_q(tokens)), self.b_v(self.a_v(tokens)))
+
+    def added(self, plain: Tensor, to_q: Tensor, to_v: Tensor) -> Tensor:
+        """What the fused layer gave (..., 3 D), with increments (..., D) of its q and its v."""
+        q, k, v = plain.unflatten(-1, (self.heads, 3, -1)).unbind(-2)
+        return torch.stack([q + to_q.view_as(q), k, v + to_v.view_as(v)], dim=-2).flatten(-3)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain fused layer with the increments added to its q and v rows."""
-        query, _, value = self.qkv.weight.chunk(3)
-        query += self.b_q.weight @ self.a_q.weight
-        value += self.b_v.weight @ self.a_v.weight
+        return self.with_rows(self.b_q.weight @ self.a_q.weight, self.b_v.weight @ self.a_v.weight)
+
+    def with_rows(self, to_q: Tensor, to_v: Tensor) -> nn.Linear:
+        """The plain fused layer, with increments (D, D) of its q and v rows added in place."""
+        rows = self.qkv.weight.unflatten(0, (self.heads, 3, -1))
+        for place, increment in ((0, to_q), (2, to_v)):
+            rows[:, place] += increment.unflatten(0, (self.heads, -1))
         return self.qkv
 
 

@@ -8,6 +8,9 @@ features u by c_t + γ_t, and mixes them with a linear head H_t:
 The coefficients C (1, r, T) and their relation P (T, T) are shared by all blocks (communication between blocks),
 γ_t (r,) belongs to the unit, and the weight of H_t is hypercomplex (enhancement inside a block). The released code
 adds C P and γ before the head, where the paper's Eq. 17 adds the outputs of two blocks; we do as the code does.
+
+A TinyViT's blocks differ in width by stage. C and P act on the narrow features, of which every block has r, so one C
+and one P serve all stages: column t is the t-th unit from the image to the neck.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.methods.adaptformer import AdaptFormerMLP
 from medsam_adapt.methods.lora import LoRA, LoRAQueryValue
-from medsam_adapt.networks.adapter import Adapter, train_decoder
+from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 
 HeadInit = Literal["identity", "orthogonal", "released"]
 
@@ -144,18 +147,16 @@ class OrchestratedLoRA(LoRAQueryValue):
         self.head_v = HypercomplexLinear(rank, rank, init=head_init)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
-        q = q + self.b_q(self.head_q(self.scale_q() * self.a_q(tokens)))
-        v = v + self.b_v(self.head_v(self.scale_v() * self.a_v(tokens)))
-        return torch.cat([q, k, v], dim=-1)
+        to_q = self.b_q(self.head_q(self.scale_q() * self.a_q(tokens)))
+        to_v = self.b_v(self.head_v(self.scale_v() * self.a_v(tokens)))
+        return self.added(self.qkv(tokens), to_q, to_v)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain fused layer with B Hᵀ diag(c + γ) A added to its q and v rows, H the (in, out) matrix of a head."""
-        query, _, value = self.qkv.weight.chunk(3)
-        query += self.b_q(self.head_q(self.scale_q()[0].diag())).T @ self.a_q.weight
-        value += self.b_v(self.head_v(self.scale_v()[0].diag())).T @ self.a_v.weight
-        return self.qkv
+        to_q = self.b_q(self.head_q(self.scale_q()[0].diag())).T @ self.a_q.weight
+        to_v = self.b_v(self.head_v(self.scale_v()[0].diag())).T @ self.a_v.weight
+        return self.with_rows(to_q, to_v)
 
     def scale_q(self) -> Tensor:
         """c_t + γ_q, (1, r)."""
@@ -219,7 +220,7 @@ class CobotAdaptFormer(Adapter):
         blocks = sam.image_encoder.blocks
         shared = _shared_coefficients(self.bottleneck, units=len(blocks))
         for index, block in enumerate(blocks):
-            dim = block.norm2.normalized_shape[0]
+            dim = block_width(block)
             block.mlp = OrchestratedAdaptFormer(block.mlp, *shared, index, dim, self.bottleneck, self.head_init)
         train_decoder(sam)
         return sam

@@ -7,7 +7,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.networks.adapter import Adapter, train_decoder
+from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 
 
 class SeriesAdapter(nn.Module):
@@ -83,13 +83,13 @@ class SeriesAdapters(Adapter):
                 f"use a first_block from 0 to {len(blocks) - 1}."
             )
         for block in blocks[self.first_block :]:
-            dim = block.norm1.normalized_shape[0]
+            dim = block_width(block)
             hidden = int(dim * self.ratio)
             # Windowed attention runs on windows: the adapter acts on each token alone, so that it makes no
             # difference whether it comes before or after the windows are put together and the padding is cropped.
-            block.attn = AdaptedLayer(block.attn, SeriesAdapter(dim, hidden))
-            block.mlp = AdaptedLayer(block.mlp, SeriesAdapter(dim, hidden))
             block.norm1.requires_grad_(True)
             block.norm2.requires_grad_(True)
+            block.attn = AdaptedLayer(block.attn, SeriesAdapter(dim, hidden))
+            block.mlp = AdaptedLayer(block.mlp, SeriesAdapter(dim, hidden))
         train_decoder(sam)
         return sam

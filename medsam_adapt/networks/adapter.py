@@ -51,6 +51,12 @@ class DecoderOnly(Adapter):
         return sam
 
 
+def block_width(block: Any) -> int:
+    """Channels of the tokens in a transformer block of the image encoder; a TinyViT's blocks differ by stage."""
+    width: int = block.norm1.normalized_shape[0]
+    return width
+
+
 def train_decoder(sam: Sam, transformer: bool = True) -> None:
     """Mark the mask decoder as trainable, with or without its transformer; no loss reaches the mask-quality head."""
     for name, parameter in sam.mask_decoder.named_parameters():

@@ -43,7 +43,7 @@ def build_segmenter(
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
     Args:
-        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
         image_size: side of the square input in pixels.
         num_classes: C; not used with a prompt, where one structure is drawn at a time.
         adapter: what is attached.
@@ -93,7 +93,7 @@ def build_teacher(
     With the same arguments it holds the weights from which :func:`build_segmenter` starts, random ones too.
 
     Args:
-        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
         image_size: side of the square input in pixels.
         checkpoint: its weights, as for :func:`build_segmenter`.
         seed: of the random weights; the global random state is left as it was.

@@ -19,6 +19,7 @@ from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.networks.tiny_vit import freeze_norms
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -51,6 +52,8 @@ def attach_adapter(
     segmenter.requires_grad_(False)
     if tune_encoder:
         segmenter.sam.image_encoder.requires_grad_(True)
+        freeze_norms(segmenter.sam.image_encoder)
+    segmenter.tuned_encoder = tune_encoder
     adapter.attach(segmenter.sam)
     if detail:
         segmenter.sam.detail = DetailBranch(segmenter.out_channels, segmenter.sam.prompt_encoder.embed_dim, detail)

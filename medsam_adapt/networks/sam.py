@@ -13,6 +13,7 @@ from torch import nn
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.acceleration import accelerated
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
+from medsam_adapt.networks.tiny_vit import TinyViT
 from medsam_adapt.weights.backbones import Variant, get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 from medsam_adapt.weights.pixel_scaling import get_scaling
@@ -35,8 +36,8 @@ def build_sam(
     At 1024 pixels and ``num_classes=None``, keys, shapes and outputs are those of segment-anything's own builder.
 
     Args:
-        variant: ``vit_nano``, ``vit_b``, ``vit_l`` or ``vit_h``.
-        image_size: side of the square input in pixels, a multiple of 16; the variant's default when None.
+        variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
+        image_size: side of the square input in pixels, a multiple of 16 (TinyViT: 32); the variant's default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
             (the first) for the background when ``exclusive``. Each draws as the pretrained mask token 0 does, with a
             tenth of its logits and from a random token of its own.
@@ -48,7 +49,8 @@ def build_sam(
         kernels: whether the image encoder gets the faster layers of medsam_adapt.kernels, or keeps segment-anything's.
 
     Raises:
-        InputError: unknown variant, image size not divisible by 16, or a checkpoint that is not here or does not fit.
+        InputError: unknown variant, image size not divisible by 16 (TinyViT: 32), or a checkpoint that is not here or
+            does not fit.
     """
     sizes = get_variant(variant)
     image_size = sizes.image_size if image_size is None else image_size
@@ -97,10 +99,16 @@ def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
     )
 
 
+def _encoder(sizes: Variant, image_size: int) -> nn.Module:
+    if sizes.encoder == "tiny_vit":
+        return TinyViT(image_size, sizes.prompt_dim, stem_shrinks=sizes.patch_size == 16)
+    return plain_encoder(sizes, image_size)
+
+
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int, kernels: bool) -> Sam:
     grid = sizes.grid(image_size)
     return Sam(
-        image_encoder=accelerated(plain_encoder(sizes, image_size), kernels),
+        image_encoder=accelerated(_encoder(sizes, image_size), kernels),
         prompt_encoder=PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),
@@ -125,7 +133,8 @@ def _initialise(sam: Sam) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    if sam.image_encoder.pos_embed is not None:
+        nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
 
 
 def weights_sha256(module: nn.Module) -> str:

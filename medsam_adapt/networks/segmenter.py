@@ -60,6 +60,7 @@ class Segmenter(nn.Module):
         self.slices_at_once = slices_at_once
         self.adapter: Adapter | None = None  # set, with the hash of the weights it belongs to, by attach_adapter
         self.base_sha256 = ""
+        self.tuned_encoder = False  # whether the whole image encoder is trained
         self.frozen_stages = frozen_stages(sam.image_encoder)  # the split of the encoder that features belong to
         self._positions: tuple[Tensor, int, Tensor] | None = None
 

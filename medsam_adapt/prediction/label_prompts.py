@@ -81,13 +81,15 @@ class PromptsFromLabels:
             )
         if not _is_named(path):
             return translate(read_label(path, case.header)[0], self.ids, record.label_ids)
-        label, names = read_dicom_labels(path, case.header)
+        ids = ids_by_name(record.class_names, record.label_ids)
+        label, names = read_dicom_labels(path, case.header, lambda name: class_key(name) in ids)
         if isinstance(label, dict):
-            return self._stacked({class_key(name): mask for name, mask in label.items()}, case.header)
-        numbers = ids_by_name(list(names.values()), list(names))
-        pairs = zip(record.class_names, record.label_ids, strict=True)
-        known = {numbers[class_key(name)]: label_id for name, label_id in pairs if class_key(name) in numbers}
-        return translate(label, list(known), list(known.values()))
+            masks: dict[str, np.ndarray] = {}
+            for name, mask in label.items():
+                key = class_key(name)
+                masks[key] = masks[key] | mask if key in masks else mask
+            return self._stacked(masks, case.header)
+        return translate(label, list(names), [ids[class_key(name)] for name in names.values()])
 
     def _stacked(self, masks: Mapping[str, np.ndarray], header: VolumeHeader) -> np.ndarray:
         """(C, X, Y, Z) in the order of the run's classes."""

@@ -98,7 +98,9 @@ def _start(run: Path, record: RunRecord) -> str:
     if record.knobs.get("from_run"):
         return f"the run {_last_part(str(record.knobs['from_run']))}"
     chosen, sha256 = record.knobs.get("checkpoint"), saved_base(run / ADAPTER_FOLDER)
-    shipped = [weights.name for weights in WEIGHTS.values() if weights.shipped and weights.backbone == record.backbone]
+    shipped = [
+        weights.name for weights in WEIGHTS.values() if weights.comes_with_pip and weights.backbone == record.backbone
+    ]
     if chosen and chosen != RANDOM:
         name = _last_part(str(chosen))
     elif chosen == RANDOM or not shipped:

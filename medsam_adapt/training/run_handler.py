@@ -62,7 +62,7 @@ def load_start(segmenter: Segmenter, run: str | Path) -> None:
     weights = read_weights(require_trained(run))
     own = {name: tensor.shape for name, tensor in segmenter.state_dict().items()}
     differing = set(own.items()) ^ {(name, tensor.shape) for name, tensor in weights.items()}
-    if differing or segmenter.sam.image_encoder.pos_embed.requires_grad != record.tune_encoder:
+    if differing or segmenter.tuned_encoder != record.tune_encoder:
         what = f"they differ in {min(differing)[0]}" if differing else "the encoder is trained in only one of them"
         raise InputError(
             f"the weights of {run} do not fit this network ({what}); train from it with its own bundle, backbone, "

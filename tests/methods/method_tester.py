@@ -27,11 +27,18 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
 
 
-def build_segmenter(head="exclusive", seed=0):
-    """The small SAM with random weights, two classes, and a prompt-free grid of 8 x 8."""
+SIZES = {"vit_nano": 64, "lite_medsam": 32, "mobile_sam": 64}  # pixels
+
+
+def build_segmenter(head="exclusive", seed=0, backbone="vit_nano"):
+    """The small SAM, or another, with random weights, two classes, and a prompt-free grid of 8 x 8."""
     torch.manual_seed(seed)
-    sam = build_sam("vit_nano", image_size=64, num_classes=None if head == "structure" else 2)
-    return Segmenter(sam, head).eval()
+    classes = None if head == "structure" else 2
+    return Segmenter(build_sam(backbone, SIZES[backbone], classes, checkpoint="random"), head).eval()
+
+
+def image_for(segmenter):
+    return IMAGE[..., : segmenter.image_size, : segmenter.image_size]
 
 
 def add_noise(segmenter, scale=0.02):
@@ -45,7 +52,7 @@ def add_noise(segmenter, scale=0.02):
 
 @torch.no_grad()
 def logits_of(segmenter):
-    return segmenter(IMAGE.to(segmenter.sam.pixel_mean.device)).cpu()
+    return segmenter(image_for(segmenter).to(segmenter.sam.pixel_mean.device)).cpu()
 
 
 def relative_error(value, reference):
@@ -55,6 +62,7 @@ def relative_error(value, reference):
 class AdapterTester:
     #: Largest change of the logits by attaching the adapter, relative to the largest logit.
     start_tolerance = 0.0
+    backbone = "vit_nano"
 
     def build(self) -> Adapter:
         """The adapter under test; every subclass says which, and this class alone is never collected."""
@@ -65,20 +73,24 @@ class AdapterTester:
         """The layers of networks that are built from here on."""
         monkeypatch.setenv(VARIABLE, "1" if request.param == "kernels" else "0")
 
+    def base(self, head="exclusive", seed=0):
+        return build_segmenter(head, seed, self.backbone)
+
     def attached(self, head="exclusive", seed=0):
         """A segmenter with the adapter, which itself starts from the same random numbers each time."""
-        return attach_adapter(build_segmenter(head, seed), self.build()).eval()
+        return attach_adapter(self.base(head, seed), self.build()).eval()
 
     @HEADS
     def test_starts_as_sam(self, head, layers):
-        base = logits_of(build_segmenter(head))
+        base = logits_of(self.base(head))
         assert relative_error(logits_of(self.attached(head)), base) <= self.start_tolerance
 
     def test_every_class_draws_as_mask_token_0_of_sam_from_a_token_of_its_own(self, tmp_path):
         torch.manual_seed(0)
-        stock = build_sam("vit_nano", image_size=64)
+        size = SIZES[self.backbone]
+        stock = build_sam(self.backbone, size, checkpoint="random")
         torch.save(stock.state_dict(), tmp_path / "sam.pth")
-        sam = build_sam("vit_nano", image_size=64, num_classes=3, checkpoint=tmp_path / "sam.pth")
+        sam = build_sam(self.backbone, size, num_classes=3, checkpoint=tmp_path / "sam.pth")
         segmenter = attach_adapter(Segmenter(sam), self.build()).eval()
         # Tokens are drawn anew and attend to each other: SAM itself must carry them to be compared with.
         decoder = stock.mask_decoder
@@ -94,7 +106,7 @@ class AdapterTester:
         segmenter = add_noise(self.attached())
         before, own = copy.deepcopy(segmenter.state_dict()), trainable_tensors(segmenter)
         optimizer = torch.optim.AdamW(own.values(), lr=1e-3)
-        segmenter.train()(IMAGE).square().mean().backward()
+        segmenter.train()(image_for(segmenter)).square().mean().backward()
         optimizer.step()
         aliases = {name for name, tensor in segmenter.named_parameters(remove_duplicate=False) if tensor.requires_grad}
         moved = {name for name, tensor in segmenter.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -104,7 +116,7 @@ class AdapterTester:
     @HEADS
     def test_gradient_reaches_every_trainable_tensor(self, head, layers):
         segmenter = add_noise(self.attached(head))
-        segmenter(IMAGE).square().mean().backward()
+        segmenter(image_for(segmenter)).square().mean().backward()
         unreached = [
             name
             for name, tensor in trainable_tensors(segmenter).items()
@@ -117,7 +129,7 @@ class AdapterTester:
         trained = add_noise(self.attached())
         save_adapter(trained, tmp_path)
         torch.manual_seed(2)
-        fresh = attach_adapter(build_segmenter(), self.build()).eval()
+        fresh = attach_adapter(self.base(), self.build()).eval()
         assert not torch.equal(logits_of(fresh), logits_of(trained))
         assert torch.equal(logits_of(load_adapter(fresh, tmp_path)), logits_of(trained))
 
@@ -148,7 +160,7 @@ class AdapterTester:
         unmerged = logits_of(segmenter)
         segmenter.adapter.merge(segmenter.sam)
         assert relative_error(logits_of(segmenter), unmerged) <= 1e-5
-        plain = build_segmenter().state_dict()
+        plain = self.base().state_dict()
         assert {name: tensor.shape for name, tensor in segmenter.state_dict().items()} == {
             name: tensor.shape for name, tensor in plain.items()
         }
@@ -177,35 +189,35 @@ class AdapterTester:
     @torch.no_grad()
     def test_moves_between_types(self):
         segmenter = add_noise(self.attached())  # segment-anything's prompt encoder knows single precision only
-        before, names = segmenter.encode(IMAGE), list(trainable_tensors(segmenter))
-        assert relative_error(segmenter.double().encode(IMAGE.double()), before) <= 1e-5
+        before, names = segmenter.encode(image_for(segmenter)), list(trainable_tensors(segmenter))
+        assert relative_error(segmenter.double().encode(image_for(segmenter).double()), before) <= 1e-5
         assert list(trainable_tensors(segmenter)) == names
-        assert torch.equal(segmenter.float().encode(IMAGE), before)
+        assert torch.equal(segmenter.float().encode(image_for(segmenter)), before)
 
     def test_trains_under_distributed_data_parallel(self, tmp_path):
         segmenter = add_noise(self.attached())
-        segmenter(IMAGE).square().mean().backward()
+        segmenter(image_for(segmenter)).square().mean().backward()
         expected = {name: tensor.grad.clone() for name, tensor in trainable_tensors(segmenter).items()}
         dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
         try:
             parallel = DistributedDataParallel(segmenter)
             for _ in range(2):  # the second pass fails when the first left a trainable tensor without a gradient
                 segmenter.zero_grad()
-                parallel(IMAGE).square().mean().backward()
+                parallel(image_for(segmenter)).square().mean().backward()
         finally:
             dist.destroy_process_group()
         for name, tensor in trainable_tensors(segmenter).items():
             torch.testing.assert_close(tensor.grad, expected[name])
 
     def test_attaching_switches_no_dropout_on(self):
-        segmenter = attach_adapter(build_segmenter(), self.build())
+        segmenter = attach_adapter(self.base(), self.build())
         assert not any(module.training for module in segmenter.modules())
 
     def test_runs_under_autocast(self, layers):
         segmenter = add_noise(self.attached())
         before = logits_of(segmenter)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = segmenter(IMAGE)
+            logits = segmenter(image_for(segmenter))
             logits.float().square().mean().backward()
         assert relative_error(logits.detach().float(), before) <= 0.1
         assert all(tensor.grad.isfinite().all() for tensor in trainable_tensors(segmenter).values())

@@ -19,6 +19,7 @@ from medsam_adapt.networks import build_sam, build_segmenter, build_teacher
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.weights import WEIGHTS, download, import_file, local_path, resolve, store, verify
 from medsam_adapt.weights import http as transfer
+from medsam_adapt.weights.backbones import VARIANTS
 from tests.weights.weights_server import serving
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: several blocks
@@ -277,12 +278,15 @@ def nano_file(tmp_path_factory):
     return path
 
 
-def test_import_knows_unpublished_weights_by_their_backbone(published, nano_file):
+def test_import_knows_unpublished_weights_by_their_size_and_backbone(published, nano_file):
     with pytest.raises(
         InputError, match=r"vit_nano weights that are none of the published ones.* --checkpoint .*pth\.$"
     ):
         import_file(nano_file)
     published(sha256=None, size=None, backbone="vit_nano")
+    with pytest.raises(InputError, match=r"none of the published ones.* name it with --name \(sam_vit_b\)"):
+        import_file(nano_file)  # nothing tells them from any other weights of this backbone
+    published(sha256=None, size=nano_file.stat().st_size, backbone="vit_nano")
     assert import_file(nano_file) == resolve(NAME, "vit_nano")
     assert verify(NAME).source == "recorded"
     resolve(NAME, "vit_nano").write_bytes(b"damaged")
@@ -317,8 +321,9 @@ def test_the_first_use_records_what_nobody_published(published, home):
 def test_the_registry_is_sound():
     for name, weights in WEIGHTS.items():
         assert weights.name == name
-        assert weights.shipped or weights.url.startswith("https://")
-        assert len(weights.sha256) == 64
+        assert weights.shipped or weights.requirement or weights.url.startswith("https://")
+        assert weights.sha256 is None or len(weights.sha256) == 64
+        assert weights.backbone in VARIANTS
 
 
 def test_resolve(shipped_nano, tmp_path):

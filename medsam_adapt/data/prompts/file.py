@@ -84,6 +84,29 @@ def read_prompts(path: str | Path, cases: Sequence[str]) -> dict[str, list[Promp
             that is not to be segmented or has no prompts.
     """
     path = Path(path)
+    found = _read(path)
+    if found.prompts:
+        if len(cases) > 1:
+            raise InputError(f'{path} has prompts for one volume, but there are {len(cases)}: give "cases" by name')
+        return {cases[0]: found.prompts}
+    problems = [f"{path}, cases.{name}: there is no such input; check the name" for name in {*found.cases} - {*cases}]
+    problems += [f"{path} has no prompts for {name}; add them under cases" for name in {*cases} - {*found.cases}]
+    if problems:
+        raise problems_error(sorted(problems))
+    return found.cases
+
+
+def prompts_in(path: str | Path) -> dict[str, list[Prompt]]:
+    """All prompts of a file by case, whatever volumes there are; the key is empty where it names no case.
+
+    Raises:
+        InputError: all faults with their places, as for :func:`read_prompts`.
+    """
+    found = _read(Path(path))
+    return {"": found.prompts} if found.prompts else found.cases
+
+
+def _read(path: Path) -> _PromptFile:
     content = read_object(path)
     for entries in (content.get("prompts"), *_lists(content.get("cases"))):
         for entry in entries if isinstance(entries, list) else ():
@@ -95,15 +118,7 @@ def read_prompts(path: str | Path, cases: Sequence[str]) -> dict[str, list[Promp
         raise problems_error([f"{path}, {_explain(fault)}" for fault in error.errors()]) from error
     if bool(found.prompts) == bool(found.cases):
         raise InputError(f'{path} must hold either "prompts", for one volume, or "cases", a list of them by name')
-    if found.prompts:
-        if len(cases) > 1:
-            raise InputError(f'{path} has prompts for one volume, but there are {len(cases)}: give "cases" by name')
-        return {cases[0]: found.prompts}
-    problems = [f"{path}, cases.{name}: there is no such input; check the name" for name in {*found.cases} - {*cases}]
-    problems += [f"{path} has no prompts for {name}; add them under cases" for name in {*cases} - {*found.cases}]
-    if problems:
-        raise problems_error(sorted(problems))
-    return found.cases
+    return found
 
 
 def _lists(cases: Any) -> list[Any]:

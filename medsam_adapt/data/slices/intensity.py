@@ -33,11 +33,12 @@ class IntensityPolicy(BaseModel):
 
     ``window``: ``low``..``high`` (in the volume's own units, Hounsfield for CT) become 0..255, clipped.
     ``percentile``: the 0.5th and 99.5th percentiles of each volume's non-zero voxels become 0 and 255.
+    ``auto``: what :func:`choose_policy` chooses for each volume by itself, for weights that were trained on all kinds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["window", "percentile"]
+    kind: Literal["window", "percentile", "auto"]
     low: float | None = None
     high: float | None = None
     modality: Literal["CT", "other"] = "other"
@@ -52,6 +53,8 @@ class IntensityPolicy(BaseModel):
         """The window that this policy is for ``volume``: it gives any part of it the grey levels that the whole has."""
         if self.kind == "window":
             return self
+        if self.kind == "auto":
+            return choose_policy("picture" if volume.ndim == 4 else "auto", [volume]).window_of(volume)
         low, high = _percentile_range(volume)
         return self.model_copy(update={"kind": "window", "low": low, "high": high})
 
@@ -82,7 +85,7 @@ class IntensityPolicy(BaseModel):
             modality: what the volume's header states ("CT", "MR", …), if it states one; otherwise the voxels decide.
         """
         found = kind_of(modality) if modality else looks_like(volume)
-        if found == self.modality:
+        if self.kind == "auto" or found == self.modality:
             return None
         if modality:
             trained = "CT" if self.modality == "CT" else "no CT"

@@ -1,0 +1,119 @@
+"""TinyViT's layers on a processor, for a part of the image at a time.
+
+Convolutions 1 x 1, 3 x 3 by channel, 1 x 1 have hidden features that are four times as many as those that go in and
+come out (64 MB for LiteMedSAM's first stage), and use each of them once or three times. In bands of rows, and the
+feed-forward layers in parts of the tokens, they stay in the caches.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medsam_adapt.core.precision import is_recorded
+from medsam_adapt.kernels.feed_forward import by_parts
+from medsam_adapt.networks.tiny_vit import Block, ConvNorm, MBConv, NormMLP, PatchMerging, Stage, TinyViT
+
+_VALUES = 2**18  # of hidden features in a band; 1 MB in float32
+
+
+def install_bands(encoder: TinyViT) -> None:
+    """Replace the layers of ``encoder`` that these outdo, in place; names, weights and results stay."""
+    for stage in encoder.layers:
+        assert isinstance(stage, Stage), "a TinyViT has no others"
+        for index, block in enumerate(stage.blocks):
+            if isinstance(block, MBConv):
+                stage.blocks[index] = BandedMBConv(block)
+            elif isinstance(block, Block):
+                block.mlp = MLPByParts(block.mlp)
+        if stage.downsample is not None:
+            stage.downsample = BandedMerging(stage.downsample)
+
+
+class BandedMBConv(MBConv):
+    """An MBConv in bands; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: MBConv) -> None:
+        nn.Module.__init__(self)
+        self.conv1, self.conv2, self.conv3 = plain.conv1, plain.conv2, plain.conv3
+
+    def forward(self, features: Tensor) -> Tensor:
+        if in_bands(features, self):
+            return by_bands(features, self.conv1, self.conv2, self.conv3, residual=True)
+        return super().forward(features)
+
+
+class BandedMerging(PatchMerging):
+    """A patch merging in bands; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: PatchMerging) -> None:
+        nn.Module.__init__(self)
+        self.conv1, self.conv2, self.conv3 = plain.conv1, plain.conv2, plain.conv3
+
+    def forward(self, features: Tensor) -> Tensor:
+        if in_bands(features, self):
+            return by_bands(features, self.conv1, self.conv2, self.conv3, residual=False)
+        return super().forward(features)
+
+
+class MLPByParts(NormMLP):
+    """A feed-forward part for some of the tokens at a time; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: NormMLP) -> None:
+        nn.Module.__init__(self)
+        self.norm, self.fc1, self.fc2 = plain.norm, plain.fc1, plain.fc2
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return by_parts(tokens, self.inside, self.fc2)
+
+
+def in_bands(features: Tensor, module: nn.Module) -> bool:
+    """Whether a chain is to be computed in bands: on a processor, where nothing in it needs a gradient."""
+    if features.device.type != "cpu" or is_recorded():
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    return not (features.requires_grad or any(parameter.requires_grad for parameter in module.parameters()))
+
+
+def by_bands(features: Tensor, first: ConvNorm, middle: ConvNorm, last: ConvNorm, residual: bool) -> Tensor:
+    """W_3 GELU(D GELU(W_1 x)) of features (B, H, W, C), and with ``residual`` GELU(x + that).
+
+    Args:
+        features: x.
+        first, last: W_1 and W_3, convolutions 1 x 1.
+        middle: D, a convolution 3 x 3 of each channel by itself, with a stride of 1 or 2; H and W are multiples of it.
+        residual: as above.
+    """
+    weights = [each.folded() for each in (first, middle, last)]
+    return torch.stack([_one_image(image, first, middle, last, weights, residual) for image in features])
+
+
+def _one_image(
+    image: Tensor,
+    first: ConvNorm,
+    middle: ConvNorm,
+    last: ConvNorm,
+    weights: list[tuple[Tensor, Tensor]],
+    residual: bool,
+) -> Tensor:
+    height, width, _ = image.shape
+    stride = middle.c.stride[0]
+    hidden_channels = middle.c.out_channels
+    rows = max(2, _VALUES // (width * hidden_channels) // 2 * 2)
+    above = image.new_zeros(1, width, hidden_channels)  # hidden features of the row above; outside they are zero
+    results = []
+    # The 3 x 3 kernel of a band's last row needs the row below, so hidden features run one row ahead.
+    ahead = F.gelu(first.apply_folded(image[:1], *weights[0]))
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        new = F.gelu(first.apply_folded(image[start + 1 : min(stop + 1, height)], *weights[0]))
+        below = [new] if stop < height else [new, new.new_zeros(1, width, hidden_channels)]
+        hidden = torch.cat([above, ahead, *below])
+        above, ahead = hidden[-2:-1], hidden[-1:]
+        used = hidden if stride == 1 else hidden[:-1]
+        mixed = F.gelu(middle.apply_folded(used[None], *weights[1], rows_padded=True)[0])
+        result = last.apply_folded(mixed, *weights[2])
+        results.append(F.gelu(result.add_(image[start:stop])) if residual else result)
+    return torch.cat(results)
