@@ -275,7 +275,7 @@ def _alike(places: Sequence[_Place], most: int) -> Iterator[list[_Place]]:
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
     """How many slices a device is given at once where nobody says it.
 
-    Eight on a processor. A graphics card is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
+    Eight on a processor. A GPU is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
     than 16, which keep a large one busy, and of smaller slices as many pixels; unless their logits take too much.
 
     Args:

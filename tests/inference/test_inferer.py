@@ -42,10 +42,11 @@ class Oracle(nn.Module):
 
     def decode(self, embedding, boxes=None, points=None):
         rows, columns = torch.meshgrid(*2 * [torch.arange(self.image_size)], indexing="ij")
-        x0, y0, x1, y1 = boxes[0] if boxes is not None else points[0, 0, [0, 1, 0, 1]]
+        drawn = boxes if boxes is not None else points[:, 0, [0, 1, 0, 1]]
+        x0, y0, x1, y1 = drawn.T[..., None, None]
         inside = (x0 <= columns) & (columns <= x1) & (y0 <= rows) & (rows <= y1)
         prediction = nn.Module()
-        prediction.logits = torch.where(inside, 1.0, -1.0)[None, None]
+        prediction.logits = torch.where(inside, 1.0, -1.0)[:, None]
         return prediction
 
 
