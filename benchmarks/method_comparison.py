@@ -4,7 +4,7 @@
 
 Makes the phantoms, half of them held out, and runs ``medsam-adapt compare`` in a separate process. With ``--kill``
 that process and its trainings are ended by SIGKILL in the middle of the second training, and the same command is given
-again. The same command of this script goes on where it was interrupted.
+again. The same command of this script continues where it was interrupted.
 """
 
 from __future__ import annotations

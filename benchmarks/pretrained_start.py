@@ -6,7 +6,7 @@
 Two data sets: phantoms, of which a quarter is held out; and the real CT in FOLDER/adome_one_case, cut into blocks of
 slices of which every other one is held out (the same patient, so this says how well it is learnt, not how well it
 carries over). The image encoder is frozen but for the method's own layers, as in the papers; ``--tune-encoder`` trains
-it whole. Each training writes a row to ``scores.csv``; the same command goes on where it was interrupted.
+it whole. Each training writes a row to ``scores.csv``; the same command continues where it was interrupted.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ random numbers. With the folder of real volumes, the CT is cut into blocks of sl
 out (one patient: seeds differ in random numbers alone), and its MR is the other domain. As in the papers, a box prompts
 every structure but in (c), where nothing does; the image encoder is frozen but for the methods' own layers, and nothing
 is chosen on the held-out cases. Each training writes its rows to
-``scores.csv``; the same command goes on where it was interrupted, and prints the table. Folders of several processes
+``scores.csv``; the same command continues where it was interrupted, and prints the table. Folders of several processes
 (``--data phantoms`` in one and ``--data real`` in another) are put together by ``--table-of FOLDER FOLDER``.
 """
 

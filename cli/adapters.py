@@ -34,7 +34,7 @@ def push_adapter(
     checkpoint: Checkpoint = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a run's adapter with a model card, without anything that tells whose images it saw."""
+    """Write a run's adapter with a model card, without information about the patients."""
     from medsam_adapt.hub.repository import push
 
     place = place_of(destination)
@@ -70,7 +70,7 @@ def pull_adapter(
         raise InputError(f"{output} is the adapter's own folder: name another --output.")
     if not pull(place, output, checkpoint):
         warn(
-            "the weights are not, to the last bit, those that were pushed: this torch or this processor rounds "
+            "the weights are not bit-identical to those that were pushed: this torch or this processor rounds "
             "otherwise (voxels on a border may differ), or run.json was changed."
         )
     say(f"Made: {output}\nNext: medsam-adapt predict {output} -i SCAN -o MASKS")
@@ -78,7 +78,7 @@ def pull_adapter(
 
 @app.command("show")
 def show_adapter(source: Source) -> None:
-    """Tell what an adapter segments, what it needs, and how large it is."""
+    """Show what an adapter segments, what it needs, and how large it is."""
     from medsam_adapt.hub.repository import opened
 
     place = place_of(source)

@@ -121,7 +121,7 @@ def copy(
 
 
 def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> dict[str, Any]:
-    """What ``show`` tells, as data; without ``trainable`` for a folder's bundle that is not ``trusted``."""
+    """The output of ``show`` as data; without ``trainable`` for a folder's bundle that is not ``trusted``."""
     metadata, base = read_config(name, "metadata"), base_bundle(name)
     values = {recipe: recipe_values(name, recipe) for recipe in RECIPES}
     settings = {

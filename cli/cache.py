@@ -18,7 +18,7 @@ CacheDir = Annotated[Path | None, typer.Option(help="Folder of the slice cache, 
 
 @app.command()
 def info(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """Tell where the cache is and how much it holds."""
+    """Show the location and the size of the cache."""
     held = cache_info(cache_dir)
     if as_json:
         facts = {"folder": str(held.folder), "bytes": held.bytes, "cases": len(held.cases), "labels": len(held.labels)}

@@ -1,4 +1,4 @@
-"""``medsam-adapt compare``: train methods on the same splits, or take finished runs, and tell which is better."""
+"""``medsam-adapt compare``: train methods on the same splits, or take finished runs, and report which is better."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _prepare(
     given: Mapping[str, Any],
     overwrite: bool,
 ) -> tuple[Plan, Path]:
-    """The plan and its splits; whatever is wrong with settings, files and labels is told here."""
+    """The plan and its splits; all errors in settings, files and labels are reported here."""
     from medsam_adapt.comparison.plan import PLAN_FILE, Plan, begin
     from medsam_adapt.data.datasets.case_checks import check_cases
     from medsam_adapt.data.datasets.cases import find_cases, select_classes
@@ -202,7 +202,7 @@ def _score(run: Path, rules: MetricRules, device: str) -> None:
 
 
 def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> None:
-    """Run one of our commands in a process of its own, which gives its memory back and ends with this one.
+    """Run one of our commands in a separate process, which gives its memory back and ends with this one.
 
     Args:
         arguments: of ``medsam-adapt``.
@@ -239,7 +239,7 @@ def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> No
     if code:
         raise RunError(
             f"the {title if title.startswith('evaluation') else f'training of {title}'} ended with exit code "
-            f"{code}: mend what is said above and give the same command again, which goes on from here."
+            f"{code}: fix the error above and run the same command again, which continues from here."
         )
 
 

@@ -50,15 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except Exception as error:
-        told = user_error(error)
-        if told is None:
+        explained = user_error(error)
+        if explained is None:
             raise
         from .console import is_verbose
 
         if is_verbose():
             traceback.print_exception(error)
-        print(f"error: {told}", file=sys.stderr)
-        sys.exit(2 if isinstance(told, InputError) else 1)
+        print(f"error: {explained}", file=sys.stderr)
+        sys.exit(2 if isinstance(explained, InputError) else 1)
 
 
 def _wait_asleep() -> None:

@@ -78,7 +78,7 @@ def predict(
     format: Annotated[str, typer.Option(help=_FORMATS, rich_help_panel=_OUTPUT)] = "nifti",
     per_class: Annotated[
         bool,
-        typer.Option("--per-class", help="A folder a volume, a file a class.", rich_help_panel=_OUTPUT),
+        typer.Option("--per-class", help="Write one folder per volume, one file per class.", rich_help_panel=_OUTPUT),
     ] = False,
     itk_snap: Annotated[
         bool, typer.Option("--itk-snap", help="Names and colours for ITK-SNAP, beside NIfTI.", rich_help_panel=_OUTPUT)
@@ -91,11 +91,11 @@ def predict(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(help="JSON: volumes in ml, and what is worth a second look.", rich_help_panel=_OUTPUT),
+        typer.Option(help="JSON report: volumes in ml, and flags for review.", rich_help_panel=_OUTPUT),
     ] = None,
     keep_identifiers: Annotated[
         bool,
-        typer.Option("--keep-identifiers", help="Tell inputs' whole paths in the report.", rich_help_panel=_OUTPUT),
+        typer.Option("--keep-identifiers", help="Write complete input paths to the report.", rich_help_panel=_OUTPUT),
     ] = False,
     prompts: Annotated[
         Path | None, typer.Option(help="JSON of boxes and points; see docs/prompts.md.", rich_help_panel=_PROMPTS)
@@ -228,7 +228,7 @@ def run_prediction(
         statistics = read_statistics(folders[0])
         runner = CaseRunner(predictor, outputs, clean, statistics, flips, prompts.propagate, given, reference)
         speed = {"batch_size": batch_size or "auto", "precision": predictor.precision}
-        options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.told()}
+        options = {**vars(outputs), **vars(clean), "flips": flips, **speed, **prompts.given_options()}
         notes = [] if prompts.from_labels is None else [SEES_THE_ANSWER]
         for note in (*notes, *shortened([note for case in plan.cases for note in case.header.notes])):
             warn(note)

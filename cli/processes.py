@@ -83,7 +83,7 @@ def train_together(count: int, output: Path, **order: Any) -> None:
 
     from medsam_adapt.core.interrupts import Stopped
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we tell what it would log
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our messages replace its log
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
@@ -113,7 +113,7 @@ def _explained(rank: int, count: int, failure: ProcessFailure, output: Path) -> 
     go_on = f"train --resume --output {output}" if has_checkpoint(output) else "train again"
     if failure.exitcode < 0 or failure.exitcode > 128:
         number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
-        why = " (for want of memory perhaps)" * (number == signal.SIGKILL)
+        why = " (possibly out of memory)" * (number == signal.SIGKILL)
         return RunError(f"{who} was ended by {signal.Signals(number).name}{why}, and all others with it: {go_on}.")
     if not isinstance(failure.message, dict):
         return RunError(f"{who} ended with exit code {failure.exitcode}, and all others with it: {go_on}.")

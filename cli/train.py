@@ -78,7 +78,7 @@ def train(
     gpus: Annotated[
         int | None, typer.Option(min=1, help="GPUs that train together; with --device cpu, processes.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to learn, as in liver,spleen.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold held out in a cross-validation, counted from 0.")] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds, where --split-file gives none.")] = None,
@@ -86,13 +86,13 @@ def train(
     cache_dir: Annotated[Path | None, typer.Option(help="Folder of the slice cache.", show_default=False)] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="Go on from this run's weights, with its settings, on other data."),
+        typer.Option("--from", help="Continue from this run's weights and settings on other data."),
     ] = None,
     repeat: Annotated[Path | None, typer.Option(help="Take data, bundle and settings from this run.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output; begin it where nothing is there yet.")
+        bool, typer.Option("--resume", help="Resume the run in --output; start it if there is none yet.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")] = False,
     trust_bundle: Annotated[bool, typer.Option("--trust-bundle", help=TRUST_HELP)] = False,
     sets: Annotated[list[str] | None, typer.Option("--set", help="key=value; see 'bundles show'.")] = None,
     overwrite: Overwrite = False,
@@ -126,7 +126,7 @@ def train(
     if output is None and not dry_run:
         raise InputError("train needs --output, the folder of the run to make.")
     if start is not None and (repeat is not None or resume):
-        raise InputError("--from begins a run of its own: leave out --repeat and --resume.")
+        raise InputError("--from starts a separate run: leave out --repeat and --resume.")
     if start is not None:
         bundle, knobs = _of_start(start, bundle, given)
     elif repeat is not None:
@@ -136,7 +136,7 @@ def train(
     elif resume and output is not None and ((output / RUN_FILE).is_file() or data is None):
         bundle, data, knobs = _of_interrupted(output, bundle, given, data)
         if is_finished(output):
-            say(f"{output} is finished: there is nothing to go on with.")
+            say(f"{output} is finished: there is nothing to continue.")
             return
     else:
         bundle = bundle or DEFAULT_BUNDLE
@@ -219,7 +219,7 @@ def _kept_or_restored(output: Path, overwrite: bool) -> Iterator[None]:
                 raise
             failure = error  # raised again outside: what can be gone on with replaces what was there
     if isinstance(failure, Stopped) and not is_one_of_several():
-        warn(f"stopped; 'medsam-adapt train --resume --output {output}' goes on from here.")
+        warn(f"stopped; 'medsam-adapt train --resume --output {output}' continues from here.")
     if failure is not None:
         raise failure
 
@@ -250,7 +250,7 @@ def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs, deadline: Deadline | 
 def _of_interrupted(
     output: Path, bundle: str | None, given: Mapping[str, Any], data: Path | None
 ) -> tuple[str, Path, Knobs]:
-    """Bundle, data and settings of the run to go on with; refuses settings other than its own."""
+    """Bundle, data and settings of the run to resume; rejects different settings."""
     record = read_run(output)
     if not record.dataset_dir:
         raise InputError(f"{output} was pulled and cannot be resumed: begin another run with --from {output}.")
@@ -283,7 +283,7 @@ def _prepare(
     resume: bool = False,
     trust_bundle: bool = False,
 ) -> ConfigWorkflow:
-    """The workflow with its data found, checked and sliced; everything that can be wrong is told here."""
+    """The workflow with its data found, checked and sliced; all input errors are reported here."""
     from medsam_adapt.data.datasets.cases import find_cases, select_classes
 
     start = resolve(knobs.checkpoint, knobs.backbone)
@@ -300,7 +300,7 @@ def _prepare(
     from medsam_adapt.training.setup import compiles, load_start
 
     logging.getLogger().setLevel(logging.WARNING)
-    # The progress bar tells what MONAI would log, and the launcher of several processes which of them failed, of what.
+    # The progress bar shows what MONAI would log, and the launcher reports which process failed and why.
     silence_logs(logging.CRITICAL if is_one_of_several() else logging.INFO)
     chosen = process_device(device) if is_one_of_several() else select_device(device)
     compiles(knobs, chosen)  # raises where it should and cannot, before slices are made

@@ -1,4 +1,4 @@
-"""What ``medsam-adapt train`` tells: data, start and precision of a training, its plan, and how far it is."""
+"""What ``medsam-adapt train`` prints: data, start and precision of a training, its plan, and how far it is."""
 
 from __future__ import annotations
 

@@ -29,11 +29,11 @@ def _work(order: Mapping[str, Any]) -> None:
     try:
         run_training(**{**order, **folders, "knobs": run_knobs(base_bundle(order["bundle"]), **order["knobs"])})
     except Exception as error:
-        told = user_error(error)
-        if told is None:  # perhaps but the echo of another's end, which the launcher is to see first
+        explained = user_error(error)
+        if explained is None:  # possibly caused by the failure of another process, which the launcher reports first
             time.sleep(5)
-        get_error_handler().record_exception(told or error)
-        sys.exit(2 if isinstance(told, InputError) else 1)
+        get_error_handler().record_exception(explained or error)
+        sys.exit(2 if isinstance(explained, InputError) else 1)
 
 
 def _end_with(launcher: int) -> None:

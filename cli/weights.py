@@ -50,10 +50,10 @@ def download_weights(
 
 @app.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="The weights file that was fetched by hand.", show_default=False)],
-    name: Annotated[str | None, typer.Option(help="Name of the weights, where the file does not tell.")] = None,
+    file: Annotated[Path, typer.Argument(help="Weights file that was downloaded manually.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the weights, if the file name does not contain it.")] = None,
 ) -> None:
-    """Take in a weights file that was fetched by hand, for a machine without internet."""
+    """Import a weights file that was downloaded manually, for a machine without internet."""
     path = import_file(file, name)
     weights = next(weights for weights in WEIGHTS.values() if weights.file_name == path.name)
     say(f"Imported {weights.name}: {path}\n{_next(weights)}")
@@ -71,7 +71,7 @@ def verify_weights(
         except RunError as error:
             damaged.append(str(error))
             continue
-        outcome = "recorded now, for want of a published one" if source == "new" else f"as {source}"
+        outcome = "recorded now, because none is published" if source == "new" else f"as {source}"
         say(f"{each}: SHA-256 {sha256}, {outcome}")
     if damaged:
         raise RunError(" ".join(damaged))

@@ -23,7 +23,7 @@ Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile
 Intensity = Literal[
     "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
 ]
-PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may tell folders of a machine
+PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may contain folders of a machine
 
 
 class Knobs(BaseModel):
@@ -153,7 +153,7 @@ class Knobs(BaseModel):
     fold: int | None = Field(None, ge=0, description="fold held out in a cross-validation, from 0; null is none")
     folds: int = Field(5, ge=2, description="folds that are drawn where split_file gives none")
     from_run: str | None = Field(None, description="a run to start from: its weights, classes and intensities are kept")
-    seed: int = Field(0, ge=0, lt=2**31, description="decides every random draw")
+    seed: int = Field(0, ge=0, lt=2**31, description="random seed")
 
 
 _OPTIONAL_KNOBS: dict[str, tuple[Any, Any]] = {  # shared by several bundles, which name them under ``shared_knobs``
@@ -185,7 +185,7 @@ def extended_knobs(bundle: str, extra: Mapping[str, Mapping[str, Any]], shared: 
 
 
 def check_knobs(model: type[Knobs], values: Mapping[str, Any], where: str) -> Knobs:
-    """``values`` and the defaults, with their types checked, all faults told at once.
+    """``values`` and the defaults, with their types checked, all errors reported at once.
 
     Args:
         model: the settings that there are.

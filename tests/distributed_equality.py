@@ -1,4 +1,4 @@
-"""Two processes train as one with both their batches: ``python -m tests.distributed_equality`` tells how nearly.
+"""Two processes train as one with both their batches: ``python -m tests.distributed_equality`` prints how closely.
 
 Every bundle, with and without prompts, in double precision: the first losses of two processes with batches of two
 slices, against those of one process with batches of four.

@@ -1,4 +1,4 @@
-"""Whether two trainings came to the same bits: weights, moments, schedules, random states, scores and logs."""
+"""Whether two trainings came bit by bit: weights, moments, schedules, random states, scores and logs."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def load(path):
 
 
 def scalars(run):
-    """Everything logged, as (name, step, value), each as often as it stands in the files."""
+    """Everything logged, as (name, step, value), each as often as it is in the files."""
     return sorted(
         (value.tag, event.step, value.tensor.float_val[0] if value.HasField("tensor") else value.simple_value)
         for path in (Path(run) / "logs").iterdir()

@@ -1,4 +1,4 @@
-"""Serve a run with MONAI Label in an environment of its own, and compare a mask of its server with predict's.
+"""Serve a run with MONAI Label in a separate environment, and compare a mask of its server with predict's.
 
     python -m tests.monai_label_check [--env FOLDER]
 
@@ -147,7 +147,7 @@ def main() -> None:
         expected, mask = nib.load(ours), nib.load(theirs)
         voxels = np.asarray(expected.dataobj)
         if not np.allclose(mask.affine, expected.affine) or len(np.unique(voxels)) < 3:
-            sys.exit("the affines differ, or the mask has too few classes to tell anything")
+            sys.exit("the affines differ, or the mask has too few classes to show anything")
         differing = int((np.asarray(mask.dataobj) != voxels).sum())
         print(f"{differing} of {voxels.size} voxels differ between MONAI Label's server and medsam-adapt predict")
         sys.exit(int(differing > 0))

@@ -54,7 +54,7 @@ def test_code_compiles_and_imports_what_there_is(page):
         if block.language == "json":
             json.loads(block.text)
         if block.language != "python" or "normtuning" in block.text or "NormTuning" in block.text:
-            continue  # the example of add_a_method.md has a test of its own
+            continue  # the example of add_a_method.md has a separate test
         for node in ast.walk(ast.parse(block.text, block.where)):
             if isinstance(node, ast.ImportFrom) and node.module:
                 module = importlib.import_module(node.module)

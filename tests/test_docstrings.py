@@ -46,5 +46,5 @@ def test_arguments_are_those_that_there_are(module):
     for name, line, docstring, (there, takes_others) in described(ast.parse(module.read_text(encoding="utf-8"))):
         names = documented(docstring or "")
         if names is not None:
-            told = [argument for argument in names if argument in there] if takes_others else names
-            assert told == there, f"{module}:{line} {name}"
+            reported = [argument for argument in names if argument in there] if takes_others else names
+            assert reported == there, f"{module}:{line} {name}"

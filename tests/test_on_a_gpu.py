@@ -1,4 +1,4 @@
-"""The commands on a graphics card: from a folder of scans to masks, against the same on the processor."""
+"""The commands on a GPU: from a folder of scans to masks, against the same on the processor."""
 
 import json
 

@@ -38,7 +38,7 @@ def test_every_data_file_is_packaged(package, folder):
 
 def test_no_helper_package_is_installed_at_the_top(tmp_path):
     for name in ("cli", "bundles", "tests"):
-        found = python(f"import {name}; print({name}.__file__)", tmp_path)  # rt-utils installs a `tests` of its own
+        found = python(f"import {name}; print({name}.__file__)", tmp_path)  # rt-utils installs a package `tests`
         assert "ModuleNotFoundError" in found.stderr or ROOT not in Path(found.stdout.strip()).parents
     assert python("import medsam_adapt.cli.main, medsam_adapt.bundles", tmp_path).returncode == 0
 

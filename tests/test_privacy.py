@@ -180,13 +180,13 @@ def test_where_the_data_were_is_in_the_record_alone(done):
 
 def test_the_report_of_a_prediction_tells_paths_if_asked(done, tmp_path, capsys):
     source, out = done["source"] / "images" / "case_1", done["out"]
-    told = {}
+    reported = {}
     for name, more in (("plain", []), ("kept", ["--keep-identifiers"])):
         arguments = ["predict", out / "run", "-i", source, "-o", tmp_path / name, "--report", tmp_path / f"{name}.json"]
         with pytest.raises(SystemExit):
             main([str(argument) for argument in (*arguments, "--device", "cpu", *more)])
-        told[name] = json.loads((tmp_path / f"{name}.json").read_text())["cases"]["case_1"]["input"]
-    assert told == {"plain": "case_1", "kept": str(source)}
+        reported[name] = json.loads((tmp_path / f"{name}.json").read_text())["cases"]["case_1"]["input"]
+    assert reported == {"plain": "case_1", "kept": str(source)}
 
 
 @pytest.mark.parametrize("kind", ["dicom-seg", "rtstruct"])

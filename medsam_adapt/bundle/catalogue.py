@@ -35,7 +35,7 @@ def read_config(name: str, config: str) -> dict[str, Any]:
 def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
     """The settings of a bundle under one of its recipes.
 
-    Those that are particular to the bundle stand in its ``train.json``, the rest are the defaults that all bundles
+    Those that are particular to the bundle are in its ``train.json``, the rest are the defaults that all bundles
     share; another recipe is an overlay beside it.
 
     Raises:

@@ -97,7 +97,7 @@ def base_bundle(bundle: str) -> str:
 
 
 def origin_sha256(bundle_root: Path, base: str) -> str | None:
-    """What tells a foreign bundle from others, the SHA-256 of its ``train.json``; None for a shipped one."""
+    """What identifies an untrusted bundle, the SHA-256 of its ``train.json``; None for a shipped one."""
     train = bundle_root / "configs" / "train.json"
     shipped = bundle_folder(base) / "configs" / "train.json"
     sha256 = file_sha256(train) if train.is_file() else None

@@ -79,7 +79,7 @@ class PlannedRun:
         return "trained" if is_finished(self.folder) else "begun"
 
     def train_arguments(self, plan: Plan, splits: Path, device: str) -> list[str]:
-        """What ``medsam-adapt`` gets to train it, or to go on with it."""
+        """What ``medsam-adapt`` gets to train it, or to resume it."""
         if self.state() == "begun":
             return ["train", "--resume", "--output", str(self.folder), "--device", device]
         settings = {**plan.settings[self.bundle], "seed": self.seed, "split_file": str(splits), "fold": self.fold}
@@ -91,7 +91,7 @@ class PlannedRun:
 
 
 def begin(plan: Plan, folder: Path, cases: CaseList) -> tuple[Plan, Path]:
-    """Make the folder of a comparison, or go on with it; methods and seeds may be added to an earlier one.
+    """Make the folder of a comparison, or continue it; methods and seeds may be added to an earlier one.
 
     Returns:
         The plan, and the file of its splits.
@@ -147,7 +147,7 @@ def scored_run(folder: Path, method: str | None = None, seed: int | None = None)
 
 
 def name_runs(folders: Sequence[Path]) -> dict[str, Path]:
-    """Names for the table: as much of the end of each folder's path as tells them apart."""
+    """Names for the table: as much of the end of each folder's path as distinguishes them."""
     paths = [folder.resolve() for folder in folders]
     length = 1
     while len({path.parts[-length:] for path in paths}) < len(set(paths)):

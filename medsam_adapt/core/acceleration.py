@@ -15,7 +15,7 @@ Encoder = TypeVar("Encoder")
 
 
 def accelerated(encoder: Encoder, wanted: bool = True) -> Encoder:
-    """``encoder`` with the faster layers of medsam_adapt.kernels in place of its own; names and weights stay.
+    """``encoder`` with the faster layers of medsam_adapt.kernels instead of its layers; names and weights stay.
 
     Args:
         encoder: segment-anything's image encoder, changed in place.

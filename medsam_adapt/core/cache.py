@@ -107,7 +107,7 @@ def explain_cache_errors(folder: Path) -> Iterator[None]:
 def made_in_cache(folder: Path, dataset: str | Path | None = None) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when the block succeeds, so that another run sees all or nothing.
 
-    Where another run was first, with the same content, its folder stays. ``dataset`` is what ``cache info`` tells.
+    Where another run was first, with the same content, its folder stays. ``dataset`` is what ``cache info`` shows.
     """
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{MAKING}{owner_tag()}-"))
     try:

@@ -41,7 +41,7 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes files and tells how far it is."""
+    """Whether this process is the one that writes files and shows how far it is."""
     return rank() == 0
 
 
@@ -126,7 +126,7 @@ def merge(results: dict[str, Item]) -> dict[str, Item]:
 
 
 def seed_processes(engine: Any, seed: int) -> None:
-    """Give every process of a trainer random numbers (for dropout) of its own; the first keeps those it has.
+    """Give every process of a trainer separate random numbers (for dropout); the first keeps those it has.
 
     They are drawn from a new seed every epoch, so that nothing of them must be saved to resume.
     """

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly, each told to the user in one sentence."""
+"""The two ways in which a command ends badly, each reported to the user in one sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the message is one sentence that names it and the mend (exit code 2).
+    """Something the user gave is wrong; the message is one sentence that names it and the fix (exit code 2).
 
     Raise it before anything slow has started and before anything is written.
 

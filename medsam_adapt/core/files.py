@@ -89,13 +89,13 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(path: str | Path, model: type[Record], mend: str) -> Record:
+def read_record(path: str | Path, model: type[Record], fix: str) -> Record:
     """A JSON file of ours, checked; nothing in it is trusted.
 
     Args:
         path: the file.
         model: what it must be.
-        mend: what to do about a damaged one, in an imperative.
+        fix: what to do about a damaged one, in an imperative.
 
     Raises:
         InputError: the file cannot be read, is no JSON, is not what ``model`` says, or a newer version wrote it so.
@@ -106,13 +106,13 @@ def read_record(path: str | Path, model: type[Record], mend: str) -> Record:
         content = Path(path).read_bytes()
         return model.model_validate_json(content)
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): {mend}.") from error
+        raise InputError(f"cannot read {path} ({error.strerror}): {fix}.") from error
     except ValidationError as error:
         if (newer := newer_error(path, _content_of(content))) is not None:
             raise newer from error
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:60] for part in fault["loc"])
-        raise InputError(f"{path} is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}): {mend}.") from error
+        raise InputError(f"{path} is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}): {fix}.") from error
 
 
 def _content_of(text: bytes) -> Any:
@@ -141,7 +141,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of space, on the disk or in the user's share of it, or for a limit on files."""
+    """Whether a write failed for lack of space, on the disk or in the user's share of it, or for a limit on files."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -182,7 +182,7 @@ def is_left_behind(tag: str) -> bool:
 
 
 def _host() -> str:
-    """This host's name in letters and digits; in a container of its own, with the number of its process namespace."""
+    """This host's name in letters and digits; in a separate container, with the number of its process namespace."""
     name = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:32] or "host"
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())

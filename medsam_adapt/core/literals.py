@@ -91,7 +91,7 @@ def as_typed(text: str | Path, name: str) -> str:
     derived = given is None and any("#" in typed.get(root, "") for root in ("bundle_root", "config_file"))
     if "::" in text or (derived and name in ("output_dir", "bundle_root")):
         raise InputError(
-            f"{name}: MONAI takes # for a sign of its own and gave {text!r}. Give it without #, or use medsam-adapt."
+            f"{name}: MONAI treats # as a special character and gave {text!r}. Give it without #, or use medsam-adapt."
         )
     return text
 

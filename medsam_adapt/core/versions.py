@@ -28,7 +28,7 @@ def newer_error(path: object, content: Any, known_format: int = 1) -> InputError
 
     Args:
         path: of the file.
-        content: what it holds; its ``format``, and its ``versions`` where it records them, tell its age.
+        content: what it holds; its ``format``, and its ``versions`` where it records them, show its age.
         known_format: the highest ``format`` that this version reads.
     """
     if not isinstance(content, Mapping):

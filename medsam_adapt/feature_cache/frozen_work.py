@@ -1,7 +1,7 @@
 """Frozen work is done once: what networks that never change make of the training slices is computed before training.
 
 What is frozen is found from the networks themselves (:mod:`medsam_adapt.networks.encoder_stages`), so that a method
-needs no code of its own for it. The features are known by the frozen weights, the files, the preprocessing and the
+needs no separate code for it. The features are known by the frozen weights, the files, the preprocessing and the
 augmentation: where one of them changes, others are computed.
 """
 

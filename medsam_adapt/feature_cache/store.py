@@ -115,7 +115,7 @@ def store_features(
         compute: rows -> features (B, ...).
         dtype: that they are kept in.
         progress: called with the number of rows done each time.
-        dataset: the folder that the slices come from, which ``cache info`` tells.
+        dataset: the folder that the slices come from, which ``cache info`` shows.
 
     Raises:
         InputError: the cache cannot be written to.

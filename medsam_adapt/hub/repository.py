@@ -43,7 +43,7 @@ from medsam_adapt.weights.store import resolve
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.networks.segmenter import Segmenter
 
-_MEND = "fetch the repository again, or ask its author"
+_FIX = "fetch the repository again, or ask its author"
 
 
 def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | None = None) -> Origin:
@@ -119,12 +119,12 @@ def opened(place: Place) -> Iterator[tuple[Path, Repository]]:
         RunError: the hub cannot be reached.
     """
     with place.fetched() as folder:
-        origin = read_record(folder / ORIGIN_FILE, Origin, _MEND)
+        origin = read_record(folder / ORIGIN_FILE, Origin, _FIX)
         record = read_run(folder)
         record = anonymous(_checked(place, record), origin.base)
         weights = folder / ADAPTER_WEIGHTS
         if file_sha256(weights) != origin.adapter_sha256:
-            raise InputError(f"the adapter of {place} is damaged (it is not what {ORIGIN_FILE} says): {_MEND}.")
+            raise InputError(f"the adapter of {place} is damaged (it is not what {ORIGIN_FILE} says): {_FIX}.")
         yield folder, Repository(origin, record, weights.stat().st_size)
 
 
@@ -149,7 +149,7 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
         origin, record = repository.origin, repository.record
         path = _base_for(place, repository, checkpoint)
         if (folder / STATISTICS_FILE).is_file():
-            record.statistics = read_record(folder / STATISTICS_FILE, TrainingStatistics, _MEND)
+            record.statistics = read_record(folder / STATISTICS_FILE, TrainingStatistics, _FIX)
 
         from medsam_adapt.inference.run_network import build_network
         from medsam_adapt.networks.parameters import load_adapter, save_adapter, saved_base
@@ -198,7 +198,7 @@ def _checked(where: Path | Place, record: RunRecord) -> RunRecord:
     """
     bundle_folder(record.bundle)
     if not all(name.isprintable() for name in record.class_names):
-        raise InputError(f"{where} has a class whose name cannot be printed: {_MEND}.")
+        raise InputError(f"{where} has a class whose name cannot be printed: {_FIX}.")
     knobs = run_knobs(record.bundle, **{**record.knobs, **dict.fromkeys(PATH_SETTINGS)})
     return record.model_copy(update={"knobs": knobs.model_dump()})
 

@@ -302,7 +302,7 @@ def _voxels_of(image: np.ndarray | str | Path, affine: np.ndarray | None) -> tup
         voxels, header = read_volume(image)
         return voxels, header.affine
     if affine is None:
-        raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has one of its own")
+        raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has its own affine")
     return image, affine
 
 

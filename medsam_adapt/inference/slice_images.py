@@ -14,13 +14,13 @@ from medsam_adapt.data.slices.geometry import SlicePlan
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.transforms import pad_image
 
-_LOADED = 256 * 2**20  # bytes of grey levels that a graphics card holds of one volume: 256 slices of 512 x 512
+_LOADED = 256 * 2**20  # bytes of grey levels that a GPU holds of one volume: 256 slices of 512 x 512
 
 
 class SliceImages:
     """Images (n, 3, S, S) on the 0-255 scale of the slices wanted.
 
-    On a graphics card hundreds of slices are loaded at a time, in the order in which they lie in the volume's memory,
+    On a GPU hundreds of slices are loaded at a time, in the order in which they lie in the volume's memory,
     and windowed, turned and resized there. On a processor they are loaded batch by batch, which stays in its caches.
 
     Args:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it imports torch
 
 
 def names_weights(run: str | Path) -> bool:
-    """Whether what stands in the place of a run is the name of pretrained weights, and no folder has that name."""
+    """Whether what is in the place of a run is the name of pretrained weights, and no folder has that name."""
     return str(run) in WEIGHTS and not Path(run).exists()
 
 
@@ -94,7 +94,7 @@ def record_for_prompts(name: str, path: Path) -> RunRecord:
     try:
         record = weights_record(name, names, ids, "box" if boxes else "points")
     except ValueError as error:  # label ids out of range, two structures of one name
-        raise InputError(f"{path}: the structures cannot be told apart ({', '.join(labels)}). Rename them.") from error
+        raise InputError(f"{path}: cannot distinguish the structures ({', '.join(labels)}). Rename them.") from error
     if any(prompt.points for prompt in prompts) and get_weights(name).boxes_only:
         raise InputError(f"{path}: {name} was trained with boxes and takes no points. Give boxes alone.")
     return record

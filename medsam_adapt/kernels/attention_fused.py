@@ -1,4 +1,4 @@
-"""Attention with decomposed relative positions on a graphics card, in one kernel whose scores never leave the chip."""
+"""Attention with decomposed relative positions on a GPU, in one kernel whose scores never leave the chip."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _plainly(
 
 
 class _Shape(NamedTuple):
-    """How a grid of tokens is divided, as the kernels are told."""
+    """How a grid of tokens is divided, as the kernels need it."""
 
     height: int
     width: int
@@ -237,7 +237,7 @@ def sides_of(dtype: torch.dtype, rows: int, columns: int, dim: int) -> dict[str,
 
 
 def options_of(sides: dict[str, Any], kernel: str) -> dict[str, Any]:
-    """What the compiler is told: how many tiles are loaded ahead, and how few registers must do.
+    """Compiler options: how many tiles are loaded ahead, and the maximum number of registers.
 
     As was fastest on an H200. Windows are so small that many programs side by side are better than loading ahead.
     """

@@ -1,4 +1,4 @@
-"""Attention with decomposed relative positions for a graphics card, in Triton: three kernels.
+"""Attention with decomposed relative positions for a GPU, in Triton: three kernels.
 
 They read queries, keys and values where the layer before leaves them, and write where the layer behind reads: what
 lies in a window, and what it is filled up with, is a matter of addresses. Scores are never written down; running maxima

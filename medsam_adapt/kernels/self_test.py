@@ -1,4 +1,4 @@
-"""Kernels for a graphics card are trusted on a device after a trial there."""
+"""Kernels for a GPU are used on a device after a self-test there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def agrees(what: str, trial: Callable[[], float], tolerance: float) -> bool:
     Otherwise a warning says why: results are as right then, and come slower.
 
     Args:
-        what: the kernel, to be told.
+        what: name of the kernel, for the message.
         trial: the largest difference from the plain form, relative to the largest value; see :func:`worst_difference`.
         tolerance: of it.
     """

@@ -12,7 +12,7 @@ from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 class AdaptFormerMLP(nn.Module):
     """y = MLP(x) + s (U dropout(ReLU(D LN(x) + b_D)) + b_U), on tokens (..., C) -> (..., C).
 
-    The branch has a LayerNorm of its own, although SAM's block has already normalised x: so did the plain adapter
+    The branch has a separate LayerNorm, although SAM's block has already normalised x: so did the plain adapter
     that SAM-COBOT compares with. U and b_U are zero at the start, which leaves the MLP as it was.
 
     Args:

@@ -5,7 +5,7 @@ module f, one for both and trained with the student, turns the image embedding z
 token z_m into r = f(z_i, z_m). With G_x the Gram matrix of x over the batch, ∘ the Hadamard product, and H the
 matrix-based Rényi entropy of order 2, two terms join the segmentation loss:
 
-    L_r = H(G_f^T) - H(G_i ∘ G_m ∘ G_f^T)                 compression: r tells little of (z_i, z_m)
+    L_r = H(G_f^T) - H(G_i ∘ G_m ∘ G_f^T)                 compression: r contains little of (z_i, z_m)
     L_d = H(G_f^T ∘ G_f^S) - H(G_f^T) - H(G_f^S)          distillation: minus the information that T and S share
     L   = L_seg + λ_1 L_r + λ_2 L_d
 
@@ -262,7 +262,7 @@ class DistillationUpdate(Update):
 
 
 def _answers_at_once(tensor: Tensor) -> bool:
-    """Whether its values are at hand: on a processor, where the step of a graphics card would have to wait."""
+    """Whether its values are available: on a CPU; on a GPU the step would have to wait."""
     return tensor.device.type == "cpu"
 
 

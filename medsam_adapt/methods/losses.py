@@ -63,7 +63,7 @@ class StructureLoss(nn.Module):
         L_bce = Σ w bce / Σ w
         L_iou = 1 - (Σ w p y + 1) / (Σ w (p + y) - Σ w p y + 1)
 
-    The sums run over the pixels of one channel of one image. Each channel counts as an image of its own, and the
+    The sums run over the pixels of one channel of one image. Each channel counts as a separate image, and the
     loss is the mean of L_bce + L_iou over channels and images, of all processes. `IGNORED` pixels have w = 0. A label
     larger than the logits is reduced to them by nearest neighbour.
 

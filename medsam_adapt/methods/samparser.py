@@ -50,7 +50,7 @@ class SingularValueReconstruction(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Decompose ``weight``; torch keeps the empty tensor returned in place of the original weight.
 
-        Double precision tells close singular values apart, so that another machine finds the same U and V.
+        Double precision distinguishes close singular values, so that another machine finds the same U and V.
         """
         left, values, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
         self.left.copy_(left)
@@ -77,7 +77,7 @@ def reconstruct(module: nn.Module) -> nn.Module:
         raise InputError("SAM-PARSER cannot decompose a layer whose weight is parametrised already: attach it once.")
     module.requires_grad_(False)
     parametrize.register_parametrization(module, "weight", SingularValueReconstruction(module.weight))
-    # torch has just given this one layer a class of its own, in which ``weight`` is such a property too.
+    # torch has just given this one layer a separate class, in which ``weight`` is such a property too.
     type(module).singular_values = property(singular_values)  # type: ignore[union-attr]
     return module
 

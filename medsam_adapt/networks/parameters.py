@@ -89,7 +89,7 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainable_tensors(segmenter).items()}
     with written_whole(folder / WEIGHTS_FILE) as temporary:
-        temporary.write_bytes(save(tensors))  # its own writer does not tell a full disk from other faults
+        temporary.write_bytes(save(tensors))  # its own writer does not distinguish a full disk from other errors
     adapter = _attached(segmenter)
     config = {
         "adapter": f"{type(adapter).__module__}.{type(adapter).__qualname__}",

@@ -40,7 +40,7 @@ def build_sam(
         image_size: side of the square input in pixels, a multiple of 16 (TinyViT: 32); the variant's default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
             (the first) for the background when ``exclusive``. Each draws as the pretrained mask token 0 does, with a
-            tenth of its logits and from a random token of its own.
+            tenth of its logits and from a separate random token.
         checkpoint: file in the layout of the official or MedSAM checkpoints, or a name of pretrained weights; random
             weights when None.
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).

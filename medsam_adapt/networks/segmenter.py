@@ -95,7 +95,7 @@ class Segmenter(nn.Module):
     ) -> Tensor | Prediction:
         """Logits, (B, C', S, S), or (B, C', s, s) with ``low_res``; arguments as in :meth:`predict`.
 
-        ``features`` stand in for the image, as for :meth:`encode`. With ``full`` the result is the whole
+        ``features`` replace the image, as for :meth:`encode`. With ``full`` the result is the whole
         :class:`Prediction`, which a wrapper for distributed training lets through.
         """
 

@@ -1,7 +1,7 @@
 """Colours and SNOMED CT codes of structures, by name: what viewers and DICOM ask for beside a mask.
 
 A name is looked up without its side ("left kidney" is a kidney, left). Structures that are not in the table get a
-colour of their own and the general code of an anatomical structure.
+separate colour and the general code of an anatomical structure.
 """
 
 from __future__ import annotations
@@ -103,6 +103,6 @@ def describe(name: str, label_id: int) -> Structure:
 
 
 def _shade(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A darker tone, to tell the left one of a pair from the right one."""
+    """A darker tone, to distinguish left and right of a pair."""
     red, green, blue = (round(0.75 * part) for part in colour)
     return red, green, blue

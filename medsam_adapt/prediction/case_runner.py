@@ -165,7 +165,7 @@ class CaseRunner:
     def _measure(
         self, segmentation: Segmentation, image: np.ndarray, header: VolumeHeader
     ) -> tuple[dict[str, float], list[Flag]]:
-        """Volume of each class in ml, and what is worth a second look."""
+        """Volume of each class in ml, and flags for review."""
         record = self.predictor.record
         window = record.policy.window_of(image)
         volumes: dict[str, float] = {}
@@ -175,7 +175,7 @@ class CaseRunner:
             grey = window.apply(crop[mask])  # or the three levels of each colour
             mean = float(grey.mean(dtype=np.float64)) if pieces else float("nan")
             volumes[name] = round(sum(pieces) * _voxel_ml(header), 4)
-            if name not in record.absent:  # that one is never emitted, as training told
+            if name not in record.absent:  # that one is never emitted, as training reported
                 known = self.statistics.classes.get(name) if self.statistics else None
                 flags += class_flags(name, volumes[name], mean, pieces, known)
         return volumes, flags

@@ -29,7 +29,7 @@ class Report:
         options: of the command, as they were given.
         earlier: entries of cases that were done before.
         notes: what a reader of the report must know.
-        keep_identifiers: whether to tell where the inputs are, and not only what they are called.
+        keep_identifiers: whether to write the complete paths of the inputs, not only their names.
     """
 
     def __init__(

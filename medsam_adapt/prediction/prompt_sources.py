@@ -48,7 +48,7 @@ class PromptOptions:
     from_labels: Path | None = None
     propagate: bool = False
 
-    def told(self) -> dict[str, Path | bool]:
+    def given_options(self) -> dict[str, Path | bool]:
         """The options that were given, by name, for the report."""
         given = {"prompts": self.file, "prompts-from-run": self.from_run, "prompts-from": self.from_labels}
         paths = {name: path for name, path in given.items() if path is not None}
@@ -61,7 +61,7 @@ class PromptOptions:
             record: of the run.
             run: its folder, for the sentence.
         """
-        given = [f"--{name}" for name in self.told() if name != "propagate"]
+        given = [f"--{name}" for name in self.given_options() if name != "propagate"]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} both give prompts: choose one of them.")
         if record.prompt == "none" and given:

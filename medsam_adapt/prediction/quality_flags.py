@@ -12,13 +12,13 @@ from pydantic import BaseModel
 
 from medsam_adapt.runs.statistics import ClassStatistics
 
-VOLUME_MARGIN = 1.5  # a volume beyond the range of the training cases by this factor is told
+VOLUME_MARGIN = 1.5  # a volume beyond the range of the training cases by this factor is flagged
 GREY_MARGIN = 20.0  # so is a mean grey level (0 to 255) this far beyond their range
 SMALL_PIECE = 0.01  # pieces smaller than this share of a class are not counted
 
 
 class Flag(BaseModel):
-    """Something worth a second look; ``structure`` is None where it concerns the whole volume."""
+    """A flag for review; ``structure`` is None where it concerns the whole volume."""
 
     structure: str | None
     kind: Literal["modality", "empty", "pieces", "volume", "intensity"]

@@ -28,7 +28,7 @@ class TrainingCost:
         folder: the run's folder.
 
     Attributes:
-        before: the `totals` of the checkpoint that the training goes on from.
+        before: the `totals` of the checkpoint that the training continues from.
     """
 
     def __init__(self, folder: str | Path) -> None:

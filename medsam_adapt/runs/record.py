@@ -92,7 +92,7 @@ class RunRecord(SlicingSpec):
     bundle: str = Field(pattern=r"^\w+$")
     bundle_sha256: str | None = None  # of the train.json of a bundle that is not shipped
     versions: dict[str, str]
-    dataset_dir: str  # empty in a run that was pulled: nobody told
+    dataset_dir: str  # empty in a run that was pulled
     layout: str
     train: list[str]
     held_out: list[str]
@@ -106,8 +106,8 @@ class RunRecord(SlicingSpec):
     trainable: dict[str, int]
     knobs: dict[str, Any]
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
-    processes: int = Field(1, ge=1)  # that trained together, each on batches of its own
-    statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a file of its own
+    processes: int = Field(1, ge=1)  # that trained together, each on separate batches
+    statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a separate file
 
     def config_values(self) -> dict[str, Any]:
         """Values of the ``knobs``, ``settings`` and ``slicing`` of the bundle's configs, by name."""
@@ -154,10 +154,10 @@ def data_of(record: RunRecord, run: str | Path) -> Path:
     """The folder of the data set that a run was trained on.
 
     Raises:
-        InputError: the run was pulled, and does not tell.
+        InputError: the run was pulled and does not contain it.
     """
     if not record.dataset_dir:
-        raise InputError(f"{run} was pulled and does not tell its data: give --data FOLDER.")
+        raise InputError(f"{run} was pulled and does not know its data: give --data FOLDER.")
     return Path(record.dataset_dir)
 
 
@@ -207,13 +207,13 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
         require_trained(folder)
     first, *others = records.items()
     for folder, record in others:
-        for name, told in _SAME_TASK.items():
+        for name, label in _SAME_TASK.items():
             if name == "axis" and record.prompt == first[1].prompt == "none":
                 continue  # the planes are fused in the volume's own voxels
             ours, theirs = getattr(first[1], name), getattr(record, name)
             if ours != theirs:
                 raise InputError(
-                    f"{folder} and {first[0]} cannot segment together, since their {told} differ ({theirs} and "
+                    f"{folder} and {first[0]} cannot segment together, since their {label} differ ({theirs} and "
                     f"{ours}): give runs that were trained for the same."
                 )
     return records

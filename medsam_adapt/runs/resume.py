@@ -53,14 +53,14 @@ def changed_setting(record: RunRecord, given: Mapping[str, Any]) -> str | None:
     own = {**record.knobs, **{name: given[name] for name in _HOW if name in given}}
     if given.get("layout") == record.layout:
         own["layout"] = record.layout
-    for name in _RESOLVED:  # None leaves it to data and weights; the configs of a run name what came of that
+    for name in _RESOLVED:  # None leaves it to data and weights; the configs of a run contain the resolved values
         if own.get(name) is None and name in given:
             own[name] = given[name] if given[name] in (None, getattr(record, name)) else None
     return next((name for name, value in given.items() if name in own and own[name] != value), None)
 
 
 def refuse_other_record(folder: str | Path, record: RunRecord) -> None:
-    """Refuse to go on with a run on other data or with other settings than it was begun with.
+    """Refuse to resume a run on other data or with other settings than before.
 
     Raises:
         InputError: what differs.
@@ -72,11 +72,11 @@ def refuse_other_record(folder: str | Path, record: RunRecord) -> None:
         raise InputError(f"{folder} was begun with another {name}: resume it with its own.")
     if record.processes != before.processes:
         raise InputError(f"{folder} was begun with --gpus {before.processes}: resume it with as many processes.")
-    for name, told in _SAME_DATA.items():
+    for name, label in _SAME_DATA.items():
         ours, theirs = getattr(record, name), getattr(before, name)
         if ours != theirs:
             raise InputError(
-                f"{folder} cannot go on, since its {told} changed: give the data that it was begun with, or train "
+                f"{folder} cannot go on, since its {label} changed: give the data that it was begun with, or train "
                 "anew with --overwrite."
             )
     if record.statistics is not None and (path := Path(folder) / STATISTICS_FILE).is_file():
@@ -89,7 +89,7 @@ def refuse_other_record(folder: str | Path, record: RunRecord) -> None:
 
 
 def has_checkpoint(folder: str | Path) -> bool:
-    """Whether a training can go on from a state in this folder."""
+    """Whether a training can continue from a state in this folder."""
     return any((Path(folder) / name).is_file() for name in (STATE_FILE, PREVIOUS_STATE_FILE))
 
 

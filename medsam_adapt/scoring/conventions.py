@@ -51,7 +51,7 @@ def convention_scores(
     """DSC, IoU, HD95 and mean surface distance (``msd``) of one class.
 
     Args:
-        prediction: mask (X, Y, Z) bool of the whole volume, since some libraries treat its edges in a way of their own.
+        prediction: mask (X, Y, Z) bool of the whole volume, since some libraries treat its edges differently.
         reference: the same.
         spacing: mm along the three axes.
         convention: but for ``ours``.

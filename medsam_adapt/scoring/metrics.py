@@ -138,7 +138,7 @@ def score_volume(
     scores: Scores = {}
     boxes = zip(_boxes(prediction, class_names), _boxes(reference, class_names), strict=True)
     for number, (name, found) in enumerate(zip(class_names, boxes, strict=True), start=1):
-        # Some libraries treat the edges of the volume in a way of their own.
+        # Some libraries treat the edges of the volume differently.
         box = _union(found) if rules.convention == "ours" else (slice(None),) * 3
         masks = [_mask(volume, number, name, box) for volume in (prediction, reference)]
         score = _score_masks(masks[0], masks[1], spacing, rules, rules.tolerance(name), slice_axis)

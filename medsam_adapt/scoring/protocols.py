@@ -84,7 +84,7 @@ def _rules_of_convention(
 ) -> MetricRules:
     if protocol != "default" or empty_policy is not None or tolerance is not None:
         raise InputError(
-            f"--convention {convention}: it has rules of its own. Leave out --protocol, --empty-policy and --tolerance."
+            f"--convention {convention}: it has its own rules. Leave out --protocol, --empty-policy and --tolerance."
         )
     chosen = CONVENTION_METRICS if metrics is None else choose_metrics([name.strip() for name in metrics.split(",")])
     if unknown := [name for name in chosen if name not in CONVENTION_METRICS]:

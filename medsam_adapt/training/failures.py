@@ -20,7 +20,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def explain_training_errors(output: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Turn the faults that a training may meet into a sentence with the mend.
+    """Turn the errors of a training into one sentence with the fix.
 
     Args:
         output: the run's folder.
@@ -36,10 +36,10 @@ def explain_training_errors(output: Path, settings: Mapping[str, Any]) -> Iterat
         if any(isinstance(cause, InputError | RunError) for cause in causes(error)):
             raise
         sentences = (_explain(cause, output, settings) for cause in causes(error))
-        told = next((sentence for sentence in sentences if sentence), None)
-        if told is None:
+        message = next((sentence for sentence in sentences if sentence), None)
+        if message is None:
             raise
-        raise RunError(told) from error
+        raise RunError(message) from error
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def _said_once() -> Iterator[None]:
 
 def _explain(error: BaseException, output: Path, settings: Mapping[str, Any]) -> str | None:
     """What happened and what to do about it; None for any other error."""
-    go_on = f"go on with 'medsam-adapt train --resume --output {output}'"
+    go_on = f"continue with 'medsam-adapt train --resume --output {output}'"
     if is_out_of_memory(error):
         settings_left = "".join(
             option
@@ -83,7 +83,7 @@ def _explain(error: BaseException, output: Path, settings: Mapping[str, Any]) ->
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return (
-            "a process that prepares slices was killed, for want of memory perhaps: "
+            "a process that prepares slices was killed, possibly out of memory: "
             f"{go_on}, with --set num_workers=0 for instance (it is {settings['num_workers']})."
         )
     if not isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""The handler of the trainer that keeps a run's folder, and from it goes on with a training to the same bits."""
+"""The handler of the trainer that writes a run's folder and resumes a training from it with bit-identical results."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class RunHandler:
     """Handler of the trainer that keeps the run's folder: record, best weights, adapter, and the state to resume from.
 
     The best weights are those of the best validation on held-out volumes; without held-out volumes the last ones.
-    Every file is whole or absent, and the training goes on from the state to the same bits (on the CPU). The state is
-    kept after every epoch, before every validation, after so many minutes, and when a signal asks for the end.
+    Every file is whole or absent, and a training resumes from the state with bit-identical results (on the CPU). The
+    state is kept after every epoch, before every validation, after so many minutes, and when a signal asks for the end.
     Of several processes that train together the first writes, and all read.
 
     Args:
@@ -86,7 +86,7 @@ class RunHandler:
         bundle_root: the bundle whose configs are copied into it.
         states: what else must be restored to resume, by name: optimisers, schedulers, loaders.
         validator: the evaluator on held-out volumes, None without them.
-        resume: whether to go on from the folder's training state.
+        resume: whether to continue from the folder's training state.
         average: of the weights, which is validated and saved instead of them; it is one of ``states`` too.
     """
 

@@ -134,7 +134,7 @@ class PrepareSlices:
 
     Args:
         low_res: whether the network shall return the mask decoder's own, small logits.
-        frozen: where features of the slices may be kept; the image is None where they stand in for it.
+        frozen: where features of the slices may be kept; the image is None where they replace it.
     """
 
     def __init__(self, low_res: bool = False, frozen: FrozenWork | None = None) -> None:

@@ -70,7 +70,7 @@ def build_trainer(
         validator: scores the held-out volumes, where there are any.
         folder: of the run to write.
         bundle_root: the bundle whose files are copied into the run.
-        resume: whether to go on from the folder's checkpoint.
+        resume: whether to continue from the folder's checkpoint.
         loss: takes logits and labels; cross-entropy and Dice when None.
         parameters: tensors or parameter groups that the optimiser moves; when None, the network's trained tensors
             (but for BLO-SAM's prompt embedding) and those of ``beside``.

@@ -21,7 +21,7 @@ class Variant:
 
     Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
     ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed; a ``small``
-    encoder costs so little that it is trained whole beside the adapter, unless told otherwise. ``input_scaling`` is
+    encoder costs so little that it is trained completely along with the adapter by default. ``input_scaling`` is
     that of weights which are not registered.
     """
 

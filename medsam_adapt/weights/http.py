@@ -1,4 +1,4 @@
-"""Download of one file over HTTP, which goes on where it broke off; the only code here that uses the network."""
+"""Download of one file over HTTP, which continues where it broke off; the only code here that uses the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 1 << 18  # bytes
 _TRANSIENT = (408, 429, 500, 502, 503, 504)  # answers of servers that are busy, not of servers that lack the file
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
-Progress = Callable[[int, "int | None"], None]  # bytes so far, bytes in all where the server tells
+Progress = Callable[[int, "int | None"], None]  # bytes so far, bytes in all if the server reports it
 
 
 class TransferError(Exception):
@@ -113,17 +113,17 @@ def _open(url: str, have: int, part: Path) -> HTTPResponse:
 
 
 def _extent(response: HTTPResponse) -> tuple[int, int | None]:
-    """First byte that the response holds, and bytes of the whole file where they are told."""
+    """First byte that the response holds, and bytes of the whole file if the server reports it."""
     if response.status == 206:
-        told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if told is None:
+        content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if content_range is None:
             raise TransferError("the server sent a part of the file without saying which")
-        return int(told[1]), None if told[2] == "*" else int(told[2])
+        return int(content_range[1]), None if content_range[2] == "*" else int(content_range[2])
     return 0, response.length
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """The bytes as they arrive; an error of the network is told from one of the disk, where the caller writes."""
+    """The bytes as they arrive; errors of the network are not mixed with those of the disk, where the caller writes."""
     try:
         while block := response.read(_BLOCK):
             yield block

@@ -22,7 +22,7 @@ class Weights:
         file_name: under which it is published and kept.
         licence: SPDX name.
         page: where people read about it and can download it manually; None for the file in this package.
-        url: the file itself; None where it can only be fetched by hand.
+        url: the file itself; None where it can only be downloaded manually.
         size: in bytes, None where it is not published.
         sha256: None where it is not published; then it is recorded on first use.
         shipped: whether the file is part of this package.

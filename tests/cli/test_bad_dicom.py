@@ -69,7 +69,7 @@ COMMANDS = {
 }
 
 
-def told(capsys, command, tmp_path, run, *options):
+def reported(capsys, command, tmp_path, run, *options):
     """The sentence of a command on the data set, of which nothing that was refused is left behind."""
     places = {"data": tmp_path / "data", "out": tmp_path / "out", "run": run}
     code, _, err = call(capsys, *(word.format(**places) for word in COMMANDS[command]), *options)
@@ -104,14 +104,14 @@ def test_dicom_that_cannot_be(data, run, tmp_path, capsys, spoil, words, command
     if spoil is other_grid and command == "predict":
         return  # which reads no label
     spoil(data / "b")
-    assert words in told(capsys, command, tmp_path, run)
+    assert words in reported(capsys, command, tmp_path, run)
 
 
 @pytest.mark.parametrize("command", ["check", "convert", "predict"])
 def test_a_series_is_chosen_from_each_folder(data, run, tmp_path, capsys, command):
     for name in "abc":
         two_series(data / name)
-    assert "data/a: it has no series T1, but series 3" in told(capsys, command, tmp_path, run, "--series", "T1")
+    assert "data/a: it has no series T1, but series 3" in reported(capsys, command, tmp_path, run, "--series", "T1")
     places = {"data": data, "out": tmp_path / "out", "run": run}
     arguments = [word.format(**places) for word in COMMANDS[command]]
     for number, name in ((7, "t2 AXIAL"), (3, "3")):

@@ -1,4 +1,4 @@
-"""Wrong input ends in one sentence that names the file and the mend, with exit code 2, and leaves nothing behind."""
+"""Wrong input ends in one sentence that names the file and the fix, with exit code 2, and leaves nothing behind."""
 
 import errno
 import gzip
@@ -193,7 +193,7 @@ def test_an_output_that_cannot_be_written(phantoms, tmp_path, capsys, monkeypatc
 
 
 def test_a_full_disk(phantoms, tmp_path, capsys, monkeypatch):
-    """While it runs the disk is full: exit code 1, or 2 where another folder mends it; no half file is left."""
+    """While it runs the disk is full: exit code 1, or 2 where another folder fixes it; no half file is left."""
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -230,6 +230,6 @@ def test_what_is_no_run_is_refused(phantoms, tmp_path, capsys, command):
 
 @pytest.mark.parametrize(("value", "sentence"), [("graphs", "is for one GPU alone"), ("graph", "True or 'graphs'")])
 def test_a_way_to_compile_that_cannot_be(capsys, data, tmp_path, monkeypatch, value, sentence):
-    """Told before slices are made."""
+    """Reported before slices are made."""
     monkeypatch.setattr(TrainingData, "store", lambda *_: pytest.fail("slices are being made"))
     assert sentence in refused(capsys, tmp_path / "run", "--data", data, "--set", f"compile={value}")

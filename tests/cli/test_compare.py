@@ -110,7 +110,7 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
 
 def test_a_failed_training_is_told(monkeypatch):
     monkeypatch.setattr(compare.sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match="the training of lora ended with exit code 1: mend what is said above"):
+    with pytest.raises(RunError, match="the training of lora ended with exit code 1: fix the error above"):
         compare.run_command(["train"], "lora")
 
 

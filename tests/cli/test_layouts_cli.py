@@ -33,9 +33,9 @@ def call(capsys, *arguments):
     """Standard output of a command that succeeds."""
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
-    assert not stopped.value.code, told.err
-    return told.out
+    reported = capsys.readouterr()
+    assert not stopped.value.code, reported.err
+    return reported.out
 
 
 def scores(capsys, run, *options):

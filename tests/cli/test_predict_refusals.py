@@ -204,9 +204,9 @@ def test_a_killed_folder_leaves_whole_masks_and_goes_on(made, tmp_path, capsys):
         assert len(files) == (3 if path.is_dir() else 1)
         for file in files:
             assert voxels_of(file).shape == SHAPE
-    told = set(earlier_cases(report))
-    assert len(told) >= 2
-    assert told <= {path.name.removesuffix("_seg.nii.gz") for path in done}
+    reported = set(earlier_cases(report))
+    assert len(reported) >= 2
+    assert reported <= {path.name.removesuffix("_seg.nii.gz") for path in done}
     host, _, random = owner_tag().split("-")
     elsewhere = [f".{tag}.case_11_seg.nii.gz" for tag in (owner_tag(), f"node7-{process.pid}-{random}")]
     for name in (f".{host}-{process.pid}-{random}.case_11_seg.nii.gz", *elsewhere):  # as a kill while writing leaves it

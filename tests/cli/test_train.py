@@ -102,8 +102,8 @@ def test_a_dry_run_tells_and_writes_nothing(phantoms, tmp_path, capsys, monkeypa
     monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "home"))
     code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, "--dry-run", "--output", tmp_path / "run")
     assert code == 0
-    for told in ("3 cases to train on, 0 held out", "held out: nothing", "trainable values: encoder", "estimated"):
-        assert told in out
+    for reported in ("3 cases to train on, 0 held out", "held out: nothing", "trainable values: encoder", "estimated"):
+        assert reported in out
     assert not list(tmp_path.iterdir())
 
 

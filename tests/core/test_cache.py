@@ -54,10 +54,10 @@ def test_what_killed_runs_left_is_removed_and_what_others_are_making_is_not(tmp_
 
 def test_the_size_is_told_beforehand(phantoms, tmp_path):
     data = data_in(phantoms, tmp_path)
-    told = data.store_bytes()
+    reported = data.store_bytes()
     assert list(tmp_path.iterdir()) == []
     data.store()
-    assert 0.9 * told < sum(cache_info(tmp_path).cases.values()) - 3 * 600 < 1.1 * told  # 600: the files' headers
+    assert 0.9 * reported < sum(cache_info(tmp_path).cases.values()) - 3 * 600 < 1.1 * reported  # 600: headers
 
 
 def test_a_case_made_by_another_run_meanwhile_is_used(phantoms, tmp_path):

@@ -74,7 +74,7 @@ def test_what_monai_changed_is_looked_up_or_refused(monkeypatch, words, name, ca
     if typed is not None:
         assert as_typed(came, name) == typed
     else:
-        with pytest.raises(InputError, match=rf"{name}: MONAI takes # for a sign of its own and gave"):
+        with pytest.raises(InputError, match=rf"{name}: MONAI treats # as a special character and gave"):
             as_typed(came, name)
 
 
@@ -120,5 +120,5 @@ def test_python_callers_of_monai_are_refused_before_anything_is_written(phantoms
             **{"knobs#epochs": 1, "knobs#image_size": 32, "knobs#min_steps": 1, "device": "cpu"},
         )
     causes = [failed.value, failed.value.__cause__]
-    assert any("MONAI takes # for a sign of its own" in str(cause) for cause in causes)
+    assert any("MONAI treats # as a special character" in str(cause) for cause in causes)
     assert list(tmp_path.iterdir()) == []

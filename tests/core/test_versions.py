@@ -1,4 +1,4 @@
-"""Files of a newer version are told apart from damaged ones, wherever they are read."""
+"""Files of a newer version are distinguished from damaged ones, wherever they are read."""
 
 import json
 

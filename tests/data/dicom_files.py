@@ -115,10 +115,10 @@ def structure_set(sources, structures):
 
 
 def refused(folder, sentence, read=io.read_header, **how):
-    """The sentence, which names the folder, is one line, and tells nothing of the patient."""
-    with pytest.raises(InputError, match=rf"(?i)^{folder}.*{sentence}") as told:
+    """The sentence, which names the folder, is one line, and shows nothing of the patient."""
+    with pytest.raises(InputError, match=rf"(?i)^{folder}.*{sentence}") as reported:
         read(folder, **how)
-    text = str(told.value)
+    text = str(reported.value)
     assert "\n" not in text
-    assert told.value.__cause__ is None  # it might quote values
+    assert reported.value.__cause__ is None  # it might quote values
     assert not [word for word in (SECRET, "Doe", IDENTIFIER, BIRTH, "1.2.826") if word in text.replace(str(folder), "")]

@@ -35,7 +35,7 @@ def test_a_validation_scores_the_overlap_alone():
 def test_volumes_stay_where_they_are_whatever_the_device():
     image, label = torch.rand(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
     found, truth, _, given = prepare_volume({"image": image, "label": label}, torch.device("meta"))
-    assert found is image  # what is on a graphics card, numpy could not score
+    assert found is image  # what is on a GPU, numpy could not score
     assert truth is given["reference"] is label
 
 
@@ -55,13 +55,13 @@ def test_a_report_asks_for_all_metrics_in_mm(tmp_path, monkeypatch):
     report.attach(engine)
     assert scores.rules == MetricRules()
     scores.update(("a", *volumes(), SPACING))
-    scores.notes.append("told")
+    scores.notes.append("reported")
     report(engine)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert set(ALL) <= set(content["classes"]["liver"])
     assert content["classes"]["liver"]["hd95"] == 5  # one slice further
     assert content["classes"]["liver"]["nsd"] < 1
-    assert content["notes"] == ["told"]
+    assert content["notes"] == ["reported"]
 
 
 def train(folder, epochs, before=None):

@@ -122,7 +122,7 @@ def test_frozen_work_that_is_done_in_every_step_is_told(work_of, adapter, knobs,
 
 
 @pytest.mark.parametrize(
-    ("adapter", "knobs", "told"),
+    ("adapter", "knobs", "reported"),
     [
         (DecoderOnly(), {"augment": "free"}, "the whole image encoder, for 24 slices, each in 8 augmented views"),
         (Parser(), {}, "all 6 blocks of the image encoder, for"),
@@ -132,9 +132,9 @@ def test_frozen_work_that_is_done_in_every_step_is_told(work_of, adapter, knobs,
         (DecoderOnly(), {"augment": "free", "cached_views": 8, "epochs": 1, "min_steps": 100}, "in 8 augmented views"),
     ],
 )
-def test_what_is_kept_is_told(work_of, adapter, knobs, told):
+def test_what_is_kept_is_told(work_of, adapter, knobs, reported):
     work = work_of(adapter, cache_frozen="auto", empty_share=1.0, **knobs)
-    assert told in work.describe()
+    assert reported in work.describe()
 
 
 def test_no_room_is_refused_where_it_was_asked_for(work_of):

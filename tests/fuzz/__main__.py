@@ -1,7 +1,7 @@
 """Many inputs, and a tally by kind: ``python -m tests.fuzz --inputs 10000 --seed 0``.
 
 They run in one child process, which is started anew after the input that made it crash. ``--only N`` repeats input N of
-that seed alone, tells how it ends, and keeps its files where it says.
+that seed alone, prints how it ends, and keeps its files where it says.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def run():
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first input, to go on with a long run")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input, to continue with a long run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", default=[], help="only this kind, again for more")
     parser.add_argument("--only", type=int, help="only this input, whose files are kept")

@@ -1,4 +1,4 @@
-"""The loop: input after input, each in a folder of its own, each decided by the seed and its number alone."""
+"""The loop: input after input, each in a separate folder, each decided by the seed and its number alone."""
 
 import os
 import shutil

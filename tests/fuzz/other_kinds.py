@@ -26,7 +26,7 @@ def settings(rng, samples, folder):
         name = pick(rng, names) if rng.random() < 0.9 else str(mutations.strange_value(rng))
         pairs += ["--set", f"{name}={text}".replace("\0", "\\0").encode("utf-8", "replace").decode()]
     where = samples.folder / ("nowhere" if rng.random() < 0.9 else "data")
-    if where.name == "data":  # a data set that is refused for want of its class, when all settings are right
+    if where.name == "data":  # a data set that is rejected because its class is missing, when all settings are right
         pairs += ["--set", 'classes=["lung"]']
     return command("train", "--bundle", bundle, "--data", where, "--output", folder / "out", *pairs)
 

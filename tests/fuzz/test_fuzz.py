@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_inputs(fuzzer):
 
 
 def test_a_header_that_claims_the_world_is_refused(tmp_path):
-    """10⁶ × 10⁶ × 10⁶ voxels: told from the header, with nothing set aside."""
+    """10⁶ × 10⁶ × 10⁶ voxels: reported from the header, with nothing set aside."""
     header = nib.Nifti2Header()
     header.set_data_shape((10**6,) * 3)
     header.set_data_dtype(np.int16)
@@ -90,7 +90,7 @@ def test_the_watch_sees_every_breach(tmp_path, monkeypatch):
         "traceback": lambda: json.loads("{"),
         "no sentence": _exit(2, ""),
         "exit code": _exit(3),
-        "told a secret": _exit(2, "error: Doe is missing."),
+        "reported a secret": _exit(2, "error: Doe is missing."),
         "warning": lambda: warnings.warn("overflow", RuntimeWarning, stacklevel=1),
         "hang": lambda: [None for _ in iter(int, 1)],
         "memory": lambda: bytearray(1 << 40),

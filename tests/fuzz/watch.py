@@ -122,8 +122,8 @@ def watch(command, folder, secrets=()):
         return fault
     if grown > MEMORY_BYTES:
         return Verdict("memory", f"{grown:,} bytes")
-    told = [*(str(each.message) for each in warned), *noise]
-    return _judge(code or 0, printed.getvalue(), told, before, folder, secrets)
+    reported = [*(str(each.message) for each in warned), *noise]
+    return _judge(code or 0, printed.getvalue(), reported, before, folder, secrets)
 
 
 def _judge(code, text, warned, before, folder, secrets):
@@ -131,8 +131,8 @@ def _judge(code, text, warned, before, folder, secrets):
         return Verdict("exit code", str(code))
     if "Traceback" in text or (code and not text.strip()) or len(text) > 20_000:
         return Verdict("no sentence", text[-300:])
-    if told := [secret for secret in secrets if secret in text]:
-        return Verdict("told a secret", f"{told[0]}: {text[-300:]}")
+    if reported := [secret for secret in secrets if secret in text]:
+        return Verdict("reported a secret", f"{reported[0]}: {text[-300:]}")
     if warned:
         return Verdict("warning", warned[0][:300])
     after = _listing(folder)
@@ -161,17 +161,17 @@ def _where(trace):
 @contextlib.contextmanager
 def _standard_error():
     """What libraries write past Python during the block, in the list that it gives, when the block is done."""
-    told, kept = [], os.dup(2)
+    reported, kept = [], os.dup(2)
     with tempfile.TemporaryFile(dir=_PLAIN) as file:
         os.dup2(file.fileno(), 2)
         try:
-            yield told
+            yield reported
         finally:
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
             if text := file.read().decode("utf-8", "replace").strip():
-                told.append(text)
+                reported.append(text)
 
 
 @contextlib.contextmanager

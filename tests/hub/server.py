@@ -17,7 +17,7 @@ class HubServer(ThreadingHTTPServer):
         created: what was asked for when repositories were made.
         asked: method and path of each request so far.
         refuses: whether every request that writes is forbidden.
-        answers: what stands in the way of the hub and answers in its place, as a hotel's network does; None: nothing.
+        answers: what is in the way of the hub and answers in its place, as a hotel's network does; None: nothing.
     """
 
     daemon_threads = True

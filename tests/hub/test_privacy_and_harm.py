@@ -1,4 +1,4 @@
-"""Nothing in a repository tells whose images it saw, and nothing in one can do harm."""
+"""Nothing in a repository shows whose images it saw, and nothing in one can do harm."""
 
 import json
 import shutil
@@ -106,9 +106,9 @@ def test_harmful_repositories_are_refused_in_a_sentence(harm, words, pushed, rep
         assert pull(LocalFolder(pushed), output)
         assert same_weights(repository.parent / "run", output)
         return
-    with pytest.raises(InputError, match=words) as told:
+    with pytest.raises(InputError, match=words) as reported:
         pull(LocalFolder(pushed), output)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     assert not output.exists()
     assert not list(tmp_path.glob(".*"))
 

@@ -127,7 +127,7 @@ def untried():
     ("found", "warning"), [(0.01, None), (0.5, r"is off by 0.5 here"), (RuntimeError("no such\nthing"), "no such")]
 )
 def test_a_device_is_trusted_after_a_trial(untried, found, warning, monkeypatch):
-    """Which is made once; one that fails is told, with what happens instead."""
+    """Which is made once; one that fails is reported, with what happens instead."""
 
     def tried(*given):
         calls.append(given)
@@ -137,15 +137,15 @@ def test_a_device_is_trusted_after_a_trial(untried, found, warning, monkeypatch)
 
     calls: list[tuple] = []
     monkeypatch.setattr(attention_fused, "trial", tried)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always")
         answers = {is_right(dtype=torch.bfloat16) for _ in range(2)}
     assert answers == {warning is None}
     assert len(calls) == 1
-    assert len(told) == (warning is not None)
+    assert len(reported) == (warning is not None)
     if warning is not None:
-        assert warning in str(told[0].message)
-        assert "PyTorch's own is used instead" in str(told[0].message)
+        assert warning in str(reported[0].message)
+        assert "PyTorch's own is used instead" in str(reported[0].message)
 
 
 def test_gradients_that_are_no_numbers_are_not_trusted(untried, monkeypatch):

@@ -1,8 +1,8 @@
-"""Kill trainings at random moments, go on with them, and print how many come to the bits of an uninterrupted one.
+"""Kill trainings at random moments, continue with them, and print how many come to the bits of an uninterrupted one.
 
     python -m tests.long.random_kills [--kills 100] [--seed 0] [--methods blosam,infosam,samcobot,samparser]
 
-Each trial begins a training in a process of its own, which gets SIGKILL, and then goes on with --resume, which gets
+Each trial begins a training in a separate process, which gets SIGKILL, and then continues with --resume, which gets
 the next one, and so on; the last goes to its end. Half the kills come at a moment drawn from the length of a training,
 half at the n-th renaming of a file, before or after it: between the files of a checkpoint. Half the trials keep a
 checkpoint after every step, one in four has a process that prepares slices, one in four an empty slice cache. Compared
@@ -58,7 +58,7 @@ class Kill:
 
 
 def train(arguments, log, kill=None, counter=None):
-    """The exit status of a training in a process of its own: 0, or minus the signal that killed it."""
+    """The exit status of a training in a separate process: 0, or minus the signal that killed it."""
     child = os.fork()
     if child == 0:
         _run_child(arguments, log, kill, counter)
@@ -81,7 +81,7 @@ def _run_child(arguments, log, kill, counter):
             code = ended.code or 0
         if counter is not None:
             counter.write_text(str(renames[0]), encoding="utf-8")
-    except BaseException:  # a child must not come back; what it met is told by its log
+    except BaseException:  # a child must not come back; what it met is reported by its log
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -122,7 +122,7 @@ def _killed_in_time(child, seconds):
 
 
 def arguments_of(method, data, output, more=()):
-    """Of a training; the same ones go on with it."""
+    """Of a training; the same ones continue with it."""
     settings = {**SETTINGS, **({"tune_encoder": "false"} if method in FROZEN else {}), **dict(more)}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     given = ["--bundle", method, "--data", str(data), "--output", str(output), "--device", "cpu"]

@@ -102,7 +102,7 @@ def test_stages_one_by_one_are_the_encoder_and_frozen_ones_are_found():
     assert count == 1 + 2 + 1 + 2 + 1 + 6 + 1 + 2 + 1
     assert frozen_stages(encoder) == count
     whole = encoder(image)
-    for stages in (1, 3, 4, 5, 7, 13, 14, count - 1, count):  # a width of its own, or the end of one
+    for stages in (1, 3, 4, 5, 7, 13, 14, count - 1, count):  # a separate width, or the end of one
         features = run_stages(encoder, image, last=stages)
         assert features.shape[1:] == features_shape(encoder, stages)
         torch.testing.assert_close(run_stages(encoder, features, stages), whole)

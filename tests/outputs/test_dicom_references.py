@@ -53,10 +53,10 @@ def test_an_unusable_identifier_is_named_before_anything_starts(tmp_path, name, 
     for item in slices:
         spoil(item, attribute)
     folder = save(tmp_path / "ct", slices)
-    with pytest.raises(InputError, match=f"^{folder}: {attribute} is missing, invalid or not unique") as told:
+    with pytest.raises(InputError, match=f"^{folder}: {attribute} is missing, invalid or not unique") as reported:
         plan_cases(folder, tmp_path / "out", Outputs(name))
     assert not [
-        word for word in (SECRET, IDENTIFIER, BIRTH, "1.2.") if word in str(told.value).replace(str(folder), "")
+        word for word in (SECRET, IDENTIFIER, BIRTH, "1.2.") if word in str(reported.value).replace(str(folder), "")
     ]
     assert not (tmp_path / "out").exists()
     assert plan_cases(folder, tmp_path / "out", Outputs("nifti")).cases

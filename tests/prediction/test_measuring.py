@@ -42,7 +42,7 @@ def test_volumes_and_means(form, layout):
     elif layout == "backwards":
         voxels = np.ascontiguousarray(voxels[..., ::-1])[..., ::-1]
     policy = IntensityPolicy(kind="window", low=0, high=255)
-    far = ClassStatistics(volume_ml=[], grey_level=[0.0])  # so that a flag tells the mean
+    far = ClassStatistics(volume_ml=[], grey_level=[0.0])  # so that a flag shows the mean
     runner = CaseRunner(
         SimpleNamespace(record=SimpleNamespace(policy=policy, absent=[])),
         statistics=TrainingStatistics(classes=dict.fromkeys(NAMES, far)),
@@ -50,8 +50,8 @@ def test_volumes_and_means(form, layout):
     header = SimpleNamespace(affine=np.diag([-5.0, 10.0, 10.0, 1.0]))
     volumes, flags = runner._measure(Segmentation(voxels, NAMES, LABEL_IDS), image, header)
     assert volumes == {"liver": 20 * VOXEL_ML, "lost": 0.0, "spleen": 8 * VOXEL_ML}
-    told = [(flag.structure, flag.kind, flag.text) for flag in flags]
-    assert told == [
+    reported = [(flag.structure, flag.kind, flag.text) for flag in flags]
+    assert reported == [
         ("liver", "intensity", "liver has a mean grey level of 50; in the training cases 0 to 0"),
         ("lost", "empty", "lost was not found"),
         ("spleen", "pieces", "spleen is in 2 pieces, the largest of which has 75 %"),

@@ -107,7 +107,7 @@ def test_a_state_of_another_schedule_is_refused():
 
 def test_a_run_leaves_weights_that_load_a_log_and_a_state(tmp_path):
     output = tmp_path / "nano.safetensors"
-    options = {"log_every": 1, "held_out_every": 9, "held_out_images": 2, "tell": lambda line: None}
+    options = {"log_every": 1, "held_out_every": 9, "held_out_images": 2, "show": lambda line: None}
     run(output, SMALL, steps=2, stop_at=1, **options)
     build_sam("vit_nano", checkpoint=output)
     run(output, SMALL, steps=2, resume=True, **options)

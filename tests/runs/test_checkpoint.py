@@ -77,7 +77,7 @@ def test_a_full_disk_is_told_from_other_faults(values):
 
 def test_what_was_logged_after_a_checkpoint_is_cut_off(tmp_path):
     def logged(lengths, steps):
-        """Go on from ``lengths`` and log these steps; the lengths before the last of them."""
+        """Continue from ``lengths`` and log these steps; the lengths before the last of them."""
         engine = Engine(lambda engine, batch: batch)
         TensorBoardStatsHandler(log_dir=tmp_path / "logs", output_transform=float, tag_name="loss").attach(engine)
         logs, lengths_then = LogFiles(tmp_path / "logs", engine), {}

@@ -51,7 +51,7 @@ def unfinished(copy):
 def test_a_finished_run_is_left_as_it_is(copy, capsys):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     code, out, _ = call(capsys, "--resume", "--output", copy)
-    assert (code, "is finished: there is nothing to go on with" in out) == (0, True)
+    assert (code, "is finished: there is nothing to continue" in out) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 

@@ -142,7 +142,7 @@ def test_the_command_scores_by_a_convention(tmp_path, capsys):
     assert "msd" in summary["mean"]
     for wrong, sentence in (
         (["--convention", "medpi"], "there is none of that name"),
-        (["--convention", "medpy", "--protocol", "segrap"], "it has rules of its own"),
+        (["--convention", "medpy", "--protocol", "segrap"], "it has its own rules"),
         (["--convention", "medpy", "--metrics", "nsd"], "it has no nsd"),
     ):
         code, _, err = _call(capsys, "evaluate", *options, "--overwrite", *wrong)

@@ -97,8 +97,8 @@ def test_files_without_a_counterpart_are_told(folders, capsys):
     (folders / "pred" / "case_2.nii.gz").unlink()
     code, out, _ = evaluate(capsys, folders)
     assert code == 0
-    told = [note for note in scores(folders)["notes"] if "no counterpart" in note]
-    assert [name in note for name, note in zip(("stray.nii.gz", "case_2.nii.gz"), told, strict=True)] == [True] * 2
+    reported = [note for note in scores(folders)["notes"] if "no counterpart" in note]
+    assert [name in note for name, note in zip(("stray.nii.gz", "case_2.nii.gz"), reported, strict=True)] == [True] * 2
     assert "stray.nii.gz has no counterpart and was not scored" in out
     assert len(scores(folders)["cases"]) == 2
 

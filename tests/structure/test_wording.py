@@ -29,9 +29,8 @@ AVOID = {
     r"\bgraphics cards?\b": "GPU",
 }
 CLEAN = (
-    "README.md", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", ".github", "benchmarks", "bundles", "docs",
-    "pretraining",
-    "medsam_adapt/evaluation", "medsam_adapt/export", "medsam_adapt/hub", "medsam_adapt/report", "cli/report.py",
+    "README.md", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", ".github", "benchmarks", "bundles", "cli", "docs",
+    "medsam_adapt", "pretraining", "tests",
 )  # fmt: skip
 NOT_YET = ("docs/speed.md",)
 KINDS = {".py", ".md", ".json", ".html", ".js", ".yml", ".toml"}

@@ -84,7 +84,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint(whole, phantoms, tmp_path, c
     in_second_epoch(lambda: os.kill(os.getpid(), number))
     ended, out, err = call(capsys, "--data", phantoms, *SMALL, "--output", run)
     assert ended == code
-    assert f"'medsam-adapt train --resume --output {run}' goes on from here" in out.replace("\n", " ")
+    assert f"'medsam-adapt train --resume --output {run}' continues from here" in out.replace("\n", " ")
     assert "Traceback" not in out + err
     assert signal.getsignal(number) is handler
     state, _ = read_checkpoint(run)
@@ -121,7 +121,7 @@ def test_an_interrupted_replacement_takes_the_place_once_it_has_a_checkpoint(
 
 
 def test_a_trainer_that_is_made_within_prints_no_traceback(tmp_path, capsys, monkeypatch):
-    """As in a process of its own, where nothing has given the logger of MONAI's handler a place to print to."""
+    """As in a separate process, where nothing has given the logger of MONAI's handler a place to print to."""
     monkeypatch.setattr(logging.getLogger("monai.handlers.StatsHandler"), "handlers", [])
 
     @explain_training_errors(tmp_path, {})
@@ -266,7 +266,7 @@ def test_too_little_memory(phantoms, tmp_path, capsys, in_second_epoch):
     code, out, err = call(capsys, "--data", phantoms, *SMALL, "--output", tmp_path / "run")
     assert code == 1
     again = f"train --resume --output {tmp_path / 'run'} --set slices_at_once=1 --low-memory"
-    message = f"there is not enough memory for this training: go on with 'medsam-adapt {again}', or lower batch_size"
+    message = f"there is not enough memory for this training: continue with 'medsam-adapt {again}', or lower batch_size"
     assert message in " ".join(err.split())
     assert call(capsys, *again.split()[1:])[0] == 0
     assert "Traceback" not in out + err

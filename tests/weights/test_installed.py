@@ -14,7 +14,7 @@ CONTENT = b"weights" * 100
 
 
 class Listed(PurePosixPath):
-    """An entry of a distribution's list of files, in a folder of its own."""
+    """An entry of a distribution's list of files, in a separate folder."""
 
     folder = None
 

@@ -58,12 +58,12 @@ def files_in(home):
 
 
 def test_a_download_is_whole_checked_and_recorded(server, home):
-    told = []
-    path = download(NAME, lambda done, total: told.append((done, total)))
+    reported = []
+    path = download(NAME, lambda done, total: reported.append((done, total)))
     assert path == home / "weights" / "weights.pth" == local_path(NAME)
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert reported[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
     assert json.loads((home / "weights" / "known.json").read_text()) == {NAME: file_sha256(path)}
     assert files_in(home) == ["known.json", "weights.pth"]
     assert download(NAME) == path
@@ -166,7 +166,7 @@ def test_redirects_are_followed(server, published):
     server.cuts = [1000]
     published(url=server.url.replace("/file", "/moved"))
     assert download(NAME).read_bytes() == CONTENT
-    assert server.asked[-1] == "bytes=1000-"  # the file's own server is told too
+    assert server.asked[-1] == "bytes=1000-"  # the file's own server gets the range too
 
 
 @pytest.mark.parametrize("elsewhere", ["http://example.org/weights.pth", "file:///etc/passwd", "ftp://127.0.0.1/a"])
@@ -285,7 +285,7 @@ def test_import_knows_unpublished_weights_by_their_size_and_backbone(published, 
         import_file(nano_file)
     published(sha256=None, size=None, backbone="vit_nano")
     with pytest.raises(InputError, match=r"none of the published ones.* name it with --name \(sam_vit_b\)"):
-        import_file(nano_file)  # nothing tells them from any other weights of this backbone
+        import_file(nano_file)  # nothing distinguishes them from other weights of this backbone
     published(sha256=None, size=nano_file.stat().st_size, backbone="vit_nano")
     assert import_file(nano_file) == resolve(NAME, "vit_nano")
     assert verify(NAME).source == "recorded"

@@ -12,7 +12,7 @@ class FileServer(ThreadingHTTPServer):
         cuts: for each answer to come, after how many bytes the connection is dropped (None: never).
         answers: for each answer to come, a status other than 200 (None: the file).
         ranges: whether parts of the file can be asked for.
-        tells_length: whether the size is told.
+        tells_length: whether the size is reported.
         redirects: path -> where it has moved to.
         asked: the Range header of each request so far.
     """

@@ -107,7 +107,7 @@ class CaseLook:
 
 
 def look_at(case: Case, case_list: CaseList) -> CaseLook:
-    """Read the image's header and the whole label of one case; raises nothing but tells every problem."""
+    """Read the image's header and the whole label of one case; raises nothing but reports every problem."""
     header: VolumeHeader | None = None
     counts: dict[int, int] | None = None
     problems: list[str] = []

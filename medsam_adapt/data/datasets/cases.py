@@ -34,7 +34,7 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     """
     root = Path(root)
     if layout != "auto":
-        layouts.get_layout(layout)  # a misspelt name is told first
+        layouts.get_layout(layout)  # a misspelt name is reported first
     if not root.exists():
         raise InputError(f"{root} does not exist; give the folder that holds the data set")
     layout = _recognise(root) if layout == "auto" else layout
@@ -75,7 +75,7 @@ def recognised_layout(root: Path) -> str | None:
 def _check_ids(root: Path, ids: Sequence[str]) -> None:
     counts = Counter(ids)
     problems = [
-        f"{root} has {count} cases with the id {case_id!r}; give each an id of its own"
+        f"{root} has {count} cases with the id {case_id!r}; give each a unique id"
         for case_id, count in counts.items()
         if count > 1
     ]

@@ -1,4 +1,4 @@
-"""More data for a run that goes on from another's weights: its classes must be those that the weights know."""
+"""More data for a run that continues from another's weights: its classes must be those that the weights know."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fit_classes(
     if cases.coding.overlapping != overlapping:
         here, there = "may overlap", "exclude each other"
         here, there = (here, there) if cases.coding.overlapping else (there, here)
-        raise InputError(f"the classes of {cases.root} {here} and those of {run} {there}; train a run of its own on it")
+        raise InputError(f"the classes of {cases.root} {here} and those of {run} {there}; train a separate run on it")
     if wanted is not None and {class_key(name) for name in wanted} != set(ids):
         raise InputError(f"training from {run} keeps its classes, {known}; leave out --classes")
     problems, unused = [], dict(cases.unused)

@@ -127,7 +127,7 @@ def _check_place(root: Path, output: Path) -> None:
 
 
 def _is_begun(output: Path, cases: CaseList, overwrite: bool) -> bool:
-    """Whether there is an unfinished copy to go on with; refuses what must not be written to."""
+    """Whether there is an unfinished copy to continue; rejects what must not be written to."""
     if output.is_file():
         raise InputError(f"{output} is a file; name a folder")
     if not output.is_dir() or not any(output.iterdir()):

@@ -64,14 +64,14 @@ def read_pairs(pairs: Sequence[str]) -> Changes:
 
 
 def _checked(entries: Mapping[str, Any], source: str) -> dict[str, int | str]:
-    mend = 'write labels as {"1": "liver"} or {"old": new}'
+    fix = 'write labels as {"1": "liver"} or {"old": new}'
     problems = []
     for old, new in entries.items():
         whole = isinstance(new, int) and not isinstance(new, bool) and 0 <= new <= LARGEST_LABEL
         if not old.strip() or not (whole or (isinstance(new, str) and new.strip())):
-            problems.append(f"{source} makes {old!r} to {new!r}, which is no label's id or name; {mend}")
+            problems.append(f"{source} makes {old!r} to {new!r}, which is no label's id or name; {fix}")
     if problems or not entries:
-        raise problems_error(problems or [f"{source} is empty; {mend}"])
+        raise problems_error(problems or [f"{source} is empty; {fix}"])
     return {old.strip(): new.strip() if isinstance(new, str) else new for old, new in entries.items()}
 
 
@@ -95,9 +95,9 @@ def relabel(
     new_ids: dict[int, int] = {}
     names: dict[int, str] = {}
     problems: list[str] = []
-    told = _resolve(classes, ids, changes, problems)
+    mapping = _resolve(classes, ids, changes, problems)
     by_name: dict[str, int] = {}
-    for old, new in told.items():
+    for old, new in mapping.items():
         if new == 0:
             continue
         new_id = by_name.setdefault(class_key(new), old) if isinstance(new, str) else new
@@ -107,7 +107,7 @@ def relabel(
         new_ids[old] = new_id
     for new_id, name in names.items():
         if any(other < new_id and class_key(names[other]) == class_key(name) for other in names):
-            problems.append(f"{name!r} would be the name of more than one label; give each a name of its own")
+            problems.append(f"{name!r} would be the name of more than one label; give each a unique name")
     if wanted is not None:
         keep = {class_key(name) for name in names.values()}
         problems += [
@@ -129,7 +129,7 @@ def _resolve(
     """Old id -> new id or name, of every label that is kept, in ascending order of the old ids."""
     if changes is None:
         return dict(classes)
-    told: dict[int, int | str] = dict(classes) if changes.keep_others else {}
+    mapping: dict[int, int | str] = dict(classes) if changes.keep_others else {}
     for old, new in changes.entries.items():
         class_id = int(old) if old.isdecimal() else ids.get(class_key(old))
         if class_id == 0 and (new == 0 or class_key(str(new)) == "background"):
@@ -140,5 +140,5 @@ def _resolve(
             problems.append(f"{changes.source} names the label {old!r}, which there is not{hint}; there are {known}")
         else:
             assert class_id is not None
-            told[class_id] = new
-    return dict(sorted(told.items()))
+            mapping[class_id] = new
+    return dict(sorted(mapping.items()))

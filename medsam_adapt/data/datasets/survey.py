@@ -1,4 +1,4 @@
-"""A survey of a data set: what every case holds, and everything that is wrong with it, told at once."""
+"""A survey of a data set: what every case holds, and everything that is wrong with it, reported at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Survey:
         intensities: case id -> (lowest, highest) voxel, in the volume's own units (Hounsfield for CT), of the images
             that can be read.
         check: classes, voxels and headers of what can be read.
-        problems: a sentence for each, with its file and its mend.
+        problems: a sentence for each, with its file and its fix.
     """
 
     cases: CaseList | None
@@ -98,7 +98,7 @@ def survey_cases(
     Args:
         cases: the cases.
         progress: called with each case's id and the number of cases when it is done.
-        read_image: whether a case's image is to be decompressed, which is slow and tells damage and intensities.
+        read_image: whether a case's image is to be decompressed, which is slow and reveals damage and intensities.
     """
     looks: list[CaseLook] = []
     intensities: dict[str, tuple[float, float]] = {}
@@ -118,7 +118,7 @@ def survey_cases(
 
 
 def _find(root: Path, layout: str, problems: list[str], series: str | None) -> CaseList | None:
-    """The cases; where labels are missing, that is told and the images are looked at all the same."""
+    """The cases; where labels are missing, that is reported and the images are looked at all the same."""
     try:
         return find_cases(root, layout, series=series)
     except InputError as error:
@@ -131,11 +131,11 @@ def _find(root: Path, layout: str, problems: list[str], series: str | None) -> C
         return None
 
 
-def _unreadable(root: Path, told: Sequence[str]) -> list[str]:
+def _unreadable(root: Path, known: Sequence[str]) -> list[str]:
     """What is wrong with the single volumes below a folder that is no data set as it stands."""
     problems: list[str] = []
     for folder, _, _ in os.walk(root):
         for path in volume_files(folder):
             with noted(problems):
                 read_header(path)
-    return [problem for problem in problems if problem not in told]
+    return [problem for problem in problems if problem not in known]

@@ -34,7 +34,7 @@ def on_device(view: np.ndarray, device: torch.device) -> Tensor:
 def on_host(results: Iterable[tuple[Key, Sequence[Tensor]]]) -> Iterator[tuple[Key, list[np.ndarray]]]:
     """Keys and tensors in turn, the tensors as arrays.
 
-    From a graphics card they are copied while the next ones are computed: ``results`` is asked for two more before
+    From a GPU they are copied while the next ones are computed: ``results`` is asked for two more before
     the first is given. What is computed on the processor is given at once.
     """
     under_way: deque[tuple[Key, Callable[[], list[np.ndarray]]]] = deque()

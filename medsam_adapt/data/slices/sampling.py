@@ -22,7 +22,7 @@ class SliceDataset(Dataset):
         samples: what the transform takes.
         transform: random transforms included.
         weights: (N,) the share of the draws that each sample gets, summing to 1; all alike when None.
-        views: the versions of the slices that are drawn, each sample with the ``row`` of its own; anything when None.
+        views: the versions of the slices that are drawn, each sample with its ``row``; anything when None.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DrawSampler(Sampler):
         batch_size: draws that a process takes at once.
 
     Attributes:
-        epoch: number of passes begun; set it to go on from there.
+        epoch: number of passes begun; set it to continue from there.
         skip: number of draws that the next pass leaves out at its begin.
     """
 
@@ -208,7 +208,7 @@ class EndlessLoader:
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """What is needed to go on from here."""
+        """What is needed to continue from here."""
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

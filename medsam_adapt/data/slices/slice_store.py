@@ -100,7 +100,7 @@ def store_cases(
         settings: how they are sliced.
         cache_dir: folder of the cache; ``cache`` under ``MEDSAM_ADAPT_HOME`` when None.
         progress: called with each case id as it is ready.
-        dataset: the folder that the cases come from, which ``cache info`` tells.
+        dataset: the folder that the cases come from, which ``cache info`` shows.
 
     Raises:
         InputError: the cache cannot be written to; and as `read_volume` and `read_classes`.
@@ -154,7 +154,7 @@ def _key(case: Case, settings: SliceSettings) -> str:
 
 
 def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path | None = None) -> None:
-    """Write a case's slices to a folder of its own and rename it: another run sees all of it or nothing."""
+    """Write a case's slices to a separate folder and rename it: another run sees all of it or nothing."""
     assert case.label_source is not None, "training cases have labels: find_cases checks it"
     image, header = read_volume(case.image)
     label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)

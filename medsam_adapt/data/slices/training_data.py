@@ -45,7 +45,7 @@ from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
-_POLICY_SAMPLE = 3  # volumes read to tell the modality
+_POLICY_SAMPLE = 3  # volumes read to determine the modality
 
 
 class EarlierRun(Protocol):
@@ -94,7 +94,7 @@ class TrainingData:
         detail: channels of the network's detail branch.
 
     Raises:
-        InputError: for all the problems of the files, told together.
+        InputError: for all the problems of the files, reported together.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def unpacked(path: str | Path, largest: int = LARGEST_CONTENT) -> Iterator[Path]
     """The content of a zip archive in a temporary folder that bears the archive's name and goes with the block.
 
     Folders that hold nothing but one folder are left out, so that an archive of one DICOM series gives the folder that
-    `read_volume` takes. Names inside the archive, which may be a patient's, are not told.
+    `read_volume` takes. Names inside the archive, which may be a patient's, are not reported.
 
     Args:
         path: the archive.

@@ -37,11 +37,12 @@ def suffix_of(path: Path) -> str:
     for suffix in (*FORMATS, *PICTURES):
         if path.name.lower().endswith(suffix):
             return suffix
-    mend = {
+    fix = {
         ".dcm": "a DICOM series is read from its folder, so give that",
         ".zip": "unpack it and give the folder with the volumes",
     }.get(path.suffix.lower(), "convert it to one of these")
-    raise InputError(f"{path} is of no supported format ({', '.join(FORMATS)}); {mend}")
+    listed = ", ".join(suffix for suffix in FORMATS if suffix not in SLICER_SUFFIXES)  # these end in .nrrd too
+    raise InputError(f"{path} is of no supported format ({listed}); {fix}")
 
 
 def file_format(path: Path) -> VolumeFormat:
@@ -67,7 +68,7 @@ def read_voxels(header: VolumeHeader, chosen: VolumeFormat) -> np.ndarray:
         InputError: damaged voxel data, and NaN or infinite voxels.
     """
     stored, slope, intercept = chosen.read_voxels(header)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told below
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is reported below
         voxels = stored.astype(np.float32)
         if (slope, intercept) != (1, 0):
             voxels *= np.float32(slope)

@@ -2,7 +2,7 @@
 
 A volume is a file whose suffix is in `FORMATS`, a folder that holds a DICOM series, or one of an image without and one
 with contrast (`image_pair`). Whatever is wrong with it ends
-in an `InputError` that names it and the mend. The checks of values (finite images, whole-numbered labels) are the same
+in an `InputError` that names it and the fix. The checks of values (finite images, whole-numbered labels) are the same
 for every format.
 """
 

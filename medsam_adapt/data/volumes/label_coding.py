@@ -108,7 +108,7 @@ def _join_masks(
         elif mask.shape != shape:
             raise InputError(f"{masks[label_id]} differs in size from the case's other masks; export it again")
         parts, table = _split_parts(parts, table, mask > 0, index)
-    if shape is None:  # not one of the classes: any mask tells the size
+    if shape is None:  # not one of the classes: any mask has the size
         mask, _ = read_label(next(iter(masks.values())), like)
         parts = np.zeros(mask.shape, dtype=np.int64)
     return _smallest(parts, len(table)), table

@@ -46,7 +46,7 @@ class VolumeReader(ImageReader):
 def volume_loader(keys: KeysCollection) -> LoadImaged:
     """MONAI's LoadImaged with `VolumeReader`.
 
-    It makes one of each of MONAI's own readers too, of which one tells that a GPU decoder of DICOM is missing, which
+    It makes one of each of MONAI's own readers too, of which one reports that a GPU decoder of DICOM is missing, which
     nobody asked for: that is kept quiet.
     """
     logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")

@@ -113,9 +113,9 @@ def test_all_problems_of_all_cases_are_told_at_once(data):
     volume(data / "labels/b.nii.gz", label_of(1, 9))
     volume(data / "images/c.nii.gz")
     (data / "labels/c.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as reported:
         check_cases(named(data))
-    shape, outside, empty = str(told.value).splitlines()
+    shape, outside, empty = str(reported.value).splitlines()
     assert re.search(r"labels/a\.nii\.gz has 4 × 5 × 7 voxels and its image a\.nii\.gz 4 × 5 × 6\. Resample", shape)
     assert re.search(r"labels/b\.nii\.gz holds the label 9, which is outside the label map; correct", outside)
     assert re.search(r"labels/c\.nii\.gz is empty; copy", empty)

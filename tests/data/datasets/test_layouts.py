@@ -183,10 +183,10 @@ def test_a_broken_data_set_is_told_with_the_file_and_the_mend(tmp_path, case):
     make, damage, sentence = BROKEN[case]
     make(tmp_path)
     damage(tmp_path)
-    with pytest.raises(InputError, match=sentence) as told:
+    with pytest.raises(InputError, match=sentence) as reported:
         find_cases(tmp_path)
-    assert str(tmp_path) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(tmp_path) in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_link_inside_the_folder_may_lead_out(tmp_path):
@@ -201,9 +201,9 @@ def test_many_problems_are_told_at_once_and_counted(tmp_path):
     for number in range(13):
         volume(tmp_path / f"images/case_{number}.nii.gz")
     (tmp_path / "labels").mkdir()
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as reported:
         find_cases(tmp_path)
-    lines = str(told.value).splitlines()
+    lines = str(reported.value).splitlines()
     assert len(lines) == 11
     assert lines[-1] == "... and 3 more problems"
 

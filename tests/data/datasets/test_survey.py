@@ -38,14 +38,14 @@ def test_every_problem_of_every_file_is_told(data):
     nan[0, 0, 0] = np.nan
     nib.save(nib.Nifti1Image(nan, image.affine), data / "images/phantom_002.nii.gz")
     seen = survey(data)
-    told = (
+    reported = (
         "images/phantom_000.nii.gz is empty; copy",
         "labels/phantom_001.nii.gz lies up to 40 mm from its image",
         "labels/phantom_001.nii.gz holds the label 77",
         "images/phantom_002.nii.gz has 1 NaN or infinite voxels; replace",
     )
-    assert len(seen.problems) == len(told)
-    for words, problem in zip(told, seen.problems, strict=True):
+    assert len(seen.problems) == len(reported)
+    for words, problem in zip(reported, seen.problems, strict=True):
         assert words in problem
     rows = seen.as_json()["cases"]
     assert [row["shape"] is None for row in rows] == [True, False, False]

@@ -34,7 +34,7 @@ def test_a_view_becomes_a_tensor_of_its_own(device):
 
 
 def test_another_device_is_given_what_the_processor_is(monkeypatch):
-    """The way of a graphics card, with the processor in its place."""
+    """The way of a GPU, with the processor in its place."""
 
     class Elsewhere:
         type = "elsewhere"

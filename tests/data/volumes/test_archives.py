@@ -49,9 +49,9 @@ BAD = {
 def test_an_archive_that_is_not_to_be_trusted_is_refused(tmp_path, case):
     members, sentence = BAD[case]
     path = archive(tmp_path / "a.zip", members)
-    with pytest.raises(InputError, match=f"^{path} .*{sentence}") as told, unpacked(path, largest=1_000_000):
+    with pytest.raises(InputError, match=f"^{path} .*{sentence}") as reported, unpacked(path, largest=1_000_000):
         pass
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(reported.value)
     assert [item.name for item in tmp_path.iterdir()] == ["a.zip"]
 
 

@@ -19,10 +19,10 @@ NAMES = {1: "liver", 2: "spleen"}
 
 
 def refused(path, folder, sentence):
-    with pytest.raises(InputError, match=f"(?i){sentence}") as told:
+    with pytest.raises(InputError, match=f"(?i){sentence}") as reported:
         read_dicom_labels(path, folder)
-    assert told.value.__cause__ is None
-    assert not [word for word in (SECRET, IDENTIFIER, BIRTH, "1.2.826") if word in str(told.value)]
+    assert reported.value.__cause__ is None
+    assert not [word for word in (SECRET, IDENTIFIER, BIRTH, "1.2.826") if word in str(reported.value)]
 
 
 @pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE, (0, -1, 0, 1, 0, 0)])

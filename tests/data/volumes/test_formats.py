@@ -172,9 +172,9 @@ def save_complex(path):
 def test_a_bad_file_is_told_from_its_header(tmp_path, case):
     make, sentence = BAD[case]
     path = make(tmp_path)
-    with pytest.raises(InputError, match=f"^{path}.*({sentence})") as told:
+    with pytest.raises(InputError, match=f"^{path}.*({sentence})") as reported:
         io.read_header(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])

@@ -24,10 +24,10 @@ def refused(capsys, *arguments):
     """The sentence of a command that ends with exit code 2."""
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told.err.startswith("error: ")
-    return told.err
+    assert reported.err.startswith("error: ")
+    return reported.err
 
 
 @pytest.fixture

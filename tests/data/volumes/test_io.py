@@ -182,9 +182,9 @@ BAD_HEADERS = {
 def test_a_bad_file_is_told_from_its_header_with_its_name_and_the_mend(tmp_path, case):
     make, sentence = BAD_HEADERS[case]
     path = make(tmp_path)
-    with pytest.raises(InputError, match=f"^{path}.*{sentence}") as told:
+    with pytest.raises(InputError, match=f"^{path}.*{sentence}") as reported:
         io.read_header(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize(

@@ -160,21 +160,21 @@ def class_map(raw: Any, source: Path) -> dict[int, str]:
     Raises:
         InputError: none of these forms, an id that no label can have, an id or a name given twice.
     """
-    mend = f'correct the labels in {source}, in the form {{"1": "liver", "2": "spleen"}}'
+    fix = f'correct the labels in {source}, in the form {{"1": "liver", "2": "spleen"}}'
     if isinstance(raw, list) and all(isinstance(entry, dict) for entry in raw):
         pairs = [(entry.get("id"), entry.get("name")) for entry in raw]
     elif isinstance(raw, dict):
         pairs = [(key, value) if str(key).strip().isdecimal() else (value, key) for key, value in raw.items()]
     else:
-        raise InputError(f"the labels are no map of ids to names; {mend}")
+        raise InputError(f"the labels are no map of ids to names; {fix}")
     classes: dict[int, str] = {}
     taken: set[str] = set()
     for given, name in pairs:
         digits = isinstance(given, int | str) and not isinstance(given, bool) and str(given).strip().isdecimal()
         if not digits or not isinstance(name, str) or not name.strip() or int(given) > LARGEST_LABEL:
-            raise InputError(f"{given!r} and {name!r} are no pair of a label id and a name; {mend}")
+            raise InputError(f"{given!r} and {name!r} are no pair of a label id and a name; {fix}")
         if int(given) in classes or class_key(name) in taken:
-            raise InputError(f"the label {int(given)} or the name {name!r} is given twice; {mend}")
+            raise InputError(f"the label {int(given)} or the name {name!r} is given twice; {fix}")
         classes[int(given)] = name.strip()
         taken.add(class_key(name))
     return {key: classes[key] for key in sorted(classes) if key != 0}

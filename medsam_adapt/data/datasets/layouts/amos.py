@@ -55,7 +55,7 @@ def _chosen(root: Path, found: Mapping[str, Path], choice: str) -> list[str]:
     """Ids of the modality chosen, of ``found`` (id -> image)."""
     wanted = chosen_words(choice, CHOICES, NAME)
     problems = [
-        f"{image} is not named amos_ and a number, which tells CT from MR; rename it or use --layout msd"
+        f"{image} is not named amos_ and a number, which distinguishes CT and MR; rename it or use --layout msd"
         for case_id, image in found.items()
         if not re.fullmatch(r"amos_\d+", case_id)
     ]

@@ -56,6 +56,6 @@ def _labels(root: Path) -> dict[str, Path]:
 
 
 def _images(root: Path, labels: Collection[str]) -> dict[str, Path]:
-    """Case id -> image: case_0000 may be a channel of "case" or a case of its own, which its label's id decides."""
+    """Case id -> image: case_0000 may be a channel of "case" or a separate case, which its label's id decides."""
     found = volumes_by_stem(root / "images", NAME)
     return unique_images((stem if stem in labels else stem.removesuffix("_0000"), path) for stem, path in found.items())

@@ -1,7 +1,7 @@
 """NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), read by SimpleITK, their geometry turned from LPS to RAS.
 
 The header is checked first: ITK sets memory aside for whatever a header claims. Which file holds the voxels, and
-whether they are compressed, is read from the header's text, since ITK tells neither.
+whether they are compressed, is read from the header's text, since ITK reports neither.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def nrrd_values(path: Path) -> dict[str, str]:
 
 
 def _check_nrrd_line(path: Path, line: bytes) -> None:
-    """Refuse a line that is longer than any field: quoting it in a sentence of its own, ITK writes beyond its memory.
+    """Refuse a line that is longer than any field: quoting it in a separate sentence, ITK writes beyond its memory.
 
     Comments, the free text and a program's own values, which ITK takes as they are, may be long.
     """
@@ -238,9 +238,7 @@ def _shape(path: Path, reader: SimpleITK.ImageFileReader) -> tuple[int, int, int
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise InputError(
-            f"{path} is {len(shape)}D ({listed_size(shape)}), not 3D; give each volume in a file of its own"
-        )
+        raise InputError(f"{path} is {len(shape)}D ({listed_size(shape)}), not 3D; give each volume in a separate file")
     return shape
 
 
@@ -252,7 +250,7 @@ def _check_kind(path: Path, reader: SimpleITK.ImageFileReader, layers: int) -> N
     if (count := reader.GetNumberOfComponents()) != layers:
         raise InputError(
             f"{path} holds {count} values a voxel (colour, vectors, or several volumes in one); give one real number "
-            "a voxel, and each volume in a file of its own"
+            "a voxel, and each volume in a separate file"
         )
 
 

@@ -78,7 +78,7 @@ def _nifti_layout(path: Path, fields: nib.Nifti1Header) -> tuple[tuple[int, int,
         shape = shape[:-1]
     if len(shape) != 3:
         size = listed_size(shape)
-        raise InputError(f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a file of its own")
+        raise InputError(f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a separate file")
     try:
         dtype, offset = fields.get_data_dtype(), fields.get_data_offset()
     except (nib.spatialimages.HeaderDataError, KeyError, ValueError, OverflowError) as error:
@@ -99,7 +99,7 @@ def _check_nifti_size(path: Path, needed: int) -> None:
         with path.open("rb") as file:
             file.seek(-4, 2)
             ends_whole = int.from_bytes(file.read(4), "little") == needed % 2**32  # gzip ends with its length
-        if not ends_whole:  # cut off, or in several parts, as parallel compressors write: only reading it tells
+        if not ends_whole:  # cut off, or in several parts, as parallel compressors write: only reading it shows
             with _open_nifti(path) as stream:
                 _read_bytes(stream, path, 0, needed)
 
