@@ -1,4 +1,4 @@
-"""Kill trainings at random moments, continue with them, and print how many have bit-identical results to an uninterrupted one.
+"""Kill trainings at random moments, resume them, and print how many equal an uninterrupted one bit by bit.
 
     python -m tests.long.random_kills [--kills 100] [--seed 0] [--methods blosam,infosam,samcobot,samparser]
 
