@@ -34,8 +34,8 @@ from medsam_adapt.core.precision import run_as
 from medsam_adapt.data.phantom.phantom import make_phantom
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import pad_image
-from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter
@@ -47,6 +47,7 @@ from medsam_adapt.weights.backbones import get_variant
 
 CLASSES = 13
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
+SLICING = SlicingSpec(class_names=["structure"], label_ids=[1], policy=WINDOW)
 BATCH = 8
 BASELINE = "SAMed's way"
 VOLUMES = ["vit_b:1024", "vit_b:512"]
@@ -90,7 +91,7 @@ class Discs(nn.Module):
 
 def in_batches(volume: np.ndarray, network: nn.Module) -> np.ndarray:
     """This package: classes (N, rows, columns)."""
-    slices = SliceLogits(SlicewiseInferer(batch_size=BATCH), volume, (1, 1, 1), network, window=WINDOW)
+    slices = SliceLogits(SLICING, volume, (1, 1, 1), network, window=WINDOW, batch_size=BATCH)
     classes = np.empty((1, *slices.shape), np.uint8)
     for indices in slices.batches():
         classes[:, indices] = slices.classes(indices).transpose(0, 1).cpu().numpy()

@@ -36,6 +36,7 @@ from .console import (
     warn,
 )
 
+_FROM_RUN = ("settings", "slicing")  # of the config, filled in with the run's values
 _HEADS = {
     "dsc": "DSC",
     "iou": "IoU",
@@ -115,8 +116,7 @@ def run_evaluation(
     record = read_run(run)
     require_trained(run)
     rules, output = rules or MetricRules(), output or run
-    knobs = run_knobs(record.bundle, **record.knobs).model_dump()
-    values = {**knobs, **record.config_values()}
+    values = {**run_knobs(record.bundle, **record.knobs).model_dump(), **record.config_values()}
     if data is None:
         data = data_of(record, run)
     else:
@@ -127,12 +127,12 @@ def run_evaluation(
     from medsam_adapt.core.devices import select_device
 
     silence_logs()
-    known = read_config(record.bundle, "evaluate")["settings"]
+    config = read_config(record.bundle, "evaluate")
     flow = workflow(
         record.bundle,
         "evaluate",
         {
-            "settings": {key: values[key] for key in known},
+            **{block: {key: values.get(key, given) for key, given in config[block].items()} for block in _FROM_RUN},
             "adapter": {"_target_": record.adapter.name, **record.adapter.settings},
             "dataset_dir": plain_path(data),
             "output_dir": plain_path(output),

@@ -31,6 +31,8 @@ _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy
     "absent": [],
     "overlapping": False,
     "whole": [],
+    "images": [],
+    "input_scaling": "sam",
     "image_size": 128,
     "policy": {"kind": "window", "low": -160.0, "high": 240.0, "modality": "CT"},
 }
@@ -91,9 +93,8 @@ def complete_configs(
 
     Args:
         folder: of the bundle.
-        values: of a run's settings, by name: they are put into ``knobs`` and ``settings``, so that MONAI's parser gives
-            them back unchanged. Without a run the knobs
-            are the bundle's own, and the settings are examples.
+        values: of a run's settings, by name: they are put into ``knobs``, ``settings`` and ``slicing``, so that MONAI's
+            parser gives them back unchanged. Without a run the knobs are the bundle's own, and the others are examples.
         knobs: names of those among them that belong under ``knobs``.
     """
     names = {Path(name).stem for name in {**own_files(shared_folder()), **own_files(folder)} if name.endswith(".json")}
@@ -104,11 +105,13 @@ def complete_configs(
     train = configs["train"]
     train["knobs"].update({name: values[name] for name in knobs})
     filled = {**defaults, **_NO_RUN, **train["knobs"], **values}
+    filled.pop("_target_", None)  # of the knobs
     if filled["channels"] == "auto":
         filled["channels"] = "adjacent"
     for config in configs.values():
         if "settings" in config:
             config["settings"] = {name: filled[name] for name in config["settings"]}
+            config["slicing"] = {name: filled.get(name, given) for name, given in config["slicing"].items()}
             config["adapter"] = {
                 name: filled[found[1]] if isinstance(text, str) and (found := _KNOB.fullmatch(text)) else text
                 for name, text in train["adapter"].items()

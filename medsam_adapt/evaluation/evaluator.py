@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
-from monai.inferers import Inferer
 from torch import nn
 
 from medsam_adapt.core.distributed import merge, shard
@@ -22,7 +21,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
-from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.transforms import volume_transforms
 from medsam_adapt.data.volumes.label_coding import IGNORED
@@ -108,8 +107,7 @@ class WriteReport:
 def volume_evaluator(
     dataset: Dataset,
     network: nn.Module,
-    inferer: Inferer,
-    class_names: Sequence[str],
+    inferer: SlicewiseInferer,
     device: torch.device,
     handlers: Sequence[Any] = (),
 ) -> SupervisedEvaluator:
@@ -119,11 +117,10 @@ def volume_evaluator(
         dataset: {id, image, label} through :func:`volume_transforms`.
         network: the segmenter.
         inferer: a :class:`SlicewiseInferer` that gives labels.
-        class_names: of the classes, from 1.
         device: where the network runs.
         handlers: attached to the evaluator.
     """
-    scores = VolumeScores(class_names, [class_names[number - 1] for number in getattr(inferer, "absent", ())])
+    scores = VolumeScores(inferer.slicing.class_names, inferer.slicing.absent)
     evaluator: Any = SupervisedEvaluator(  # Any: it gets an attribute
         device=device,
         val_data_loader=DataLoader(dataset, batch_size=1),
@@ -143,24 +140,16 @@ def validation_set(data: TrainingData) -> Dataset:
     return Dataset(shard(data.volumes()), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
 
 
-def inferer_for(data: TrainingData) -> SlicewiseInferer:
-    """How a training run segments its held-out volumes."""
-    absent = [data.class_names.index(name) + 1 for name in data.absent]
-    classes = len(data.class_names)
-    return SlicewiseInferer(data.axis, data.channels, data.prompt, classes, absent, overlapping=data.overlapping)
-
-
 def validator_of(data: TrainingData, network: nn.Module, device: torch.device) -> SupervisedEvaluator:
     """MONAI's evaluator over the held-out volumes of a training run."""
-    return volume_evaluator(validation_set(data), network, inferer_for(data), data.class_names, device)
+    return volume_evaluator(validation_set(data), network, SlicewiseInferer(data.slicing), device)
 
 
 def labelled_volumes(
     root: str | Path,
     layout: str,
     cases: Sequence[str] | None,
-    policy: IntensityPolicy | Mapping[str, Any],
-    label_ids: Sequence[int],
+    slicing: SlicingSpec,
 ) -> Dataset:
     """Labelled volumes to score.
 
@@ -168,8 +157,7 @@ def labelled_volumes(
         root: the data set's folder.
         layout: its layout, or ``auto``.
         cases: ids of the cases wanted; all when None.
-        policy: the run's intensity policy.
-        label_ids: the ids in the label files of classes 1, 2, ….
+        slicing: of the run; its label ids are those in this data set.
 
     Raises:
         InputError: a case that is not there, or whatever the layout refuses.
@@ -183,7 +171,7 @@ def labelled_volumes(
     wanted = tuple(case for case in found.values() if cases is None or case.id in cases)
     check_cases(replace(case_list, cases=wanted))
     volumes = [case.entry() for case in wanted]
-    return Dataset(volumes, volume_transforms(policy, list(label_ids), _KEYS, case_list.coding))
+    return Dataset(volumes, volume_transforms(slicing.policy, slicing.label_ids, _KEYS, case_list.coding))
 
 
 def comparable(prediction: Any, reference: Any, table: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,10 @@ from monai.data.utils import affine_to_spacing
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from medsam_adapt.config import Axis, Channels, PromptMode
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
@@ -25,33 +25,21 @@ class SlicewiseInferer(Inferer):
     """Runs a :class:`Segmenter` over the slices of a volume, in the volume's own voxels.
 
     Args:
-        axis: slicing direction.
-        channels: the slice repeated, or between its two neighbours.
-        prompt: what the segmenter was trained with; any but ``none`` takes prompts from a reference label.
-        num_classes: C.
-        absent: classes (1..C) that no training label held: their logits are put out of reach.
+        slicing: how the segmenter was trained to see volumes. With a prompt, prompts come from a reference label;
+            logits of absent classes are put out of reach; of classes of one piece fragments are removed from
+            ``labels``; without a prompt the segmenter's head decides whether classes overlap.
         batch_size: slices at a time; by the device when None.
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
-        overlapping: whether the structures that a prompted segmenter draws may overlap; else the head decides.
-        whole: classes (1..C) of one piece, of which fragments are removed from ``labels``.
     """
 
     def __init__(
         self,
-        axis: Axis = "axial",
-        channels: Channels = "repeat",
-        prompt: PromptMode = "none",
-        num_classes: int = 1,
-        absent: Sequence[int] = (),
+        slicing: SlicingSpec,
         batch_size: int | None = None,
         output: Literal["labels", "logits"] = "labels",
-        overlapping: bool = False,
-        whole: Sequence[int] = (),
     ) -> None:
-        self.axis, self.channels, self.prompt, self.overlapping = axis, channels, prompt, overlapping
-        self.num_classes, self.absent = num_classes, tuple(absent)
-        self.batch_size, self.output, self.whole = batch_size, output, tuple(whole)
+        self.slicing, self.batch_size, self.output = slicing, batch_size, output
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -67,24 +55,25 @@ class SlicewiseInferer(Inferer):
         Raises:
             InputError: for a prompted segmenter without a reference.
         """
-        reference = None if self.prompt == "none" else kwargs.get("reference")
+        reference = None if self.slicing.prompt == "none" else kwargs.get("reference")
         structures = None if reference is None else np.asarray(torch.as_tensor(reference)[0, 0].cpu())
         table = None if reference is None or "table" not in kwargs else np.asarray(kwargs["table"][0].cpu())
         source = PromptSource(structures, table)
         colours = np.asarray(torch.as_tensor(inputs)[0].cpu())
         volume = colours[0] if len(colours) == 1 else np.moveaxis(colours, 0, -1)
         spacing = affine_to_spacing(inputs.affine.squeeze(0)) if isinstance(inputs, MetaTensor) else np.ones(3)
-        slices = SliceLogits(self, volume, [float(s) for s in spacing], network, source)
+        sides = [float(side) for side in spacing]
+        slices = SliceLogits(self.slicing, volume, sides, network, source, batch_size=self.batch_size)
         of_batch = slices.logits if self.output == "logits" else slices.classes
         found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
         together = np.concatenate([of_slices for _, (of_slices,) in found])
-        if self.output == "labels" and self.whole:
-            together[:, 0] = without_fragments(together[:, 0], self.whole)
+        if self.output == "labels" and self.slicing.whole:
+            together[:, 0] = without_fragments(together[:, 0], self.slicing.whole_classes)
         return self._assemble(together, inputs)
 
     def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
         """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""
-        volumes = [slices_to_volume(slices[:, channel], self.axis) for channel in range(slices.shape[1])]
+        volumes = [slices_to_volume(slices[:, channel], self.slicing.axis) for channel in range(slices.shape[1])]
         stacked = torch.from_numpy(np.ascontiguousarray(np.stack(volumes)))[None].to(like.device)
         return MetaTensor(stacked, meta=like.meta) if isinstance(like, MetaTensor) else stacked
 
@@ -94,23 +83,19 @@ class SlicewiseSegmenter(nn.Module):
 
     Args:
         segmenter: the network that sees slices.
-        axis: slicing direction.
-        channels: the slice repeated, or between its two neighbours.
-        absent: classes that are never emitted.
+        slicing: how the segmenter was trained to see volumes; it gets no prompts here.
         batch_size: slices at a time; by the device when None.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
-        axis: Axis = "axial",
-        channels: Channels = "repeat",
-        absent: Sequence[int] = (),
+        slicing: SlicingSpec,
         batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter
-        self.inferer = SlicewiseInferer(axis, channels, absent=absent, batch_size=batch_size, output="logits")
+        self.inferer = SlicewiseInferer(slicing.model_copy(update={"prompt": "none"}), batch_size, "logits")
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of volumes in RAS order on the 0-255 scale.

@@ -50,7 +50,7 @@ class OtherAxis:
             found = self._normalised(self.slices.logits(indices, flip)).half().cpu().numpy()
             if volume is None:
                 volume = self._empty(found.shape[1])
-            volume_to_slices(volume, self.slices.inferer.axis)[indices] = np.moveaxis(found, 1, -1)
+            volume_to_slices(volume, self.slices.slicing.axis)[indices] = np.moveaxis(found, 1, -1)
         assert volume is not None, "a volume has slices"
         return volume
 

@@ -24,7 +24,6 @@ from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.inference.ensemble import Scores
-from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.other_axis import OtherAxis
 from medsam_adapt.inference.propagation import propagate
 from medsam_adapt.inference.run_network import load_network
@@ -75,11 +74,9 @@ class Predictor:
         others: Sequence[tuple[RunRecord, Segmenter]] = (),
         clean_up: bool = True,
     ) -> None:
-        self.record, self.segmenter, self.clean_up = record, segmenter, clean_up
-        self._members = [
-            (each.policy, network.eval(), _inferer(each, batch_size))
-            for each, network in ((record, segmenter), *others)
-        ]
+        self.record, self.segmenter = record, segmenter
+        self.batch_size, self.clean_up = batch_size, clean_up
+        self._members = [(each.slicing, network.eval()) for each, network in ((record, segmenter), *others)]
 
     def __repr__(self) -> str:
         record, runs = self.record, len(self._members)
@@ -242,13 +239,13 @@ class Predictor:
         volume, affine_ras = to_ras(image, affine)
         spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
         source = self._prompt_source(image.shape, affine, prompts, reference)
-        windows = {policy: policy.window_of(volume) for policy, _, _ in self._members}
+        windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
         members = [
-            SliceLogits(inferer, volume, spacing, network, source, windows[policy])
-            for policy, network, inferer in self._members
+            SliceLogits(slicing, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
+            for slicing, network in self._members
         ]
         slices: list[SliceLogits | OtherAxis] = [
-            each if each.inferer.axis == record.axis else OtherAxis(each, record.axis) for each in members
+            each if each.slicing.axis == record.axis else OtherAxis(each, record.axis) for each in members
         ]
         if follow and prompts is not None and source.prompts is not None:
             followed = propagate(members[0], source.prompts, record.prompt)
@@ -307,18 +304,6 @@ def _voxels_of(image: np.ndarray | str | Path, affine: np.ndarray | None) -> tup
     if affine is None:
         raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has its own affine")
     return image, affine
-
-
-def _inferer(record: RunRecord, batch_size: int | None) -> SlicewiseInferer:
-    return SlicewiseInferer(
-        record.axis,
-        record.channels,
-        record.prompt,
-        len(record.class_names),
-        record.absent_classes,
-        batch_size,
-        overlapping=record.overlapping,
-    )
 
 
 def load_run(

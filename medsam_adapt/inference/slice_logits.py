@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_adapt.config import Axis, Channels, PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact_prompt, flip_prompt
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
 from medsam_adapt.inference.slice_images import SliceImages
 from medsam_adapt.weights.pixel_scaling import input_scaling_of
@@ -31,18 +31,6 @@ _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in ha
 
 #: row of the embedding, position in the batch, structure, and its prompt
 _Place = tuple[int, int, int, Mapping[str, np.ndarray]]
-
-
-class Slicing(Protocol):
-    """How a volume is sliced and its structures are prompted, as :class:`SlicewiseInferer` says."""
-
-    axis: Axis
-    channels: Channels
-    prompt: PromptMode
-    num_classes: int
-    absent: tuple[int, ...]
-    batch_size: int | None
-    overlapping: bool
 
 
 @dataclass(frozen=True)
@@ -80,12 +68,13 @@ class SliceLogits:
     Slices without any signal (air in a CT's window) are the same to the network: it sees the first of them alone.
 
     Args:
-        inferer: how the volume is sliced and prompted.
+        slicing: how the volume is sliced and prompted.
         volume: (X, Y, Z), or (X, Y, Z, 3) in colour, in RAS order.
         spacing: of its voxels, mm.
         network: the segmenter, bare or wrapped for distributed training.
         source: of the prompts of a prompted segmenter.
         window: turns voxels into grey levels, slice by slice; None where they are on the 0-255 scale already.
+        batch_size: slices at a time; by the device when None.
 
     Attributes:
         overlapping: whether the channels of the logits are C classes that may overlap, without background.
@@ -98,29 +87,31 @@ class SliceLogits:
 
     def __init__(
         self,
-        inferer: Slicing,
+        slicing: SlicingSpec,
         volume: np.ndarray,
         spacing: Sequence[float],
         network: Callable[..., Any],
         source: PromptSource | None = None,
         window: IntensityPolicy | None = None,
+        batch_size: int | None = None,
     ) -> None:
         source = source or PromptSource()
-        if inferer.prompt != "none" and source.reference is None and source.prompts is None:
+        if slicing.prompt != "none" and source.reference is None and source.prompts is None:
             raise InputError(
-                f"this run was trained with a {inferer.prompt} prompt and cannot segment without one: "
+                f"this run was trained with a {slicing.prompt} prompt and cannot segment without one: "
                 "train one with --prompt none."
             )
-        self.inferer, self.prompts, self.table = inferer, source.prompts, source.table
+        self.slicing, self.prompts, self.table = slicing, source.prompts, source.table
+        self.batch_size = batch_size
         self.segmenter = cast("Segmenter", getattr(network, "module", network))
-        self.overlapping = inferer.overlapping or self.segmenter.head == "overlapping"
-        voxels = volume_to_slices(volume, inferer.axis)
+        self.overlapping = slicing.overlapping or self.segmenter.head == "overlapping"
+        voxels = volume_to_slices(volume, slicing.axis)
         self.shape = voxels.shape[:3]
         self.volume_shape = volume.shape[:3]
-        self.reference = None if source.reference is None else volume_to_slices(source.reference, inferer.axis)
+        self.reference = None if source.reference is None else volume_to_slices(source.reference, slicing.axis)
         size = self.segmenter.image_size
-        self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), inferer.axis, size)
-        neighbours = (-1, 0, 1) if inferer.channels == "adjacent" and voxels.ndim == 3 else (0,)
+        self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), slicing.axis, size)
+        neighbours = (-1, 0, 1) if slicing.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
         scaling = input_scaling_of(self.segmenter.sam)
         self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, input_scaling=scaling)
@@ -129,7 +120,7 @@ class SliceLogits:
 
     def batches(self) -> Iterator[np.ndarray]:
         """Indices of the slices of each batch in turn."""
-        size = self.inferer.batch_size or self._at_a_time()
+        size = self.batch_size or self._at_a_time()
         for start in range(0, self.shape[0], size):
             yield np.arange(start, min(start + size, self.shape[0]))
 
@@ -175,19 +166,19 @@ class SliceLogits:
     def _at_a_time(self) -> int:
         device, size = self._device, self.segmenter.image_size
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-        logits = (self.inferer.num_classes + 1) * max(size**2, math.prod(self.plan.native))
+        logits = (len(self.slicing.class_names) + 1) * max(size**2, math.prod(self.plan.native))
         return slices_at_a_time(memory, size, logits)
 
     def _small(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
         """Logits (n, K, h, w) in pixels of the resized slices."""
         height, width = self.plan.resized
         images = self.images(indices, flip).to(self._device)
-        if self.inferer.prompt == "none":
+        if self.slicing.prompt == "none":
             logits = self._unprompted(images, self.images.have_signal(indices), tuple(flip))
         else:
             logits = self._prompted(images, indices, flip)
         logits = _flipped(logits[..., :height, :width], flip).float()
-        for absent in self.inferer.absent:
+        for absent in self.slicing.absent_classes:
             logits[:, absent - int(self.overlapping)] = _NEVER
         return logits
 
@@ -215,7 +206,7 @@ class SliceLogits:
         """
         size = self.segmenter.image_size
         background = int(not self.overlapping)
-        logits = images.new_full((len(images), self.inferer.num_classes + background, size, size), _NEVER)
+        logits = images.new_full((len(images), len(self.slicing.class_names) + background, size, size), _NEVER)
         logits[:, :background] = 0.0
         wanted = self._prompts_of(indices)
         prompted = [position for position, prompts in enumerate(wanted) if prompts]
@@ -244,7 +235,7 @@ class SliceLogits:
             return [{cls: prompt.resized(self.plan) for cls, prompt in prompts.items()} for prompts in given]
         assert self.reference is not None, "slices_of checks it"
         labels = self.plan.resize_label(as_tensor(self.reference[indices], torch.int64)).numpy()
-        mode = self.inferer.prompt
+        mode = self.slicing.prompt
         return [
             {
                 int(cls): exact_prompt(mask_of(label, cls, self.table) == 1, mode)

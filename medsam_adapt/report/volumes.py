@@ -61,16 +61,9 @@ def segmented_cases(
     Raises:
         InputError: a case that is not in the data set, or whatever its layout or the run refuses.
     """
-    volumes = labelled_volumes(data, layout, cases, record.policy, label_ids)
+    volumes = labelled_volumes(data, layout, cases, record.slicing.model_copy(update={"label_ids": list(label_ids)}))
     predictor = load_run(run, device)
-    inferer = SlicewiseInferer(
-        record.axis,
-        record.channels,
-        record.prompt,
-        len(record.class_names),
-        record.absent_classes,
-        overlapping=record.overlapping,
-    )
+    inferer = SlicewiseInferer(record.slicing)
     for index in range(len(volumes)):
         item: Any = volumes[index]
         table = {"table": torch.as_tensor(item["table"])[None]} if "table" in item else {}

@@ -19,18 +19,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
 from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
-from medsam_adapt.config import Axis, Backbone, Channels, InputScaling, PromptMode, refuse_code
+from medsam_adapt.config import Backbone, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
 from medsam_adapt.core.literals import literal
 from medsam_adapt.core.versions import newer_error
-from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.volumes.image_pair import ImageName
-from medsam_adapt.data.volumes.io import LARGEST_LABEL
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.runs.statistics import STATISTICS_FILE, TrainingStatistics
 
 RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
@@ -85,10 +83,10 @@ class CostRecord(BaseModel):
     memory: str = "process"
 
 
-class RunRecord(BaseModel):
+class RunRecord(SlicingSpec):
     """What ``run.json`` holds: enough to build the network, slice a volume as in training, and repeat the run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=False)
 
     format: Literal[1] = 1
     bundle: str = Field(pattern=r"^\w+$")
@@ -96,74 +94,31 @@ class RunRecord(BaseModel):
     versions: dict[str, str]
     dataset_dir: str  # empty in a run that was pulled
     layout: str
-    class_names: list[str] = Field(min_length=1, max_length=255)
-    label_ids: list[int] = Field(min_length=1, max_length=255)
-    absent: list[str]
     train: list[str]
     held_out: list[str]
     halves: Literal["patients", "slices"]
     backbone: Backbone
     image_size: int = Field(ge=16, le=4096, multiple_of=16)
-    axis: Axis
-    channels: Channels
-    prompt: PromptMode
-    overlapping: bool = False
-    images: list[ImageName] = []  # of a case, together as channels; none where it has one
-    policy: IntensityPolicy
-    input_scaling: InputScaling = "sam"  # what all runs before this setting were trained with
     adapter: AdapterRecord
     learn_prompt: bool
     tune_encoder: bool
     detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
-    whole: list[str] = []  # classes of one piece in every training label, of which predict removes fragments
     trainable: dict[str, int]
     knobs: dict[str, Any]
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
     processes: int = Field(1, ge=1)  # that trained together, each on separate batches
     statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a separate file
 
-    @model_validator(mode="after")
-    def _agrees(self) -> RunRecord:
-        if len(self.class_names) != len(self.label_ids):
-            raise ValueError("there are not as many class_names as label_ids")
-        if len({*self.class_names}) < len(self.class_names) or len({*self.label_ids}) < len(self.label_ids):
-            raise ValueError("a class name or a label id is given twice")
-        if not all(0 < label_id <= LARGEST_LABEL for label_id in self.label_ids):
-            raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
-        if not {*self.absent} <= {*self.class_names}:
-            raise ValueError("a class that is absent is none of class_names")
-        if not {*self.whole} <= {*self.class_names}:
-            raise ValueError("a class in whole is none of class_names")
-        return self
-
-    @property
-    def absent_classes(self) -> list[int]:
-        """The absent classes as the network numbers them, from 1."""
-        return [self.class_names.index(name) + 1 for name in self.absent]
-
-    @property
-    def whole_classes(self) -> list[int]:
-        """The classes in ``whole`` as the network numbers them, from 1."""
-        return [self.class_names.index(name) + 1 for name in self.whole]
-
     def config_values(self) -> dict[str, Any]:
-        """Values of the ``knobs`` and ``settings`` of the bundle's configs, by name."""
+        """Values of the ``knobs``, ``settings`` and ``slicing`` of the bundle's configs, by name."""
         return {
             **self.knobs,
+            **self.slicing.model_dump(),
             "layout": self.layout,
             "cases": (self.held_out or self.train) if self.dataset_dir else None,
             "image_size": self.image_size,
-            "channels": self.channels,
             "detail": self.detail,
-            "whole": self.whole_classes,
-            "num_classes": len(self.class_names),
-            "class_names": self.class_names,
-            "label_ids": self.label_ids,
-            "absent": self.absent_classes,
-            "policy": self.policy.model_dump(),
-            "input_scaling": self.input_scaling,
             "tune_encoder": self.tune_encoder,
-            "overlapping": self.overlapping,
         }
 
 

@@ -106,7 +106,10 @@ def not_gzip(data):
         (other_shape, ["phantom_001", "8 × 8 × 8 voxels", "Resample"]),
         (other_affine, ["phantom_001", "40 mm", "Resample"]),
         (truncated, ["images/phantom_001.nii.gz cannot be read, truncated or damaged", "copy or download it again"]),
-        (four_dimensional, ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a file"]),
+        (
+            four_dimensional,
+            ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a separate file"],
+        ),
         (not_finite, ["images/phantom_001.nii.gz has 1 NaN or infinite voxels; replace them"]),
         (outside_the_map, ["phantom_001", "77", "label map"]),
         (all_background, ["no labelled voxel"]),

@@ -80,7 +80,7 @@ def test_overlapping_classes_with_and_without_prompts(tmp_path, capsys, monkeypa
     found = scores(capsys, run)
     assert list(found) == ["organs", "liver"]
     assert None not in found.values()
-    settings = json.loads((run / "configs/inference.json").read_text())["settings"]
+    settings = json.loads((run / "configs/inference.json").read_text())["slicing"]
     assert settings["overlapping"] is True
     if (bundle, prompt) == ("lora", "none"):  # its classes may overlap, those of other labels need not
         samples.folder(tmp_path / "other")

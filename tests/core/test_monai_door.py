@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from medsam_adapt.bundle.catalogue import bundle_folder
+from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.core import monai_door
 from medsam_adapt.core.errors import InputError, RunError
 

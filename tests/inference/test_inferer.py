@@ -15,6 +15,7 @@ from medsam_adapt.runs.record import RunRecord
 from medsam_adapt.weights.backbones import PIXEL_MEAN
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS
+from tests.slicing import slicing_of
 
 SHAPE = (16, 12, 10)  # in RAS order
 GREY = 60  # grey levels between classes
@@ -41,10 +42,11 @@ class Oracle(nn.Module):
 
     def decode(self, embedding, boxes=None, points=None):
         rows, columns = torch.meshgrid(*2 * [torch.arange(self.image_size)], indexing="ij")
-        x0, y0, x1, y1 = boxes[0] if boxes is not None else points[0, 0, [0, 1, 0, 1]]
+        drawn = boxes if boxes is not None else points[:, 0, [0, 1, 0, 1]]
+        x0, y0, x1, y1 = drawn.T[..., None, None]
         inside = (x0 <= columns) & (columns <= x1) & (y0 <= rows) & (rows <= y1)
         prediction = nn.Module()
-        prediction.logits = torch.where(inside, 1.0, -1.0)[None, None]
+        prediction.logits = torch.where(inside, 1.0, -1.0)[:, None]
         return prediction
 
 
@@ -74,7 +76,7 @@ def image():
 def test_the_batch_size_changes_nothing(label, axis, channels):
     for output in ("labels", "logits"):
         one, *others = (
-            SlicewiseInferer(axis, channels, num_classes=3, batch_size=size, output=output)(
+            SlicewiseInferer(slicing_of(axis, channels, num_classes=3), batch_size=size, output=output)(
                 volume_of(label), Oracle(16)
             )
             for size in (1, 5, 16)
@@ -84,7 +86,8 @@ def test_the_batch_size_changes_nothing(label, axis, channels):
 
 def test_the_batch_size_changes_a_networks_logits_by_rounding_alone(segmenter, image):
     one, many = (
-        SlicewiseInferer(num_classes=2, batch_size=size, output="logits")(image[:1], segmenter) for size in (1, 16)
+        SlicewiseInferer(slicing_of(num_classes=2), batch_size=size, output="logits")(image[:1], segmenter)
+        for size in (1, 16)
     )
     torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4)
     assert one.std() > 0.01
@@ -92,7 +95,8 @@ def test_the_batch_size_changes_a_networks_logits_by_rounding_alone(segmenter, i
 
 def test_labels_are_the_argmax_of_the_logits(segmenter, image):
     labels, logits = (
-        SlicewiseInferer(num_classes=2, output=output)(image[:1], segmenter) for output in ("labels", "logits")
+        SlicewiseInferer(slicing_of(num_classes=2), output=output)(image[:1], segmenter)
+        for output in ("labels", "logits")
     )
     assert (labels.shape, logits.shape) == ((1, 1, 20, 18, 7), (1, 3, 20, 18, 7))
     assert (labels.dtype, logits.dtype) == (torch.uint8, torch.float32)
@@ -103,7 +107,7 @@ def test_labels_are_the_argmax_of_the_logits(segmenter, image):
 @pytest.mark.parametrize("axis", FULL_SIZE)
 def test_the_result_lies_where_the_volume_lies(label, axis):
     affine = torch.from_numpy(affine_of("RAS", (1, 1, 1)))
-    result = SlicewiseInferer(axis, num_classes=3)(volume_of(label, affine), Oracle(FULL_SIZE[axis]))
+    result = SlicewiseInferer(slicing_of(axis, num_classes=3))(volume_of(label, affine), Oracle(FULL_SIZE[axis]))
     assert torch.equal(result.affine, affine)
     assert result.dtype == torch.uint8
     np.testing.assert_array_equal(result[0, 0], label)
@@ -111,7 +115,7 @@ def test_the_result_lies_where_the_volume_lies(label, axis):
 
 @pytest.mark.parametrize("output", ["labels", "logits"])
 def test_an_absent_class_is_never_emitted(label, output):
-    inferer = SlicewiseInferer(num_classes=3, absent=[2], output=output)
+    inferer = SlicewiseInferer(slicing_of(num_classes=3, absent=[2]), output=output)
     result = inferer(volume_of(label), Oracle(16))
     emitted = result if output == "labels" else result.argmax(dim=1)
     assert set(np.unique(emitted)) == {0, 1, 3}
@@ -121,7 +125,7 @@ def test_an_absent_class_is_never_emitted(label, output):
 
 
 def test_overlapping_classes_are_masks(label):
-    result = SlicewiseInferer(num_classes=3, absent=[2])(volume_of(label), Oracle(16, "overlapping"))
+    result = SlicewiseInferer(slicing_of(num_classes=3, absent=[2]))(volume_of(label), Oracle(16, "overlapping"))
     assert (result.shape, result.dtype) == ((1, 3, *SHAPE), torch.uint8)
     for number in (1, 3):
         np.testing.assert_array_equal(result[0, number - 1], label == number)
@@ -132,7 +136,7 @@ def test_overlapping_classes_are_masks(label):
 def test_a_prompted_run_needs_a_reference_and_says_so(label, prompt):
     sentence = f"trained with a {prompt} prompt and cannot segment without one: train one with --prompt none"
     with pytest.raises(InputError, match=sentence):
-        SlicewiseInferer(prompt=prompt, num_classes=3)(volume_of(label), Oracle(16, "structure"))
+        SlicewiseInferer(slicing_of(prompt=prompt, num_classes=3))(volume_of(label), Oracle(16, "structure"))
 
 
 @pytest.mark.parametrize("axis", FULL_SIZE)
@@ -143,7 +147,7 @@ def test_each_structure_is_prompted_on_its_own_slices(axis):
     reference = torch.from_numpy(boxes)[None, None]
     oracle = Oracle(FULL_SIZE[axis], "structure")
     drawn = {
-        prompt: SlicewiseInferer(axis, prompt=prompt, num_classes=3, batch_size=4)(
+        prompt: SlicewiseInferer(slicing_of(axis, prompt=prompt, num_classes=3), batch_size=4)(
             volume_of(boxes * 0), oracle, reference=reference
         )[0, 0].numpy()
         for prompt in ("box", "points")
@@ -159,29 +163,31 @@ def test_each_structure_is_prompted_on_its_own_slices(axis):
 
 def test_a_prompted_run_without_the_structure_gives_background():
     empty = torch.zeros(1, 1, *SHAPE)
-    result = SlicewiseInferer(prompt="box", num_classes=3)(empty, Oracle(16, "structure"), reference=empty.long())
+    result = SlicewiseInferer(slicing_of(prompt="box", num_classes=3))(
+        empty, Oracle(16, "structure"), reference=empty.long()
+    )
     assert not result.any()
 
 
 def test_a_wrapped_network_is_unwrapped(label):
     wrapped = nn.Module()
     wrapped.module = Oracle(16)
-    np.testing.assert_array_equal(SlicewiseInferer(num_classes=3)(volume_of(label), wrapped)[0, 0], label)
+    np.testing.assert_array_equal(SlicewiseInferer(slicing_of(num_classes=3))(volume_of(label), wrapped)[0, 0], label)
 
 
 def test_a_3d_network_segments_each_volume_of_a_batch(segmenter, image):
-    network = SlicewiseSegmenter(segmenter, absent=[1])
+    network = SlicewiseSegmenter(segmenter, slicing_of(num_classes=2, absent=[1]))
     with torch.no_grad():
         logits = network(image)
     assert logits.shape == (2, 3, 20, 18, 7)
     for volume, result in zip(image, logits, strict=True):
-        alone = SlicewiseInferer(num_classes=2, absent=[1], output="logits")(volume[None], segmenter)
+        alone = SlicewiseInferer(slicing_of(num_classes=2, absent=[1]), output="logits")(volume[None], segmenter)
         torch.testing.assert_close(result, alone[0])
 
 
 def test_a_3d_network_has_the_weights_of_its_segmenter(segmenter):
     torch.manual_seed(1)
-    network = SlicewiseSegmenter(Segmenter(build_sam("vit_nano", 32, 2)))
+    network = SlicewiseSegmenter(Segmenter(build_sam("vit_nano", 32, 2)), slicing_of())
     network.load_state_dict(segmenter.state_dict())
     assert network.state_dict().keys() == segmenter.state_dict().keys()
     for name, tensor in network.segmenter.state_dict().items():

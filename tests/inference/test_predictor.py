@@ -257,7 +257,7 @@ def test_prompts_are_followed_until_the_structure_ends(mode, started):
         prompt = SlicePrompt(box=box) if mode == "box" else SlicePrompt(points=((7.0, 7.0, True),))
         given[index] = {2: prompt}
     source = PromptSource(prompts=given)
-    slices = SliceLogits(predictor._members[0][2], image, (1, 1, 1), predictor.segmenter, source)
+    slices = SliceLogits(predictor._members[0][0], image, (1, 1, 1), predictor.segmenter, source)
     complete = propagate(slices, given, mode)
     assert sorted(complete) == [1, 2, 3, 4, 5, 6]  # on slice 7 it is a fourth of that on slice 6
     assert all(complete[index] == given[index] for index in started)

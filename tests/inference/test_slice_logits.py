@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.slice_logits import SliceLogits, decide, slices_at_a_time
 from medsam_adapt.networks import Segmenter, build_sam
+from tests.slicing import slicing_of
 
 AIR = [0, 1, 4, 7]
 
@@ -36,7 +36,7 @@ def test_the_decision_is_the_first_of_the_highest_scores(overlapping):
 @pytest.mark.parametrize("channels", ["repeat", "adjacent"])
 @pytest.mark.parametrize("flip", [(), (-1,)])
 def test_air_is_segmented_once_and_as_if_it_were_computed(segmenter, volume, channels, flip, monkeypatch):
-    slices = SliceLogits(SlicewiseInferer(channels=channels, batch_size=3), volume, (1, 1, 1), segmenter)
+    slices = SliceLogits(slicing_of(channels=channels), volume, (1, 1, 1), segmenter, batch_size=3)
     seen = []
     forward = segmenter.forward
     monkeypatch.setattr(segmenter, "forward", lambda images: seen.append(len(images)) or forward(images))
@@ -51,7 +51,7 @@ def test_air_is_segmented_once_and_as_if_it_were_computed(segmenter, volume, cha
 
 
 def test_classes_are_the_decision_on_the_logits(segmenter, volume):
-    slices = SliceLogits(SlicewiseInferer(absent=(2,)), volume, (1, 1, 2), segmenter)
+    slices = SliceLogits(slicing_of(num_classes=2, absent=(2,)), volume, (1, 1, 2), segmenter)
     indices = np.arange(8)
     assert torch.equal(slices.classes(indices), decide(slices.logits(indices), False))
     assert not (slices.classes(indices) == 2).any()
@@ -60,9 +60,9 @@ def test_classes_are_the_decision_on_the_logits(segmenter, volume):
 @pytest.mark.parametrize("kind", ["window", "percentile"])
 def test_a_window_applied_slice_by_slice_is_that_of_the_volume(segmenter, volume, kind):
     policy = IntensityPolicy(kind=kind, low=-100 if kind == "window" else None, high=200 if kind == "window" else None)
-    inferer, indices = SlicewiseInferer("coronal"), np.arange(18)
-    whole = SliceLogits(inferer, policy.apply(volume), (1, 2, 3), segmenter)
-    by_slice = SliceLogits(inferer, volume, (1, 2, 3), segmenter, window=policy.window_of(volume))
+    slicing, indices = slicing_of("coronal"), np.arange(18)
+    whole = SliceLogits(slicing, policy.apply(volume), (1, 2, 3), segmenter)
+    by_slice = SliceLogits(slicing, volume, (1, 2, 3), segmenter, window=policy.window_of(volume))
     assert torch.equal(whole.logits(indices), by_slice.logits(indices))
 
 
@@ -81,8 +81,7 @@ def test_eight_slices_at_a_time_on_a_processor_unless_said(segmenter, volume):
     whole = np.concatenate([volume, volume], axis=2)
     sizes = {
         size: [
-            len(batch)
-            for batch in SliceLogits(SlicewiseInferer(batch_size=size), whole, (1, 1, 1), segmenter).batches()
+            len(batch) for batch in SliceLogits(slicing_of(), whole, (1, 1, 1), segmenter, batch_size=size).batches()
         ]
         for size in (None, 5)
     }

@@ -1,4 +1,4 @@
-"""Kill trainings at random moments, continue with them, and print how many come to the bits of an uninterrupted one.
+"""Kill trainings at random moments, resume them, and print how many equal an uninterrupted one bit by bit.
 
     python -m tests.long.random_kills [--kills 100] [--seed 0] [--methods blosam,infosam,samcobot,samparser]
 
@@ -122,7 +122,7 @@ def _killed_in_time(child, seconds):
 
 
 def arguments_of(method, data, output, more=()):
-    """Of a training; the same ones continue with it."""
+    """Settings of a training; they are used to resume it as well."""
     settings = {**SETTINGS, **({"tune_encoder": "false"} if method in FROZEN else {}), **dict(more)}
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     given = ["--bundle", method, "--data", str(data), "--output", str(output), "--device", "cpu"]

@@ -13,6 +13,7 @@ from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.methods import SegmentationLoss, StructureLoss
 from tests.data import samples
 from tests.inference.test_inferer import Oracle
+from tests.slicing import slicing_of
 
 TABLE = np.array([[0, 0], [1, 0], [1, 1], [IGNORED, IGNORED]], np.uint8)
 
@@ -52,7 +53,7 @@ def test_prompts_of_overlapping_structures_come_from_their_own_masks(prompt):
     parts = np.zeros((16, 16, 4), np.int64)
     parts[2:12, 3:13, 1:3] = 1
     parts[4:7, 5:9, 1:3] = 2
-    inferer = SlicewiseInferer(prompt=prompt, num_classes=2, overlapping=True, absent=[])
+    inferer = SlicewiseInferer(slicing_of(prompt=prompt, num_classes=2, overlapping=True, absent=[]))
     volume = MetaTensor(torch.zeros(1, 1, 16, 16, 4))
     reference, table = torch.from_numpy(parts)[None, None], torch.from_numpy(TABLE)[None]
     masks = inferer(volume, Oracle(16, "structure", 2), reference=reference, table=table)
@@ -87,7 +88,7 @@ def test_scores_of_overlapping_classes():
 def test_whole_volumes_come_with_their_table_and_ignored_voxels(tmp_path):
     samples.nnunet(tmp_path, {"background": 0, "organs": [1, 2], "liver": [1], "ignore": 3})
     policy = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
-    item = labelled_volumes(tmp_path, "nnunet", ["organ_001"], policy, [1, 2])[0]
+    item = labelled_volumes(tmp_path, "nnunet", ["organ_001"], slicing_of(num_classes=2, policy=policy))[0]
     assert item["label"].shape == item["image"].shape == (1, *samples.SHAPE)
     rows = item["table"][np.asarray(item["label"])[0]]
     label = samples.body(1)[1][::-1, ::-1]  # the sample's axes point left and posterior

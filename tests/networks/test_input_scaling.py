@@ -10,7 +10,6 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256
 from medsam_adapt.data import TrainingData
 from medsam_adapt.data.slices.transforms import pad_image
-from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_sam, build_segmenter
@@ -19,6 +18,7 @@ from medsam_adapt.networks.parameters import load_adapter, save_adapter
 from medsam_adapt.runs.record import read_run
 from medsam_adapt.weights.registry import WEIGHTS, Weights
 from tests.made_runs import make_run
+from tests.slicing import slicing_of
 
 SIZE = 32
 
@@ -73,8 +73,8 @@ def test_training_and_prediction_show_the_network_the_same(phantoms, tmp_path, s
     volume, affine = to_ras(image, header.affine)
     segmenter = build_segmenter("vit_nano", SIZE, 2, LoRA(), checkpoint="random", input_scaling=scaling)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    inferer = SlicewiseInferer("axial", channels, "none", 2)
-    slices = SliceLogits(inferer, volume, spacing, segmenter, window=data.policy.window_of(volume))
+    slicing = slicing_of("axial", channels, "none", 2)
+    slices = SliceLogits(slicing, volume, spacing, segmenter, window=data.policy.window_of(volume))
     shown = slices.images(np.array([sample["slice"]]))[0]
     assert (shown - sample["image"]).abs().max() < 3  # the stored slice holds whole grey levels
     if scaling == "unit":

@@ -16,8 +16,8 @@ from pathlib import Path
 
 PACKAGE = "medsam_adapt"
 ROOT = Path(__file__).parents[2]
-# A folder imports only from those above it. Kernels are below the networks that they make faster, weights below those
-# that start from them, and bundles, which are plain data, below the runs that are made of them.
+# A folder imports only from those above it. Weights are below the networks that start from them, and bundles, which are
+# plain data, below the runs that are made of them.
 ORDER = (
     ("core",),
     ("config",),
@@ -29,8 +29,8 @@ ORDER = (
     ("data.datasets",),
     ("data.prompts",),
     ("data.slices",),
-    ("kernels",),
     ("networks",),
+    ("kernels",),
     ("methods",),
     ("feature_cache",),
     ("bundle",),

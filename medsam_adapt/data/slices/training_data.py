@@ -32,6 +32,7 @@ from medsam_adapt.data.slices.geometry import fitting_size
 from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
@@ -186,6 +187,22 @@ class TrainingData:
         """Classes without one voxel in the labels of any training so far: kept in the map, never emitted."""
         absent = self.check.absent_classes(self.split.train)
         return [name for name in absent if self.earlier is None or name in self.earlier.absent]
+
+    @property
+    def slicing(self) -> SlicingSpec:
+        """How the volumes become slices, and what is learned on them."""
+        return SlicingSpec(
+            class_names=self.class_names,
+            label_ids=self.label_ids,
+            absent=self.absent,
+            overlapping=self.overlapping,
+            axis=self.axis,
+            channels=self.channels,
+            prompt=self.prompt,
+            images=list(self.cases.images),
+            policy=self.policy,
+            input_scaling=self.input_scaling,
+        )
 
     @property
     def split_by(self) -> Literal["patients", "slices"]:

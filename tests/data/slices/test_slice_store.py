@@ -14,6 +14,7 @@ from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, renumber, store_cases
 from medsam_adapt.data.slices.transforms import training_transforms, volume_transforms
 from medsam_adapt.inference.inferer import SlicewiseInferer
+from tests.slicing import slicing_of
 
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240, modality="CT")
 SETTINGS = SliceSettings(64, "axial", WINDOW, (1, 2, 3, 4, 5))
@@ -150,7 +151,7 @@ def test_training_and_prediction_see_the_same_bits(phantoms, tmp_path, axis, cha
         sample = training_transforms(stored, size, channels=channels, augment="none")
         recorder = Recorder(size)
         volume = volume_transforms(policy)({"image": str(case.image)})["image"]
-        SlicewiseInferer(axis, channels, num_classes=5, batch_size=5)(volume[None], recorder)
+        SlicewiseInferer(slicing_of(axis, channels, num_classes=5), batch_size=5)(volume[None], recorder)
         trained = [sample({"case": case.id, "slice": index})["image"] for index in range(len(stored[case.id].images))]
         predicted, trained = without_air(torch.cat(recorder.images)), without_air(trained)
         assert len(predicted) == len(trained) > 0

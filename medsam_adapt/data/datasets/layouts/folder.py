@@ -14,9 +14,9 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.json_files import read_json
 from medsam_adapt.data.datasets.layouts import class_map, pair_by_id, unique_images, volumes_by_stem
-from medsam_adapt.data.datasets.named_labels import with_named_labels
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.files import case_stem, is_slicer_label, volume_files
+from medsam_adapt.data.volumes.named_labels import with_named_labels
 
 NAME = "folder"
 DESCRIPTION = "images/ and labels/ with files of the same name, and labels.json with the classes' names if there is one"

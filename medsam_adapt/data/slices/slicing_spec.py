@@ -1,0 +1,71 @@
+"""How a volume becomes the slices that a network sees, and what the network draws on them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medsam_adapt.config import Axis, Channels, InputScaling, PromptMode
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.volumes.io import LARGEST_LABEL
+
+
+class SlicingSpec(BaseModel):
+    """What training, evaluation and prediction must do alike with a volume; a run's record is one (``run.json``).
+
+    Attributes:
+        class_names: names of the classes, in the order of the network's channels, background not among them.
+        label_ids: the number of each class in label files.
+        absent: classes without a voxel in any training label: kept in the label map and never predicted.
+        overlapping: whether a voxel may belong to several classes.
+        whole: classes that are one piece in every training label: fragments of them are removed.
+        axis: slicing direction.
+        channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
+        prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
+        images: names of the images of a case that are the channels together; none where a case has one image.
+        policy: from the scanner's units to grey levels from 0 to 255.
+        input_scaling: from grey levels to the values that the network's weights expect.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    class_names: list[str] = Field(min_length=1, max_length=255)
+    label_ids: list[int] = Field(min_length=1, max_length=255)
+    absent: list[str] = []
+    overlapping: bool = False
+    whole: list[str] = []
+    axis: Axis = "axial"
+    channels: Channels = "repeat"
+    prompt: PromptMode = "none"
+    images: list[ImageName] = []
+    policy: IntensityPolicy
+    input_scaling: InputScaling = "sam"  # of all runs from before there was this setting
+
+    @model_validator(mode="after")
+    def _agrees(self) -> SlicingSpec:
+        if len(self.class_names) != len(self.label_ids):
+            raise ValueError("there are not as many class_names as label_ids")
+        if len({*self.class_names}) < len(self.class_names) or len({*self.label_ids}) < len(self.label_ids):
+            raise ValueError("a class name or a label id is given twice")
+        if not all(0 < label_id <= LARGEST_LABEL for label_id in self.label_ids):
+            raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
+        if not {*self.absent} <= {*self.class_names}:
+            raise ValueError("a class that is absent is none of class_names")
+        if not {*self.whole} <= {*self.class_names}:
+            raise ValueError("a class in whole is none of class_names")
+        return self
+
+    @property
+    def absent_classes(self) -> list[int]:
+        """The absent classes as the network numbers them, from 1."""
+        return [self.class_names.index(name) + 1 for name in self.absent]
+
+    @property
+    def whole_classes(self) -> list[int]:
+        """The classes of one piece as the network numbers them, from 1."""
+        return [self.class_names.index(name) + 1 for name in self.whole]
+
+    @property
+    def slicing(self) -> SlicingSpec:
+        """These values alone, without what a record adds to them."""
+        return SlicingSpec(**{name: getattr(self, name) for name in SlicingSpec.model_fields})
