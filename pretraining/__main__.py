@@ -58,7 +58,7 @@ def main() -> None:
         stop_at=options.stop_at,
         start_from=options.start_from,
         workers=options.workers,
-        log=lambda line: print(line, flush=True),
+        show=lambda line: print(line, flush=True),
     )
 
 

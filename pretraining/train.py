@@ -244,7 +244,7 @@ def run(
     held_out_every: int = 500,
     held_out_images: int = 64,
     workers: int = 0,
-    log: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
 ) -> None:
     """Train, and leave the weights in ``output``; beside it a log (.csv) and the state to resume from (.state.pt).
 
@@ -270,7 +270,7 @@ def run(
             if training.step % held_out_every == 0 or training.step == last:
                 row["held_out_iou"] = held_out_iou(training.mean, 0, held_out_images)  # comparable between runs
             _append(log, row)
-            log(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            show(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
             rows = []
         if time.perf_counter() - saved > 60 * save_minutes or training.step == last:
             save_weights(output, training.mean)

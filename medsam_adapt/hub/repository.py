@@ -152,7 +152,8 @@ def pull(place: Place, output: Path, checkpoint: str | None = None) -> bool:
             record.statistics = read_record(folder / STATISTICS_FILE, TrainingStatistics, _FIX)
 
         from medsam_adapt.inference.run_network import build_network
-        from medsam_adapt.networks.parameters import load_adapter, save_adapter, saved_base
+        from medsam_adapt.networks.adapter_config import saved_base
+        from medsam_adapt.networks.parameters import load_adapter, save_adapter
         from medsam_adapt.networks.sam import weights_sha256
         from medsam_adapt.runs.checkpoint import save_tensors
 
@@ -250,7 +251,7 @@ def _refuse_other_base(where: Path | Place, adapter: Path, network: Segmenter, p
     Raises:
         InputError: other weights.
     """
-    from medsam_adapt.networks.parameters import saved_base
+    from medsam_adapt.networks.adapter_config import saved_base
 
     if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter reports a file that cannot be read
         raise InputError(

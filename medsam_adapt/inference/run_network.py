@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.adapter_config import saved_base
 from medsam_adapt.networks.build import build_segmenter
-from medsam_adapt.networks.parameters import saved_base
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import ADAPTER_FOLDER, AdapterRecord, RunRecord, require_trained
 from medsam_adapt.weights.reading import read_weights

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.core.files import write_json, written_whole
 from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.adapter_config import CONFIG_FILE, read_adapter_config
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.networks.tiny_vit import freeze_norms
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def freeze_unreachable(segmenter: Segmenter) -> None:
@@ -101,27 +99,6 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
     write_json(folder / CONFIG_FILE, config)
 
 
-class _AdapterConfig(BaseModel):
-    """What ``adapter_config.json`` holds, as far as it is read; the class that it names is compared, never imported."""
-
-    adapter: str
-    settings: dict[str, Any]
-    base_sha256: str
-    input_scaling: InputScaling = "sam"
-
-
-def _read_config(folder: Path) -> _AdapterConfig:
-    return read_record(folder / CONFIG_FILE, _AdapterConfig, "copy the adapter's whole folder again")
-
-
-def saved_base(folder: str | Path) -> str:
-    """SHA-256 of the SAM weights that the adapter in ``folder`` was trained on; empty when that cannot be read."""
-    try:
-        return _read_config(Path(folder)).base_sha256
-    except InputError:
-        return ""
-
-
 def _attached(segmenter: Segmenter) -> Adapter:
     if segmenter.adapter is None:
         raise InputError("this network has no adapter: attach one before its tensors are saved or loaded.")
@@ -136,7 +113,7 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
             name or shape. No key is dropped silently.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     settings = (config.adapter, config.settings)
     try:
         tensors = load_file(folder / WEIGHTS_FILE)

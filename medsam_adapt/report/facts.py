@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.comparison.tables import duration
 from medsam_adapt.config import PATH_SETTINGS
-from medsam_adapt.networks.parameters import saved_base
+from medsam_adapt.networks.adapter_config import saved_base
 from medsam_adapt.runs.record import ADAPTER_FOLDER, RunRecord, read_cost
 from medsam_adapt.weights.registry import WEIGHTS
 from medsam_adapt.weights.store import RANDOM

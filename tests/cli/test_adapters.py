@@ -67,12 +67,12 @@ def test_show_tells_what_it_is_without_torch(repository):
 def test_what_is_there_is_replaced_only_on_demand_and_only_if_it_is_ours(run, repository, tmp_path, capsys):
     place = shutil.copytree(repository, tmp_path / "repository")
     code, _, err = call(capsys, "adapters", "push", run, place)
-    assert (code, "already holds an adapter" in err) == (2, True)
+    assert (code, "already contains an adapter" in err) == (2, True)
     assert call(capsys, "adapters", "push", run, place, "--overwrite")[0] == 0
     code, _, err = call(capsys, "adapters", "push", run, run, "--overwrite")
-    assert (code, "holds other files" in err) == (2, True)
+    assert (code, "other files" in err) == (2, True)
     code, _, err = call(capsys, "adapters", "pull", place, "--output", place, "--overwrite")
-    assert (code, "holds other files" in err) == (2, True)
+    assert (code, "other files" in err) == (2, True)
     output = shutil.copytree(run, tmp_path / "run")
     code, _, err = call(capsys, "adapters", "pull", place, "--output", output)
     assert (code, "already exists" in err) == (2, True)
@@ -82,7 +82,7 @@ def test_what_is_there_is_replaced_only_on_demand_and_only_if_it_is_ours(run, re
     assert (code, "is damaged" in err) == (2, True)
     assert files_in(output) == before
     code, _, err = call(capsys, "adapters", "pull", tmp_path / "nowhere", "--output", tmp_path / "new")
-    assert (code, "does not exist: give the folder that 'adapters push' made" in err) == (2, True)
+    assert (code, "does not exist: give a folder written by" in err) == (2, True)
 
 
 # ---------------------------------------------------------------------------------- a pulled run in other commands

@@ -231,8 +231,9 @@ def test_what_is_no_run_is_refused(phantoms, tmp_path, capsys, command):
     assert "run.json is damaged" in err
 
 
-@pytest.mark.parametrize(("value", "sentence"), [("graphs", "is for one GPU alone"), ("graph", "True or 'graphs'")])
-def test_a_way_to_compile_that_cannot_be(capsys, data, tmp_path, monkeypatch, value, sentence):
+def test_a_way_to_compile_that_does_not_exist(capsys, data, tmp_path, monkeypatch):
     """Reported before slices are made."""
     monkeypatch.setattr(TrainingData, "store", lambda *_: pytest.fail("slices are being made"))
-    assert sentence in refused(capsys, tmp_path / "run", "--data", data, "--set", f"compile={value}")
+    error = refused(capsys, tmp_path / "run", "--data", data, "--set", "compile=graphs")
+    assert "compile" in error
+    assert "'graphs'" in error

@@ -192,7 +192,7 @@ def test_a_run_of_several_views_resumes_to_the_same_weights(phantoms, tmp_path, 
 
 def test_a_dry_run_keeps_no_features(phantoms, tmp_path, capsys):
     views = ["--set", "tune_encoder=false", "--set", "augment=none", "--cache-dir", tmp_path / "cache"]
-    code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, *views, "--dry-run")
+    code, out, _ = call(capsys, "train", "--bundle", "decoder", "--data", phantoms, *SMALL, *views, "--dry-run")
     assert code == 0
     assert "estimated frozen work" in out
     assert not cache_info(tmp_path / "cache").features

@@ -15,7 +15,7 @@ from medsam_adapt.core.files import write_json
 from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.methods import DecoderLoRA
 from medsam_adapt.networks import build_sam, build_segmenter, save_adapter
-from medsam_adapt.networks.parameters import saved_base
+from medsam_adapt.networks.adapter_config import saved_base
 from tests.data.dicom_files import bare_image, save, segmentation, series, structure_set
 from tests.made_runs import make_run
 

@@ -227,10 +227,11 @@ class Shape(Oracle):
 
     def decode(self, embedding, boxes=None, points=None):
         prediction = super().decode(embedding, boxes, points)
-        bright = embedding[:1, 1:2] > GREY / 2
+        bright = embedding[:, 1:2] > GREY / 2
         if boxes is None:
             inside = prediction.logits > 0
-            prediction.logits = torch.where(bright & (bright & inside).any(), 1.0, -1.0)
+            hit = (bright & inside).flatten(1).any(1)[:, None, None, None]
+            prediction.logits = torch.where(bright & hit, 1.0, -1.0)
         else:
             prediction.logits = torch.where(bright, prediction.logits, -1.0)
         return prediction

@@ -139,7 +139,7 @@ class AdapterTester:
         for switch in ("1", "0"):
             monkeypatch.setenv(VARIABLE, switch)
             segmenter = add_noise(self.attached())
-            logits = segmenter(IMAGE)
+            logits = segmenter(image_for(segmenter))
             logits.square().mean().backward()
             found.append({"logits": logits.detach()} | {k: v.grad for k, v in trainable_tensors(segmenter).items()})
         most = max(float(each.abs().max()) for name, each in found[1].items() if name != "logits")
