@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 
 def lazy_exports(package: str, exports: dict[str, str], modules: Iterable[str] = ()) -> Callable[[str], Any]:
-    """A module-level ``__getattr__`` for ``package``.
+    """A module-level ``__getattr__`` for ``package``, whose ``dir()`` then lists what there is to import.
 
     Args:
         package: the package's ``__name__``.
@@ -23,4 +24,10 @@ def lazy_exports(package: str, exports: dict[str, str], modules: Iterable[str] =
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
 
+    def __dir__() -> list[str]:
+        own = (name for name in namespace if name.startswith("__"))
+        return sorted({*exports, *modules, *own})
+
+    namespace = vars(sys.modules[package])
+    namespace["__dir__"] = __dir__
     return __getattr__
