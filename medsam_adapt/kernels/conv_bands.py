@@ -82,8 +82,9 @@ def by_bands(features: Tensor, first: ConvNorm, middle: ConvNorm, last: ConvNorm
 
     Args:
         features: x.
-        first, last: W_1 and W_3, convolutions 1 x 1.
+        first: W_1, a convolution 1 x 1.
         middle: D, a convolution 3 x 3 of each channel by itself, with a stride of 1 or 2; H and W are multiples of it.
+        last: W_3, a convolution 1 x 1.
         residual: as above.
     """
     weights = [each.folded() for each in (first, middle, last)]

@@ -1,6 +1,7 @@
 """Going on with a training: what is refused, what is begun anew, and that nothing is doubled."""
 
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.cli.main import main
+from medsam_adapt.core.files import owner_tag
 from medsam_adapt.runs.checkpoint import read_checkpoint
 from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
@@ -113,7 +115,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(whole, phantoms, t
         shutil.copytree(whole / name, run / name)
     if left == "record":
         shutil.copy(whole / "run.json", run)
-        (run / ".99999999.state.pt").touch()  # of a process that is no more
+        gone = owner_tag().replace(f"-{os.getpid()}-", "-99999999-")
+        (run / f".{gone}.state.pt").touch()  # of a process that is no more
     assert call(capsys, "--resume", "--data", phantoms, *SMALL, "--output", run)[0] == 0
     assert differences(run, whole) == []
     assert not list(run.glob(".*"))
