@@ -124,7 +124,7 @@ def test_a_folder_with_other_files_is_not_replaced(run, pushed):
         LocalFolder(pushed).refuse_other_files(overwrite=False)
     LocalFolder(pushed).refuse_other_files(overwrite=True)
     (pushed / "adapter/mine.txt").touch()
-    with pytest.raises(InputError, match=r"holds other files \(adapter/mine.txt\)"):
+    with pytest.raises(InputError, match=r"other files \(adapter/mine.txt\)"):
         LocalFolder(pushed).refuse_other_files(overwrite=True)
 
 
