@@ -135,7 +135,7 @@ def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
         "there is no setting 'rink'": [*output, *data, "--bundles", "lora", "--set", "rink=4"],
         "infosam is none of the methods": [*output, *data, "--bundles", "lora", "--set", "infosam.rank=4"],
         "compare decides this itself": [*output, *data, "--bundles", "lora", "--set", "seed=4"],
-        "cannot be dealt into 9 folds": [*output, *data, "--bundles", "lora,decoder", "--folds", "9"],
+        "--folds 9: there are only": [*output, *data, "--bundles", "lora,decoder", "--folds", "9"],
         "not both": [*output, *data, "--from", tmp_path],
         "settings: not both": [*output, "--epochs", "2", "--from", tmp_path],
         "image_size": [*output, *data, "--bundles", "lora", "--image-size", "33"],

@@ -102,20 +102,20 @@ def renamed(image, label):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (empty, "images/phantom_001.nii.gz is empty; copy or download it again"),
-        (missing, "labels/phantom_001.nii.gz has no image; add the image or remove the label"),
-        (cut, "images/phantom_001.nii.gz cannot be read, truncated or damaged"),
-        (corrupt, "images/phantom_001.nii.gz cannot be read, truncated or damaged"),
-        (wrong_magic, "images/phantom_001.nii.gz is not a NIfTI volume"),
-        (two_dimensional, "images/phantom_001.nii.gz is 2D (8 × 8), not 3D"),
-        (five_dimensional, "images/phantom_001.nii.gz is 5D (8 × 8 × 8 × 2 × 3), not 3D"),
-        (zero_spacing, "images/phantom_001.nii.gz has an impossible voxel spacing (2, 0, 2)"),
-        (nan_spacing, "images/phantom_001.nii.gz has an impossible voxel spacing (2, nan, 2)"),
-        (flat_affine, "images/phantom_001.nii.gz has an affine that cannot be inverted"),
-        (infinite, "images/phantom_001.nii.gz has 1 NaN or infinite voxels"),
-        (fractional_label, "labels/phantom_001.nii.gz is no label map, it holds 1.5"),
-        (negative_label, "labels/phantom_001.nii.gz holds the label -1"),
-        (renamed, "labels/phantom_001.nii.gz has no image"),
+        (empty, "images/phantom_001.nii.gz: it it is empty. Copy"),
+        (missing, "labels/phantom_001.nii.gz: it has no image. Add the image or remove the label"),
+        (cut, "images/phantom_001.nii.gz: it cannot be read"),
+        (corrupt, "images/phantom_001.nii.gz: it cannot be read"),
+        (wrong_magic, "images/phantom_001.nii.gz: it is not a NIfTI volume"),
+        (two_dimensional, "images/phantom_001.nii.gz: it is 2D (8 × 8), not 3D"),
+        (five_dimensional, "images/phantom_001.nii.gz: it is 5D (8 × 8 × 8 × 2 × 3), not 3D"),
+        (zero_spacing, "images/phantom_001.nii.gz: its voxel spacing is impossible (2, 0, 2)"),
+        (nan_spacing, "images/phantom_001.nii.gz: its voxel spacing is impossible (2, nan, 2)"),
+        (flat_affine, "images/phantom_001.nii.gz: it has an affine that cannot be inverted"),
+        (infinite, "images/phantom_001.nii.gz: it has 1 NaN or infinite voxels"),
+        (fractional_label, "labels/phantom_001.nii.gz: it is not a label map, since it holds 1.5"),
+        (negative_label, "labels/phantom_001.nii.gz: it holds the label -1"),
+        (renamed, "labels/phantom_001.nii.gz: it has no image"),
     ],
 )
 def test_data_that_cannot_be(data, tmp_path, capsys, spoil, words, command):
@@ -149,7 +149,7 @@ def test_check_prints_json_alone(data, capsys):
     code, out, err = call(capsys, "data", "check", data, "--json")
     assert (code, err) == (2, "")
     (problem,) = json.loads(out)["problems"]
-    assert "phantom_001.nii.gz has no label" in problem
+    assert "phantom_001.nii.gz: it has no label" in problem
 
 
 def test_check_tells_all_problems_behind_the_table(data, capsys):
@@ -159,7 +159,7 @@ def test_check_tells_all_problems_behind_the_table(data, capsys):
     assert code == 2
     assert "phantom_002" in out
     assert err.startswith(f"error: 2 problems in {data}:\n")
-    assert err.count("is empty; copy or download it again") == 2
+    assert err.count("it is empty. Copy") == 2
 
 
 def test_a_converted_data_set_trains(data, tmp_path, capsys):
@@ -176,8 +176,8 @@ def test_a_converted_data_set_trains(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--rename", "livr=a"], "names the label 'livr', which there is not, did you mean 'liver'"),
-        (["--rename", "liver"], "write it as OLD=NEW"),
+        (["--rename", "livr=a"], "there is no label 'livr', did you mean 'liver'"),
+        (["--rename", "liver"], "is not OLD=NEW"),
         (["--map", "nowhere.json"], "cannot read nowhere.json"),
         (["--map", "a.json", "--rename", "a=b"], "--map and --rename exclude each other"),
         (["--classes", "splen"], "no class 'splen', did you mean 'spleen'"),
@@ -208,7 +208,7 @@ def test_folds_are_dealt_and_trained_on(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--folds", 4], "3 patients cannot be dealt into 4 folds"),
+        (["--folds", 4], "--folds 4: there are only 3 patients"),
         (["-o", "nowhere/splits.json"], "name a JSON file in a folder that exists"),
     ],
 )
@@ -230,8 +230,8 @@ def test_a_split_that_exists_is_kept(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--fold", 5], "there is no fold 5 of 5"),
-        (["--fold", 0], "3 patients cannot be dealt into 5 folds"),
+        (["--fold", 5], "--fold 5: there are 5 folds"),
+        (["--fold", 0], "--folds 5: there are only 3 patients"),
         (["--split-file", "nowhere.json"], "cannot read nowhere.json"),
         (["--cache-dir", "{data}/labels.json"], "labels.json cannot be written to"),
     ],

@@ -83,8 +83,8 @@ def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--image-size", 48], "has image_size 32, and training from it keeps it; leave out 48"),
-        (["--set", "intensity=ct-lung"], "has intensity ct-bone, and training from it keeps it; leave out ct-lung"),
+        (["--image-size", 48], "48: the run to start from has image_size 32"),
+        (["--set", "intensity=ct-lung"], "ct-lung: the run to start from has intensity ct-bone"),
         (["--classes", "liver"], "keeps its classes"),
         (["--set", "rank=3"], "do not fit this network"),
         (["--set", "tune_encoder=false"], "the encoder is trained in only one of them"),
@@ -105,7 +105,7 @@ def test_other_classes_and_what_is_no_run_are_refused(run, more, tmp_path, capsy
     (more / "labels.json").write_text(json.dumps({**names, "6": "gallbladder"}))
     code, _, err = call(capsys, "train", "--from", run, "--data", more, "--output", tmp_path / "new")
     assert code == 2
-    assert "has gallbladder as label 6, and the run to start from knows only 1 liver" in err
+    assert "gallbladder is its label 6, and the run to start from has only 1 liver" in err
     code, _, err = call(capsys, "train", "--from", more, "--data", more, "--output", tmp_path / "new")
     assert code == 2
     assert "is not a run" in err

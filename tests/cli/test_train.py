@@ -130,7 +130,7 @@ def test_prompted_runs_train_evaluate_and_refuse_to_predict(phantoms, tmp_path, 
     assert "prompts are taken from the labels" in out
     code, _, err = call(capsys, "predict", run, "-i", phantoms / "images", "-o", tmp_path / "masks")
     assert code == 2
-    assert "cannot segment without one: train with --prompt none" in err
+    assert "cannot segment without one" in err
     assert not (tmp_path / "masks").exists()
 
 
@@ -185,5 +185,5 @@ def test_a_checkpoint_of_another_backbone_is_refused(phantoms, tmp_path, capsys)
     options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_l.pth", *SMALL]
     code, _, err = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
     assert code == 2
-    assert "sam_vit_l.pth holds vit_l weights but the backbone is vit_b: use --backbone vit_l" in err
+    assert "sam_vit_l.pth holds vit_l weights but the backbone is vit_b" in err
     assert not (tmp_path / "run").exists()

@@ -58,7 +58,7 @@ def test_a_case_folder_of_segrap_is_one_image(tmp_path):
 
 def test_a_choice_is_taken_from_the_option_or_from_the_run(tmp_path):
     samples.nnunet(tmp_path / "data", channels=("T1", "T2"))
-    with pytest.raises(InputError, match="choose it as in --layout nnunet:T1"):
+    with pytest.raises(InputError, match="Choose it, as in --layout nnunet:T1"):
         find_inputs(tmp_path / "data")
     expected = cases_of(tmp_path / "data", "nnunet:T2")
     assert find_inputs(tmp_path / "data", "nnunet:T2").volumes == expected
@@ -73,7 +73,7 @@ def test_a_choice_is_taken_from_the_option_or_from_the_run(tmp_path):
 
 def test_amos_asks_for_the_modality(tmp_path):
     samples.amos(tmp_path / "data", (1, 4, 600))
-    with pytest.raises(InputError, match="choose with --layout amos:ct or amos:mr"):
+    with pytest.raises(InputError, match="Choose with --layout amos:ct or amos:mr"):
         find_inputs(tmp_path / "data")
     assert list(find_inputs(tmp_path / "data", "amos:mr").volumes) == ["amos_0600"]
 
@@ -115,7 +115,7 @@ def test_files_named_as_labels_of_others_are_left_out(tmp_path):
 
 
 def test_a_folder_without_volumes_names_those_below_that_have_some(tmp_path):
-    with pytest.raises(InputError, match=r"holds no volume \(.*\): give a volume or a folder of volumes\.$"):
+    with pytest.raises(InputError, match=r"holds no volume \(.*\)\. Give a volume or a folder of volumes\.$"):
         find_inputs(tmp_path)
     for folder in ("scans/2024/ct", "scans/.hidden"):
         (tmp_path / folder).mkdir(parents=True)

@@ -154,7 +154,7 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     voxels = {key: {class_id: count.get(class_id, 0) for class_id in classes} for key, count in counts.items()}
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
-        problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
+        problems.append(f"{case_list.root}: no case has a labelled voxel{names}. Check its labels and --classes.")
     notes = tuple(note for look in looks for note in look.notes)
     return CaseCheck(dict(classes), voxels, headers, notes), problems
 
@@ -171,8 +171,8 @@ def _count_labels(case: Case, case_list: CaseList, image: VolumeHeader | None) -
     present = {int(class_id): int(count[class_id]) for class_id in np.flatnonzero(count)}
     if case_list.classes and (outside := sorted(set(present) - known)):
         raise InputError(
-            f"{case.label} holds the label {', '.join(map(str, outside[:5]))}{', ...' * (len(outside) > 5)}, which is "
-            "outside the label map; correct the label or add the class to the map"
+            f"{case.label}: it holds the label {', '.join(map(str, outside[:5]))}{', ...' * (len(outside) > 5)}, which "
+            "is outside the label map. Correct the label or add the class to the map."
         )
     if coding.parts is None:
         return {class_id: voxels for class_id, voxels in present.items() if class_id not in coding.ignored}

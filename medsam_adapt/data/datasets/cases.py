@@ -36,12 +36,12 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     if layout != "auto":
         layouts.get_layout(layout)  # a misspelt name is reported first
     if not root.exists():
-        raise InputError(f"{root} does not exist; give the folder that holds the data set")
+        raise InputError(f"{root}: it does not exist. Give the folder that holds the data set.")
     layout = _recognise(root) if layout == "auto" else layout
     found = layouts.read_layout(layout, root, need_labels, series)
     found = found if series is None else _of_series(found, series)
     if not found.cases:
-        raise InputError(f"{root} holds no cases in layout {found.layout}; add volumes or name another --layout")
+        raise InputError(f"{root}: it holds no cases in layout {found.layout}. Add volumes or name another --layout.")
     _check_ids(root, [case.id for case in found.cases])
     return _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
 
@@ -62,7 +62,7 @@ def find_images(root: str | Path, layout: str = "auto", series: str | None = Non
     layout = _recognise(root) if layout == "auto" else layout
     found = layouts.read_images(layout, root, series)
     if not found:
-        raise InputError(f"{root} holds no images in layout {layout}; add volumes or name another --layout")
+        raise InputError(f"{root}: it holds no images in layout {layout}. Add volumes or name another --layout.")
     _check_ids(root, list(found))
     return layout, dict(sorted(found.items()))
 
@@ -75,12 +75,12 @@ def recognised_layout(root: Path) -> str | None:
 def _check_ids(root: Path, ids: Sequence[str]) -> None:
     counts = Counter(ids)
     problems = [
-        f"{root} has {count} cases with the id {case_id!r}; give each a unique id"
+        f"{root}: {count} cases have the id {case_id!r}. Give each a unique id."
         for case_id, count in counts.items()
         if count > 1
     ]
     problems += [
-        f"{root} has a case with the id {case_id!r}, which cannot be part of a file's name; choose letters and digits"
+        f"{root}: the case id {case_id!r} cannot be part of a file name. Choose letters and digits."
         for case_id in counts
         if not re.fullmatch(r"[^\s./\\:][^/\\:\x00-\x1f]*", case_id)
     ]
@@ -91,7 +91,7 @@ def _check_ids(root: Path, ids: Sequence[str]) -> None:
 def _of_series(found: CaseList, series: str) -> CaseList:
     """The cases whose images are folders, which hold DICOM series, with the series that is wanted."""
     if found.images or not any(case.image.is_dir() for case in found.cases):
-        raise InputError(f"{found.root} holds no DICOM series to choose from; leave out --series")
+        raise InputError(f"{found.root}: it holds no DICOM series to choose from. Leave out --series.")
     cases = (replace(case, series=series) if case.image.is_dir() else case for case in found.cases)
     return replace(found, cases=tuple(cases))
 
@@ -109,7 +109,7 @@ def _recognise(root: Path) -> str:
     if (name := recognised_layout(root)) is not None:
         return name
     known = "; ".join(f"{name} ({layouts.get_layout(name).DESCRIPTION})" for name in layouts.layout_names())
-    raise InputError(f"{root} looks like no known layout; arrange it as one of these: {known}")
+    raise InputError(f"{root}: its layout is not known. Arrange it as one of these: {known}.")
 
 
 def select_classes(case_list: CaseList, names: Sequence[str]) -> CaseList:
@@ -122,7 +122,7 @@ def select_classes(case_list: CaseList, names: Sequence[str]) -> CaseList:
     """
     if not case_list.classes:
         raise InputError(
-            f'{case_list.root} gives its classes no names to choose from; add labels.json, such as {{"1": "liver"}}'
+            f'{case_list.root}: its classes have no names to choose from. Add labels.json, such as {{"1": "liver"}}.'
         )
     ids = {class_key(name): class_id for class_id, name in case_list.classes.items()}
     known = ", ".join(case_list.classes.values())
@@ -132,7 +132,7 @@ def select_classes(case_list: CaseList, names: Sequence[str]) -> CaseList:
         if class_key(name) not in ids
     ]
     if problems or not names:
-        raise problems_error(problems or [f"no class is named; choose from {known}"])
+        raise problems_error(problems or [f"--classes: no class is named. Choose from {known}."])
     chosen = {ids[class_key(name)] for name in names}
     return replace(
         case_list,

@@ -35,22 +35,22 @@ def fit_classes(
     if cases.coding.overlapping != overlapping:
         here, there = "may overlap", "exclude each other"
         here, there = (here, there) if cases.coding.overlapping else (there, here)
-        raise InputError(f"the classes of {cases.root} {here} and those of {run} {there}; train a separate run on it")
+        raise InputError(f"{cases.root}: its classes {here}, and those of {run} {there}. Train a separate run on it.")
     if wanted is not None and {class_key(name) for name in wanted} != set(ids):
-        raise InputError(f"training from {run} keeps its classes, {known}; leave out --classes")
+        raise InputError(f"--classes: training from {run} keeps its classes, {known}. Leave out --classes.")
     problems, unused = [], dict(cases.unused)
     for class_id, name in cases.classes.items():
         if ids.get(class_key(name)) == class_id:
             continue
         if class_key(name) in ids:
             problems.append(
-                f"{cases.root} has {name} as label {class_id} and {run} as {ids[class_key(name)]}; renumber it with "
-                "'medsam-adapt data convert --map'"
+                f"{cases.root}: {name} is its label {class_id}, and in {run} it is {ids[class_key(name)]}. Renumber it "
+                "with 'medsam-adapt data convert --map'."
             )
         elif wanted is None or class_id in label_map:
             problems.append(
-                f"{cases.root} has {name} as label {class_id}, and {run} knows only {known}; leave it out with "
-                "'medsam-adapt data convert --classes'"
+                f"{cases.root}: {name} is its label {class_id}, and {run} has only {known}. Leave it out with "
+                "'medsam-adapt data convert --classes'."
             )
         unused[class_id] = name
     if problems:

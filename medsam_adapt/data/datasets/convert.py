@@ -80,16 +80,23 @@ def convert_cases(
     cases = find_cases(root, layout, need_labels=False, series=series)
     _check_place(root, output)
     if len(cases.classes) > MOST_CLASSES:
-        raise InputError(f"{root} has {len(cases.classes)} classes, {MOST_CLASSES} are the most that can be converted")
+        raise InputError(
+            f"{root}: it has {len(cases.classes)} classes, and at most {MOST_CLASSES} can be converted. Choose fewer "
+            "with --classes."
+        )
     if cases.coding.ignored and cases.coding.overlapping:
-        raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
+        raise InputError(
+            f"{root}: it marks voxels as ignored where its classes overlap, which masks cannot hold. Train on it as it "
+            "is."
+        )
     if cases.images:
         raise InputError(
-            f"{root} gives {' and '.join(cases.images)} together, and a copy holds one image a case; choose one of them"
+            f"{root}: {' and '.join(cases.images)} are one case together, and a copy holds one image per case. Choose "
+            "one of them."
         )
     if pictures := picture_files(cases.cases[0].image.parent):
         raise InputError(
-            f"{root} holds pictures, as {pictures[0].name}, and a copy holds volumes; train on it as it is"
+            f"{root}: it holds pictures, as {pictures[0].name}, and a copy holds volumes. Train on it as it is."
         )
     begun = _is_begun(output, cases, overwrite)
     seen = survey_cases(
@@ -104,7 +111,7 @@ def convert_cases(
     state |= {} if series is None else {"series": series}
     state = {key: _text_keys(value) for key, value in state.items()}
     if begun and peek_object(output / STATE_FILE) != state:
-        raise InputError(f"{output} holds a copy that was begun with other labels or data; add --overwrite")
+        raise InputError(f"{output}: it holds a copy that was begun with other labels or data. Add --overwrite.")
     with folder_replaced(output) if overwrite else nullcontext():
         _begin(output, state)
         entries = []
@@ -123,20 +130,20 @@ def _check_place(root: Path, output: Path) -> None:
     """Refuse to write into the data set, or over it."""
     source, target = (root if root.is_dir() else root.parent).resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:
-        raise InputError(f"{output} and the data set {root} lie one in the other; name a folder elsewhere")
+        raise InputError(f"{output}: it and the data set {root} lie one in the other. Name a folder elsewhere.")
 
 
 def _is_begun(output: Path, cases: CaseList, overwrite: bool) -> bool:
     """Whether there is an unfinished copy to continue; rejects what must not be written to."""
     if output.is_file():
-        raise InputError(f"{output} is a file; name a folder")
+        raise InputError(f"{output}: it is a file. Name a folder.")
     if not output.is_dir() or not any(output.iterdir()):
         return False
     unfinished, finished = (output / STATE_FILE).is_file(), MARK in peek_object(output / LIST_FILE)
     if not (unfinished or finished):
-        raise InputError(f"{output} holds other files and will not be written to; name another folder")
+        raise InputError(f"{output}: it holds other files and is not written to. Name another folder.")
     if finished and not unfinished and not overwrite:
-        raise InputError(f"{output} already exists; name another folder, or add --overwrite")
+        raise InputError(f"{output}: it already exists. Name another folder, or add --overwrite.")
     return unfinished and not overwrite
 
 
@@ -146,7 +153,7 @@ def _begin(output: Path, state: dict[str, Any]) -> None:
             (output / folder).mkdir(parents=True, exist_ok=True)
         write_json(output / STATE_FILE, state)
     except OSError as error:
-        raise InputError(f"cannot write to {output} ({error.strerror}); name another folder") from error
+        raise InputError(f"{output}: it cannot be written to ({error.strerror}). Name another folder.") from error
 
 
 # ---------------------------------------------------------------------------------------------------------- one case

@@ -56,22 +56,22 @@ def read_pairs(pairs: Sequence[str]) -> Changes:
     for pair in pairs:
         old, equals, new = (part.strip() for part in pair.partition("="))
         if not (old and equals and new):
-            raise InputError(f"--rename {pair}: write it as OLD=NEW, each a label's id or name")
+            raise InputError(f"--rename {pair}: it is not OLD=NEW. Write the id or name of a label on each side.")
         if old in entries:
-            raise InputError(f"--rename gives {old!r} twice; leave one of them out")
+            raise InputError(f"--rename: it has {old!r} twice. Leave one of them out.")
         entries[old] = int(new) if new.isdecimal() else new
     return Changes(_checked(entries, "--rename"), keep_others=True, source="--rename")
 
 
 def _checked(entries: Mapping[str, Any], source: str) -> dict[str, int | str]:
-    fix = 'write labels as {"1": "liver"} or {"old": new}'
+    fix = 'Write labels as {"1": "liver"} or {"old": new}.'
     problems = []
     for old, new in entries.items():
         whole = isinstance(new, int) and not isinstance(new, bool) and 0 <= new <= LARGEST_LABEL
         if not old.strip() or not (whole or (isinstance(new, str) and new.strip())):
-            problems.append(f"{source} makes {old!r} to {new!r}, which is no label's id or name; {fix}")
+            problems.append(f"{source}: {old!r} would become {new!r}, which is not the id or name of a label. {fix}")
     if problems or not entries:
-        raise problems_error(problems or [f"{source} is empty; {fix}"])
+        raise problems_error(problems or [f"{source}: it is empty. {fix}"])
     return {old.strip(): new.strip() if isinstance(new, str) else new for old, new in entries.items()}
 
 
@@ -95,6 +95,7 @@ def relabel(
     new_ids: dict[int, int] = {}
     names: dict[int, str] = {}
     problems: list[str] = []
+    source = changes.source if changes else "labels"
     mapping = _resolve(classes, ids, changes, problems)
     by_name: dict[str, int] = {}
     for old, new in mapping.items():
@@ -103,15 +104,18 @@ def relabel(
         new_id = by_name.setdefault(class_key(new), old) if isinstance(new, str) else new
         name = new if isinstance(new, str) else classes[old]
         if class_key(names.setdefault(new_id, name)) != class_key(name) and isinstance(new, str):
-            problems.append(f"the label {new_id} would be both {names[new_id]!r} and {name!r}; correct the changes")
+            problems.append(
+                f"{source}: the label {new_id} would be both {names[new_id]!r} and {name!r}. Correct one of them."
+            )
         new_ids[old] = new_id
     for new_id, name in names.items():
         if any(other < new_id and class_key(names[other]) == class_key(name) for other in names):
-            problems.append(f"{name!r} would be the name of more than one label; give each a unique name")
+            problems.append(f"{source}: {name!r} would be the name of more than one label. Give each a unique name.")
     if wanted is not None:
         keep = {class_key(name) for name in names.values()}
+        known = ", ".join(names.values())
         problems += [
-            f"there is no class {name!r}{did_you_mean(class_key(name), keep)}; choose from {', '.join(names.values())}"
+            f"--classes: there is no {name!r}{did_you_mean(class_key(name), keep)}. Choose from {known}."
             for name in wanted
             if class_key(name) not in keep
         ]
@@ -137,7 +141,7 @@ def _resolve(
         if class_id not in classes:
             known = ", ".join(f"{class_id} {name}" for class_id, name in classes.items())
             hint = did_you_mean(class_key(old), ids)
-            problems.append(f"{changes.source} names the label {old!r}, which there is not{hint}; there are {known}")
+            problems.append(f"{changes.source}: there is no label {old!r}{hint}. Choose from {known}.")
         else:
             assert class_id is not None
             mapping[class_id] = new

@@ -40,7 +40,7 @@ def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | Non
         InputError: a fraction outside [0, 1).
     """
     if held_out_fraction is not None and not 0 <= held_out_fraction < 1:
-        raise InputError(f"the held-out fraction is {held_out_fraction}; give 0 or more and less than 1")
+        raise InputError(f"held_out_fraction: it is {held_out_fraction}. Give 0 or more and less than 1.")
     cases = list(cases)
     patients = _shuffled_patients(cases, seed)
     count = 0
@@ -62,11 +62,11 @@ def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split,
     cases = list(cases)
     patients = _shuffled_patients(cases, seed)
     if folds < 2:
-        raise InputError(f"{folds} folds cannot be: give 2 or more")
+        raise InputError(f"--folds {folds}: there must be at least 2. Give 2 or more.")
     if len(patients) < folds:
         raise InputError(
-            f"{len(patients)} patient{'s' * (len(patients) != 1)} cannot be dealt into {folds} folds; give fewer folds "
-            "or more patients"
+            f"--folds {folds}: there {'is' if len(patients) == 1 else 'are'} only {len(patients)} "
+            f"patient{'s' * (len(patients) != 1)}. Give fewer folds or more patients."
         )
     return tuple(_hold_out(cases, set(part.tolist())) for part in np.array_split(patients, folds))
 
@@ -111,7 +111,7 @@ def choose_split(
     if fold is None:
         return split_cases(cases, seed, held_out_fraction)
     if not 0 <= fold < folds:
-        raise InputError(f"there is no fold {fold} of {folds}; they are counted from 0 to {folds - 1}")
+        raise InputError(f"--fold {fold}: there are {folds} folds. Give a number from 0 to {folds - 1}.")
     return fold_cases(cases, seed, folds)[fold]
 
 
@@ -138,16 +138,20 @@ def load_split(path: str | Path, fold: int | None = None) -> Split:
     content = read_object(Path(path))
     if "folds" not in content:
         if fold is not None:
-            raise InputError(f"{path} holds one split and no folds; leave out --fold, or make folds with 'data split'")
+            raise InputError(
+                f"{path}: it holds one split and no folds. Leave out --fold, or make folds with 'data split'."
+            )
         return _from_json(content, str(path))
     folds = content["folds"]
     if not isinstance(folds, list) or not folds or not all(isinstance(entry, dict) for entry in folds):
-        raise InputError(f'{path} is no split; give it "folds", a list of {{"train": [...], "held_out": [...]}}')
+        raise InputError(
+            f'{path}: it is not a split. Give it "folds", a list of {{"train": [...], "held_out": [...]}}.'
+        )
     splits = [_from_json(entry, f"fold {index} of {path}") for index, entry in enumerate(folds)]
     if fold is None:
-        raise InputError(f"{path} holds {len(splits)} folds; choose one with --fold, from 0 to {len(splits) - 1}")
+        raise InputError(f"{path}: it holds {len(splits)} folds. Choose one with --fold, from 0 to {len(splits) - 1}.")
     if not 0 <= fold < len(splits):
-        raise InputError(f"{path} has no fold {fold}; its folds are counted from 0 to {len(splits) - 1}")
+        raise InputError(f"{path}: it has no fold {fold}. Choose one from 0 to {len(splits) - 1}.")
     return splits[fold]
 
 
@@ -160,9 +164,9 @@ def _from_json(content: dict[str, Any], where: str) -> Split:
     for name in ("train", "held_out"):
         side = content.get(name)
         if not isinstance(side, list) or not all(isinstance(case_id, str) for case_id in side):
-            raise InputError(f"{where} is no split; give it {name!r}, a list of case ids")
+            raise InputError(f"{where}: it is not a split. Give it {name!r}, a list of case ids.")
         sides.append(tuple(side))
     train, held_out = sides
     if both := sorted(set(train) & set(held_out)):
-        raise InputError(f"{where} has {both[0]!r} both in train and in held_out; remove it from one of them")
+        raise InputError(f"{where}: it has {both[0]!r} both in train and in held_out. Remove it from one of them.")
     return Split(train, held_out)

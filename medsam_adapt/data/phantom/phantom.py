@@ -161,9 +161,9 @@ def make_phantom(
 def _check_options(shape: Sequence[int] | None, spacing: Sequence[float] | None, orientation: str | None) -> None:
     for name, value in (("shape", shape), ("spacing", spacing)):
         if value is not None and (len(value) != 3 or not all(number > 0 for number in value)):
-            raise InputError(f"{name} {value!r} is not three positive numbers; give one for each axis of the volume.")
+            raise InputError(f"{name}: {value!r} is not three positive numbers. Give one for each axis of the volume.")
     if orientation is not None and sorted(orientation.translate(str.maketrans("LPI", "RAS"))) != ["A", "R", "S"]:
-        raise InputError(f"orientation {orientation!r} is not three axis codes; give one such as 'RAS' or 'LPS'.")
+        raise InputError(f"orientation: {orientation!r} is not three axis codes. Give three, such as 'RAS' or 'LPS'.")
 
 
 def _choose_grid(
@@ -205,9 +205,9 @@ def write_phantoms(
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder; name one that is new or empty for the phantoms.")
+        raise InputError(f"{folder}: it is not an empty folder. Name one that is new or empty.")
     if count < 1:
-        raise InputError(f"count {count} leaves nothing to write; ask for one phantom or more.")
+        raise InputError(f"count: it is {count}. Ask for one phantom or more.")
     _check_options(shape, spacing, orientation)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as staging_name:

@@ -87,10 +87,13 @@ def read_prompts(path: str | Path, cases: Sequence[str]) -> dict[str, list[Promp
     found = _read(path)
     if found.prompts:
         if len(cases) > 1:
-            raise InputError(f'{path} has prompts for one volume, but there are {len(cases)}: give "cases" by name')
+            raise InputError(
+                f'{path}: it has prompts for one volume, but there are {len(cases)}. List them under "cases", with the '
+                "name of each volume."
+            )
         return {cases[0]: found.prompts}
-    problems = [f"{path}, cases.{name}: there is no such input; check the name" for name in {*found.cases} - {*cases}]
-    problems += [f"{path} has no prompts for {name}; add them under cases" for name in {*cases} - {*found.cases}]
+    problems = [f"{path}: there is no input {name}, which \"cases\" names. Check the name." for name in {*found.cases} - {*cases}]
+    problems += [f'{path}: it has no prompts for {name}. Add them under "cases".' for name in {*cases} - {*found.cases}]
     if problems:
         raise problems_error(sorted(problems))
     return found.cases
@@ -117,7 +120,10 @@ def _read(path: Path) -> _PromptFile:
     except ValidationError as error:
         raise problems_error([f"{path}, {_explain(fault)}" for fault in error.errors()]) from error
     if bool(found.prompts) == bool(found.cases):
-        raise InputError(f'{path} must hold either "prompts", for one volume, or "cases", a list of them by name')
+        raise InputError(
+            f'{path}: it has neither or both of "prompts" and "cases". Give "prompts" for one volume, or "cases", a '
+            "list by name."
+        )
     return found
 
 

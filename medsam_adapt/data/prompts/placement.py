@@ -78,12 +78,12 @@ def _class_of(label: str | int, task: Task) -> int:
         if int(label) in task.label_ids:
             return task.label_ids.index(int(label)) + 1
         pairs = ", ".join(f"{i} {name}" for i, name in zip(task.label_ids, task.class_names, strict=True))
-        raise InputError(f"the run has no label id {label}; it has {pairs}")
+        raise InputError(f"the run has no label id {label}. Choose from {pairs}.")
     keys = [class_key(name) for name in task.class_names]
     if class_key(label) in keys:
         return keys.index(class_key(label)) + 1
     hint = did_you_mean(class_key(label), keys)
-    raise InputError(f"the run has no class {label!r}{hint}; it has {', '.join(task.class_names)}")
+    raise InputError(f"the run has no class {label!r}{hint}. Choose from {', '.join(task.class_names)}.")
 
 
 def _on_slices(prompt: Prompt, axis: Axis, shape: Sequence[int], affine: np.ndarray) -> list[tuple[int, SlicePrompt]]:
@@ -93,11 +93,12 @@ def _on_slices(prompt: Prompt, axis: Axis, shape: Sequence[int], affine: np.ndar
     into_ras = np.linalg.inv(orientations.inv_ornt_aff(orientation, tuple(shape))) @ to_voxel[prompt.units]
     lengths = np.array(shape)[np.argsort(orientation[:, 0])]
     placed: list[tuple[int, SlicePrompt]] = []
+    size = " × ".join(map(str, shape))
     if prompt.box is not None:
         corners = [_moved(corner, into_ras) for corner in prompt.box]
         low, high = np.min(corners, axis=0), np.max(corners, axis=0)
         if (np.round(high) < 0).any() or (np.round(low) > lengths - 1).any():
-            raise InputError(f"the box lies outside the volume of {' × '.join(map(str, shape))} voxels")
+            raise InputError(f"the box lies outside the volume of {size} voxels. Correct its corners or units.")
         (first, *ends), (last, *others) = (_slice_coordinates(end, axis, lengths) for end in (low, high))
         x0, x1, y0, y1 = (*sorted((ends[0], others[0])), *sorted((ends[1], others[1])))
         count = lengths[_SLICE_AXIS[axis]]
@@ -107,7 +108,7 @@ def _on_slices(prompt: Prompt, axis: Axis, shape: Sequence[int], affine: np.ndar
         position = _moved(point.at, into_ras)
         if (np.round(position) < 0).any() or (np.round(position) > lengths - 1).any():
             raise InputError(
-                f"the point {list(point.at)} lies outside the volume of {' × '.join(map(str, shape))} voxels"
+                f"the point {list(point.at)} lies outside the volume of {size} voxels. Correct it or its units."
             )
         index_of, x, y = _slice_coordinates(position, axis, lengths)
         placed.append((round(index_of), SlicePrompt(points=((x, y, point.inside),))))
@@ -129,7 +130,7 @@ def _together(given: SlicePrompt | None, more: SlicePrompt) -> SlicePrompt:
     if given is None:
         return more
     if given.box is not None and more.box is not None:
-        raise InputError("the structure has another box on the same slice; give one box per structure and slice")
+        raise InputError("the structure has another box on the same slice. Give one box per structure and slice.")
     return SlicePrompt(given.box if more.box is None else more.box, given.points + more.points)
 
 
@@ -141,9 +142,9 @@ def _unsuitable(found: dict[int, dict[int, SlicePrompt]], task: Task, where: str
             name = task.class_names[structure - 1]
             if task.prompt == "box" and prompt.box is None:
                 problems[structure] = f"{where}: {name} has points on a slice where it has no box, and the run was "
-                problems[structure] += "trained with boxes; add a box there"
+                problems[structure] += "trained with boxes. Add a box there."
             elif task.prompt == "points" and prompt.box is not None:
-                problems[structure] = f"{where}: {name} has a box, but the run was trained with points; give points"
+                problems[structure] = f"{where}: {name} has a box, but the run was trained with points. Give points."
             elif task.prompt == "points" and not any(inside for _, _, inside in prompt.points):
-                problems[structure] = f"{where}: {name} has only points outside it on a slice; add one inside"
+                problems[structure] = f"{where}: {name} has only points outside it on a slice. Add one inside."
     return list(problems.values())

@@ -164,8 +164,8 @@ def slice_loader(
         draws = min(draws, max_steps * together)
     if world_size() > 1 and draws < together:
         raise InputError(
-            f"there are {draws} training slices for {world_size()} processes that take {batch_size} each: lower "
-            "batch_size, raise min_steps, or train with fewer processes."
+            f"batch_size: there are {draws} training slices for {world_size()} processes that take {batch_size} each. "
+            "Lower batch_size, raise min_steps, or train with fewer processes."
         )
     return DataLoader(
         dataset,

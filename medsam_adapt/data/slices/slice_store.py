@@ -124,7 +124,7 @@ def _open(case_id: str, folder: Path) -> StoredCase:
     try:
         return StoredCase(case_id, folder)
     except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{folder} is damaged ({error}): remove it, or run 'medsam-adapt cache clear'") from error
+        raise RunError(f"{folder}: it is damaged ({error}). Remove it, or run 'medsam-adapt cache clear'.") from error
 
 
 def stored_bytes(header: VolumeHeader, settings: SliceSettings, channels: int = 1) -> int:

@@ -46,8 +46,8 @@ class StoredArray:
             return np.fromfile(self.path, self.dtype, count, offset=offset).reshape(self.shape[1:])
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.path} can no longer be read ({error}), removed perhaps by 'medsam-adapt cache clear': continue "
-                "with --resume"
+                f"{self.path}: it can no longer be read ({error}), possibly removed by 'medsam-adapt cache clear'. "
+                "Continue with --resume."
             ) from error
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -141,17 +141,21 @@ class TrainingData:
         refuse_code(self.check.classes, f"the classes of {root}")
         if len(self.class_names) > MOST_CLASSES:
             raise InputError(
-                f"{root} has {len(self.class_names)} classes, {MOST_CLASSES} are the most: name --classes."
+                f"{root}: it has {len(self.class_names)} classes, and at most {MOST_CLASSES} are possible. Choose "
+                "fewer with --classes."
             )
         ids = [case.id for case in self.cases.cases]
         self.split: Split = choose_split(self.cases.cases, seed, held_out, split_file, fold, folds)
         unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
         if unknown:
-            raise InputError(f"split {split_file} names the case {unknown[0]}, which {root} does not have.")
+            raise InputError(
+                f"{split_file}: it names the case {unknown[0]}, which {root} does not have. Correct the split, or the "
+                "data."
+            )
         if len(self.check.absent_classes(self.split.train)) == len(self.class_names):
             raise InputError(
-                f"no training volume of {root} holds a voxel of {', '.join(self.class_names)}, only "
-                "the held-out ones do: choose another --seed or split, or label more volumes."
+                f"{root}: no training volume holds a voxel of {', '.join(self.class_names)}, only the held-out ones "
+                "do. Choose another --seed or split, or label more volumes."
             )
         self.policy: IntensityPolicy
         self.policy_reason: str
@@ -238,8 +242,9 @@ class TrainingData:
             samples += [s for s in self._samples_of(stored, slices) if s["slice"] in kept]
         if not samples:
             raise InputError(
-                f"no slice to train on is left in the {'' if part == 'train' else part.replace('_', ' ') + ' of the '}"
-                "training data: give more labelled volumes or slices."
+                "--data: no slice to train on is left in the "
+                f"{'' if part == 'train' else part.replace('_', ' ') + ' of the '}training data. Give more labelled "
+                "volumes or slices."
             )
         return samples
 
@@ -267,7 +272,7 @@ class TrainingData:
             self.channels = "repeat"
         if cases.images and self.channels != "repeat":
             raise InputError(
-                f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
+                f"{root}: {' and '.join(cases.images)} fill SAM's channels. Leave out channels={self.channels}."
             )
         if earlier is not None:
             refuse_other_images(cases.images, earlier.images, root, "the run to start from")
@@ -296,7 +301,8 @@ class TrainingData:
         for name, value in wanted.items():
             if value != own[name]:
                 raise InputError(
-                    f"the run to start from has {name} {own[name]}, and training from it keeps it; leave out {value}."
+                    f"{value}: the run to start from has {name} {own[name]}, and training from it keeps it. Leave out "
+                    f"{value}."
                 )
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:

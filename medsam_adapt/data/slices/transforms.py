@@ -355,9 +355,12 @@ def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
     if folder.is_dir():
         files = pair_folders(folder) if pairs else _images_in(folder)
     if pairs and (not files or folder.is_file()):
-        raise InputError(f"{folder} holds no folder of {' and '.join(IMAGE_PAIR)}: give one of a case, or of cases.")
+        raise InputError(
+            f"{folder}: it has no folder of {' and '.join(IMAGE_PAIR)}. Give the folder of a case, or a folder of such "
+            "folders."
+        )
     if not files:
-        raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
+        raise InputError(f"{folder}: it has no volume ({', '.join(FORMATS)}). Give a volume or a folder of volumes.")
     return [{"image": str(file)} for file in files]
 
 

@@ -37,9 +37,9 @@ def unpacked(path: str | Path, largest: int = LARGEST_CONTENT) -> Iterator[Path]
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
+        raise InputError(f"{path}: it does not exist. Check the path.") from error
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise InputError(f"{path} is no zip archive, or a damaged one; copy or download it again") from error
+        raise InputError(f"{path}: it is not a zip archive, or it is damaged. Copy or download it again.") from error
     with archive, tempfile.TemporaryDirectory(prefix="medsam-adapt-") as temporary:
         members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         _check(path, members, min(largest, shutil.disk_usage(temporary).free))
@@ -49,16 +49,16 @@ def unpacked(path: str | Path, largest: int = LARGEST_CONTENT) -> Iterator[Path]
             for member in members:
                 _extract(archive, member, content)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise InputError(f"{path} cannot be unpacked, damaged or encrypted perhaps; save it anew") from error
+            raise InputError(f"{path}: it cannot be unpacked, possibly damaged or encrypted. Save it again.") from error
         yield _innermost(content).rename(Path(temporary, path.stem or "archive"))
 
 
 def _check(path: Path, members: list[zipfile.ZipInfo], largest: int) -> None:
     if not members or len(members) > _MOST_FILES:
-        raise InputError(f"{path} holds {len(members):,} files; give an archive of one case")
+        raise InputError(f"{path}: it holds {len(members):,} files. Give an archive of one case.")
     total = sum(member.file_size for member in members)
     if total > largest:
-        raise InputError(f"{path} holds {total:,} bytes, and there is room for {largest:,}; unpack it yourself")
+        raise InputError(f"{path}: it holds {total:,} bytes, and {largest:,} are free. Unpack it yourself.")
     seen = set()
     for member in members:
         name = PurePosixPath(member.filename)
@@ -66,10 +66,11 @@ def _check(path: Path, members: list[zipfile.ZipInfo], largest: int) -> None:
         kind = stat.S_IFMT(member.external_attr >> 16)
         if outside or kind not in (0, stat.S_IFREG) or name in seen:
             raise InputError(
-                f"{path} holds links, names that lead out of its folder, or a name twice; unpack it and look into it"
+                f"{path}: it holds links, names that lead out of its folder, or a name twice. Unpack it yourself and "
+                "check its files."
             )
         if member.file_size > DEFLATE_RATIO * member.compress_size and member.file_size:
-            raise InputError(f"{path} claims more content than it can hold; copy or download it again")
+            raise InputError(f"{path}: it claims more content than it can hold. Copy or download it again.")
         seen.add(name)
 
 

@@ -66,9 +66,7 @@ def converted_label(label: Path, image: Path, classes: Mapping[int, str], series
             _make(label, read_header(image, series), classes, folder)
         except OSError as error:
             if is_disk_full(error):
-                raise RunError(
-                    f"{folder}: the labels of {label} found no room on the disk. Free some space."
-                ) from error
+                raise RunError(f"{folder}: there is no space for the labels of {label}. Free some space.") from error
             raise InputError(
                 f"{folder}: it cannot be written to ({error.strerror}). Name another folder in MEDSAM_ADAPT_HOME."
             ) from error

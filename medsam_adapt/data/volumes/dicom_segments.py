@@ -26,7 +26,8 @@ def require_highdicom() -> Any:
         import highdicom
     except ModuleNotFoundError as error:
         raise InputError(
-            'DICOM segmentations need highdicom, which is not installed. Run pip install "medsam-adapt[dicom]".'
+            "highdicom: DICOM segmentations need this package, which is not installed. Run pip install "
+            "'medsam-adapt[dicom]'."
         ) from error
     return highdicom
 

@@ -38,11 +38,11 @@ def suffix_of(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     fix = {
-        ".dcm": "a DICOM series is read from its folder, so give that",
-        ".zip": "unpack it and give the folder with the volumes",
-    }.get(path.suffix.lower(), "convert it to one of these")
+        ".dcm": "Give the folder of the DICOM series.",
+        ".zip": "Unpack it and give the folder with the volumes.",
+    }.get(path.suffix.lower(), "Convert it to one of these.")
     listed = ", ".join(suffix for suffix in FORMATS if suffix not in SLICER_SUFFIXES)  # these end in .nrrd too
-    raise InputError(f"{path} is of no supported format ({listed}); {fix}")
+    raise InputError(f"{path}: its format is not supported ({listed}). {fix}")
 
 
 def file_format(path: Path) -> VolumeFormat:
@@ -52,12 +52,12 @@ def file_format(path: Path) -> VolumeFormat:
         InputError: no such file, an empty one, or one of no supported format.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
+        raise InputError(f"{path}: it does not exist. Check the path.")
     chosen = {**FORMATS, **PICTURES}[suffix_of(path)]
     if not path.is_file():
-        raise InputError(f"{path} is no file; give the volume itself")
+        raise InputError(f"{path}: it is not a file. Give the volume itself.")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty; copy or download it again")
+        raise InputError(f"{path}: it is empty. Copy or download it again.")
     return chosen
 
 
@@ -75,8 +75,8 @@ def read_voxels(header: VolumeHeader, chosen: VolumeFormat) -> np.ndarray:
             voxels += np.float32(intercept)
     if not (finite := np.isfinite(voxels)).all():
         raise InputError(
-            f"{header.path} has {finite.size - np.count_nonzero(finite)} NaN or infinite voxels; "
-            "replace them, by the value of air for instance, and save it again"
+            f"{header.path}: it has {finite.size - np.count_nonzero(finite)} NaN or infinite voxels. Replace them, by "
+            "the value of air for instance, and save it again."
         )
     return voxels
 

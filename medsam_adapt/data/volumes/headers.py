@@ -32,7 +32,7 @@ def read_header(path: str | Path, series: int | str | None = None) -> VolumeHead
     if chosen is DICOM:
         return read_series_header(path, series)
     if series is not None:
-        raise InputError(f"{path} has no DICOM series to choose from; name a series for a DICOM folder only")
+        raise InputError(f"{path}: it has no DICOM series to choose from. Name a series for a DICOM folder only.")
     return chosen.read_header(path)
 
 
@@ -55,6 +55,5 @@ def format_of(path: Path) -> VolumeFormat:
     if pair_files(path):
         return PAIR
     raise InputError(
-        f"{path} is a folder without DICOM files where a volume is wanted; give the file itself, or the folder that "
-        "holds the DICOM files"
+        f"{path}: this folder has no DICOM files. Give the file of a volume, or the folder that holds the DICOM files."
     )

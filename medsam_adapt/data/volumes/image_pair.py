@@ -55,7 +55,7 @@ def refuse_other_images(images: Sequence[str], known: Sequence[str], place: str 
         return
     both = f"{' and '.join(IMAGE_PAIR)} together (--layout segrap:both)"
     theirs, ours = (both if names else "one image a case" for names in (known, images))
-    raise InputError(f"{run} was trained on {theirs}, and {place} gives {ours}; give what it was trained on")
+    raise InputError(f"{run}: it was trained on {theirs}, and {place} gives {ours}. Give what it was trained on.")
 
 
 def _read_header(folder: Path) -> VolumeHeader:
@@ -68,7 +68,8 @@ def _read_header(folder: Path) -> VolumeHeader:
     if len(files) < len(IMAGE_PAIR):
         missing = next(name for name in IMAGE_PAIR if name not in map(volume_stem, files))
         raise InputError(
-            f"{folder} has no {missing}.nii.gz, and both {' and '.join(IMAGE_PAIR)} are wanted; add it to the folder"
+            f"{folder}: it has no {missing}.nii.gz, and both {' and '.join(IMAGE_PAIR)} are needed. Add it to the "
+            "folder."
         )
     plain, contrast = (file_format(path).read_header(path) for path in files)
     align(plain, contrast, "Resample it onto that image, with linear interpolation for instance.", partial=False)

@@ -77,7 +77,9 @@ def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.n
     """
     header = read_header(path, series)
     if header.layers > 1:
-        raise InputError(f"{header.path} is a segmentation in layers, not an image. Give the image that it belongs to.")
+        raise InputError(
+            f"{header.path}: it is a segmentation in layers, not an image. Give the image that it belongs to."
+        )
     return read_voxels(header, format_of(header.path)), header
 
 
@@ -107,7 +109,9 @@ def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) 
 def _read_dicom_label(path: Path, like: VolumeHeader) -> tuple[np.ndarray, VolumeHeader]:
     label, _ = read_dicom_labels(path, like)
     if isinstance(label, dict):
-        raise InputError(f"{path} has structures that overlap, which no label map holds; export each as its own mask")
+        raise InputError(
+            f"{path}: it has structures that overlap, which a label map cannot hold. Export each as a separate mask."
+        )
     return label, VolumeHeader(path, like.shape, like.affine)
 
 
@@ -132,7 +136,7 @@ def write_label(path: str | Path, label: np.ndarray, like: str | Path | VolumeHe
     if label.shape != like.shape:
         raise ValueError(f"the label's shape {label.shape} is not the image's {like.shape}")
     if not path.name.endswith(".nii.gz"):
-        raise InputError(f"{path} cannot be written: labels are written as .nii.gz, so end its name so")
+        raise InputError(f"{path}: labels are written as .nii.gz. Name a file that ends in .nii.gz.")
     if label.min() < 0 or label.max() > LARGEST_LABEL:
         raise ValueError(f"labels go from 0 to {LARGEST_LABEL}, got {label.min()} to {label.max()}")
     _write_nifti(path, label.astype(np.uint8 if label.max() <= 255 else np.uint16), like, slope)
@@ -172,7 +176,9 @@ def _write_nifti(path: Path, voxels: np.ndarray, like: VolumeHeader, slope: floa
         with written_whole(path) as temporary:
             temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}); choose another folder or free some space") from error
+        raise InputError(
+            f"{path}: it cannot be written ({error.strerror}). Choose another folder or free some space."
+        ) from error
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -106,7 +106,9 @@ def _join_masks(
             shape = mask.shape
             parts = np.zeros(shape, dtype=np.int64)
         elif mask.shape != shape:
-            raise InputError(f"{masks[label_id]} differs in size from the case's other masks; export it again")
+            raise InputError(
+                f"{masks[label_id]}: its size differs from that of the case's other masks. Export it again."
+            )
         parts, table = _split_parts(parts, table, mask > 0, index)
     if shape is None:  # not one of the classes: any mask has the size
         mask, _ = read_label(next(iter(masks.values())), like)

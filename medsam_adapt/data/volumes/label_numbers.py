@@ -20,8 +20,8 @@ def read_label_map(header: VolumeHeader) -> np.ndarray:
     numbers = [set(np.unique(layer)) - {0} for layer in np.moveaxis(layers, -1, 0)]
     if used.max(initial=0) > 1 or len(set().union(*numbers)) < sum(map(len, numbers)):
         raise InputError(
-            f"{header.path}: segments overlap, or two have one number, which no label map holds. Name them as the "
-            "classes are named, and they are read one by one."
+            f"{header.path}: segments overlap, or two have one number, which a label map cannot hold. Give them the "
+            "names of the classes, and they are read one by one."
         )
     return layers.max(axis=-1)
 
@@ -41,14 +41,14 @@ def read_layers(header: VolumeHeader) -> np.ndarray:
         off = ~(np.abs(values - whole) < 0.01)  # rescaling in float32 leaves a little over; NaN is off too
         if off.any():
             raise InputError(
-                f"{header.path} is no label map, it holds {values[off][0]:g}; give whole numbers, and resample labels "
-                "with nearest neighbour only"
+                f"{header.path}: it is not a label map, since it holds {values[off][0]:g}. Save whole numbers, and "
+                "resample labels with nearest neighbour only."
             )
         values = whole
     lowest, highest = values.min(), values.max()
     if lowest < 0 or highest > LARGEST_LABEL:
         raise InputError(
-            f"{header.path} holds the label {lowest if lowest < 0 else highest:g}; labels go from 0 (background) to "
-            f"{LARGEST_LABEL}, so renumber them"
+            f"{header.path}: it holds the label {lowest if lowest < 0 else highest:g}, and labels go from 0 "
+            f"(background) to {LARGEST_LABEL}. Renumber them."
         )
     return values.astype(np.uint8 if highest <= 255 else np.uint16)

@@ -109,11 +109,11 @@ def align(
     place = f"{other} {image.path.name if other == 'its image' else image.path}"
     _, turned_shape, affine = _turned(image, label)
     if turned_shape == image.shape:
-        problem = f"{label.path} lies up to {_distance(image.shape, image.affine, affine):.3g} mm from {place}"
+        problem = f"{label.path}: it lies up to {_distance(image.shape, image.affine, affine):.3g} mm from {place}"
     else:
-        problem = f"{label.path} has {listed_size(label.shape)} voxels and {place} {listed_size(image.shape)}"
+        problem = f"{label.path}: it has {listed_size(label.shape)} voxels and {place} {listed_size(image.shape)}"
     cause = _contradiction(image, label)
-    raise InputError(f"{problem}: {cause}" if cause else f"{problem}. {fix}")
+    raise InputError(f"{problem}, since {cause}" if cause else f"{problem}. {fix}")
 
 
 def check_same_grid(image: VolumeHeader, label: VolumeHeader) -> None:

@@ -46,12 +46,16 @@ def segments_of(path: str | Path) -> tuple[Segment, ...]:
             values.get(f"Segment{number}_{key}", default) for key, default in (("LabelValue", ""), ("Layer", "0"))
         )
         if not name or not value.strip().isdecimal() or not layer.strip().isdecimal():
-            raise InputError(f"{path} describes a segment without a name, a value or a layer. Save it again in Slicer.")
+            raise InputError(
+                f"{path}: it describes a segment without a name, a value or a layer. Save it again in Slicer."
+            )
         segments.append(Segment(name, int(value), int(layer)))
     names = {segment.name for segment in segments}
     places = {(segment.layer, segment.value) for segment in segments}
     if len(names) < len(segments) or len(places) < len(segments):
-        raise InputError(f"{path} has two segments of one name or one value. Give each segment its own name in Slicer.")
+        raise InputError(
+            f"{path}: two segments have the same name or value. Give each segment a unique name in Slicer."
+        )
     return tuple(segments)
 
 
@@ -73,7 +77,7 @@ def read_segments(
     layers = layers[..., None] if layers.ndim == 3 else layers
     segments = segments_of(path)
     if any(segment.layer >= layers.shape[-1] for segment in segments):
-        raise InputError(f"{path} describes a segment in a layer that it does not have. Save it again in Slicer.")
+        raise InputError(f"{path}: it describes a segment in a layer that it does not have. Save it again in Slicer.")
     wanted = [segment for segment in segments if names is None or segment.name in names]
     masks = {segment.name: layers[..., segment.layer] == segment.value for segment in wanted}
     if like is None:

@@ -40,7 +40,7 @@ def named(root):
 
 @pytest.mark.parametrize(
     ("layout", "sentence"),
-    [("mds", "no layout 'mds', did you mean 'msd'?; the layouts are auto, adome"), ("zzz", "no layout 'zzz'; the")],
+    [("mds", "--layout mds: there is no such layout, did you mean 'msd'?. Choose auto, adome"), ("zzz", "--layout zzz: there is no such layout. Choose")],
 )
 def test_an_unknown_layout_is_told_with_the_nearest(tmp_path, layout, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
@@ -48,15 +48,15 @@ def test_an_unknown_layout_is_told_with_the_nearest(tmp_path, layout, sentence):
 
 
 def test_no_such_folder_no_layout_and_no_cases_are_told(tmp_path):
-    with pytest.raises(InputError, match=f"^{tmp_path}/x does not exist; give the folder"):
+    with pytest.raises(InputError, match=f"^{tmp_path}/x: it does not exist. Give the folder"):
         find_cases(tmp_path / "x")
     with pytest.raises(
-        InputError, match=f"^{tmp_path} looks like no known layout; arrange it.*folder .images/ and lab"
+        InputError, match=f"^{tmp_path}: its layout is not known. Arrange it.*folder .images/ and lab"
     ):
         find_cases(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    with pytest.raises(InputError, match=f"^{tmp_path} holds no cases in layout folder; add volumes"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: it holds no cases in layout folder. Add volumes"):
         find_cases(tmp_path, "folder")
 
 
@@ -70,7 +70,7 @@ def test_classes_are_selected_by_name_in_any_spelling(data):
 def test_an_unknown_class_is_told_with_the_nearest_and_the_known(data):
     with pytest.raises(InputError, match=r"no class 'livr', did you mean 'liver'\?; it has liver, left_kidney"):
         select_classes(named(data), ["livr"])
-    with pytest.raises(InputError, match=r"no names to choose from; add labels\.json"):
+    with pytest.raises(InputError, match=r"no names to choose from\. Add labels\.json"):
         select_classes(find_cases(data), ["liver"])
 
 
@@ -103,7 +103,7 @@ def test_image_and_label_a_tenth_of_a_voxel_apart_are_refused(data, shift, fits)
         check_cases(named(data))
     else:
         with pytest.raises(
-            InputError, match=r"labels/a\.nii\.gz lies up to 0\.5 mm from its image a\.nii\.gz\. Resample"
+            InputError, match=r"labels/a\.nii\.gz: it lies up to 0\.5 mm from its image a\.nii\.gz\. Resample"
         ):
             check_cases(named(data))
 
@@ -116,15 +116,15 @@ def test_all_problems_of_all_cases_are_told_at_once(data):
     with pytest.raises(InputError) as reported:
         check_cases(named(data))
     shape, outside, empty = str(reported.value).splitlines()
-    assert re.search(r"labels/a\.nii\.gz has 4 × 5 × 7 voxels and its image a\.nii\.gz 4 × 5 × 6\. Resample", shape)
-    assert re.search(r"labels/b\.nii\.gz holds the label 9, which is outside the label map; correct", outside)
-    assert re.search(r"labels/c\.nii\.gz is empty; copy", empty)
+    assert re.search(r"labels/a\.nii\.gz: it has 4 × 5 × 7 voxels and its image a\.nii\.gz 4 × 5 × 6\. Resample", shape)
+    assert re.search(r"labels/b\.nii\.gz: it holds the label 9, which is outside the label map\. Correct", outside)
+    assert re.search(r"labels/c\.nii\.gz: it is empty\. Copy", empty)
 
 
 def test_no_foreground_anywhere_is_told(data):
     for name in "ab":
         volume(data / f"labels/{name}.nii.gz", label_of())
-    with pytest.raises(InputError, match=f"^{data} has no labelled voxel of liver, .* in any case; check"):
+    with pytest.raises(InputError, match=f"^{data}: no case has a labelled voxel of liver, .*. Check"):
         check_cases(named(data))
-    with pytest.raises(InputError, match=f"^{data} has no labelled voxel in any case; check"):
+    with pytest.raises(InputError, match=f"^{data}: no case has a labelled voxel. Check"):
         check_cases(find_cases(data))

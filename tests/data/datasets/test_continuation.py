@@ -28,7 +28,7 @@ def test_the_label_map_of_the_run_is_taken():
 
 def test_other_classes_are_left_out_only_when_asked():
     with pytest.raises(
-        InputError, match=r"data has spleen as label 2, and runs/a knows only 1 liver, 3 left kidney; l"
+        InputError, match=r"data: spleen is its label 2, and runs/a has only 1 liver, 3 left kidney. L"
     ):
         fitted({1: "liver", 2: "spleen"})
     assert fitted({1: "liver", 2: "spleen"}, ["left kidney", "LIVER"]).unused == {2: "spleen"}
@@ -37,12 +37,12 @@ def test_other_classes_are_left_out_only_when_asked():
 @pytest.mark.parametrize(
     ("classes", "wanted", "words"),
     [
-        ({3: "liver"}, None, "data has liver as label 3 and runs/a as 1; renumber it with 'medsam-adapt data convert"),
-        ({3: "spleen"}, ["liver", "left kidney"], "data has spleen as label 3, and runs/a knows only"),
+        ({3: "liver"}, None, "data: liver is its label 3, and in runs/a it is 1. Renumber it with 'medsam-adapt data convert"),
+        ({3: "spleen"}, ["liver", "left kidney"], "data: spleen is its label 3, and runs/a has only"),
         (
             {1: "liver"},
             ["liver"],
-            "training from runs/a keeps its classes, 1 liver, 3 left kidney; leave out --classes",
+            "training from runs/a keeps its classes, 1 liver, 3 left kidney. Leave out --classes",
         ),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_copy_goes_on_after_an_interruption(data, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert_cases(data, tmp_path / "out")
     assert not (tmp_path / "out" / "datalist.json").exists()
-    with pytest.raises(InputError, match="begun with other labels or data; add --overwrite"):
+    with pytest.raises(InputError, match="begun with other labels or data. Add --overwrite"):
         convert_cases(data, tmp_path / "out", classes=["liver"])
     newer = (tmp_path / "out/images/phantom_001.nii.gz").stat().st_mtime + 5
     os.utime(data / "images/phantom_001.nii.gz", (newer, newer))  # changed since: it is copied again
@@ -141,7 +141,7 @@ def test_a_copy_goes_on_after_an_interruption(data, tmp_path, monkeypatch):
 
 def test_a_finished_copy_is_replaced_only_when_asked(data, tmp_path):
     convert_cases(data, tmp_path / "out")
-    with pytest.raises(InputError, match="already exists; name another folder, or add --overwrite"):
+    with pytest.raises(InputError, match="already exists. Name another folder, or add --overwrite"):
         convert_cases(data, tmp_path / "out")
     convert_cases(data, tmp_path / "out", classes=["liver"], overwrite=True)
     assert find_cases(tmp_path / "out").classes == {1: "liver"}
@@ -152,7 +152,7 @@ def test_problems_are_told_before_anything_is_written(data, tmp_path):
     (data / "images/phantom_000.nii.gz").write_bytes(b"")
     (data / "labels/phantom_002.nii.gz").write_bytes(b"")
     with pytest.raises(
-        InputError, match=r"images/phantom_000\.nii\.gz is empty[^$]*labels/phantom_002\.nii\.gz is empty"
+        InputError, match=r"images/phantom_000\.nii\.gz: it is empty[^$]*labels/phantom_002\.nii\.gz: it is empty"
     ):
         convert_cases(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()

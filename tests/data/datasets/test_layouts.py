@@ -150,31 +150,31 @@ def start_datalist(root):
 
 
 BROKEN = {
-    "image without a label": (folder, without("labels/b_label.nii.gz"), r"images/b\.nii has no label; add"),
-    "label without an image": (folder, without("images/b.nii"), r"labels/b_label\.nii\.gz has no image; add"),
-    "two suffixes": (folder, lambda root: volume(root / "images/b.nii.gz"), r"b\.nii.* same name .*; remove one"),
-    "two labels": (folder, lambda root: volume(root / "labels/b.nii"), "both labels of b; remove one"),
-    "two images": (folder, lambda root: volume(root / "images/a.nii"), "both images of a; remove one"),
+    "image without a label": (folder, without("labels/b_label.nii.gz"), r"images/b\.nii: it has no label\. Add"),
+    "label without an image": (folder, without("images/b.nii"), r"labels/b_label\.nii\.gz: it has no image\. Add"),
+    "two suffixes": (folder, lambda root: volume(root / "images/b.nii.gz"), r"b\.nii.* same name .*\. Remove one"),
+    "two labels": (folder, lambda root: volume(root / "labels/b.nii"), "is a label of b too. Remove one"),
+    "two images": (folder, lambda root: volume(root / "images/a.nii"), "is an image of a too. Remove one"),
     "names are no JSON": (
         folder,
         lambda root: text(root / "labels.json", '{"1": "liver",\n "2" "x"}'),
-        r"labels\.json is not JSON at line 2.*correct",
+        r"labels\.json.* not JSON at line 2.*orrect",
     ),
-    "adome channel": (adome, lambda root: volume(root / "images/x.nii"), r"x\.nii does not end in _0000.*rename"),
-    "msd is a list": (msd, lambda root: text(root / "dataset.json", "[]"), r"dataset\.json must hold .*correct"),
+    "adome channel": (adome, lambda root: volume(root / "images/x.nii"), r"x\.nii: its name does not end in _0000.*Rename"),
+    "msd is a list": (msd, lambda root: text(root / "dataset.json", "[]"), r"dataset\.json.* must hold .*orrect"),
     "msd list": (
         msd,
         lambda root: text(root / "dataset.json", {"labels": {}}),
-        r'dataset\.json has no list "train.*add',
+        r'dataset\.json: it has no list "train.*Add',
     ),
     "msd names": (msd, lambda root: text(root / "dataset.json", {"training": ENTRIES}), r"correct .*dataset\.json"),
-    "msd file": (msd, without("imagesTr/a.nii.gz"), r"dataset\.json names .*imagesTr/a\.nii\.gz, which does not.*add"),
-    "outside": (start_datalist, entry(image="../a.nii.gz"), r"datalist\.json names \.\./a\.nii\.gz, .*outside.*move"),
-    "absolute": (start_datalist, entry(label="/etc/passwd"), r"datalist\.json names /etc/passwd, .*outside.*move"),
-    "format": (start_datalist, entry(image="b.txt"), r"datalist\.json names b\.txt, .*no supported format.*convert"),
-    "no label": (start_datalist, entry(label=None), r"datalist\.json gives no label for a\.nii\.gz; add"),
-    "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json has \[.*one file's path.*correct"),
-    "id": (start_datalist, entry(id="../../x"), r"id '\.\./\.\./x', which cannot be part of.*choose"),
+    "msd file": (msd, without("imagesTr/a.nii.gz"), r"dataset\.json: it names .*imagesTr/a\.nii\.gz, which does not.*add"),
+    "outside": (start_datalist, entry(image="../a.nii.gz"), r"datalist\.json: it names \.\./a\.nii\.gz, .*outside.*Move"),
+    "absolute": (start_datalist, entry(label="/etc/passwd"), r"datalist\.json: it names /etc/passwd, .*outside.*Move"),
+    "format": (start_datalist, entry(image="b.txt"), r"datalist\.json: it names b\.txt, .*no supported format.*Convert"),
+    "no label": (start_datalist, entry(label=None), r"datalist\.json: it gives no label for a\.nii\.gz\. Add"),
+    "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json: it has \[.*the path of one file.*Correct"),
+    "id": (start_datalist, entry(id="../../x"), r"id '\.\./\.\./x' cannot be part of.*Choose"),
 }
 
 

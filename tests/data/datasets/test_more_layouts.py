@@ -51,25 +51,25 @@ def test_nnunet_regions_overlap(tmp_path):
 @pytest.mark.parametrize("regions", [{"a": []}, {"a": [1, "2"]}, {"a": [-1]}, {"a": [0, 1]}, {"a": [True]}])
 def test_nnunet_regions_that_are_none_are_told(tmp_path, regions):
     samples.nnunet(tmp_path, {"background": 0, **regions})
-    with pytest.raises(InputError, match=r"dataset\.json gives 'a' the labels .*give a whole number above 0"):
+    with pytest.raises(InputError, match=r"dataset\.json: it gives 'a' the labels .*Give a whole number above 0"):
         find_cases(tmp_path)
 
 
 def test_one_of_nnunets_channels_is_chosen(tmp_path):
     samples.nnunet(tmp_path, channels=("T1", "T2"))
-    with pytest.raises(InputError, match=r"channels 0000 \(T1\), 0001 \(T2\) .*choose it as in --layout nnunet:T1"):
+    with pytest.raises(InputError, match=r"channels 0000 \(T1\), 0001 \(T2\) .*Choose it, as in --layout nnunet:T1"):
         find_cases(tmp_path)
     for choice in ("T2", "0001", "1"):
         found = find_cases(tmp_path, f"nnunet:{choice}")
         assert found.layout == f"nnunet:{choice}"
         assert [case.image.name for case in found.cases] == [f"organ_00{number}_0001.nii.gz" for number in range(3)]
-    with pytest.raises(InputError, match=r"has no channel 'T3', did you mean 'T\d'\?; choose one of 0000"):
+    with pytest.raises(InputError, match=r"has no channel 'T3', did you mean 'T\d'\?\. Choose one of 0000"):
         find_cases(tmp_path, "nnunet:T3")
 
 
 def test_amos_asks_which_modality(tmp_path):
     samples.amos(tmp_path, numbers=(1, 2, 500))
-    with pytest.raises(InputError, match="holds 2 CT and 1 MR cases; choose with --layout amos:ct or amos:mr"):
+    with pytest.raises(InputError, match="holds 2 CT and 1 MR cases. Choose with --layout amos:ct or amos:mr"):
         find_cases(tmp_path)
     ids = {choice: [case.id for case in find_cases(tmp_path, f"amos:{choice}").cases] for choice in ("ct", "mr")}
     assert ids == {"ct": ["amos_0001", "amos_0002"], "mr": ["amos_0500"]}
@@ -113,23 +113,23 @@ def test_segrap_has_45_organs_of_54_parts(tmp_path):
 
 def test_segrap_cases_without_what_is_needed_are_told(tmp_path):
     samples.segrap_masks(tmp_path)
-    with pytest.raises(InputError, match="segrap_0000 has no label in Task002 and no mask; add one"):
+    with pytest.raises(InputError, match="segrap_0000: it has no label in Task002 and no mask. Add one"):
         find_cases(tmp_path, "segrap:tumours")
     (tmp_path / samples.SEGRAP_CASES / "segrap_0001/image.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"segrap_0001 has no image\.nii\.gz; add it"):
+    with pytest.raises(InputError, match=r"segrap_0001: it has no image\.nii\.gz\. Add it"):
         find_cases(tmp_path)
 
 
 def test_masks_off_their_image_are_told(tmp_path):
     samples.segrap_masks(tmp_path)
     volume(tmp_path / samples.SEGRAP_CASES / "segrap_0002/Chiasm.nii.gz", np.ones((3, 3, 3), np.uint8))
-    with pytest.raises(InputError, match=r"Chiasm\.nii\.gz has 3 × 3 × 3 voxels and its image"):
+    with pytest.raises(InputError, match=r"Chiasm\.nii\.gz: it has 3 × 3 × 3 voxels and its image"):
         check_cases(find_cases(tmp_path))
 
 
 def test_a_layout_without_choices_takes_none(tmp_path):
     samples.folder(tmp_path)
-    with pytest.raises(InputError, match=r"layout folder has nothing to choose, as 'folder:ct' does"):
+    with pytest.raises(InputError, match=r"--layout folder: it has no choices, and 'folder:ct' is one"):
         find_cases(tmp_path, "folder:ct")
 
 
@@ -151,7 +151,7 @@ def test_masks_of_pictures(tmp_path):
     assert (jpg.classes, png.classes, jpg.intensity) == ({1: "structure"}, {1: "polyp"}, "picture")
     assert check_cases(jpg).voxels["cju0"] == check_cases(png).voxels["cju0"] == {1: 14 * 18}
     text(tmp_path / "jpg/labels.json", {"1": "polyp", "2": "tool"})
-    with pytest.raises(InputError, match=r"cju0\.jpg is a JPEG, which cannot hold the numbers of 2 classes"):
+    with pytest.raises(InputError, match=r"cju0\.jpg: a JPEG cannot hold the numbers of 2 classes"):
         find_cases(tmp_path / "jpg")
 
 
@@ -159,8 +159,8 @@ def test_masks_of_pictures(tmp_path):
     ("name", "content", "sentence"),
     [
         ("a.png", b"", "is empty"),
-        ("a.png", b"GIF89a", "is no PNG and no JPEG"),
-        ("a.jpg", b"\xff\xd8\xff\xe0 cut", "no PNG and no JPEG|cannot be read"),
+        ("a.png", b"GIF89a", "is neither PNG nor JPEG"),
+        ("a.jpg", b"\xff\xd8\xff\xe0 cut", "neither PNG nor JPEG|cannot be read"),
     ],
 )
 def test_damaged_pictures_are_told(tmp_path, name, content, sentence):
@@ -172,8 +172,8 @@ def test_damaged_pictures_are_told(tmp_path, name, content, sentence):
 def test_a_truncated_picture_and_a_coloured_label_are_told(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png is in colour, and a label is one number a pixel"):
+    with pytest.raises(InputError, match=r"a\.png: it is in colour, and a label is one number per pixel"):
         read_label(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
-    with pytest.raises(InputError, match=r"a\.png cannot be read, truncated or damaged"):
+    with pytest.raises(InputError, match=r"a\.png: it cannot be read"):
         read_volume(tmp_path / "a.png")

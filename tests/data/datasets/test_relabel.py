@@ -40,15 +40,15 @@ def test_a_label_becomes_background():
 
 def test_wanted_classes_are_named_as_they_are_afterwards():
     assert changed({"3": "lien"}, keep_others=True, wanted=["LIEN"]) == ({3: "lien"}, {3: 3})
-    with pytest.raises(InputError, match="no class 'xyz'; choose from lien"):
+    with pytest.raises(InputError, match="no 'xyz'. Choose from lien"):
         changed({"3": "lien"}, wanted=["xyz"])
 
 
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ({"7": "gland"}, "names the label '7', which there is not; there are 1 liver"),
-        ({"livr": 1}, "names the label 'livr', which there is not, did you mean 'liver'"),
+        ({"7": "gland"}, "there is no label '7'. Choose from 1 liver"),
+        ({"livr": 1}, "there is no label 'livr', did you mean 'liver'"),
         ({"1": 2, "2": "kidney"}, "the label 2 would be both 'liver' and 'kidney'"),
         ({"1": "spleen", "3": 9}, "'spleen' would be the name of more than one label"),
     ],
@@ -62,7 +62,7 @@ def test_changes_that_do_not_fit_are_told(entries, words):
     ("content", "words"),
     [
         ({}, "is empty"),
-        ({"1": -1}, "'1' to -1"),
+        ({"1": -1}, "'1' would become -1"),
         ({"1": True}, "to True"),
         ({"1": " "}, "to ' '"),
         ([1], "JSON object"),
@@ -76,6 +76,6 @@ def test_a_bad_map_is_told(tmp_path, content, words):
 
 def test_pairs_are_read():
     assert read_pairs(["left kidney = kidney", "3=1"]).entries == {"left kidney": "kidney", "3": 1}
-    for pairs, words in ((["a"], "write it as OLD=NEW"), (["=a"], "OLD=NEW"), (["a=1", "a=2"], "gives 'a' twice")):
+    for pairs, words in ((["a"], "is not OLD=NEW"), (["=a"], "OLD=NEW"), (["a=1", "a=2"], "gives 'a' twice")):
         with pytest.raises(InputError, match=words):
             read_pairs(pairs)

@@ -33,7 +33,7 @@ def test_the_cases_of_a_patient_stay_together():
 def test_the_held_out_fraction_has_limits():
     assert split_cases(cases(10), seed=0, held_out_fraction=0).held_out == ()
     assert len(split_cases(cases(4), seed=0, held_out_fraction=0.99).train) == 1
-    with pytest.raises(InputError, match=r"fraction is 1\.5; give 0 or more"):
+    with pytest.raises(InputError, match=r"held_out_fraction: it is 1\.5\. Give 0 or more"):
         split_cases(cases(4), seed=0, held_out_fraction=1.5)
 
 
@@ -47,9 +47,9 @@ def test_a_split_is_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"train": ["a"],\n', r"splits\.json is not JSON at line 2"),
-        ('{"train": ["a"]}', r"splits\.json is no split; give it 'held_out', a list"),
-        ('{"train": ["a"], "held_out": ["a"]}', r"splits\.json has 'a' both in.*remove"),
+        ('{"train": ["a"],\n', r"splits\.json.* not JSON at line 2"),
+        ('{"train": ["a"]}', r"splits\.json: it is not a split\. Give it 'held_out', a list"),
+        ('{"train": ["a"], "held_out": ["a"]}', r"splits\.json: it has 'a' both in.*Remove"),
     ],
 )
 def test_a_bad_split_is_told(tmp_path, content, sentence):
@@ -73,7 +73,7 @@ def test_every_patient_is_held_out_in_one_fold():
 
 
 @pytest.mark.parametrize(
-    ("folds", "sentence"), [(1, "1 folds cannot be: give 2 or more"), (4, "3 patients cannot be dealt into 4 folds")]
+    ("folds", "sentence"), [(1, "--folds 1: there must be at least 2"), (4, "--folds 4: there are only 3 patients")]
 )
 def test_folds_that_cannot_be_are_told(folds, sentence):
     with pytest.raises(InputError, match=sentence):
@@ -86,26 +86,26 @@ def test_folds_are_saved_and_loaded(tmp_path):
     assert tuple(load_split(tmp_path / "splits.json", fold) for fold in range(3)) == folds
     assert choose_split([], 0, split_file=tmp_path / "splits.json", fold=2) == folds[2]
     assert choose_split(cases(6), 0, fold=2, folds=3) == folds[2]  # the same without a file
-    for fold, sentence in ((None, "holds 3 folds; choose one with --fold, from 0 to 2"), (3, "has no fold 3")):
+    for fold, sentence in ((None, "holds 3 folds. Choose one with --fold, from 0 to 2"), (3, "has no fold 3")):
         with pytest.raises(InputError, match=sentence):
             load_split(tmp_path / "splits.json", fold)
-    with pytest.raises(InputError, match="there is no fold 3 of 3; they are counted from 0 to 2"):
+    with pytest.raises(InputError, match="--fold 3: there are 3 folds. Give a number from 0 to 2"):
         choose_split(cases(6), 0, fold=3, folds=3)
 
 
 def test_a_file_of_one_split_has_no_folds(tmp_path):
     save_split(tmp_path / "splits.json", Split(("a",), ("b",)), seed=0)
-    with pytest.raises(InputError, match=r"splits\.json holds one split and no folds; leave out --fold"):
+    with pytest.raises(InputError, match=r"splits\.json: it holds one split and no folds\. Leave out --fold"):
         load_split(tmp_path / "splits.json", fold=0)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"folds": []}', r"splits\.json is no split; give it \"folds\""),
+        ('{"folds": []}', r"splits\.json: it is not a split\. Give it \"folds\""),
         ('{"folds": [1]}', r"give it \"folds\", a list"),
-        ('{"folds": [{"train": ["a"], "held_out": ["b"]}, {"train": ["a"]}]}', r"fold 1 of .*give it 'held_out'"),
-        ('{"folds": [{"train": ["a"], "held_out": ["a"]}]}', r"fold 0 of .*splits\.json has 'a' both"),
+        ('{"folds": [{"train": ["a"], "held_out": ["b"]}, {"train": ["a"]}]}', r"fold 1 of .*Give it 'held_out'"),
+        ('{"folds": [{"train": ["a"], "held_out": ["a"]}]}', r"fold 0 of .*splits\.json: it has 'a' both"),
     ],
 )
 def test_bad_folds_are_told(tmp_path, content, sentence):

@@ -39,10 +39,10 @@ def test_every_problem_of_every_file_is_told(data):
     nib.save(nib.Nifti1Image(nan, image.affine), data / "images/phantom_002.nii.gz")
     seen = survey(data)
     reported = (
-        "images/phantom_000.nii.gz is empty; copy",
-        "labels/phantom_001.nii.gz lies up to 40 mm from its image",
-        "labels/phantom_001.nii.gz holds the label 77",
-        "images/phantom_002.nii.gz has 1 NaN or infinite voxels; replace",
+        "images/phantom_000.nii.gz: it is empty. Copy",
+        "labels/phantom_001.nii.gz: it lies up to 40 mm from its image",
+        "labels/phantom_001.nii.gz: it holds the label 77",
+        "images/phantom_002.nii.gz: it has 1 NaN or infinite voxels. Replace",
     )
     assert len(seen.problems) == len(reported)
     for words, problem in zip(reported, seen.problems, strict=True):
@@ -57,8 +57,8 @@ def test_a_missing_label_hides_no_other_problem(data):
     (data / "labels/phantom_000.nii.gz").unlink()
     (data / "labels/phantom_002.nii.gz").write_bytes(b"no gzip")
     missing, damaged = survey(data).problems
-    assert "images/phantom_000.nii.gz has no label; add" in missing
-    assert "labels/phantom_002.nii.gz is not gzip-compressed" in damaged
+    assert "images/phantom_000.nii.gz: it has no label. Add" in missing
+    assert "labels/phantom_002.nii.gz: it is not gzip-compressed" in damaged
 
 
 def test_volumes_are_looked_at_even_where_they_are_no_data_set(data):
@@ -67,8 +67,8 @@ def test_volumes_are_looked_at_even_where_they_are_no_data_set(data):
     seen = survey(data)
     assert seen.cases is None
     orphan, damaged = seen.problems
-    assert "labels/phantom_000.nii.gz has no image; add" in orphan
-    assert "images/phantom_001.nii.gz is empty" in damaged
+    assert "labels/phantom_000.nii.gz: it has no image. Add" in orphan
+    assert "images/phantom_001.nii.gz: it is empty" in damaged
 
 
 def test_more_than_ten_problems_are_all_told(data):

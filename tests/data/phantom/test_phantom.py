@@ -121,7 +121,7 @@ def test_a_longer_folder_begins_with_the_shorter_one(tmp_path):
 
 def test_refuses_a_folder_in_use_and_leaves_it_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("keep")
-    with pytest.raises(InputError, match=r"not an empty folder; name one that is new or empty"):
+    with pytest.raises(InputError, match=r"not an empty folder. Name one that is new or empty"):
         write_phantoms(tmp_path, 1, shape=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 

@@ -142,8 +142,8 @@ def test_a_file_is_read_for_one_volume_or_several(tmp_path):
         ({"prompts": [{"label": 1.5}, {"box": 3}]}, ["prompts[0]", "prompts[1]"]),
         ({"cases": {"a": [BOX], "z": [BOX]}}, ["cases.z: there is no such input", "no prompts for b"]),
         ({"prompts": [BOX]}, ["prompts for one volume, but there are 2"]),
-        ({}, ['either "prompts"']),
-        ({"prompts": [BOX], "cases": {"a": [BOX]}}, ['either "prompts"']),
+        ({}, ['neither or both of "prompts"']),
+        ({"prompts": [BOX], "cases": {"a": [BOX]}}, ['neither or both of "prompts"']),
     ],
 )
 def test_every_fault_of_a_file_is_told_with_its_place(tmp_path, content, words):

@@ -34,14 +34,14 @@ def link(name):
 
 
 BAD = {
-    "up": ([("a/../../b", b"x")], "lead out.*unpack it"),
-    "absolute": ([("/etc/b", b"x")], "lead out.*unpack it"),
-    "drive": ([("C:/b", b"x")], "lead out.*unpack it"),
-    "backslash": ([("a\\..\\b", b"x")], "lead out.*unpack it"),
-    "link": ([(link(SECRET), b"/etc/passwd")], "links.*unpack it"),
-    "a file below a file": ([("a", b"x"), ("a/b", b"x")], "cannot be unpacked.*save it"),
-    "empty": ([], "holds 0 files.*give"),
-    "large": ([("a", bytes(3_000_000))], "holds 3,000,000 bytes.*unpack it yourself"),
+    "up": ([("a/../../b", b"x")], "lead out.*Unpack it"),
+    "absolute": ([("/etc/b", b"x")], "lead out.*Unpack it"),
+    "drive": ([("C:/b", b"x")], "lead out.*Unpack it"),
+    "backslash": ([("a\\..\\b", b"x")], "lead out.*Unpack it"),
+    "link": ([(link(SECRET), b"/etc/passwd")], "links.*Unpack it"),
+    "a file below a file": ([("a", b"x"), ("a/b", b"x")], "cannot be unpacked.*Save it"),
+    "empty": ([], "holds 0 files.*Give"),
+    "large": ([("a", bytes(3_000_000))], "holds 3,000,000 bytes.*Unpack it yourself"),
 }
 
 

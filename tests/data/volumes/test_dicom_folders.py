@@ -43,11 +43,11 @@ def test_two_series_are_listed_by_number_and_one_may_be_chosen(tmp_path):
     folder = save(tmp_path / "a", series(number=3))
     save(folder, series(STORED[:4] + 1, number=7, modality="MR"), prefix="B")
     refused(folder, r"holds 2 series: series 3 \(CT, 6 slices\), series 7 \(MR, 4 slices\). choose one with --series")
-    refused(folder, r"no series 5, but series 3 .*choose", series=5)
+    refused(folder, r"no series 5, but series 3 .*Choose", series=5)
     np.testing.assert_array_equal(io.read_volume(folder, series=3)[0], HU)
     assert io.read_header(folder, series=7).shape == (4, 5, 4)
     save(folder, series(number=3), prefix="C")
-    refused(folder, r"holds 2 series: series 3 .*, series 3 .*put each", series=3)
+    refused(folder, r"holds 2 series: series 3 .*, series 3 .*Put each", series=3)
 
 
 def test_a_series_is_chosen_by_its_number_uid_or_description(tmp_path):
@@ -69,9 +69,9 @@ def test_a_folder_of_patients_gives_their_folders_and_a_series_gives_itself(tmp_
     assert io.volume_files(tmp_path / "a") == [tmp_path / "a"]
     assert io.volume_files(tmp_path / "empty") == []
     (tmp_path / "x.dcm").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"folder without DICOM files.*give the file"):
+    with pytest.raises(InputError, match=r"this folder has no DICOM files. Give the file"):
         io.read_header(tmp_path / "empty")
-    with pytest.raises(InputError, match="is read from its folder"):
+    with pytest.raises(InputError, match="Give the folder of the DICOM series"):
         io.read_header(tmp_path / "x.dcm")
 
 
@@ -159,24 +159,24 @@ def aside():
 
 
 BAD_STACKS = {
-    "a missing slice": (lambda: drop(2), "misses 1 slice between 102.5 and 107.5 mm.*export"),
+    "a missing slice": (lambda: drop(2), "misses 1 slice between 102.5 and 107.5 mm.*Export"),
     "two missing slices": (lambda: drop(2, 3), "misses 2 slices between 102.5 and 110 mm"),
     "two gaps": (lambda: drop(1, 3), "misses 1 slice between 100 and 105 mm, and 1 more gap"),
-    "a repeated slice": (repeated, "several slices at 107.5 mm.*put each volume"),
+    "a repeated slice": (repeated, "several slices at 107.5 mm.*Put each volume"),
     "two phases": (phases, "several slices at 100 mm and at 5 more places.*phases"),
     "a tilt": (tilted, r"tilted stack.*2.5 mm, 11° .*dcm2niix"),
     "a slice aside": (aside, "tilted stack.*3 mm"),
-    "uneven distances": (uneven, "uneven distances, from 2.56 to 3.04 mm.*resample"),
+    "uneven distances": (uneven, "uneven distances, from 2.56 to 3.04 mm.*Resample"),
     "another orientation": (lambda: with_elements(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "orientations.*90°"),
-    "another spacing": (lambda: with_elements(PixelSpacing=[0.7, 0.8]), "pixel spacings from 0.7 to 0.9 mm.*put each"),
-    "another size": (smaller, "slices of 4 × 4 and 4 × 5 pixels.*put each"),
+    "another spacing": (lambda: with_elements(PixelSpacing=[0.7, 0.8]), "pixel spacings from 0.7 to 0.9 mm.*Put each"),
+    "another size": (smaller, "slices of 4 × 4 and 4 × 5 pixels.*Put each"),
     "skewed axes": (lambda: every(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "orientation that no slice"),
     "no thickness": (lambda: without("SliceThickness")[:1], "single slice of unknown thickness"),
-    "no positions": (lambda: without("ImagePositionPatient"), "no slice with a position.*give the folder"),
-    "zero spacing": (lambda: with_elements(PixelSpacing=[0, 1]), "damaged DICOM file, number .*copy"),
+    "no positions": (lambda: without("ImagePositionPatient"), "no slice with a position.*Give the folder"),
+    "zero spacing": (lambda: with_elements(PixelSpacing=[0, 1]), "damaged DICOM file, number .*Copy"),
     "NaN position": (
         lambda: with_elements(ImagePositionPatient=["nan", "0", "0"]),
-        "damaged DICOM file, number .*copy",
+        "damaged DICOM file, number .*Copy",
     ),
     "zero slope": (lambda: with_elements(RescaleSlope=0), "series 3 has a RescaleSlope of 0.*Export"),
     "a claim of more": (lambda: with_elements(Rows=60000, Columns=60000), "claims 7,200,000,000 bytes"),
@@ -193,7 +193,7 @@ def test_truncated_pixels_are_told(tmp_path):
     folder = save(tmp_path / "a", series(np.zeros((3, 64, 64), np.int16)))
     file = sorted(folder.iterdir())[1]
     file.write_bytes(file.read_bytes()[:-4000])
-    refused(folder, "damaged DICOM file, number 2 of its files.*claims 8,192 bytes.*copy")
+    refused(folder, "damaged DICOM file, number 2 of its files.*claims 8,192 bytes.*Copy")
     padded = save(tmp_path / "b", series(np.zeros((3, 64, 64), np.int16), ImageComments="x" * 5000))
     file = sorted(padded.iterdir())[1]
     file.write_bytes(file.read_bytes()[:-4000])

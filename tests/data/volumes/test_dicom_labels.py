@@ -74,7 +74,7 @@ def test_structures_that_overlap_are_masks_by_name(tmp_path):
     masks, names = read_dicom_labels(tmp_path / "seg.dcm", folder)
     assert (set(masks), names) == ({"liver", "spleen"}, NAMES)
     np.testing.assert_array_equal(masks["spleen"], LABEL > 0)
-    with pytest.raises(InputError, match=r"overlap.*export each"):
+    with pytest.raises(InputError, match=r"overlap.*Export each"):
         io.read_label(tmp_path / "seg.dcm", like=folder)
 
 
@@ -113,8 +113,8 @@ def test_labels_of_another_series_or_place_are_refused(tmp_path):
     header = io.read_header(folder)
     path = tmp_path / "a.dcm"
     segmentation(others, MASKS, NAMES.values()).save_as(path)
-    refused(path, folder, "drawn on another series.*give the label")
-    for shift, sentence in (((0.3, 0, 0), "another grid.*resample"), ((2 * 0.9, 0, 0), "reaches beyond.*give")):
+    refused(path, folder, "drawn on another series.*Give the label")
+    for shift, sentence in (((0.3, 0, 0), "another grid.*Resample"), ((2 * 0.9, 0, 0), "reaches beyond.*Give")):
         moved = series(origin=np.array((-30.0, -40.0, 100.0)) + shift)
         for item in moved:
             item.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
@@ -138,7 +138,7 @@ def test_files_that_are_no_labels_are_refused(tmp_path):
     twice = structure_set(slices, {"a": [], "b": []})
     twice.StructureSetROISequence[1].ROINumber = 1
     twice.save_as(tmp_path / "twice.dcm", enforce_file_format=True)
-    refused(tmp_path / "twice.dcm", folder, "two structures have the same number.*export")
+    refused(tmp_path / "twice.dcm", folder, "two structures have the same number.*Export")
     damaged = structure_set(slices, {"a": [square(io.read_header(folder), 0, 2, 1)]})
     damaged.ROIContourSequence[0].ContourSequence[0].ContourData = ["1", "2"]
     damaged.save_as(tmp_path / "bad.dcm", enforce_file_format=True)

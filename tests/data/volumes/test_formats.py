@@ -107,43 +107,43 @@ HUGE = "1000000 1000000 1000000"
 RAW = HU.tobytes()
 SECRET_FILE = "../elsewhere.raw"
 BAD = {
-    "huge mha": (lambda d: metaimage(d / "a.mha", RAW, DimSize=HUGE), "claims.*copy"),
+    "huge mha": (lambda d: metaimage(d / "a.mha", RAW, DimSize=HUGE), "claims.*Copy"),
     "huge compressed mha": (
         lambda d: metaimage(d / "a.mha", gzip.compress(RAW), DimSize=HUGE, CompressedData="True"),
-        "claims.*copy",
+        "claims.*Copy",
     ),
-    "huge nrrd": (lambda d: nrrd(d / "a.nrrd", RAW, sizes=HUGE), "claims.*copy"),
+    "huge nrrd": (lambda d: nrrd(d / "a.nrrd", RAW, sizes=HUGE), "claims.*Copy"),
     "huge compressed nrrd": (
         lambda d: nrrd(d / "a.nrrd", gzip.compress(RAW), sizes=HUGE, encoding="gzip"),
-        "claims.*copy",
+        "claims.*Copy",
     ),
-    "truncated mha": (lambda d: metaimage(d / "a.mha", RAW[:-2]), "truncated.*copy"),
-    "truncated nrrd": (lambda d: nrrd(d / "a.nrrd", RAW[:-2]), "truncated.*copy"),
-    "not nrrd": (lambda d: metaimage(d / "a.nrrd"), "not an NRRD volume.*export"),
-    "not mha": (lambda d: nrrd(d / "a.mha"), "not a MetaImage volume.*export"),
-    "many axes": (lambda d: metaimage(d / "a.mha", NDims=1000), "1000 axes.*export"),
-    "no axes": (lambda d: nrrd(d / "a.nrrd", dimension="many"), "corrupt header.*export"),
-    "2D": (lambda d: save_2d(d / "a.mha"), "is 2D .*give each volume"),
-    "4D": (lambda d: save_4d(d / "a.mha"), r"is 4D .* × 2\).*give each volume"),
-    "colour": (lambda d: save_colour(d / "a.nrrd"), "3 values a voxel.*give one"),
-    "complex": (lambda d: save_complex(d / "a.nrrd"), "complex.*give one"),
+    "truncated mha": (lambda d: metaimage(d / "a.mha", RAW[:-2]), "truncated.*Copy"),
+    "truncated nrrd": (lambda d: nrrd(d / "a.nrrd", RAW[:-2]), "truncated.*Copy"),
+    "not nrrd": (lambda d: metaimage(d / "a.nrrd"), "not an NRRD volume.*Export"),
+    "not mha": (lambda d: nrrd(d / "a.mha"), "not a MetaImage volume.*Export"),
+    "many axes": (lambda d: metaimage(d / "a.mha", NDims=1000), "1000 axes.*Export"),
+    "no axes": (lambda d: nrrd(d / "a.nrrd", dimension="many"), "corrupt header.*Export"),
+    "2D": (lambda d: save_2d(d / "a.mha"), "is 2D .*Give each volume"),
+    "4D": (lambda d: save_4d(d / "a.mha"), r"is 4D .* × 2\).*Give each volume"),
+    "colour": (lambda d: save_colour(d / "a.nrrd"), "3 values per voxel.*Save one"),
+    "complex": (lambda d: save_complex(d / "a.nrrd"), "complex.*Save one"),
     "zero spacing": (
         lambda d: metaimage(d / "a.mha", RAW, ElementSpacing="1 0 1"),
         "spacing|cannot be (inverted|read)",
     ),
-    "data elsewhere": (lambda d: metaimage(d / "a.mhd", ElementDataFile=SECRET_FILE), "another folder.*put both"),
-    "nrrd data elsewhere": (lambda d: nrrd(d / "a.nhdr", data_file="/elsewhere.raw"), "another folder.*put both"),
-    "long field": (lambda d: nrrd(d / "a.nrrd", space_directions="x" * 600), "line of 618 letters.*export"),
-    "hidden long field": (lambda d: nrrd(d / "a.nrrd", kinds=f"{'x' * 600}:=#"), "a line of.*export"),
+    "data elsewhere": (lambda d: metaimage(d / "a.mhd", ElementDataFile=SECRET_FILE), "another folder.*Put both"),
+    "nrrd data elsewhere": (lambda d: nrrd(d / "a.nhdr", data_file="/elsewhere.raw"), "another folder.*Put both"),
+    "long field": (lambda d: nrrd(d / "a.nrrd", space_directions="x" * 600), "line of 618 characters.*Export"),
+    "hidden long field": (lambda d: nrrd(d / "a.nrrd", kinds=f"{'x' * 600}:=#"), "a line of.*Export"),
     "long header": (
         lambda d: nrrd(d / "a.nrrd", **{f"key{n}:=" + 60 * "x": n for n in range(1000)}),
-        "no end of its header.*export",
+        "header does not end.*Export",
     ),
-    "pattern": (lambda d: metaimage(d / "a.mhd", ElementDataFile="%s%n"), "list of files; save"),
-    "two sizes": (lambda d: metaimage(d / "a.mha", Dimsize="9 9 9"), "'Dimsize' twice.*export"),
-    "data missing": (lambda d: metaimage(d / "a.mhd", ElementDataFile="b.raw"), "not beside it; copy"),
-    "data in a list": (lambda d: metaimage(d / "a.mhd", ElementDataFile="LIST"), "list of files; save"),
-    "data in a pattern": (lambda d: nrrd(d / "a.nhdr", data_file="b%03d.raw 1 6 1"), "list of files; save"),
+    "pattern": (lambda d: metaimage(d / "a.mhd", ElementDataFile="%s%n"), "list of files. Save"),
+    "two sizes": (lambda d: metaimage(d / "a.mha", Dimsize="9 9 9"), "'Dimsize' twice.*Export"),
+    "data missing": (lambda d: metaimage(d / "a.mhd", ElementDataFile="b.raw"), "not beside it. Copy"),
+    "data in a list": (lambda d: metaimage(d / "a.mhd", ElementDataFile="LIST"), "list of files. Save"),
+    "data in a pattern": (lambda d: nrrd(d / "a.nhdr", data_file="b%03d.raw 1 6 1"), "list of files. Save"),
 }
 
 
@@ -183,18 +183,18 @@ def test_damaged_voxels_are_told_when_they_are_read(tmp_path, suffix, capfd):
     content = bytearray(path.read_bytes())
     content[-60:-20] = b"x" * 40
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{path} cannot be read.*copy"):
+    with pytest.raises(InputError, match=f"^{path}: it cannot be read.*Copy"):
         io.read_volume(path)
     assert capfd.readouterr().err == ""
 
 
 def test_a_nan_is_told_as_in_nifti(tmp_path):
     path = save(tmp_path / "a.nrrd", np.where(HU > 0, np.nan, HU).astype(np.float32), upright("LPS"))
-    with pytest.raises(InputError, match=f"^{path} .*NaN or infinite voxels; replace"):
+    with pytest.raises(InputError, match=f"^{path}.*NaN or infinite voxels. Replace"):
         io.read_volume(path)
 
 
 def test_an_archive_is_told_to_be_unpacked(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK")
-    with pytest.raises(InputError, match="unpack it and give the folder"):
+    with pytest.raises(InputError, match="Unpack it and give the folder"):
         io.read_header(tmp_path / "a.zip")

@@ -55,21 +55,21 @@ def test_the_channels_are_plain_contrast_and_their_mean(data):
 
 
 def test_both_of_one_grid_are_needed(data):
-    with pytest.raises(InputError, match="takes contrast or both"):
+    with pytest.raises(InputError, match="contrast and both exclude"):
         find_cases(data, "segrap:contrast,both")
-    with pytest.raises(InputError, match=r"fills SAM's channels with image and image_contrast; leave out channels"):
+    with pytest.raises(InputError, match=r"image and image_contrast fill SAM's channels. Leave out channels"):
         TrainingData(data, "segrap:both", channels="adjacent")
     moved = np.diag([-2.0, -2.0, 3.0, 1.0])
     moved[0, 3] = 7
     samples.nib.save(samples.nib.Nifti1Image(np.zeros(samples.SHAPE), moved), case(data) / "image_contrast.nii.gz")
     with pytest.raises(
-        InputError, match=r"image_contrast.nii.gz lies up to 7 mm from its image image.nii.gz. Resample it"
+        InputError, match=r"image_contrast.nii.gz: it lies up to 7 mm from its image image.nii.gz. Resample it"
     ):
         io.read_header(case(data))
     (case(data) / "image_contrast.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"segrap_0000 has no image_contrast\.nii\.gz; add it"):
+    with pytest.raises(InputError, match=r"segrap_0000: it has no image_contrast\.nii\.gz\. Add it"):
         find_cases(data, "segrap:both")
-    with pytest.raises(InputError, match=r"segrap_0000 has no image_contrast\.nii\.gz, and both"):
+    with pytest.raises(InputError, match=r"segrap_0000: it has no image_contrast\.nii\.gz, and both"):
         io.read_header(case(data))
 
 
@@ -121,5 +121,5 @@ def test_a_run_on_both_images_asks_for_both(data, tmp_path, capsys, monkeypatch)
     more = ["train", "--from", run, "--data", data, "--output", out, "--device", "cpu"]
     assert f"{data} gives one image a case" in refused(capsys, *more)
     convert = ["data", "convert", data, "--layout", "segrap:both", "-o", out]
-    assert "a copy holds one image a case; choose one" in refused(capsys, *convert)
+    assert "a copy holds one image per case. Choose one" in refused(capsys, *convert)
     assert not out.exists()

@@ -78,7 +78,7 @@ def test_more_parts_than_a_byte_holds(tmp_path):
 
 def test_masks_of_different_size_are_told(files, tmp_path):
     save(tmp_path / "b.nii.gz", np.ones((2, 2, 2)))
-    with pytest.raises(InputError, match=r"b\.nii\.gz differs in size"):
+    with pytest.raises(InputError, match=r"b\.nii\.gz: its size differs"):
         read_classes(files, [1, 2], LabelCoding(overlapping=True))
 
 

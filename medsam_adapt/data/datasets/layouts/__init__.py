@@ -61,7 +61,9 @@ def get_layout(name: str) -> Layout:
     """
     name = name.partition(":")[0]
     if name not in (known := layout_names()):
-        raise InputError(f"no layout {name!r}{did_you_mean(name, known)}; the layouts are auto, {', '.join(known)}")
+        raise InputError(
+            f"--layout {name}: there is no such layout{did_you_mean(name, known)}. Choose auto, {', '.join(known)}."
+        )
     return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
 
 
@@ -79,7 +81,7 @@ def read_layout(name: str, root: Path, need_labels: bool, series: str | None = N
     if not choice:
         return layout.read(root, need_labels)
     if not hasattr(layout, "CHOICES"):
-        raise InputError(f"layout {layout.NAME} has nothing to choose, as {name!r} does; use --layout {layout.NAME}")
+        raise InputError(f"--layout {layout.NAME}: it has no choices, and {name!r} is one. Use --layout {layout.NAME}.")
     found = cast("Any", layout).read(root, need_labels, choice)
     return replace(found, layout=name)
 
@@ -92,7 +94,7 @@ def read_images(name: str, root: Path, series: str | None = None) -> dict[str, P
     """
     layout, (_, _, choice) = cast("Any", get_layout(name)), name.partition(":")
     if choice and not hasattr(layout, "CHOICES"):
-        raise InputError(f"layout {layout.NAME} has nothing to choose, as {name!r} does; use --layout {layout.NAME}")
+        raise InputError(f"--layout {layout.NAME}: it has no choices, and {name!r} is one. Use --layout {layout.NAME}.")
     if series is not None and hasattr(layout, "TAKES_SERIES"):
         return dict(layout.images(root, series=series))
     return dict(layout.images(root, choice) if choice else layout.images(root))
@@ -107,8 +109,8 @@ def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
     known, words = list(known), {word.strip() for word in choice.split(",") if word.strip()}
     if unknown := sorted(words - {*known}):
         raise InputError(
-            f"layout {layout} has no choice {unknown[0]!r}{did_you_mean(unknown[0], known)}; write {layout}: and one "
-            f"or more, with commas, of {', '.join(known)}"
+            f"--layout {layout}: it has no choice {unknown[0]!r}{did_you_mean(unknown[0], known)}. Write {layout}: and "
+            f"one or more of {', '.join(known)}, separated by commas."
         )
     return words
 
@@ -123,11 +125,13 @@ def volumes_by_stem(folder: Path, layout: str, labels: bool = False) -> dict[str
         InputError: no such folder, or two files of one stem.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder, which layout {layout} needs; create it or name another --layout")
+        raise InputError(
+            f"{folder}: layout {layout} needs this folder, and it does not exist. Create it or name another --layout."
+        )
     found: dict[str, Path] = {}
     for path in (path for path in volume_files(folder) if labels or not is_slicer_label(path)):
         if (other := found.setdefault(volume_stem(path), path)) != path:
-            raise InputError(f"{path} and {other.name} have the same name but for the suffix; remove one of them")
+            raise InputError(f"{path}: {other.name} has the same name but for the suffix. Remove one of them.")
     return found
 
 
@@ -140,11 +144,11 @@ def pair_by_id(
         InputError: a label without an image; an image without a label where labels are needed.
     """
     problems = [
-        f"{labels[key]} has no image; add the image or remove the label" for key in sorted({*labels} - {*images})
+        f"{labels[key]}: it has no image. Add the image or remove the label." for key in sorted({*labels} - {*images})
     ]
     if need_labels:
         missing = sorted({*images} - {*labels})
-        problems += [f"{images[key]} has no label; add the label or move the image elsewhere" for key in missing]
+        problems += [f"{images[key]}: it has no label. Add the label or move the image elsewhere." for key in missing]
     if problems:
         raise problems_error(problems)
     return [(key, images[key], labels.get(key)) for key in sorted(images)]
@@ -160,21 +164,21 @@ def class_map(raw: Any, source: Path) -> dict[int, str]:
     Raises:
         InputError: none of these forms, an id that no label can have, an id or a name given twice.
     """
-    fix = f'correct the labels in {source}, in the form {{"1": "liver", "2": "spleen"}}'
+    fix = 'Write them as {"1": "liver", "2": "spleen"}.'
     if isinstance(raw, list) and all(isinstance(entry, dict) for entry in raw):
         pairs = [(entry.get("id"), entry.get("name")) for entry in raw]
     elif isinstance(raw, dict):
         pairs = [(key, value) if str(key).strip().isdecimal() else (value, key) for key, value in raw.items()]
     else:
-        raise InputError(f"the labels are no map of ids to names; {fix}")
+        raise InputError(f"{source}: the labels are not a map of ids to names. {fix}")
     classes: dict[int, str] = {}
     taken: set[str] = set()
     for given, name in pairs:
         digits = isinstance(given, int | str) and not isinstance(given, bool) and str(given).strip().isdecimal()
         if not digits or not isinstance(name, str) or not name.strip() or int(given) > LARGEST_LABEL:
-            raise InputError(f"{given!r} and {name!r} are no pair of a label id and a name; {fix}")
+            raise InputError(f"{source}: {given!r} and {name!r} are not a label id and a name. {fix}")
         if int(given) in classes or class_key(name) in taken:
-            raise InputError(f"the label {int(given)} or the name {name!r} is given twice; {fix}")
+            raise InputError(f"{source}: the label {int(given)} or the name {name!r} is given twice. {fix}")
         classes[int(given)] = name.strip()
         taken.add(class_key(name))
     return {key: classes[key] for key in sorted(classes) if key != 0}
@@ -187,18 +191,24 @@ def listed_file(entry: Any, source: Path) -> Path:
         InputError: not a path, one that leads out of the folder, or no such file.
     """
     if not isinstance(entry, str) or not entry.strip():
-        raise InputError(f"{source} has {json.dumps(entry)[:60]} where one file's path is wanted; correct the entry")
+        raise InputError(
+            f"{source}: it has {json.dumps(entry)[:60]} where the path of one file is expected. Correct the entry."
+        )
     # By name only: a link inside the folder is its owner's doing and may lead anywhere.
     folder = Path(os.path.normpath(source.parent.absolute()))
     path = Path(os.path.normpath(Path(folder, entry)))
     if not path.is_relative_to(folder):
-        raise InputError(f"{source} names {entry}, which is outside its folder; move the file in, or link to it there")
+        raise InputError(
+            f"{source}: it names {entry}, which is outside its folder. Move the file in, or link to it there."
+        )
     if holds_dicom(path):  # a series is a folder
         return path
     if not path.is_file():
-        raise InputError(f"{source} names {entry}, which does not exist; correct the entry or add the file")
+        raise InputError(f"{source}: it names {entry}, which does not exist. Correct the entry or add the file.")
     if not path.name.lower().endswith(tuple(FORMATS)):
-        raise InputError(f"{source} names {entry}, which is of no supported format ({', '.join(FORMATS)}); convert it")
+        raise InputError(
+            f"{source}: it names {entry}, which is of no supported format ({', '.join(FORMATS)}). Convert it."
+        )
     return path
 
 
@@ -209,7 +219,9 @@ def _listed_label(entry: Any, source: Path) -> dict[str, Any]:
     if not isinstance(entry, dict):
         return {"label": listed_file(entry, source)}
     if not entry or not all(key.isdecimal() and 0 < int(key) <= LARGEST_LABEL for key in entry):
-        raise InputError(f'{source} has a label {json.dumps(entry)[:60]}; write masks as {{"1": "mask.nii.gz", ...}}')
+        raise InputError(
+            f'{source}: it has a label {json.dumps(entry)[:60]}. Write masks as {{"1": "mask.nii.gz", ...}}.'
+        )
     return {"masks": {int(key): listed_file(path, source) for key, path in entry.items()}}
 
 
@@ -224,7 +236,9 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
     """
     entries = content.get("training")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(f'{source} has no list "training" of objects; add [{{"image": "...", "label": "..."}}, ...]')
+        raise InputError(
+            f'{source}: it has no list "training" of objects. Add [{{"image": "...", "label": "..."}}, ...].'
+        )
     cases, problems = [], []
     for entry in entries:
         if Path(str(entry.get("image"))).name.startswith("._"):
@@ -232,7 +246,7 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
         try:
             image = listed_file(entry.get("image"), source)
             if need_labels and entry.get("label") is None:
-                raise InputError(f"{source} gives no label for {entry['image']}; add it or remove the entry")
+                raise InputError(f"{source}: it gives no label for {entry['image']}. Add it or remove the entry.")
             label = _listed_label(entry.get("label"), source)
         except InputError as error:
             problems.append(str(error))
@@ -271,5 +285,5 @@ def unique_images(pairs: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for case_id, path in pairs:
         if (other := found.setdefault(case_id, path)) != path:
-            raise InputError(f"{path} and {other.name} are both images of {case_id}; remove one of them")
+            raise InputError(f"{path}: {other.name} is an image of {case_id} too. Remove one of them.")
     return found

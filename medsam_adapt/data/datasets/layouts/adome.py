@@ -42,7 +42,7 @@ def images(root: Path) -> dict[str, Path]:
     """Case id -> image; raises InputError for an image without the channel number."""
     found = volumes_by_stem(root / "images", NAME)
     problems = [
-        f"{path} does not end in {CHANNEL}, as layout {NAME} has it; rename it or use --layout folder"
+        f"{path}: its name does not end in {CHANNEL}, as in layout {NAME}. Rename it or use --layout folder."
         for stem, path in found.items()
         if not stem.endswith(CHANNEL)
     ]

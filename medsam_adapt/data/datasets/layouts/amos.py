@@ -55,7 +55,7 @@ def _chosen(root: Path, found: Mapping[str, Path], choice: str) -> list[str]:
     """Ids of the modality chosen, of ``found`` (id -> image)."""
     wanted = chosen_words(choice, CHOICES, NAME)
     problems = [
-        f"{image} is not named amos_ and a number, which distinguishes CT and MR; rename it or use --layout msd"
+        f"{image}: its name is not amos_ and a number, which distinguishes CT and MR. Rename it or use --layout msd."
         for case_id, image in found.items()
         if not re.fullmatch(r"amos_\d+", case_id)
     ]
@@ -65,7 +65,7 @@ def _chosen(root: Path, found: Mapping[str, Path], choice: str) -> list[str]:
     if not wanted and len(set(modality.values())) > 1:
         counts = [f"{list(modality.values()).count(word)} {word.upper()}" for word in CHOICES]
         raise InputError(
-            f"{root} holds {' and '.join(counts)} cases; choose with --layout {NAME}:ct or {NAME}:mr, "
-            f"or take both with {NAME}:ct,mr (to train, with --set intensity=percentile)"
+            f"{root}: it holds {' and '.join(counts)} cases. Choose with --layout {NAME}:ct or {NAME}:mr, or take both "
+            f"with {NAME}:ct,mr (to train, with --set intensity=percentile)."
         )
     return [case_id for case_id in found if not wanted or modality[case_id] in wanted]

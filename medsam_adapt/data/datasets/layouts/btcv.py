@@ -66,14 +66,16 @@ def read(root: Path, need_labels: bool) -> CaseList:
 
 def _checked_folders(root: Path) -> tuple[Path, Path]:
     if (folders := _folders(root)) is None:
-        raise InputError(f"{root} holds no img/img0001.nii.gz or the like, which layout {NAME} needs; name another one")
+        raise InputError(
+            f"{root}: it has no file such as img/img0001.nii.gz, which layout {NAME} needs. Name another --layout."
+        )
     return folders
 
 
 def _numbered(folder: Path, prefix: str) -> dict[str, Path]:
     found = volumes_by_stem(folder, NAME)
     problems = [
-        f"{path} does not begin with {prefix}, as layout {NAME} has it; rename it or move it elsewhere"
+        f"{path}: its name does not begin with {prefix}, as in layout {NAME}. Rename it or move it elsewhere."
         for stem, path in found.items()
         if not stem.startswith(prefix)
     ]

@@ -51,7 +51,7 @@ def _labels(root: Path) -> dict[str, Path]:
     for stem, path in volumes_by_stem(root / "labels", NAME, labels=True).items():
         case_id = stem if {stem, f"{stem}_0000"} & images else case_stem(path)
         if (other := labels.setdefault(case_id, path)) != path:
-            raise InputError(f"{path} and {other.name} are both labels of {case_id}; remove one of them")
+            raise InputError(f"{path}: {other.name} is a label of {case_id} too. Remove one of them.")
     return labels
 
 

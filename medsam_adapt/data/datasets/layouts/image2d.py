@@ -49,7 +49,7 @@ def read(root: Path, need_labels: bool) -> CaseList:
     classes = class_map(read_json(names), names) if names.is_file() else {1: STRUCTURE}
     lossy = [path for path in masks.values() if path.suffix.lower() != ".png"]
     if len(classes) > 1 and lossy:
-        raise InputError(f"{lossy[0]} is a JPEG, which cannot hold the numbers of {len(classes)} classes; save PNGs")
+        raise InputError(f"{lossy[0]}: a JPEG cannot hold the numbers of {len(classes)} classes. Save PNGs.")
     coding = EXCLUSIVE if len(classes) > 1 else _above_threshold(next(iter(classes)), bool(lossy))
     return CaseList(NAME, root, cases, classes, coding=coding, intensity="picture")
 
@@ -63,12 +63,14 @@ def _above_threshold(class_id: int, lossy: bool) -> LabelCoding:
 def _by_id(folder: Path, endings: tuple[str, ...] = ()) -> dict[str, Path]:
     """Picture's name without suffix and ending -> picture."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder, which layout {NAME} needs; create it or name another --layout")
+        raise InputError(
+            f"{folder}: layout {NAME} needs this folder, and it does not exist. Create it or name another --layout."
+        )
     found: dict[str, Path] = {}
     for path in picture_files(folder):
         case_id = volume_stem(path)
         for ending in endings:
             case_id = case_id.removesuffix(ending)
         if (other := found.setdefault(case_id, path)) != path:
-            raise InputError(f"{path} and {other.name} are both named {case_id}; remove one of them")
+            raise InputError(f"{path}: {other.name} is named {case_id} too. Remove one of them.")
     return found

@@ -71,18 +71,18 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
 def _channel(raw: Any, choice: str, source: Path) -> str:
     """The end of the chosen channel's file names: "_0000"."""
     if not isinstance(raw, dict) or not raw or not all(str(number).isdecimal() for number in raw):
-        raise InputError(f'{source} has no map "channel_names"; add {{"channel_names": {{"0": "CT"}}}}')
+        raise InputError(f'{source}: it has no map "channel_names". Add {{"channel_names": {{"0": "CT"}}}}.')
     names = {int(number): str(name) for number, name in raw.items()}
     listed = ", ".join(f"{number:04d} ({name})" for number, name in sorted(names.items()))
     if not choice and len(names) > 1:
         raise InputError(
-            f"{source} has the channels {listed} and one is used at a time; choose it as in "
-            f"--layout {NAME}:{next(iter(names.values()))}"
+            f"{source}: it has the channels {listed}, and one is used at a time. Choose it, as in --layout "
+            f"{NAME}:{next(iter(names.values()))}."
         )
     found = [number for number, name in names.items() if choice in ("", name, f"{number:04d}", str(number))]
     if not found:
         near = did_you_mean(choice, names.values())
-        raise InputError(f"{source} has no channel {choice!r}{near}; choose one of {listed}")
+        raise InputError(f"{source}: it has no channel {choice!r}{near}. Choose one of {listed}.")
     return f"_{found[0]:04d}"
 
 
@@ -107,5 +107,5 @@ def _check_regions(members: Mapping[str, list[Any]], source: Path) -> None:
         whole = all(type(number) is int and 0 <= number <= LARGEST_LABEL for number in numbers)
         if not numbers or not whole or (0 in numbers and numbers != [0]):
             raise InputError(
-                f"{source} gives {name!r} the labels {numbers}; give a whole number above 0, or a list of them"
+                f"{source}: it gives {name!r} the labels {numbers}. Give a whole number above 0, or a list of them."
             )

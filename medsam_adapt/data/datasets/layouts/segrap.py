@@ -125,12 +125,12 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
         files = {volume_stem(path): path for path in volume_files(place)}
         if (image := _image(place, names)) is None:
             missing = next(name for name in names if name not in files)
-            problems.append(f"{place} has no {missing}.nii.gz; add it")
+            problems.append(f"{place}: it has no {missing}.nii.gz. Add it.")
             continue
         label = maps.get(place.name)
         masks = {} if label else {class_id: files[name] for class_id, name in classes.items() if name in files}
         if need_labels and not (label or masks):
-            problems.append(f"{place} has no label in Task00{1 + ('tumours' in wanted)} and no mask; add one of them")
+            problems.append(f"{place}: it has no label in Task00{1 + ('tumours' in wanted)} and no mask. Add one.")
         cases.append(Case(place.name, image, label, masks=masks))
     if problems:
         raise problems_error(problems)
@@ -147,7 +147,10 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
 
 def _checked_folder(root: Path) -> Path:
     if (folder := _cases_folder(root)) is None:
-        raise InputError(f"{root} holds no segrap_0000/image.nii.gz or the like, which layout {NAME} needs")
+        raise InputError(
+            f"{root}: it has no file such as segrap_0000/image.nii.gz, which layout {NAME} needs. Name another "
+            "--layout."
+        )
     return folder
 
 
@@ -158,7 +161,7 @@ def _case_folders(folder: Path) -> list[Path]:
 def _image_names(wanted: set[str]) -> tuple[str, ...]:
     """What the images of a case are called, by the words of the choice."""
     if {"contrast", "both"} <= wanted:
-        raise InputError(f"layout {NAME} takes contrast or both, not both of these words; leave one of them out")
+        raise InputError(f"--layout {NAME}: contrast and both exclude each other. Leave one of them out.")
     return IMAGE_PAIR if "both" in wanted else ("image_contrast" if "contrast" in wanted else "image",)
 
 

@@ -61,8 +61,8 @@ class VolumeHeader:
         believable = ((lengths > 1e-6) & (lengths < 1e6)).all()
         if not (np.isfinite(self.affine).all() and believable and volume > 1e-3):
             raise InputError(
-                f"{self.path} has an affine that cannot be inverted, so its voxels have no place in the patient; "
-                "export it again from its source"
+                f"{self.path}: it has an affine that cannot be inverted, so its voxels have no place in the patient. "
+                "Export it again from its source."
             )
         object.__setattr__(self, "spacing", tuple(float(length) for length in lengths))
         object.__setattr__(self, "orientation", "".join(nib.aff2axcodes(self.affine)))
@@ -97,15 +97,15 @@ def plain_label_header(header: VolumeHeader) -> nib.Nifti1Header:
 
 def unreadable(path: Path, why: object) -> InputError:
     """The sentence for a damaged file."""
-    return InputError(f"{path} cannot be read, truncated or damaged perhaps ({why}); copy or download it again")
+    return InputError(f"{path}: it cannot be read, possibly truncated or damaged ({why}). Copy or download it again.")
 
 
 def check_size(path: Path, needed: int, held: int, ratio: int = 1) -> None:
     """Refuse a header that claims more bytes than ``held`` can give, compressed by ``ratio`` at most."""
     if needed > held * ratio:
         raise InputError(
-            f"{path} is truncated or corrupt: its header claims {needed:,} bytes, more than a file of {held:,} can "
-            "hold; copy or download it again"
+            f"{path}: it is truncated or corrupt (its header claims {needed:,} bytes, more than a file of {held:,} can "
+            "hold). Copy or download it again."
         )
 
 

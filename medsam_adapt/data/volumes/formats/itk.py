@@ -145,7 +145,7 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
     with path.open("rb") as file:
         block = file.read(_HEADER_BYTES)
     if not _is_metaimage(path) and not block.startswith(b"NRRD000"):
-        raise InputError(f"{path} is not an NRRD volume, whatever its name says; export it again")
+        raise InputError(f"{path}: it is not an NRRD volume, although its name says so. Export it again.")
     fields: dict[str, str] = {}
     length, ended = 0, len(block) < _HEADER_BYTES
     for line in block.split(b"\n"):
@@ -158,17 +158,17 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
             _check_nrrd_line(path, line)
         name, separator, value = (part.strip() for part in text.partition("=" if _is_metaimage(path) else ":"))
         if separator and not text.startswith("#") and fields.setdefault(name.lower(), value) != value:
-            raise InputError(f"{path} gives {name[:40]!r} twice in its header; export it again")
+            raise InputError(f"{path}: its header has {name[:40]!r} twice. Export it again.")
         if name.lower() == "elementdatafile":
             ended = True
             break
     if _is_metaimage(path) and "elementdatafile" not in fields:
-        raise InputError(f"{path} is not a MetaImage volume, whatever its name says; export it again")
+        raise InputError(f"{path}: it is not a MetaImage volume, although its name says so. Export it again.")
     if not ended:
-        raise InputError(f"{path} has no end of its header in its first {_HEADER_BYTES:,} bytes; export it again")
+        raise InputError(f"{path}: its header does not end in its first {_HEADER_BYTES:,} bytes. Export it again.")
     axes = fields.get("ndims" if _is_metaimage(path) else "dimension", "")
     if not axes.isdecimal() or len(axes) > 9 or not 1 <= int(axes) <= _LARGEST_AXES:
-        raise InputError(f"{path} has a corrupt header ({axes[:20] or 'no number of'} axes); export it again")
+        raise InputError(f"{path}: it has a corrupt header ({axes[:20] or 'no number of'} axes). Export it again.")
     return fields, min(length, len(block))
 
 
@@ -193,20 +193,20 @@ def _check_nrrd_line(path: Path, line: bytes) -> None:
     before, own, _ = line.partition(b":=")
     free = line.startswith((b"#", b"content: ")) or (own and b": " not in before)
     if len(line) > _LONGEST_FIELD and not free:
-        raise InputError(f"{path} has a corrupt header (a line of {len(line):,} letters); export it again")
+        raise InputError(f"{path}: it has a corrupt header (a line of {len(line):,} characters). Export it again.")
 
 
 def _file_beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names, which must lie in the header's own folder."""
     if not name:
-        raise InputError(f"{path} names no file of voxels; export it again")
+        raise InputError(f"{path}: it names no file with voxels. Export it again.")
     if name.upper().startswith("LIST") or "%" in name:  # a pattern, which ITK hands to printf
-        raise InputError(f"{path} keeps its voxels in a list of files; save it as one file, .nrrd or .mha")
+        raise InputError(f"{path}: it keeps its voxels in a list of files. Save it as one file, .nrrd or .mha.")
     if Path(name).name != name or "\\" in name:
-        raise InputError(f"{path} names its voxels' file in another folder; put both into one folder")
+        raise InputError(f"{path}: it names a file with voxels in another folder. Put both into one folder.")
     source = path.with_name(name)
     if not source.is_file():
-        raise InputError(f"{path} keeps its voxels in {name}, which is not beside it; copy that file there")
+        raise InputError(f"{path}: its voxels are in {name}, which is not beside it. Copy that file there.")
     return source
 
 
@@ -234,11 +234,13 @@ def _reason(error: RuntimeError) -> str:
 def _shape(path: Path, reader: SimpleITK.ImageFileReader) -> tuple[int, int, int]:
     shape = tuple(reader.GetSize())
     if min(shape, default=0) < 1:
-        raise InputError(f"{path} has a corrupt header (dimensions {list(shape)}); export it again")
+        raise InputError(f"{path}: it has a corrupt header (dimensions {list(shape)}). Export it again.")
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
-        raise InputError(f"{path} is {len(shape)}D ({listed_size(shape)}), not 3D; give each volume in a separate file")
+        raise InputError(
+            f"{path}: it is {len(shape)}D ({listed_size(shape)}), not 3D. Give each volume in a separate file."
+        )
     return shape
 
 
@@ -246,11 +248,11 @@ def _check_kind(path: Path, reader: SimpleITK.ImageFileReader, layers: int) -> N
     import SimpleITK as sitk
 
     if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
-        raise InputError(f"{path} holds complex voxels; give one real number a voxel")
+        raise InputError(f"{path}: it holds complex voxels. Save one real number per voxel.")
     if (count := reader.GetNumberOfComponents()) != layers:
         raise InputError(
-            f"{path} holds {count} values a voxel (colour, vectors, or several volumes in one); give one real number "
-            "a voxel, and each volume in a separate file"
+            f"{path}: it holds {count} values per voxel (colour, vectors, or several volumes in one). Save one real "
+            "number per voxel, and each volume in a separate file."
         )
 
 
@@ -267,7 +269,7 @@ def _affine(path: Path, reader: SimpleITK.ImageFileReader) -> np.ndarray:
     spacing = np.array(reader.GetSpacing()[:3])
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         listed = ", ".join(f"{length:g}" for length in spacing)
-        raise InputError(f"{path} has an impossible voxel spacing ({listed}); correct it or export the volume again")
+        raise InputError(f"{path}: its voxel spacing is impossible ({listed}). Correct it or export the volume again.")
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * spacing
     affine[:3, 3] = reader.GetOrigin()[:3]

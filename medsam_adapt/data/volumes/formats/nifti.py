@@ -41,7 +41,9 @@ def _open_nifti(path: Path) -> BinaryIO:
     if compressed != is_gzip:
         right = ".nii.gz" if is_gzip else ".nii"
         state = "is gzip-compressed" if is_gzip else "is not gzip-compressed"
-        raise InputError(f"{path} {state}, which its name denies; rename it to end in {right} or download it again")
+        raise InputError(
+            f"{path}: it {state}, although its name says otherwise. Rename it to end in {right} or download it again."
+        )
     return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
 
 
@@ -70,7 +72,7 @@ def _nifti_fields(path: Path) -> nib.Nifti1Header:
         for endianness, order in (("<", "little"), (">", "big")):
             if block[:4] == size.to_bytes(4, order) and len(block) >= size and block[at : at + 4] == magic:  # type: ignore[arg-type]
                 return kind(block[:size], endianness=endianness, check=False)
-    raise InputError(f"{path} is not a NIfTI volume, whatever its name says; export it as .nii.gz again")
+    raise InputError(f"{path}: it is not a NIfTI volume, although its name says so. Export it as .nii.gz again.")
 
 
 def _nifti_layout(path: Path, fields: nib.Nifti1Header) -> tuple[tuple[int, int, int], np.dtype, int]:
@@ -78,20 +80,20 @@ def _nifti_layout(path: Path, fields: nib.Nifti1Header) -> tuple[tuple[int, int,
     dims = int(fields["dim"][0])
     shape = tuple(int(length) for length in fields["dim"][1 : dims + 1])
     if not 1 <= dims <= 7 or min(shape) < 1:
-        raise InputError(f"{path} has a corrupt header (dimensions {fields['dim'].tolist()}); export it again")
+        raise InputError(f"{path}: it has a corrupt header (dimensions {fields['dim'].tolist()}). Export it again.")
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
         size = listed_size(shape)
-        raise InputError(f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a separate file")
+        raise InputError(f"{path}: it is {len(shape)}D ({size}), not 3D. Give each volume in a separate file.")
     try:
         dtype, offset = fields.get_data_dtype(), fields.get_data_offset()
     except (nib.spatialimages.HeaderDataError, KeyError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} has a corrupt header ({error}); export it again") from error
+        raise InputError(f"{path}: it has a corrupt header ({error}). Export it again.") from error
     if dtype.kind not in "iuf":
-        raise InputError(f"{path} holds colour or complex voxels; give one real number a voxel")
+        raise InputError(f"{path}: it holds colour or complex voxels. Save one real number per voxel.")
     if not fields.sizeof_hdr <= offset < 1 << 31:
-        raise InputError(f"{path} has a corrupt header (voxels from byte {offset}); export it again")
+        raise InputError(f"{path}: it has a corrupt header (voxels from byte {offset}). Export it again.")
     return shape, dtype, offset
 
 
@@ -115,11 +117,11 @@ def _read_nifti_header(path: Path) -> VolumeHeader:
     spacing = fields["pixdim"][1:4]
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         listed = ", ".join(f"{length:g}" for length in spacing)
-        raise InputError(f"{path} has an impossible voxel spacing ({listed}); correct it or export the volume again")
+        raise InputError(f"{path}: its voxel spacing is impossible ({listed}). Correct it or export the volume again.")
     try:
         affine = np.array(fields.get_best_affine(), dtype=np.float64)
     except (nib.spatialimages.HeaderDataError, ValueError) as error:
-        raise InputError(f"{path} has a corrupt orientation ({error}); export it again from its source") from error
+        raise InputError(f"{path}: it has a corrupt orientation ({error}). Export it again from its source.") from error
     others, contradiction = _other_geometry(fields, shape, affine)
     to_mm = np.array([*[_MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0)] * 3, 1.0])[:, None]
     affine *= to_mm
@@ -186,7 +188,7 @@ def _read_nifti_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
     try:
         slope, intercept = fields.get_slope_inter()
     except nib.spatialimages.HeaderDataError as error:
-        raise InputError(f"{path} has a corrupt header ({error}); export it again") from error
+        raise InputError(f"{path}: it has a corrupt header ({error}). Export it again.") from error
     with _open_nifti(path) as file:
         content = _read_bytes(file, path, offset, math.prod(shape) * dtype.itemsize)
     voxels = np.frombuffer(content, dtype).reshape(shape, order="F")

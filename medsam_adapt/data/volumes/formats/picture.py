@@ -136,7 +136,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             check_size(path, picture.width * picture.height // 8, path.stat().st_size, DEFLATE_RATIO)
             yield picture
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path} is no PNG and no JPEG, whatever its name says; export it again") from error
+        raise InputError(f"{path}: it is neither PNG nor JPEG, although its name says so. Export it again.") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's own for a damaged PNG
         raise unreadable(path, error) from error
 
@@ -144,7 +144,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _one_number(values: np.ndarray, path: Path) -> np.ndarray:
     """A mask's (X, Y, 1, 3) as (X, Y, 1): grey that was saved as colour."""
     if (np.ptp(values, axis=-1) > _SAME_COLOUR).any():
-        raise InputError(f"{path} is in colour, and a label is one number a pixel. Save it in grey levels.")
+        raise InputError(f"{path}: it is in colour, and a label is one number per pixel. Save it in grey levels.")
     return values[..., 1]  # of a JPEG's colours, green keeps most
 
 
