@@ -67,7 +67,7 @@ def pull_adapter(
     FolderLock.refuse_if_held(output)
     place = place_of(source)
     if isinstance(place, LocalFolder) and place.path.resolve() == output.resolve():
-        raise InputError(f"{output} is the adapter's own folder: name another --output.")
+        raise InputError(f"{output}: it is the folder of the adapter itself. Name another --output.")
     if not pull(place, output, checkpoint):
         warn(
             "the weights are not bit-identical to those that were pushed: this torch or this processor rounds "

@@ -103,7 +103,7 @@ def convert(
     from medsam_adapt.data.datasets.relabel import read_map, read_pairs
 
     if mapping is not None and rename:
-        raise InputError("--map and --rename exclude each other: put all changes into the map.")
+        raise InputError("--rename: it excludes --map. Put all changes into the map.")
     changes = read_map(mapping) if mapping is not None else read_pairs(rename) if rename else None
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with progress_bar() as progress:
@@ -133,15 +133,15 @@ def split(
     from medsam_adapt.data.datasets.splits import fold_cases, save_split
 
     if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"{output} cannot be written: name a JSON file in a folder that exists.")
+        raise InputError(f"{output}: it cannot be written. Name a JSON file in a folder that exists.")
     if output.exists() and not overwrite:
-        raise InputError(f"{output} already exists: name another file, or add --overwrite.")
+        raise InputError(f"{output}: it already exists. Name another file, or add --overwrite.")
     found = find_cases(folder, layout)
     splits = fold_cases(found.cases, seed, folds)
     try:
         save_split(output, splits, seed)
     except OSError as error:
-        raise InputError(f"cannot write {output} ({error.strerror}); choose another folder.") from error
+        raise InputError(f"{output}: it cannot be written ({error.strerror}). Choose another folder.") from error
     patients = len({case.patient_id for case in found.cases})
     say(
         f"{patients} patients in {folds} folds: {output}\n"

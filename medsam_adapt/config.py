@@ -223,7 +223,7 @@ def checked_precision(name: str) -> Precision:
     """``name`` as a precision; raises InputError when there is none of that name."""
     found = next((known for known in get_args(Precision) if known == name), None)
     if found is None:
-        raise InputError(f"unknown precision '{name}': use {', '.join(get_args(Precision))}.")
+        raise InputError(f"--precision {name}: there is no such precision. Use {', '.join(get_args(Precision))}.")
     return found
 
 

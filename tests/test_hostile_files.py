@@ -126,7 +126,7 @@ def test_a_run_record_that_names_code(changes, tmp_path, scan, marker, monkeypat
     (run / "run.json").write_text(json.dumps({**record, **changes}))
     code, text = call(capsys, "predict", run, "-i", scan, "-o", tmp_path / "masks", "--device", "cpu")
     assert code == 2
-    assert "run.json" in text or "is no adapter" in text
+    assert "run.json" in text or "has no such adapter" in text
     assert not (tmp_path / "masks").exists()
 
 

@@ -104,7 +104,7 @@ def test_false_from_monais_command_is_false(word):
     assert as_switch("true", "resume") is True
     knobs = run_knobs("decoder", low_memory=word, compile=word, tune_encoder=word)
     assert (knobs.low_memory, knobs.compile, knobs.tune_encoder) == (False, False, False)
-    with pytest.raises(InputError, match=r"resume: 'no' is no switch\. Write true or false\."):
+    with pytest.raises(InputError, match=r"resume: 'no' is not a switch\. Write true or false\."):
         as_switch("no", "resume")
     with pytest.raises(InputError, match="low_memory"):
         run_knobs("decoder", low_memory="no")

@@ -42,7 +42,7 @@ def recipe_values(name: str, recipe: str = "default") -> dict[str, Any]:
         InputError: unknown bundle or recipe.
     """
     if recipe not in RECIPES:
-        raise InputError(f"unknown recipe '{recipe}': use {' or '.join(RECIPES)}.")
+        raise InputError(f"--recipe {recipe}: there is no such recipe. Use {' or '.join(RECIPES)}.")
     own = {
         key: decoded(value)
         for key, value in read_config(name, "train")["knobs"].items()
@@ -79,9 +79,9 @@ def parse_sets(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise InputError(f"--set {pair}: write it as key=value.")
+            raise InputError(f"--set {pair}: it is not KEY=VALUE. Write it as key=value.")
         if text.lstrip()[:1] in ("$", "@", "%"):
-            raise InputError(f"--set {pair}: a value is data and cannot begin with $, @ or %.")
+            raise InputError(f"--set {pair}: a value that begins with $, @ or % is refused. Give data only.")
         try:
             values[key] = json.loads(text)
         except json.JSONDecodeError:

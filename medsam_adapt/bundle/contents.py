@@ -64,7 +64,7 @@ def bundle_folder(name: str) -> Path:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean '{close[0]}'?" if close else ""
-        raise InputError(f"unknown bundle '{name}'{hint}: use one of {', '.join(known)}.")
+        raise InputError(f"--bundle {name}: there is no such bundle{hint}. Use one of {', '.join(known)}.")
     return bundles_folder() / name
 
 

@@ -56,8 +56,8 @@ def require_trust(bundle: str, trusted: bool) -> None:
     """
     if is_foreign(bundle) and not trusted:
         raise InputError(
-            f"{bundle} is not one of the shipped bundles, and running it runs whatever Python its configs hold, with "
-            f"your rights: read it ('medsam-adapt bundles check {bundle}' lists what would run), and add "
+            f"{bundle}: it is not one of the shipped bundles, and running it runs whatever Python its configs hold, "
+            f"with your rights. Read it ('medsam-adapt bundles check {bundle}' lists what would run), and add "
             "--trust-bundle if you trust its author."
         )
 
@@ -72,9 +72,11 @@ def read_foreign(folder: Path, config: str) -> dict[str, Any]:
 
     path = folder / "configs" / f"{config}.json"
     if not path.is_file():
-        raise InputError(f"{folder} is no bundle: it has no configs/{config}.json.")
+        raise InputError(
+            f"{folder}: it is not a bundle, since it has no configs/{config}.json. Give the folder of a bundle."
+        )
     if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} is too large for a config: give the folder of a bundle.")
+        raise InputError(f"{path}: it is too large for a config. Give the folder of a bundle.")
     return read_object(path)
 
 
@@ -90,8 +92,8 @@ def base_bundle(bundle: str) -> str:
     base = knobs.get("bundle") if isinstance(knobs, Mapping) else None
     if base not in bundle_names():
         raise InputError(
-            f'{bundle}/configs/train.json does not say whose settings it has: give "knobs" a "bundle", one of '
-            f"{', '.join(bundle_names())}, or begin with 'medsam-adapt bundles copy'."
+            f'{bundle}/configs/train.json: it does not name the bundle whose settings it has. Give "knobs" a '
+            f"\"bundle\", one of {', '.join(bundle_names())}, or begin with 'medsam-adapt bundles copy'."
         )
     return str(base)
 
@@ -147,11 +149,13 @@ def copy_bundle(bundle: str, target: Path) -> list[str]:
         InputError: no such bundle, or something is where the copy shall be.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} already exists: name another folder.")
+        raise InputError(f"{target}: it already exists. Name another folder.")
     folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
     files = contents.own_files(folder)
     if "configs/train.json" not in files:
-        raise InputError(f"{folder} is no bundle: it has no configs/train.json.")
+        raise InputError(
+            f"{folder}: it is not a bundle, since it has no configs/train.json. Give the folder of a bundle."
+        )
     try:
         with folder_written_whole(target) as temporary:
             if not is_foreign(bundle):
@@ -161,7 +165,7 @@ def copy_bundle(bundle: str, target: Path) -> list[str]:
                 place.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, place)
     except OSError as error:
-        raise InputError(f"cannot write {target} ({error.strerror}): name another folder.") from error
+        raise InputError(f"{target}: it cannot be written ({error.strerror}). Name another folder.") from error
     return list(files)
 
 

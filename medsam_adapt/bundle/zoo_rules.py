@@ -26,7 +26,7 @@ def zoo_problems(folder: Path) -> list[str]:
     """
     problems = [f"{folder}/{name} is missing: the model zoo asks for it." for name in FILES if not _has(folder, name)]
     if not _NAME.fullmatch(folder.resolve().name):
-        problems.append(f"{folder}: the model zoo names bundles by letters, digits and underscores; rename the folder.")
+        problems.append(f"{folder}: the model zoo names bundles by letters, digits and underscores. Rename the folder.")
     problems += _large_files(folder)
     if _has(folder, FILES[1]):
         problems += _metadata_problems(folder / FILES[1])
@@ -57,23 +57,23 @@ def _large_files(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and path.stat().st_size > LARGEST_FILE and name not in named:
-            yield f"{path} is larger than 25 MB: name it with its address in large_files.yml."
+            yield f"{path}: it is larger than 25 MB. Name it with its address in large_files.yml."
 
 
 def _metadata_problems(path: Path) -> Iterator[str]:
     try:
         metadata: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no text, or no JSON
-        yield f"{path} is no JSON file: {error}."
+        yield f"{path}: it is not JSON ({error}). Correct it."
         return
     if not isinstance(metadata, Mapping):
-        yield f"{path} holds no JSON object: write one."
+        yield f"{path}: it holds no JSON object. Write one."
         return
     version, changelog = metadata.get("version"), metadata.get("changelog")
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        yield f"{path}: version is {version!r}; write three numbers, as in 0.1.0."
+        yield f"{path}: version is {version!r}. Write three numbers, as in 0.1.0."
     elif not isinstance(changelog, Mapping) or not changelog.get(version):
-        yield f"{path}: changelog says nothing of version {version}; add a line on it."
+        yield f"{path}: changelog has no line on version {version}. Add one."
     packages = metadata.get("required_packages_version", {})
     if not isinstance(packages, Mapping) or not all(isinstance(value, str) for value in packages.values()):
         yield f'{path}: required_packages_version has to give versions, as in {{"nibabel": "5.4.2"}}.'

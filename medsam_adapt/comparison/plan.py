@@ -162,13 +162,13 @@ def _extended(plan: Plan, folder: Path) -> Plan:
     if (newer := newer_error(path, before, FORMAT)) is not None:
         raise newer
     if before.get("format") != FORMAT:
-        raise InputError(f"{path} is of another version: name another folder.")
+        raise InputError(f"{path}: it is of another version. Name another folder.")
     for key in ("data", "layout", "folds", "recipe"):
         if before[key] != getattr(plan, key):
-            raise InputError(f"{folder} was begun with another {key} ({before[key]}): name another folder.")
+            raise InputError(f"{folder}: it was begun with another {key} ({before[key]}). Name another folder.")
     for bundle in set(before["settings"]) & set(plan.settings):
         if before["settings"][bundle] != plan.settings[bundle]:
-            raise InputError(f"{folder} was begun with other settings of {bundle}: name another folder.")
+            raise InputError(f"{folder}: it was begun with other settings of {bundle}. Name another folder.")
     settings = {**before["settings"], **plan.settings}
     seeds = max(before["seeds"], plan.seeds)
     extended = Plan(plan.data, plan.layout, tuple(settings), settings, plan.recipe, plan.folds, seeds)

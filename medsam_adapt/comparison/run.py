@@ -67,7 +67,7 @@ def compare_runs(runs: Sequence[ScoredRun]) -> dict[str, Any]:
     """
     methods = list(dict.fromkeys(run.method for run in runs))
     if len(methods) < 2:
-        raise InputError("there is nothing to compare: give two methods or runs.")
+        raise InputError("--bundles: there is nothing to compare. Give two methods or runs.")
     by_seed = _by_seed(runs)
     classes, metrics, cases = _common(runs, by_seed)
     scores = {method: _scores_of(by_seed[method], cases, classes, metrics) for method in methods}
@@ -125,7 +125,10 @@ def _by_seed(runs: Sequence[ScoredRun]) -> dict[str, dict[int, dict[str, tuple[S
         cases = found.setdefault(run.method, {}).setdefault(run.seed, {})
         for case, content in run.summary["cases"].items():
             if case in cases:
-                raise InputError(f"{cases[case][0].where} and {run.where} both scored the case '{case}' as one method.")
+                raise InputError(
+                    f"{run.where}: it and {cases[case][0].where} both scored the case {case!r} as one method. Give "
+                    "each method a case once."
+                )
             cases[case] = (run, content["classes"])
     return found
 
@@ -139,12 +142,12 @@ def _common(
     for run in runs:
         if differing := sorted(set(classes) ^ set(run.summary["classes"])):
             raise InputError(
-                f"{first.where} and {run.where} differ in the class '{differing[0]}': compare equal tasks."
+                f"{first.where}: it and {run.where} differ in the class {differing[0]!r}. Compare equal tasks."
             )
         for key in ("empty_policy", "surface", "tolerances_mm"):
             if run.summary["rules"][key] != first.summary["rules"][key]:
                 raise InputError(
-                    f"{first.where} and {run.where} were scored by different rules ({key}): evaluate both alike."
+                    f"{first.where}: it and {run.where} were scored by different rules ({key}). Evaluate both alike."
                 )
     metrics = tuple(name for name in METRICS if all(name in run.summary["rules"]["metrics"] for run in runs))
     groups = [(f"{method}, seed {seed}", cases) for method, seeds in by_seed.items() for seed, cases in seeds.items()]
@@ -152,7 +155,7 @@ def _common(
         if differing := sorted(set(groups[0][1]) ^ set(cases)):
             one = name if differing[0] in groups[0][1] else groups[0][0]
             raise InputError(
-                f"{one} was not scored on the case '{differing[0]}', and others were: score all on the same cases, "
+                f"{one}: it was not scored on the case {differing[0]!r}, and others were. Score all on the same cases, "
                 "with evaluate --data for instance."
             )
     return classes, metrics, tuple(sorted(groups[0][1]))

@@ -95,11 +95,11 @@ def explain_cache_errors(folder: Path) -> Iterator[None]:
         why = error.strerror or str(error)
         if error.errno in _NOT_WRITABLE:
             raise InputError(
-                f"the slice cache {folder} cannot be written to ({why}); name another folder with --cache-dir"
+                f"{folder}: this slice cache cannot be written to ({why}). Name another folder with --cache-dir."
             ) from error
         raise RunError(
-            f"the slice cache {folder} could not take the slices ({why}): free some space, with 'medsam-adapt cache "
-            "clear' for instance, or name another folder with --cache-dir"
+            f"{folder}: this slice cache could not take the slices ({why}). Free some space, with 'medsam-adapt cache "
+            "clear' for instance, or name another folder with --cache-dir."
         ) from error
 
 
@@ -165,7 +165,9 @@ def cache_info(cache_dir: str | Path | None = None) -> CacheInfo:
     try:
         entries = sorted(path for path in info.folder.iterdir() if path.is_dir())
     except OSError as error:
-        raise InputError(f"the slice cache {info.folder} cannot be read ({error.strerror}); name a folder") from error
+        raise InputError(
+            f"{info.folder}: this slice cache cannot be read ({error.strerror}). Name a folder."
+        ) from error
     for path in entries:
         if _CASE.fullmatch(path.name) and (path / "images.npy").is_file():
             info.cases[path] = _bytes(path)

@@ -20,10 +20,10 @@ def select_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps.") from error
+        raise InputError(f"--device {name}: there is no such device. Use auto, cpu, cuda, cuda:N or mps.") from error
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not has.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"device '{name}' is not on this machine: use --device auto.")
+        raise InputError(f"--device {name}: this machine does not have it. Use --device auto.")
     return device
 
 
@@ -34,12 +34,15 @@ def process_device(name: str = "auto") -> torch.device:
         InputError: there are more processes than GPUs, or another device is named.
     """
     if name not in ("auto", "cuda", "cpu"):
-        raise InputError(f"several processes take a GPU each: leave out --device {name}, or give --device cpu.")
+        raise InputError(
+            f"--device {name}: each of several processes takes a GPU. Leave out --device {name}, or give --device cpu."
+        )
     device, number = select_device(name), int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cpu":
         return device
     if number >= torch.cuda.device_count():
         raise InputError(
-            f"this machine has {torch.cuda.device_count()} GPUs, too few for its processes: start one for each GPU."
+            f"--device: this machine has {torch.cuda.device_count()} GPUs, too few for its processes. Start one for "
+            "each GPU."
         )
     return torch.device("cuda", number)

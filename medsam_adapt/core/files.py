@@ -106,13 +106,15 @@ def read_record(path: str | Path, model: type[Record], fix: str) -> Record:
         content = Path(path).read_bytes()
         return model.model_validate_json(content)
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): {fix}.") from error
+        raise InputError(f"{path}: it cannot be read ({error.strerror}). {fix}") from error
     except ValidationError as error:
         if (newer := newer_error(path, _content_of(content))) is not None:
             raise newer from error
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:60] for part in fault["loc"])
-        raise InputError(f"{path} is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}): {fix}.") from error
+        raise InputError(
+            f"{path}: it is damaged ({where}{': ' if where else ''}{fault['msg'][:200]}). {fix}"
+        ) from error
 
 
 def _content_of(text: bytes) -> Any:

@@ -36,7 +36,7 @@ class FolderLock:
             holder = file.read().strip() or "another process"
             file.close()
             raise InputError(
-                f"{self.path.parent} is being trained by {holder}: wait for its end, or name another --output."
+                f"{self.path.parent}: it is being trained by {holder}. Wait for its end, or name another --output."
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -21,21 +21,25 @@ def read_json(path: Path) -> Any:
             json.dumps(content, ensure_ascii=False).encode()
         return content
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); check the path and its permissions") from error
+        raise InputError(
+            f"{path}: it cannot be read ({error.strerror}). Check the path and its permissions."
+        ) from error
     except UnicodeError as error:
-        raise InputError(f"{path} is not text in UTF-8; save it as such") from error
+        raise InputError(f"{path}: it is not text in UTF-8. Save it as UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON at line {error.lineno}: {error.msg}; correct that line") from error
+        raise InputError(f"{path}: it is not JSON at line {error.lineno} ({error.msg}). Correct that line.") from error
     except ValueError as error:  # Python's own limit
-        raise InputError(f"{path} has a number of too many digits to be read; correct it") from error
+        raise InputError(f"{path}: it has a number of too many digits to be read. Correct it.") from error
     except RecursionError as error:
-        raise InputError(f"{path} is nested too deeply to be read; write it anew") from error
+        raise InputError(f"{path}: it is nested too deeply to be read. Write it again.") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """`read_json` of a file that must hold an object."""
     if not isinstance(content := read_json(path), dict):
-        raise InputError(f"{path} must hold a JSON object, {{...}}, not {type(content).__name__}; correct the file")
+        raise InputError(
+            f"{path}: it must hold a JSON object, {{...}}, not {type(content).__name__}. Correct the file."
+        )
     return content
 
 

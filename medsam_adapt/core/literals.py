@@ -65,7 +65,7 @@ def as_switch(value: bool | str, name: str) -> bool:
     known = {"true": True, "false": False}
     found = value if isinstance(value, bool) else known.get(str(value).strip().lower())
     if found is None:
-        raise InputError(f"{name}: {value!r} is no switch. Write true or false.")
+        raise InputError(f"{name}: {value!r} is not a switch. Write true or false.")
     return found
 
 

@@ -38,7 +38,7 @@ def parse_part(text: str) -> Part:
     """
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise InputError(f"--part {text}: it is no part. Write it as 2/8, the second of eight.")
+        raise InputError(f"--part {text}: it is not a part. Write it as 2/8, the second of eight.")
     return Part(int(found[1]), int(found[2]))
 
 
@@ -69,7 +69,8 @@ def part_of_environment(environment: Mapping[str, str] | None = None) -> Part | 
         return None
     if not 0 <= array < arrays:
         raise InputError(
-            "SLURM_ARRAY_TASK_ID is not one of evenly spaced numbers: submit --array=0-7 for eight, or give --part."
+            "SLURM_ARRAY_TASK_ID: the array's numbers are not evenly spaced. Submit --array=0-7 for eight, or give "
+            "--part."
         )
     return _checked(array * tasks + task, arrays * tasks, "SLURM_PROCID")
 
@@ -83,12 +84,14 @@ def local_rank(environment: Mapping[str, str] | None = None) -> int | None:
 
 def _checked(index: int, count: int, name: str) -> Part:
     if not 0 <= index < count:
-        raise InputError(f"{name} is not below the number of processes, {count}: start them by torchrun or srun.")
+        raise InputError(f"{name}: it is not below the number of processes, {count}. Start them by torchrun or srun.")
     return Part(index + 1, count)
 
 
 def _number(given: Mapping[str, str], name: str, default: int) -> int:
     text = given.get(name, str(default))
     if not re.fullmatch(r"\d{1,9}", text.strip()):
-        raise InputError(f"{name}={text}: it is no whole number. Unset it, or start the processes by torchrun or srun.")
+        raise InputError(
+            f"{name}={text}: it is not a whole number. Unset it, or start the processes by torchrun or srun."
+        )
     return int(text)

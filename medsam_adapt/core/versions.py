@@ -41,8 +41,8 @@ def newer_error(path: object, content: Any, known_format: int = 1) -> InputError
         return None
     to = f" to {str(maker)[:40]} or later" if is_newer else ""
     return InputError(
-        f"{path} was made by a newer medsam-adapt: upgrade from {installed_version()}{to} with "
-        f"pip install --upgrade {PACKAGE}."
+        f"{path}: it was made by a newer medsam-adapt. Upgrade from {installed_version()}{to} with pip install "
+        f"--upgrade {PACKAGE}."
     )
 
 

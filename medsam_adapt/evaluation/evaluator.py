@@ -167,7 +167,9 @@ def labelled_volumes(
     found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))
     if missing:
-        raise InputError(f"{root} has no case '{missing[0]}': give the folder that the run was trained on, or --data.")
+        raise InputError(
+            f"{root}: it has no case '{missing[0]}'. Give the folder that the run was trained on, or --data."
+        )
     wanted = tuple(case for case in found.values() if cases is None or case.id in cases)
     check_cases(replace(case_list, cases=wanted))
     volumes = [case.entry() for case in wanted]

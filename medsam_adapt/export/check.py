@@ -91,7 +91,9 @@ def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Te
     for inputs in _examples(record, real):
         ours, theirs = network(inputs), exported(inputs)
         if ours.shape != theirs.shape or not theirs.isfinite().all():
-            raise RunError("the logits of the exported model have a wrong shape: nothing was written.")
+            raise RunError(
+                "--to: the logits of the exported model have a wrong shape. Nothing was written; try another --to."
+            )
         present = ours[ours != ABSENT_LOGIT]
         largest = max(largest, float(present.abs().max()))
         difference = max(difference, float((theirs - ours).abs().max()))
@@ -100,9 +102,9 @@ def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Te
     agreement = Agreement(difference / max(largest, 1e-12), 1 - differing / pixels, real is not None)
     if not agreement.difference <= TOLERANCE or differing > math.ceil(DIFFERING_PIXELS * pixels):
         raise RunError(
-            f"the exported model differs from the run by {agreement.difference:.1e} of the largest logit "
-            f"({TOLERANCE:.0e} is allowed), and its classes agree in {agreement.agreeing:.4%} of the pixels: "
-            "nothing was written."
+            f"--to: the exported model differs from the run by {agreement.difference:.1e} of the largest logit "
+            f"({TOLERANCE:.0e} is allowed), and its classes agree in {agreement.agreeing:.4%} of the pixels. Nothing "
+            "was written; try another --to."
         )
     return agreement
 

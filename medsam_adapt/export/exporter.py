@@ -204,21 +204,21 @@ def weights_of(path: Path) -> Path:
 
 def _checked_output(folder: Path, to: str, output: Path | None, overwrite: bool) -> Path:
     if to not in get_args(Format):
-        raise InputError(f"unknown format '{to}': use --to {' or '.join(get_args(Format))}.")
+        raise InputError(f"--to {to}: there is no such format. Use {' or '.join(get_args(Format))}.")
     missing = [name for name in _NEEDED[to] if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f'{to} needs {" and ".join(missing)}: install them with pip install "medsam-adapt[export]".')
+        raise InputError(f"--to {to}: it needs {' and '.join(missing)}. Run pip install 'medsam-adapt[export]'.")
     output = output or folder / "models" / f"model{SUFFIXES[to]}"
     if output.is_dir():
-        raise InputError(f"{output} is a folder: give a file name, such as {output / ('model' + SUFFIXES[to])}.")
+        raise InputError(f"{output}: it is a folder. Give a file name, such as {output / ('model' + SUFFIXES[to])}.")
     if output.suffix != SUFFIXES[to]:
-        raise InputError(f"{output} does not end in {SUFFIXES[to]}, as {to} does: rename it.")
+        raise InputError(f"{output}: its name does not end in {SUFFIXES[to]}. Rename it.")
     existing = next((path for path in (output, description_of(output)) if path.exists()), None)
     if existing is not None and not overwrite:
-        raise InputError(f"{existing} already exists: choose another --output, or add --overwrite.")
+        raise InputError(f"{existing}: it already exists. Choose another --output, or add --overwrite.")
     parent = next(each for each in output.resolve().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{parent} is not writable: choose another --output.")
+        raise InputError(f"{parent}: it is not writable. Choose another --output.")
     return output
 
 

@@ -207,9 +207,11 @@ class FrozenWork:
         self.place = self._choose_place()
         if self.place is not None:
             return ""
-        fault = f"the frozen features, {decimal(self.bytes)}, find no room"
+        fault = f"the frozen features, {decimal(self.bytes)}, have no room"
         if knobs.cache_frozen == "on":
-            raise InputError(f"{fault}: set fewer cached_views, cache_dtype=float16, or cache_frozen=auto.")
+            raise InputError(
+                f"cached_views: {fault}. Set fewer cached_views, cache_dtype=float16, or cache_frozen=auto."
+            )
         return fault
 
     def _choose_place(self) -> Place | None:

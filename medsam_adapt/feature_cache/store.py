@@ -130,7 +130,7 @@ def store_features(
     try:
         return StoredArray(path)
     except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{folder} is damaged ({error}): remove it, or run 'medsam-adapt cache clear'") from error
+        raise RunError(f"{folder}: it is damaged ({error}). Remove it, or run 'medsam-adapt cache clear'.") from error
 
 
 def _write(path: Path, rows: int, batches: Iterator[Tensor]) -> None:
@@ -154,8 +154,8 @@ def _computed(rows: int, batch: int, compute: Compute, dtype: torch.dtype, progr
         found = compute(wanted).to(dtype)
         if not found.isfinite().all():
             raise RunError(
-                f"features of the frozen network are not finite as {str(dtype).removeprefix('torch.')}: train with "
-                "--set cache_dtype=float32 or --set cache_frozen=off."
+                f"cache_dtype: features of the frozen network are not finite as {str(dtype).removeprefix('torch.')}. "
+                "Train with --set cache_dtype=float32 or --set cache_frozen=off."
             )
         yield found
         progress(len(wanted))

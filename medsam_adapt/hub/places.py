@@ -78,16 +78,22 @@ class LocalFolder:
             InputError: no such folder, a file that is missing or too large, or a link that leads out of the folder.
         """
         if not self.path.is_dir():
-            raise InputError(f"{self} does not exist: give a folder written by 'adapters push', or hf://OWNER/NAME.")
+            raise InputError(
+                f"{self}: it does not exist. Give a folder written by 'adapters push', or hf://OWNER/NAME."
+            )
         with tempfile.TemporaryDirectory() as temporary:
             for name, limit in FILES.items():
                 path = self.path / name
                 if not path.exists() and name in OPTIONAL:
                     continue
                 if not path.is_file():
-                    raise InputError(f"{self} is not an adapter repository: it has no {name}; copy the whole folder.")
+                    raise InputError(
+                        f"{self}: it is not an adapter repository, since it has no {name}. Copy the whole folder."
+                    )
                 if not path.resolve().is_relative_to(self.path.resolve()):
-                    raise InputError(f"{path} is a link out of {self} and is not followed: replace it with the file.")
+                    raise InputError(
+                        f"{path}: it is a link out of {self} and is not followed. Replace it with the file."
+                    )
                 _refuse_large(str(path), path.stat().st_size, limit)
                 target = Path(temporary) / name
                 target.parent.mkdir(exist_ok=True)
@@ -160,7 +166,9 @@ class HubRepository:
         sizes, commit = self._sizes(), self._info().sha
         for name, limit in FILES.items():
             if name not in sizes and name not in OPTIONAL:
-                raise InputError(f"{self} is not an adapter repository: it has no {name}; choose another one.")
+                raise InputError(
+                    f"{self}: it is not an adapter repository, since it has no {name}. Choose another one."
+                )
             _refuse_large(f"{name} of {self}", sizes.get(name, 0), limit)
         with tempfile.TemporaryDirectory() as temporary:
             for name in FILES:
@@ -200,10 +208,10 @@ def place_of(text: str) -> Place:
     found = _ADDRESS.fullmatch(text)
     if found is None:
         raise InputError(
-            f"{text} is not a valid location for an adapter: give a folder, or hf://OWNER/NAME[@REVISION]."
+            f"{text}: it is not a valid location for an adapter. Give a folder, or hf://OWNER/NAME[@REVISION]."
         )
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise InputError(f'{text} needs huggingface_hub: install it with pip install "medsam-adapt[hub]".')
+        raise InputError(f'{text}: it needs huggingface_hub. Install it with pip install "medsam-adapt[hub]".')
     return HubRepository(found[1], found[2])
 
 
@@ -229,36 +237,36 @@ def _explained_errors(repository: HubRepository) -> Iterator[None]:
     # requests' errors are OSErrors; of the HTTP libraries in later versions only this name is common.
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     unreachable = (
-        f"the hub cannot be reached for {repository}: check the connection and HF_HUB_OFFLINE, or use a local folder."
+        f"{repository}: the hub cannot be reached. Check the connection and HF_HUB_OFFLINE, or use a local folder."
     )
     try:
         yield
     except errors.RepositoryNotFoundError as error:
         raise InputError(
-            f"{repository} does not exist or is private: check the name, or log in with 'hf auth login'."
+            f"{repository}: it does not exist or is private. Check the name, or log in with 'hf auth login'."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"{repository} has no revision '{repository.revision}': choose another one.") from error
+        raise InputError(f"{repository}: it has no revision '{repository.revision}'. Choose another one.") from error
     except errors.HFValidationError as error:
-        raise InputError(f"{repository} is not a valid name on the hub: give hf://OWNER/NAME.") from error
+        raise InputError(f"{repository}: it is not a valid name on the hub. Give hf://OWNER/NAME.") from error
     except errors.LocalEntryNotFoundError as error:
         raise RunError(unreachable) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "none")
-        login = "log in with 'hf auth login' as a user with permission" if status in (401, 403) else "try again later"
-        raise RunError(f"the hub refused the request for {repository} (status {status}): {login}.") from error
+        login = "Log in with 'hf auth login' as a user with permission." if status in (401, 403) else "Try again later."
+        raise RunError(f"{repository}: the hub refused the request (status {status}). {login}") from error
     except json.JSONDecodeError as error:
         raise RunError(
-            f"the answer did not come from the hub: check the connection, then try {repository} again."
+            f"{repository}: the answer did not come from the hub. Check the connection, then try again."
         ) from error
     except ValueError as error:  # of the card's front matter, which the hub reads before it takes anything
         if not str(error).startswith("Invalid metadata"):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the hub rejected the card of {repository} ({reason}): use another --license.") from error
+        raise InputError(f"{repository}: the hub rejected the card ({reason}). Use another --license.") from error
     except (OSError, http_error) as error:
         raise RunError(
-            f"the disk is full: free some space for {repository}." if _is_full(error) else unreachable
+            f"{repository}: the disk is full. Free some space." if _is_full(error) else unreachable
         ) from error
 
 
@@ -277,11 +285,13 @@ def _refuse_other(
     others = [name for name in present if name not in ours]
     if others or (set(present) - set(ignored) and ORIGIN_FILE not in present):
         other = (others or sorted(set(present) - set(ignored)))[0]
-        raise InputError(f"{where} contains other files ({other}) and is not replaced: choose another location.")
+        raise InputError(f"{where}: it contains other files ({other}) and is not replaced. Choose another location.")
     if ORIGIN_FILE in present and not overwrite:
-        raise InputError(f"{where} already contains an adapter: choose another location, or add --overwrite.")
+        raise InputError(f"{where}: it already contains an adapter. Choose another location, or add --overwrite.")
 
 
 def _refuse_large(what: str, size: int, limit: int) -> None:
     if size > limit:
-        raise InputError(f"{what} has {size:,} bytes, but files of that name are limited to {limit:,}: rejected.")
+        raise InputError(
+            f"{what}: it has {size:,} bytes, and files of that name are limited to {limit:,}. Choose another adapter."
+        )

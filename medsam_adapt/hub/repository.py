@@ -43,7 +43,7 @@ from medsam_adapt.weights.store import resolve
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.networks.segmenter import Segmenter
 
-_FIX = "fetch the repository again, or ask its author"
+_FIX = "Fetch the repository again, or ask its author."
 
 
 def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | None = None) -> Origin:
@@ -60,18 +60,18 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
         RunError: the hub cannot be reached.
     """
     if licence is not None and not re.fullmatch(LICENCE, licence):
-        raise InputError(f"--license {licence} is not a licence identifier: use an SPDX name, such as Apache-2.0.")
+        raise InputError(f"--license {licence}: it is not a licence identifier. Use an SPDX name, such as Apache-2.0.")
     record = read_run(run)
     weights = require_trained(run)
     _checked(run, record)
     path, base = _base_of(run, record, checkpoint)
     statistics = run / STATISTICS_FILE
     if statistics.is_file():
-        record.statistics = read_record(statistics, TrainingStatistics, "restore it, or remove it to do without")
+        record.statistics = read_record(statistics, TrainingStatistics, "Restore it, or remove it to do without.")
     metrics = read_metrics(run) if (run / METRICS_FILE).is_file() else None
     if metrics is not None and set(metrics["classes"]) != set(record.class_names):
         raise InputError(
-            f"{run / METRICS_FILE} has other classes than the run: evaluate the run again, or remove the file."
+            f"{run / METRICS_FILE}: it has other classes than the run. Evaluate the run again, or remove the file."
         )
 
     from medsam_adapt.inference.run_network import build_network
@@ -86,11 +86,11 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
     try:
         network.load_state_dict(read_weights(weights))
     except RuntimeError as error:
-        raise InputError(f"{weights} does not match {run / RUN_FILE}: restore the run folder.") from error
+        raise InputError(f"{weights}: it does not match {run / RUN_FILE}. Restore the run folder.") from error
     if weights_sha256(network) != rebuilt:
         raise InputError(
-            f"{run} is not {base.name or base.file_name} plus its adapter, so it cannot be rebuilt from them: publish "
-            "a run whose frozen weights are those of its checkpoint."
+            f"{run}: it is not {base.name or base.file_name} plus its adapter, so it cannot be rebuilt from them. "
+            "Publish a run whose frozen weights are those of its checkpoint."
         )
     with place.written() as folder:
         save_adapter(network, folder / "adapter")
@@ -124,7 +124,7 @@ def opened(place: Place) -> Iterator[tuple[Path, Repository]]:
         record = anonymous(_checked(place, record), origin.base)
         weights = folder / ADAPTER_WEIGHTS
         if file_sha256(weights) != origin.adapter_sha256:
-            raise InputError(f"the adapter of {place} is damaged (it is not what {ORIGIN_FILE} says): {_FIX}.")
+            raise InputError(f"{place}: the adapter is damaged (it differs from what {ORIGIN_FILE} lists). {_FIX}")
         yield folder, Repository(origin, record, weights.stat().st_size)
 
 
@@ -199,7 +199,7 @@ def _checked(where: Path | Place, record: RunRecord) -> RunRecord:
     """
     bundle_folder(record.bundle)
     if not all(name.isprintable() for name in record.class_names):
-        raise InputError(f"{where} has a class whose name cannot be printed: {_FIX}.")
+        raise InputError(f"{where}: it has a class whose name cannot be printed. {_FIX}")
     knobs = run_knobs(record.bundle, **{**record.knobs, **dict.fromkeys(PATH_SETTINGS)})
     return record.model_copy(update={"knobs": knobs.model_dump()})
 
@@ -212,13 +212,13 @@ def _base_of(run: Path, record: RunRecord, checkpoint: str | None) -> tuple[Path
     """
     if record.bundle_sha256 is not None:
         raise InputError(
-            f"{run} was trained by a bundle that is not shipped, which others do not have: publish a run of one of the "
-            "shipped bundles."
+            f"{run}: it was trained by a bundle that is not shipped, which others do not have. Publish a run of one of "
+            "the shipped bundles."
         )
     path = resolve(checkpoint or record.knobs.get("checkpoint"), record.backbone)
     if path is None:
         raise InputError(
-            f"{run} started from random weights, which others do not have: publish a run that started from a "
+            f"{run}: it started from random weights, which others do not have. Publish a run that started from a "
             "checkpoint."
         )
     sha256 = file_sha256(path)
@@ -236,12 +236,15 @@ def _base_for(place: Place, repository: Repository, checkpoint: str | None) -> P
     base = repository.origin.base
     if checkpoint is None and base.name not in WEIGHTS:
         raise InputError(
-            f"the adapter of {place} belongs to weights that are not published, the file {base.file_name} with "
-            f"SHA-256 {base.sha256}: get it from the author, and give it as --checkpoint FILE."
+            f"{place}: the adapter belongs to weights that are not published, the file {base.file_name} with SHA-256 "
+            f"{base.sha256}. Get it from the author, and give it as --checkpoint FILE."
         )
     path = resolve(checkpoint or base.name, repository.record.backbone)
     if path is None:
-        raise InputError(f"the adapter of {place} does not belong to random weights: leave out --checkpoint random.")
+        raise InputError(
+            f"--checkpoint random: the adapter of {place} does not belong to random weights. Leave out --checkpoint "
+            "random."
+        )
     return path
 
 
@@ -255,8 +258,8 @@ def _refuse_other_base(where: Path | Place, adapter: Path, network: Segmenter, p
 
     if saved_base(adapter) not in ("", network.base_sha256):  # load_adapter reports a file that cannot be read
         raise InputError(
-            f"the adapter of {where} was not trained on {path.name}: give the weights that it was trained on as "
-            "--checkpoint FILE."
+            f"--checkpoint {path.name}: the adapter of {where} was not trained on it. Give the weights that it was "
+            "trained on as --checkpoint FILE."
         )
 
 

@@ -104,7 +104,7 @@ class SlicewiseSegmenter(nn.Module):
             RunError: when it is traced: the loop over slices would be recorded as the answer for one volume.
         """
         if torch.jit.is_tracing():
-            raise RunError("a loop over slices cannot be traced: use medsam-adapt export instead of ckpt_export.")
+            raise RunError("ckpt_export: a loop over slices cannot be traced. Use medsam-adapt export.")
         results = [self.inferer(volume[index : index + 1], self.segmenter) for index in range(len(volume))]
         return torch.cat(results)
 

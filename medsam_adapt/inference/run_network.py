@@ -36,7 +36,7 @@ def load_network(folder: str | Path, record: RunRecord, merge: bool = False) -> 
     try:
         segmenter.load_state_dict(read_weights(weights))
     except RuntimeError as error:
-        raise InputError(f"{weights} does not fit {folder}/run.json: restore the run's folder.") from error
+        raise InputError(f"{weights}: it does not fit {folder}/run.json. Restore the run folder.") from error
     segmenter.base_sha256 = saved_base(Path(folder) / ADAPTER_FOLDER)  # not of the random weights just replaced
     if merge and segmenter.adapter is not None and segmenter.adapter.mergeable:
         segmenter.adapter.merge(segmenter.sam)
@@ -80,13 +80,15 @@ def _adapter(record: AdapterRecord) -> Adapter:
     module, _, name = record.name.rpartition(".")
     kind = getattr(importlib.import_module(module), name, None) if importlib.util.find_spec(module) else None
     if not (isinstance(kind, type) and issubclass(kind, Adapter) and not inspect.isabstract(kind)):
-        raise InputError(f"{record.name} is no adapter of this version of medsam-adapt: install the run's version.")
+        raise InputError(
+            f"{record.name}: this version of medsam-adapt has no such adapter. Install the version of the run."
+        )
     try:
         settings = _settings_model(kind).model_validate(record.settings)
     except ValidationError as error:
         fault = error.errors()[0]
         raise InputError(
-            f"the adapter {name} of run.json cannot be made ({fault['loc'][0]}: {fault['msg']}): restore the file."
+            f"run.json: its adapter {name} cannot be made ({fault['loc'][0]}: {fault['msg']}). Restore the file."
         ) from error
     return kind(**settings.model_dump())
 

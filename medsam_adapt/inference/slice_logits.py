@@ -98,8 +98,8 @@ class SliceLogits:
         source = source or PromptSource()
         if slicing.prompt != "none" and source.reference is None and source.prompts is None:
             raise InputError(
-                f"this run was trained with a {slicing.prompt} prompt and cannot segment without one: "
-                "train one with --prompt none."
+                f"{slicing.prompt} prompts: this run was trained with them and cannot segment without. Train one with "
+                "--prompt none."
             )
         self.slicing, self.prompts, self.table = slicing, source.prompts, source.table
         self.batch_size = batch_size

@@ -94,7 +94,9 @@ def record_for_prompts(name: str, path: Path) -> RunRecord:
     try:
         record = weights_record(name, names, ids, "box" if boxes else "points")
     except ValueError as error:  # label ids out of range, two structures of one name
-        raise InputError(f"{path}: cannot distinguish the structures ({', '.join(labels)}). Rename them.") from error
+        raise InputError(
+            f"{path}: its structures cannot be distinguished ({', '.join(labels)}). Rename them."
+        ) from error
     if any(prompt.points for prompt in prompts) and get_weights(name).boxes_only:
         raise InputError(f"{path}: {name} was trained with boxes and takes no points. Give boxes alone.")
     return record

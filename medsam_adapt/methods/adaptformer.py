@@ -28,7 +28,7 @@ class AdaptFormerMLP(nn.Module):
     def __init__(self, mlp: nn.Module, dim: int, bottleneck: int, scale: float = 1.0) -> None:
         super().__init__()
         if bottleneck < 1:
-            raise InputError(f"AdaptFormer bottleneck {bottleneck} is impossible: use 1 channel or more.")
+            raise InputError(f"bottleneck: AdaptFormer cannot have {bottleneck} channels. Use 1 or more.")
         self.mlp = mlp
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.down, self.up = nn.Linear(dim, bottleneck), nn.Linear(bottleneck, dim)

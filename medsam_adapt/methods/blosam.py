@@ -143,7 +143,7 @@ class BiLevelUpdate(Update):
         second_loader: EndlessLoader | None = None,
     ) -> None:
         if order not in ("first", "second", "joint"):
-            raise ValueError(f"order is '{order}': use first, second or joint")
+            raise ValueError(f"order: there is no {order!r}. Use first, second or joint.")
         self.joint = order == "joint"
         self.mode: Mode = "finite_difference" if order == "second" else "first_order"
         self.step_size = step_size

@@ -38,7 +38,7 @@ __all__ = [
     "distillation_loss",
     "infosam_loss",
 ]
-_TOO_FEW = "InfoSAM compares the images of a batch with each other: use a batch size of 2 or more"
+_TOO_FEW = "batch_size: InfoSAM compares the images of a batch with each other. Use 2 or more"
 
 
 class RelationModule(nn.Module):

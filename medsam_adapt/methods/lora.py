@@ -21,7 +21,7 @@ def low_rank_pair(in_features: int, out_features: int, rank: int) -> tuple[nn.Li
         InputError: when the rank is not between 1 and the layer's smaller side.
     """
     if not 1 <= rank <= min(in_features, out_features):
-        raise InputError(f"LoRA rank {rank} is impossible here: use 1 to {min(in_features, out_features)}.")
+        raise InputError(f"rank: LoRA cannot have rank {rank} here. Use 1 to {min(in_features, out_features)}.")
     down, up = nn.Linear(in_features, rank, bias=False), nn.Linear(rank, out_features, bias=False)
     nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
     nn.init.zeros_(up.weight)

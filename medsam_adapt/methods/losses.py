@@ -91,8 +91,8 @@ class StructureLoss(nn.Module):
         labels = _reduced(labels, logits)
         if logits.shape != labels.shape:
             raise InputError(
-                f"the structure loss got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: "
-                "give one label map per channel, of the size of the logits."
+                f"labels: the structure loss got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}. Give "
+                "one label map per channel, of the size of the logits."
             )
         known = (labels != IGNORED).to(logits.dtype)
         labels = labels.to(logits.dtype) * known

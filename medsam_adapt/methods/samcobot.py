@@ -235,7 +235,7 @@ def cobot_adapter(
         InputError: for another form, and as :class:`CobotLoRA` and :class:`CobotAdaptFormer`.
     """
     if form not in ("lora", "adaptformer"):
-        raise InputError(f"SAM-COBOT has no form '{form}': use lora or adaptformer.")
+        raise InputError(f"form: SAM-COBOT has no form {form!r}. Use lora or adaptformer.")
     return CobotLoRA(rank, head_init) if form == "lora" else CobotAdaptFormer(bottleneck, head_init)
 
 
@@ -282,8 +282,8 @@ def _check_settings(width: int, head_init: str) -> None:
     if width < 4 or width % 4:
         lower = max(4, width // 4 * 4)
         raise InputError(
-            f"SAM-COBOT's quaternion heads need a rank or bottleneck that is a multiple of 4, not {width}: "
-            f"use {lower} or {lower + 4} instead."
+            f"rank: SAM-COBOT's quaternion heads need a rank or bottleneck that is a multiple of 4, not {width}. Use "
+            f"{lower} or {lower + 4}."
         )
     if head_init not in get_args(HeadInit):
-        raise InputError(f"unknown head_init '{head_init}': use one of {', '.join(get_args(HeadInit))}.")
+        raise InputError(f"head_init: there is no {head_init!r}. Use one of {', '.join(get_args(HeadInit))}.")

@@ -72,9 +72,13 @@ def reconstruct(module: nn.Module) -> nn.Module:
         InputError: when it is another type of layer, or reconstructed already.
     """
     if not isinstance(module, (nn.Linear, nn.Conv2d)):
-        raise InputError(f"SAM-PARSER cannot decompose a {type(module).__name__}: give it a Linear or Conv2d layer.")
+        raise InputError(
+            f"layers: SAM-PARSER cannot decompose a {type(module).__name__}. Give it a Linear or Conv2d layer."
+        )
     if parametrize.is_parametrized(module, "weight"):
-        raise InputError("SAM-PARSER cannot decompose a layer whose weight is parametrised already: attach it once.")
+        raise InputError(
+            "layers: SAM-PARSER cannot decompose a layer whose weight is parametrised already. Attach it once."
+        )
     module.requires_grad_(False)
     parametrize.register_parametrization(module, "weight", SingularValueReconstruction(module.weight))
     # torch has just given this one layer a separate class, in which ``weight`` is such a property too.
@@ -92,7 +96,9 @@ def singular_values(module: nn.Module) -> nn.Parameter:
         for parametrization in module.get_submodule("parametrizations.weight").children():
             if isinstance(parametrization, SingularValueReconstruction):
                 return parametrization.singular_values
-    raise InputError(f"this {type(module).__name__} has no trainable singular values: call reconstruct on it first.")
+    raise InputError(
+        f"{type(module).__name__}: this layer has no trainable singular values. Call reconstruct on it first."
+    )
 
 
 class Parser(Adapter):
@@ -113,7 +119,9 @@ class Parser(Adapter):
 
     def __init__(self, layers: Layers = "neck") -> None:
         if layers not in get_args(Layers):
-            raise InputError(f"SAM-PARSER knows no layers called '{layers}': use one of {', '.join(get_args(Layers))}.")
+            raise InputError(
+                f"layers: SAM-PARSER has no layers called {layers!r}. Use one of {', '.join(get_args(Layers))}."
+            )
         self.layers = layers
 
     def covered(self, sam: Sam) -> dict[str, nn.Module]:
@@ -129,8 +137,8 @@ class Parser(Adapter):
         }
         if not found:
             raise InputError(
-                f"SAM-PARSER found no linear layer or convolution for layers='{self.layers}' in this image encoder: "
-                "use a plain SAM, or other layers."
+                f"layers={self.layers!r}: SAM-PARSER found no linear layer or convolution in this image encoder. Use a "
+                "plain SAM, or other layers."
             )
         return found
 

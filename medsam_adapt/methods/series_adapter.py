@@ -24,7 +24,7 @@ class SeriesAdapter(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         if hidden < 1:
-            raise InputError(f"a series adapter with {hidden} hidden channels is impossible: use 1 or more.")
+            raise InputError(f"hidden: a series adapter cannot have {hidden} hidden channels. Use 1 or more.")
         self.down, self.up = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
@@ -79,8 +79,8 @@ class SeriesAdapters(Adapter):
         blocks = list(sam.image_encoder.blocks)
         if not 0 <= self.first_block < len(blocks):
             raise InputError(
-                f"series adapters cannot start at block {self.first_block} of an encoder with {len(blocks)} blocks: "
-                f"use a first_block from 0 to {len(blocks) - 1}."
+                f"first_block: series adapters cannot start at block {self.first_block} of an encoder with "
+                f"{len(blocks)} blocks. Use 0 to {len(blocks) - 1}."
             )
         for block in blocks[self.first_block :]:
             dim = block_width(block)

@@ -31,7 +31,9 @@ class Adapter(ABC):
         Raises:
             InputError: for an adapter that is not linear in its input.
         """
-        raise InputError(f"{type(self).__name__} is not linear in its input, so it cannot be merged into SAM.")
+        raise InputError(
+            f"{type(self).__name__}: it is not linear in its input, so it cannot be merged into SAM. Keep it separate."
+        )
 
     def settings(self) -> dict[str, Any]:
         """The constructor arguments that build this adapter again."""

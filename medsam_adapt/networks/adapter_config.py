@@ -29,7 +29,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     Raises:
         InputError: it is missing or damaged.
     """
-    return read_record(folder / CONFIG_FILE, AdapterConfig, "copy the adapter's whole folder again")
+    return read_record(folder / CONFIG_FILE, AdapterConfig, "Copy the whole folder of the adapter again.")
 
 
 def saved_base(folder: str | Path) -> str:

@@ -36,12 +36,12 @@ def load_checkpoint(sam: Sam, path: str | Path, variant: Variant, class_masks: b
     weights = read_weights(path)
     expected = sam.state_dict()
     if not set(weights) & set(expected):
-        raise InputError(f"checkpoint {path} has no tensor named as in SAM: give a SAM or MedSAM weights file.")
+        raise InputError(f"{path}: this checkpoint has no tensor named as in SAM. Give a SAM or MedSAM weights file.")
     found = detect_variant(weights)
     if found is not None and found != variant:
         raise InputError(
-            f"checkpoint {path} holds {found.name} weights but the backbone is {variant.name}: "
-            f"use --backbone {found.name}, or a {variant.name} checkpoint."
+            f"{path}: this checkpoint holds {found.name} weights but the backbone is {variant.name}. Use --backbone "
+            f"{found.name}, or a {variant.name} checkpoint."
         )
     if class_masks:
         weights = masks_for_classes(weights, sam.mask_decoder.num_mask_tokens, _CALM)
@@ -114,6 +114,6 @@ def _check_names_and_shapes(weights: Mapping[str, Tensor], expected: Mapping[str
     ]
     if faults:
         raise InputError(
-            f"checkpoint {path} does not fit this SAM, with tensors {'; '.join(faults)}: "
-            "give a checkpoint of the same backbone."
+            f"{path}: this checkpoint does not fit this SAM, with tensors {'; '.join(faults)}. Give a checkpoint of "
+            "the same backbone."
         )

@@ -101,7 +101,7 @@ def save_adapter(segmenter: Segmenter, folder: str | Path) -> None:
 
 def _attached(segmenter: Segmenter) -> Adapter:
     if segmenter.adapter is None:
-        raise InputError("this network has no adapter: attach one before its tensors are saved or loaded.")
+        raise InputError("adapter: this network has none. Attach one before its tensors are saved or loaded.")
     return segmenter.adapter
 
 
@@ -118,20 +118,24 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"adapter {folder} is missing or damaged ({error}): copy the whole folder again.") from error
+        raise InputError(
+            f"{folder}: this adapter is missing or damaged ({error}). Copy the whole folder again."
+        ) from error
     if config.base_sha256 != segmenter.base_sha256:
-        raise InputError(f"adapter {folder} was trained on other SAM weights: give the checkpoint it was trained from.")
+        raise InputError(
+            f"{folder}: this adapter was trained on other SAM weights. Give the checkpoint it was trained from."
+        )
     if config.input_scaling != segmenter.input_scaling:
         raise InputError(
-            f"adapter {folder} was trained with input_scaling {config.input_scaling}, but this network was built with "
-            f"{segmenter.input_scaling}: build it with the adapter's input_scaling."
+            f"{folder}: this adapter was trained with input_scaling {config.input_scaling}, but this network was built "
+            f"with {segmenter.input_scaling}. Build it with the adapter's input_scaling."
         )
     own = _attached(segmenter)
     own_settings = (f"{type(own).__module__}.{type(own).__qualname__}", json.loads(json.dumps(own.settings())))
     if settings != own_settings:
         raise InputError(
-            f"adapter {folder} is {settings[0]} {settings[1]}, but {own_settings[0]} {own_settings[1]} "
-            "is attached: attach an adapter of the same kind and settings."
+            f"{folder}: this adapter is {settings[0]} {settings[1]}, but {own_settings[0]} {own_settings[1]} is "
+            "attached. Attach an adapter of the same kind and settings."
         )
     expected = trainable_tensors(segmenter)
     differing = sorted(set(tensors) ^ set(expected)) or [
@@ -139,7 +143,7 @@ def load_adapter(segmenter: Segmenter, folder: str | Path) -> Segmenter:
     ]
     if differing:
         raise InputError(
-            f"adapter {folder} and the network differ in {', '.join(differing[:3])}: use the same settings."
+            f"{folder}: this adapter and the network differ in {', '.join(differing[:3])}. Use the same settings."
         )
     segmenter.load_state_dict(tensors, strict=False)  # names were compared above; frozen ones are not in the file
     return segmenter

@@ -93,5 +93,5 @@ def get_format(name: str) -> OutputFormat:
     if name not in known:
         near = get_close_matches(name, known, n=1)
         hint = f", did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"no output format '{name}'{hint}; the formats are {', '.join(known)}")
+        raise InputError(f"--format {name}: there is no such format{hint}. Choose from {', '.join(known)}.")
     return cast("OutputFormat", importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

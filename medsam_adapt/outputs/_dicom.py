@@ -50,7 +50,7 @@ def series_of(like: VolumeHeader) -> SeriesHeader:
     """
     if not isinstance(like, SeriesHeader):
         raise InputError(
-            f"{like.path}: it is no DICOM series, to which a DICOM output refers. Choose another --format."
+            f"{like.path}: it is not a DICOM series, which a DICOM output refers to. Choose another --format."
         )
     return like
 

@@ -54,4 +54,4 @@ def save(image: Any, path: Path, layers: bool = False) -> None:
                 header, blank, content = temporary.read_bytes().partition(b"\n\n")
                 temporary.write_bytes(header.replace(b"kinds: vector", b"kinds: list") + blank + content)
     except RuntimeError as error:
-        raise InputError(f"cannot write {path}; choose another folder or free some space") from error
+        raise InputError(f"{path}: it cannot be written. Choose another folder or free some space.") from error

@@ -61,7 +61,7 @@ def write_segrap(path: str | Path, masks: np.ndarray, names: Sequence[str], like
 
     path, header = Path(path), like if isinstance(like, VolumeHeader) else read_header(like)
     if path.suffix.lower() != ".mha":
-        raise InputError(f"{path} cannot be written, since the challenge takes .mha. Give its name that ending.")
+        raise InputError(f"{path}: the challenge expects .mha. Name a file that ends in .mha.")
     if masks.shape != (len(names), *header.shape):
         raise ValueError(f"the masks' shape {masks.shape} is not that of {len(names)} names and {header.shape} voxels")
     given = {class_key(name): mask for name, mask in zip(names, masks, strict=True)}
@@ -72,7 +72,9 @@ def write_segrap(path: str | Path, masks: np.ndarray, names: Sequence[str], like
         with written_whole(path) as temporary:
             sitk.WriteImage(sitk.JoinSeries(channels), str(temporary), useCompression=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"cannot write {path} ({error}); choose another folder or free some space") from error
+        raise InputError(
+            f"{path}: it cannot be written ({error}). Choose another folder or free some space."
+        ) from error
 
 
 def _order_of(keys: Sequence[str]) -> list[str]:
@@ -82,8 +84,8 @@ def _order_of(keys: Sequence[str]) -> list[str]:
             return list(structures)
     unknown = sorted({*keys} - {class_key(name) for name in (*segrap.PARTS, *segrap.TUMOURS)})
     raise InputError(
-        f"--format segrap-mha: {unknown[0] if unknown else 'organs and tumours together'} is not what one task of the "
-        "challenge asks for. Predict with a run that was trained on layout segrap."
+        f"--format segrap-mha: {unknown[0] if unknown else 'organs and tumours together'} is not in one task of the "
+        "challenge. Predict with a run that was trained on layout segrap."
     )
 
 

@@ -53,7 +53,7 @@ def find_inputs(
         InputError: nothing there, no volume, volumes whose outputs would have one name, or what a layout refuses.
     """
     if not source.exists():
-        raise InputError(f"{source} does not exist: give a volume or a folder of volumes.")
+        raise InputError(f"{source}: it does not exist. Give a volume or a folder of volumes.")
     if layout == "auto":
         if not pairs and source.is_dir() and (image := dicom.case_image(source)) is not None:
             return Inputs({source.absolute().name: image})
@@ -101,7 +101,7 @@ def _of_layout(source: Path, layout: str, known_layout: str, pairs: bool, series
         layout = f"{segrap.NAME}:both"
     elif pairs:
         raise InputError(
-            f"{source} looks like the layout '{name}', which has one image for each case, and this run takes "
+            f"{source}: its layout seems to be {name!r}, which has one image for each case, and this run takes "
             f"{' and '.join(IMAGE_PAIR)} together. Give the folder of a case with both, or a folder of such folders."
         )
     layout, volumes = find_images(source, layout, series)
@@ -113,8 +113,8 @@ def _pairs(source: Path) -> list[Path]:
     folders = pair_folders(source)
     if not folders:
         raise InputError(
-            f"{source} holds no folder of {' and '.join(IMAGE_PAIR)}, which this run takes together: give the folder "
-            "of a case, or one of such folders."
+            f"{source}: it holds no folder of {' and '.join(IMAGE_PAIR)}, which this run takes together. Give the "
+            "folder of a case, or a folder of such folders."
         )
     return folders
 
@@ -126,7 +126,7 @@ def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) 
     for path in paths:
         name = (names_of or {}).get(path) or volume_stem(path)
         if (other := names.setdefault(name, path)) != path:
-            problems.append(f"{path} and {other.name} would give outputs of the same name: rename one of them.")
+            problems.append(f"{path}: the output of {other.name} would have the same name. Rename one of them.")
     if problems:
         raise problems_error(problems)
     return names
@@ -152,12 +152,12 @@ def _is_label(stem: str, stems: set[str], classes: set[str]) -> bool:
 
 
 def _no_volume(folder: Path) -> str:
-    sentence = f"{folder} holds no volume ({', '.join(FORMATS)}, DICOM)"
+    sentence = f"{folder}: it has no volume ({', '.join(FORMATS)}, DICOM)"
     below = list(_folders_with_volumes(folder))
     if not below:
-        return f"{sentence}: give a volume or a folder of volumes."
+        return f"{sentence}. Give a volume or a folder of volumes."
     listed = " or ".join(str(path) for path in below[:_SUGGESTED]) + " …" * (len(below) > _SUGGESTED)
-    return f"{sentence}, but folders in it do: give {listed}."
+    return f"{sentence}, but folders in it do. Give {listed}."
 
 
 def _folders_with_volumes(folder: Path) -> Iterator[Path]:

@@ -50,9 +50,9 @@ class PromptsFromLabels:
 
     def __init__(self, source: Path, cases: Sequence[Case], record: RunRecord) -> None:
         if not source.exists():
-            raise InputError(f"{source} does not exist: give --prompts-from a label file or a folder of them.")
+            raise InputError(f"{source}: it does not exist. Give --prompts-from a label file or a folder of them.")
         if not source.is_dir() and len(cases) > 1:
-            raise InputError(f"{source} is one label, but there are {len(cases)} volumes: give a folder of labels.")
+            raise InputError(f"{source}: it is one label, but there are {len(cases)} volumes. Give a folder of labels.")
         self.record = record
         self.ids = _ids_of(source, record)
         files = _labels_in(source) if source.is_dir() else {}
@@ -61,7 +61,7 @@ class PromptsFromLabels:
         for case in cases:
             path = files.get(_plain(case.name)) if source.is_dir() else source
             if path is None:
-                problems.append(f"{source} has no label for {case.name}; add one of that name")
+                problems.append(f"{source}: it has no label for {case.name}. Add one of that name.")
                 continue
             try:
                 self._check(path, case.header)
@@ -110,7 +110,7 @@ class PromptsFromLabels:
             return
         if not keys & {class_key(name) for name in self.record.class_names}:
             names = ", ".join(self.record.class_names)
-            raise InputError(f"{path} has none of the run's structures ({names}); correct the names there")
+            raise InputError(f"{path}: it has none of the run's structures ({names}). Correct the names there.")
 
 
 def ids_by_name(names: Sequence[str], label_ids: Sequence[int]) -> dict[str, int]:
@@ -135,7 +135,7 @@ def _ids_of(source: Path, record: RunRecord) -> list[int]:
     ids = ids_by_name(list(found.values()), list(found))
     missing = [name for name in record.class_names if class_key(name) not in ids]
     if missing:
-        raise InputError(f"{names} has no class '{missing[0]}', which the run segments: correct the names there.")
+        raise InputError(f"{names}: it has no class '{missing[0]}', which the run segments. Correct the names there.")
     return [ids[class_key(name)] for name in record.class_names]
 
 

@@ -69,10 +69,12 @@ class Outputs:
         if (check_names := getattr(chosen, "check_names", None)) is not None:
             check_names(names)
             if self.per_class:
-                raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
+                raise InputError(f"--format {self.format}: it holds all classes in one file. Leave out --per-class.")
         per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP)
         if self.itk_snap and (self.format != "nifti" or per_class):
-            raise InputError("--itk-snap goes with one NIfTI label map for all classes: leave out the other options.")
+            raise InputError(
+                "--itk-snap: it describes one NIfTI label map of all classes. Leave out the other options."
+            )
         return Outputs(self.format, per_class, self.itk_snap, self.probabilities, self.uncertainty)
 
 
@@ -152,7 +154,7 @@ def plan_cases(
     known, classes = (record.layout, record.class_names) if record else ("", [])
     found = find_inputs(inputs, layout, known, pairs, series, classes)
     if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
-        raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
+        raise InputError(f"{inputs}: it holds no DICOM series to choose from. Leave out --series.")
     plan, refused = Plan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
@@ -168,7 +170,7 @@ def plan_cases(
             continue
         if existing and not (overwrite or skip_existing):
             refused.append(
-                f"{existing[0]} already exists: name another --output, or add --skip-existing or --overwrite."
+                f"{existing[0]}: it already exists. Name another --output, or add --skip-existing or --overwrite."
             )
             continue
         chosen = series if source.is_dir() else None
@@ -180,7 +182,10 @@ def plan_cases(
             plan.failed.append(Unreadable(name, source, error))
             continue
         if get_format(outputs.format).NEEDS_DICOM and not isinstance(case.header, SeriesHeader):
-            refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
+            refused.append(
+                f"{source}: it is not a DICOM series, which --format {outputs.format} refers to. Choose another "
+                "--format."
+            )
         plan.cases.append(case)
     if refused or (plan.failed and (fail_fast or not plan.cases)):
         raise problems_error([*refused, *(str(each.error) for each in plan.failed)])
@@ -190,12 +195,12 @@ def plan_cases(
 def _check_folder(inputs: Path, folder: Path) -> None:
     """Raise an InputError for a folder of outputs that cannot be."""
     if folder.is_file():
-        raise InputError(f"{folder} is a file: name a folder for the masks.")
+        raise InputError(f"{folder}: it is a file. Name a folder for the masks.")
     parent = next(each for each in (folder, *folder.resolve().parents) if each.exists())
     if not os.access(parent, os.W_OK):
-        raise InputError(f"{parent} cannot be written to: name another folder for the masks.")
+        raise InputError(f"{parent}: it cannot be written to. Name another folder for the masks.")
     if inputs.is_dir() and inputs.resolve() == folder.resolve():
-        raise InputError(f"{folder} holds the volumes themselves: name another folder for the masks.")
+        raise InputError(f"{folder}: it holds the volumes themselves. Name another folder for the masks.")
 
 
 def file_names(names: Sequence[str], label_ids: Sequence[int]) -> Iterator[str]:

@@ -63,15 +63,15 @@ class PromptOptions:
         """
         given = [f"--{name}" for name in self.given_options() if name != "propagate"]
         if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} both give prompts: choose one of them.")
+            raise InputError(f"{' and '.join(given)}: both give prompts. Choose one of them.")
         if record.prompt == "none" and given:
-            raise InputError(f"{run} was trained without prompts and takes none: leave out {given[0]}.")
+            raise InputError(f"{run}: it was trained without prompts and takes none. Leave out {given[0]}.")
         if self.propagate and self.file is None:
-            raise InputError("--propagate follows the boxes and points of --prompts: give these too.")
+            raise InputError("--propagate: it follows the boxes and points of --prompts. Give these too.")
         if record.prompt != "none" and not given:
             raise InputError(
-                f"{run} was trained with a {record.prompt} prompt and cannot segment without one: train with --prompt "
-                "none, or give --prompts, --prompts-from-run or --prompts-from."
+                f"{run}: it was trained with a {record.prompt} prompt and cannot segment without one. Train with "
+                "--prompt none, or give --prompts, --prompts-from-run or --prompts-from."
             )
 
     def reference(self, cases: Sequence[Case], record: RunRecord) -> Callable[[str, int | None], ReferenceOf | None]:
@@ -148,9 +148,9 @@ def check_proposer(proposer: RunRecord, folder: Path, record: RunRecord) -> None
     """Raise an InputError unless a run can propose for another: it needs no prompts and has all its classes."""
     refuse_other_images(record.images, proposer.images, "the prompted run", folder)
     if proposer.prompt != "none":
-        raise InputError(f"{folder} needs prompts itself: give --prompts-from-run one trained with --prompt none.")
+        raise InputError(f"{folder}: it needs prompts itself. Give --prompts-from-run one trained with --prompt none.")
     missing = sorted({*map(class_key, record.class_names)} - {*map(class_key, proposer.class_names)})
     if missing:
         raise InputError(
-            f"{folder} does not segment {', '.join(missing)}, which the run does: give --prompts-from-run another."
+            f"{folder}: it does not segment {', '.join(missing)}, which the run does. Give --prompts-from-run another."
         )

@@ -37,8 +37,8 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """
     if not (folder / RUN_FILE).is_file():
         raise RunError(
-            f"{folder} was removed or renamed while it was trained: what was trained since is lost; leave the folder "
-            "where it is and train again."
+            f"{folder}: it was removed or renamed during the training, and what was trained since is lost. Leave the "
+            "folder where it is and train again."
         )
     path = folder / STATE_FILE
     with written_whole(path) as temporary:
@@ -78,9 +78,11 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         try:
             return _read(path), problems
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            problems.append(f"{path} is damaged ({str(error).splitlines()[0] if str(error) else 'it ends too soon'})")
+            problems.append(
+                f"{path}: it is damaged ({str(error).splitlines()[0] if str(error) else 'it ends too soon'})"
+            )
     if problems:
-        raise InputError(f"{' and '.join(problems)}: train anew with --overwrite.")
+        raise InputError(f"{' and '.join(problems)}. Train again with --overwrite.")
     return None, problems
 
 

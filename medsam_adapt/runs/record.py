@@ -65,7 +65,7 @@ class AdapterRecord(BaseModel):
             return cls(name=name, settings=settings)
         except ValidationError as error:
             raise InputError(
-                f"the adapter {name} is not one of this package, so nobody could load the run: put its class into a "
+                f"{name}: this adapter is not one of this package, so nobody could load the run. Put its class into a "
                 "module of medsam_adapt.networks or medsam_adapt.methods, with plain settings."
             ) from error
 
@@ -131,8 +131,10 @@ def read_run(folder: str | Path) -> RunRecord:
     """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
-        raise InputError(f"{folder} is not a run: it has no {RUN_FILE}; give the folder that train --output made.")
-    record = read_record(path, RunRecord, "restore it or train again")
+        raise InputError(
+            f"{folder}: it is not a run, since it has no {RUN_FILE}. Give the folder that train --output made."
+        )
+    record = read_record(path, RunRecord, "Restore it or train again.")
     refuse_code(record.model_dump(), str(path))
     if (newer := newer_error(path, record.model_dump())) is not None and not _is_known(record):
         raise newer
@@ -157,7 +159,7 @@ def data_of(record: RunRecord, run: str | Path) -> Path:
         InputError: the run was pulled and does not contain it.
     """
     if not record.dataset_dir:
-        raise InputError(f"{run} was pulled and does not know its data: give --data FOLDER.")
+        raise InputError(f"{run}: it was pulled, without the folder of its data. Give --data FOLDER.")
     return Path(record.dataset_dir)
 
 
@@ -178,7 +180,8 @@ def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
     if bundle is not None and given == record.bundle_sha256:
         return bundle
     raise InputError(
-        f"{run} was trained by a bundle that is not shipped: give the same again, as --bundle FOLDER --trust-bundle."
+        f"{run}: it was trained by a bundle that is not shipped. Give the same again, as --bundle FOLDER "
+        "--trust-bundle."
     )
 
 
@@ -189,7 +192,7 @@ def read_cost(folder: str | Path) -> CostRecord | None:
         InputError: a damaged file.
     """
     path = Path(folder) / COST_FILE
-    return read_record(path, CostRecord, "restore it, or remove it to do without") if path.is_file() else None
+    return read_record(path, CostRecord, "Restore it, or remove it to do without.") if path.is_file() else None
 
 
 def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
@@ -202,7 +205,7 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
     records: dict[str | Path, RunRecord] = {}
     for folder in folders:
         if any(Path(folder).resolve() == Path(other).resolve() for other in records):
-            raise InputError(f"{folder} is given twice: name each run once.")
+            raise InputError(f"{folder}: it is given twice. Name each run once.")
         records[folder] = read_run(folder)
         require_trained(folder)
     first, *others = records.items()
@@ -213,8 +216,8 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
             ours, theirs = getattr(first[1], name), getattr(record, name)
             if ours != theirs:
                 raise InputError(
-                    f"{folder} and {first[0]} cannot segment together, since their {label} differ ({theirs} and "
-                    f"{ours}): give runs that were trained for the same."
+                    f"{folder}: it cannot segment together with {first[0]}, since their {label} differ ({theirs} and "
+                    f"{ours}). Give runs that were trained for the same."
                 )
     return records
 
@@ -227,7 +230,7 @@ def require_trained(folder: str | Path) -> Path:
     """
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
-        raise InputError(f"{folder} holds no trained weights ({MODEL_FILE}): finish it with train --resume.")
+        raise InputError(f"{folder}: it holds no trained weights ({MODEL_FILE}). Finish it with train --resume.")
     return path
 
 

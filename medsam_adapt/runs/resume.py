@@ -69,22 +69,22 @@ def refuse_other_record(folder: str | Path, record: RunRecord) -> None:
         return
     before = read_run(folder)
     if name := changed_setting(before, record.knobs):
-        raise InputError(f"{folder} was begun with another {name}: resume it with its own.")
+        raise InputError(f"{folder}: it was begun with another {name}. Resume it with its own.")
     if record.processes != before.processes:
-        raise InputError(f"{folder} was begun with --gpus {before.processes}: resume it with as many processes.")
+        raise InputError(f"{folder}: it was begun with --gpus {before.processes}. Resume it with as many processes.")
     for name, label in _SAME_DATA.items():
         ours, theirs = getattr(record, name), getattr(before, name)
         if ours != theirs:
             raise InputError(
-                f"{folder} cannot go on, since its {label} changed: give the data that it was begun with, or train "
-                "anew with --overwrite."
+                f"{folder}: it cannot be continued, since its {label} changed. Give the data that it was begun with, "
+                "or train again with --overwrite."
             )
     if record.statistics is not None and (path := Path(folder) / STATISTICS_FILE).is_file():
         content = json.loads(path.read_text(encoding="utf-8"))
         if content != json.loads(json.dumps(record.statistics.model_dump())):
             raise InputError(
-                f"{folder} cannot go on, since images or labels of its training cases changed: put them back, or train "
-                "anew with --overwrite."
+                f"{folder}: it cannot be continued, since images or labels of its training cases changed. Put them "
+                "back, or train again with --overwrite."
             )
 
 

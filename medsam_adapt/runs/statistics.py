@@ -99,4 +99,4 @@ def read_statistics(run: str | Path) -> TrainingStatistics | None:
         InputError: a damaged file, or one of a newer version.
     """
     path = Path(run) / STATISTICS_FILE
-    return read_record(path, TrainingStatistics, "restore it, or remove it to do without") if path.is_file() else None
+    return read_record(path, TrainingStatistics, "Restore it, or remove it to do without.") if path.is_file() else None

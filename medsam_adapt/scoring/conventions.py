@@ -46,7 +46,7 @@ def check_convention(name: str) -> Convention:
     """
     found: Convention | None = next((known for known in get_args(Convention) if known == name), None)
     if found is None:
-        raise InputError(f"--convention {name}: there is none of that name. Use {', '.join(get_args(Convention))}.")
+        raise InputError(f"--convention {name}: there is no such convention. Use {', '.join(get_args(Convention))}.")
     return found
 
 

@@ -70,15 +70,17 @@ def match_masks(predictions: Path, references: Path) -> Matched:
     """
     for path in (predictions, references):
         if not path.exists():
-            raise InputError(f"{path} is no folder and no file: give a label file or a folder of label files.")
+            raise InputError(
+                f"{path}: it is neither a folder nor a file. Give a label file or a folder of label files."
+            )
     if predictions.is_file() and references.is_file():
         return Matched((MaskPair(_stem(references), predictions, references),), ())
     found = [_by_name(folder) for folder in (predictions, references)]
     shared = sorted(found[0].keys() & found[1].keys())
     if not shared:
         raise InputError(
-            f"no mask in {predictions} has the name of one in {references}: name both alike "
-            "(_seg, _label, _labels and _0000 at the end do not matter)."
+            f"{predictions}: no mask has the name of one in {references}. Name both alike (_seg, _label, _labels and "
+            "_0000 at the end do not matter)."
         )
     pairs = [MaskPair(_stem(found[1][name]), found[0][name], found[1][name]) for name in shared]
     # Where one file is scored, the others of the folder are not wanted.
@@ -178,7 +180,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
     for path in found:
         name = without_label_ending(without_label_ending(_stem(path)).removesuffix(_CHANNEL))
         if (other := files.setdefault(name, path)) != path:
-            raise InputError(f"{other} and {path.name} are both masks of '{name}': move one of them elsewhere.")
+            raise InputError(f"{other}: {path.name} is a mask of {name!r} too. Move one of them elsewhere.")
     return files
 
 
@@ -198,9 +200,7 @@ def _numbered(label: np.ndarray, label_ids: Sequence[int]) -> np.ndarray:
 def _labels_of(pair: MaskPair) -> set[Label] | list[str]:
     """The label ids of a pair of files, or the sentences that say what is wrong with them."""
     if not pair.by_name and (pair.prediction.is_dir() or pair.reference.is_dir()):
-        return [
-            f"{pair.prediction} and {pair.reference}: one is a folder of masks, the other a label map; give both alike."
-        ]
+        return [f"{pair.prediction}: it and {pair.reference} are a folder of masks and a label map. Give both alike."]
     if pair.by_name:
         try:
             return set(check_structures(pair.prediction, pair.reference))

@@ -114,7 +114,7 @@ def choose_metrics(names: Sequence[str]) -> tuple[str, ...]:
     """
     unknown = [name for name in names if name not in (*CHOICES, "all")]
     if unknown:
-        raise InputError(f"there is no metric '{unknown[0]}': use all, or some of {', '.join(CHOICES)}.")
+        raise InputError(f"--metrics: there is no {unknown[0]!r}. Use all, or some of {', '.join(CHOICES)}.")
     chosen = {metric for name in names for metric in (ALL if name == "all" else CHOICES[name])}
     return tuple(metric for metric in METRICS if metric in {*OVERLAP, *chosen})
 

@@ -64,13 +64,15 @@ def choose_rules(
     if (chosen := check_convention(convention)) != "ours":
         return _rules_of_convention(chosen, protocol, metrics, empty_policy, tolerance)
     if protocol not in PROTOCOLS:
-        raise InputError(f"there is no protocol '{protocol}': use {', '.join(PROTOCOLS)}.")
+        raise InputError(f"--protocol {protocol}: there is no such protocol. Use {', '.join(PROTOCOLS)}.")
     rules = PROTOCOLS[protocol]
     if metrics is not None:
         rules = replace(rules, metrics=choose_metrics([name.strip() for name in metrics.split(",")]))
     if empty_policy is not None:
         if empty_policy not in get_args(EmptyPolicy):
-            raise InputError(f"there is no empty policy '{empty_policy}': use {' or '.join(get_args(EmptyPolicy))}.")
+            raise InputError(
+                f"--empty-policy {empty_policy}: there is no such policy. Use {' or '.join(get_args(EmptyPolicy))}."
+            )
         rules = replace(rules, empty_policy=empty_policy)  # type: ignore[arg-type]
     if tolerance is not None:
         shared, single = _tolerances(tolerance)
@@ -102,7 +104,9 @@ def check_tolerances(tolerance: str | None, class_names: Sequence[str]) -> None:
     known = {name.casefold() for name in class_names}
     for name in _tolerances(tolerance)[1] if tolerance is not None else ():
         if name.casefold() not in known:
-            raise InputError(f"--tolerance {tolerance}: there is no class '{name}', only {', '.join(class_names)}.")
+            raise InputError(
+                f"--tolerance {tolerance}: there is no class {name!r}. Choose from {', '.join(class_names)}."
+            )
 
 
 def _tolerances(text: str) -> tuple[float | None, dict[str, float]]:
@@ -114,7 +118,7 @@ def _tolerances(text: str) -> tuple[float | None, dict[str, float]]:
         except ValueError:
             value = -1.0
         if not 0 <= value < 1000:
-            raise InputError(f"--tolerance {text}: write millimetres, as in 2, or 1,Larynx=2.")
+            raise InputError(f"--tolerance {text}: it is not a length. Write millimetres, as in 2, or 1,Larynx=2.")
         if name.strip():
             single[name.strip()] = value
         else:

@@ -40,7 +40,7 @@ def structure_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in volume_files(folder):
         if path.is_file() and (other := files.setdefault(volume_stem(path), path)) != path:
-            raise InputError(f"{other} and {path.name} are both masks of '{volume_stem(path)}': remove one of them.")
+            raise InputError(f"{other}: {path.name} is a mask of {volume_stem(path)!r} too. Remove one of them.")
     return files
 
 

@@ -120,13 +120,13 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
 
     path = Path(folder) / METRICS_FILE
     if not path.is_file():
-        raise InputError(f"{folder} has no {METRICS_FILE}: score it with 'medsam-adapt evaluate'.")
+        raise InputError(f"{folder}: it has no {METRICS_FILE}. Score it with 'medsam-adapt evaluate'.")
     content = read_object(path)
     if (newer := newer_error(path, content, FORMAT)) is not None:
         raise newer
     if content.get("format") != FORMAT:
-        raise InputError(f"{path} is of another version: score it anew with 'medsam-adapt evaluate'.")
-    read_record(path, StoredMetrics, "score it anew with 'medsam-adapt evaluate'")
+        raise InputError(f"{path}: it is of another version. Score the run again with 'medsam-adapt evaluate'.")
+    read_record(path, StoredMetrics, "Score the run again with 'medsam-adapt evaluate'.")
     return content
 
 

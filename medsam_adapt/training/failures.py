@@ -76,24 +76,25 @@ def _explain(error: BaseException, output: Path, settings: Mapping[str, Any]) ->
             )
             if settings.get(name, "") == value
         )
-        less = f"{go_on[:-1]}{settings_left}', or " if settings_left else ""
+        less = f"C{go_on[1:-1]}{settings_left}', or lower" if settings_left else "Lower"
         return (
-            f"there is not enough memory for this training: {less}lower batch_size (it is {settings['batch_size']}) or "
-            "--image-size, or choose a smaller --backbone, and train anew with --overwrite."
+            f"batch_size: there is not enough memory for this training. {less} batch_size (it is "
+            f"{settings['batch_size']}) or --image-size, or choose a smaller --backbone, and train again with "
+            "--overwrite."
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return (
-            "a process that prepares slices was killed, possibly out of memory: "
-            f"{go_on}, with --set num_workers=0 for instance (it is {settings['num_workers']})."
+            "num_workers: a process that prepares slices was killed, possibly out of memory. "
+            f"C{go_on[1:]}, with --set num_workers=0 for instance (it is {settings['num_workers']})."
         )
     if not isinstance(error, OSError):
         return None
     if is_disk_full(error):
-        return f"the disk of {output} is full ({error.strerror}): free some space, and {go_on}."
+        return f"{output}: its disk is full ({error.strerror}). Free some space, and {go_on}."
     if error.errno in _NOT_THERE and not output.is_dir():
-        return f"{output} was removed or renamed while it was trained: put it back, and {go_on}."
+        return f"{output}: it was removed or renamed during the training. Put it back, and {go_on}."
     if error.errno in _NOT_WRITABLE:
-        return f"{output} can no longer be written to ({error.strerror}): make it writable, and {go_on}."
+        return f"{output}: it can no longer be written to ({error.strerror}). Make it writable, and {go_on}."
     return None
 
 

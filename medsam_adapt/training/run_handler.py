@@ -65,8 +65,8 @@ def load_start(segmenter: Segmenter, run: str | Path) -> None:
     if differing or segmenter.tuned_encoder != record.tune_encoder:
         what = f"they differ in {min(differing)[0]}" if differing else "the encoder is trained in only one of them"
         raise InputError(
-            f"the weights of {run} do not fit this network ({what}); train from it with its own bundle, backbone, "
-            "prompt and adapter settings"
+            f"{run}: its weights do not fit this network ({what}). Train from it with the same bundle, backbone, "
+            "prompt and adapter settings."
         )
     segmenter.load_state_dict(weights)
 
@@ -208,8 +208,8 @@ class RunHandler:
         weights = {name: tensor.detach() for name, tensor in trainable_tensors(self.segmenter).items()}
         if not all_finite(weights.values()):
             raise RunError(
-                f"the weights are no longer finite after {_where(engine)}: lower learning_rate; the checkpoint before "
-                "is kept."
+                f"learning_rate: the weights are no longer finite after {_where(engine)}. Lower learning_rate; the "
+                "checkpoint before is kept."
             )
         state = {
             "epoch": engine.state.epoch,
@@ -256,6 +256,6 @@ def _stop_on_nan(engine: Any) -> None:
     loss = float(from_engine("loss", first=True)(engine.state.output))
     if not np.isfinite(loss):
         raise RunError(
-            f"the loss became {loss} in {_where(engine)}: look at these, or lower learning_rate; the last checkpoint "
-            "is kept."
+            f"learning_rate: the loss became {loss} in {_where(engine)}. Check these slices, or lower learning_rate; "
+            "the last checkpoint is kept."
         )

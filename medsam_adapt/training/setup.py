@@ -122,10 +122,10 @@ def compiles(knobs: Knobs, device: torch.device) -> bool:
         return False
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise InputError(
-            "compile=true needs a C++ compiler on a CPU, and none was found: install g++, or leave it out."
+            "compile=true: it needs a C++ compiler on a CPU, and none was found. Install g++, or leave it out."
         )
     if device.type == "cuda" and find_spec("triton") is None:
-        raise InputError("compile=true needs the package triton on a GPU: install it, or leave it out.")
+        raise InputError("compile=true: it needs the package triton on a GPU. Install it, or leave it out.")
     return True
 
 

@@ -92,9 +92,9 @@ class Deadline:
         """
         used = 0.0
         if resume and (run / COST_FILE).is_file():
-            used = read_record(run / COST_FILE, CostRecord, "restore it or train again").seconds or 0.0
+            used = read_record(run / COST_FILE, CostRecord, "Restore it or train again.").seconds or 0.0
         if used >= 60 * minutes:
-            raise InputError(f"{run} has used its {minutes:g} minutes. Begin another run with --from {run}.")
+            raise InputError(f"{run}: it has used its {minutes:g} minutes. Begin another run with --from {run}.")
         return cls(60 * minutes - used, started)
 
     @property

@@ -51,7 +51,7 @@ class Variant:
         if image_size < step or image_size % step:
             lower = max(step, image_size // step * step)
             raise InputError(
-                f"image size {image_size} is not a positive multiple of {step}: use {lower} or {lower + step} instead."
+                f"image_size: {image_size} is not a positive multiple of {step}. Use {lower} or {lower + step}."
             )
         return image_size // self.patch_size
 
@@ -115,5 +115,5 @@ def get_variant(name: str) -> Variant:
         InputError: when there is none of that name.
     """
     if name not in VARIANTS:
-        raise InputError(f"unknown backbone '{name}': use one of {', '.join(VARIANTS)}.")
+        raise InputError(f"--backbone {name}: there is no such backbone. Use one of {', '.join(VARIANTS)}.")
     return VARIANTS[name]

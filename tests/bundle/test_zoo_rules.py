@@ -38,9 +38,9 @@ def test_a_missing_file_is_told(folder, name):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"version": "1"}, "version is '1'; write three numbers"),
-        ({"version": "0.2.0"}, "changelog says nothing of version 0.2.0"),
-        ({"changelog": "first"}, "changelog says nothing of version"),
+        ({"version": "1"}, "version is '1'. Write three numbers"),
+        ({"version": "0.2.0"}, "changelog has no line on version 0.2.0"),
+        ({"changelog": "first"}, "changelog has no line on version"),
         ({"required_packages_version": {"nibabel": 5}}, "required_packages_version has to give versions"),
     ],
 )
@@ -52,7 +52,7 @@ def test_faults_of_the_metadata_are_told(folder, values, words):
 
 def test_what_is_no_metadata_is_told(folder):
     path = folder / "configs" / "metadata.json"
-    for text, words in (("{", "is no JSON file"), ("[]", "holds no JSON object")):
+    for text, words in (("{", "is not JSON"), ("[]", "holds no JSON object")):
         path.write_text(text)
         assert words in zoo_problems(folder)[0]
 
@@ -68,7 +68,7 @@ def test_a_large_file_has_to_be_named(folder, monkeypatch):
 
 def test_an_odd_name_is_told(folder):
     renamed = folder.rename(folder.with_name("my bundle"))
-    assert "rename the folder" in zoo_problems(renamed)[0]
+    assert "Rename the folder" in zoo_problems(renamed)[0]
 
 
 def test_the_network_has_to_give_what_the_metadata_say(folder):

@@ -82,7 +82,7 @@ def test_what_is_there_is_replaced_only_on_demand_and_only_if_it_is_ours(run, re
     assert (code, "is damaged" in err) == (2, True)
     assert files_in(output) == before
     code, _, err = call(capsys, "adapters", "pull", tmp_path / "nowhere", "--output", tmp_path / "new")
-    assert (code, "does not exist: give a folder written by" in err) == (2, True)
+    assert (code, "does not exist. Give a folder written by" in err) == (2, True)
 
 
 # ---------------------------------------------------------------------------------- a pulled run in other commands
@@ -102,7 +102,7 @@ def test_a_pulled_run_is_scored_and_reported_on_data_that_are_named(pulled, phan
     for command in ("evaluate", "report"):
         code, _, err = call(capsys, command, own, "--device", "cpu")
         assert code == 2
-        assert f"error: {own} was pulled and does not know its data: give --data FOLDER." in err
+        assert f"error: {own}: it was pulled, without the folder of its data. Give --data FOLDER." in err
     options = ["--data", phantoms, "--device", "cpu"]
     assert call(capsys, "evaluate", own, *options)[0] == 0
     metrics = json.loads((own / "metrics.json").read_text())
@@ -130,7 +130,7 @@ def test_a_pulled_run_is_no_training_to_resume_or_repeat_but_one_to_start_from(p
         assert f"was pulled and cannot be resumed: begin another run with --from {pulled}" in err
     code, _, err = call(capsys, "train", "--repeat", pulled, "--output", tmp_path / "new")
     assert code == 2
-    assert "does not know its data: give --data FOLDER" in err
+    assert "without the folder of its data. Give --data FOLDER" in err
     options = ["--epochs", 1, "--set", "min_steps=1", "--set", "learning_rate=1e-9", "--device", "cpu"]
     code, _, err = call(capsys, "train", "--from", pulled, "--data", phantoms, "--output", tmp_path / "new", *options)
     assert code == 0, err

@@ -127,18 +127,18 @@ def test_bad_volumes(data, tmp_path, capsys, spoil, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--bundle", "blosan"], ["unknown bundle 'blosan'", "did you mean 'blosam'"]),
+        (["--bundle", "blosan"], ["--bundle blosan", "did you mean 'blosam'"]),
         (["--layout", "adomee"], ["adomee", "adome"]),
         (["--classes", "liver,splen"], ["splen", "spleen"]),
         (["--set", "epoch=3"], ["no setting 'epoch'", "did you mean 'epochs'"]),
         (["--bundle", "lora", "--set", "rank=four"], ["rank", "integer", "'four'"]),
         (["--bundle", "lora", "--set", "rank=0", "--set", "held_out=2"], ["rank", "held_out"]),
         (["--bundle", "lora", "--set", "rank=1000"], ["rank 1000"]),
-        (["--set", "seed=$__import__('os')"], ["cannot begin with $"]),
+        (["--set", "seed=$__import__('os')"], ["begins with $"]),
         (["--set", "rank"], ["key=value"]),
         (["--set", 'cache_dir=["$x"]'], ["cache_dir"]),
         (["--checkpoint", "$print(1)"], ["$print(1)"]),
-        (["--recipe", "papers"], ["unknown recipe 'papers'"]),
+        (["--recipe", "papers"], ["--recipe papers"]),
         (["--prompt", "boxes"], ["prompt", "'boxes'"]),
         (["--backbone", "vit_x"], ["backbone", "'vit_x'"]),
         (["--checkpoint", "nowhere.pth"], ["nowhere.pth does not exist"]),
@@ -158,7 +158,7 @@ def test_a_missing_folder(tmp_path, capsys):
 def test_an_unknown_device(phantoms, tmp_path, capsys):
     code, err = call(capsys, "train", "--data", phantoms, "--output", tmp_path / "run", "--device", "cuda:99")
     assert code == 2
-    assert "'cuda:99' is not on this machine" in err
+    assert "--device cuda:99" in err
 
 
 def test_existing_outputs_are_kept(phantoms, tmp_path, capsys):

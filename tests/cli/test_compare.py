@@ -131,7 +131,7 @@ def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
     refused = {
         "needs --output": ["--bundles", "lora", *data],
         "needs --bundles": [*output],
-        "unknown bundle 'lorra', did you mean 'lora'": [*output, *data, "--bundles", "lora,lorra"],
+        "--bundle lorra: there is no such bundle, did you mean 'lora'": [*output, *data, "--bundles", "lora,lorra"],
         "there is no setting 'rink'": [*output, *data, "--bundles", "lora", "--set", "rink=4"],
         "infosam is none of the methods": [*output, *data, "--bundles", "lora", "--set", "infosam.rank=4"],
         "compare decides this itself": [*output, *data, "--bundles", "lora", "--set", "seed=4"],

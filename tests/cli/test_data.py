@@ -178,8 +178,8 @@ def test_a_converted_data_set_trains(data, tmp_path, capsys):
     [
         (["--rename", "livr=a"], "there is no label 'livr', did you mean 'liver'"),
         (["--rename", "liver"], "is not OLD=NEW"),
-        (["--map", "nowhere.json"], "cannot read nowhere.json"),
-        (["--map", "a.json", "--rename", "a=b"], "--map and --rename exclude each other"),
+        (["--map", "nowhere.json"], "nowhere.json: it cannot be read"),
+        (["--map", "a.json", "--rename", "a=b"], "--rename: it excludes --map"),
         (["--classes", "splen"], "no class 'splen', did you mean 'spleen'"),
     ],
 )
@@ -209,7 +209,7 @@ def test_folds_are_dealt_and_trained_on(data, tmp_path, capsys):
     ("options", "words"),
     [
         (["--folds", 4], "--folds 4: there are only 3 patients"),
-        (["-o", "nowhere/splits.json"], "name a JSON file in a folder that exists"),
+        (["-o", "nowhere/splits.json"], "Name a JSON file in a folder that exists"),
     ],
 )
 def test_splits_that_cannot_be(data, tmp_path, capsys, options, words):
@@ -232,7 +232,7 @@ def test_a_split_that_exists_is_kept(data, tmp_path, capsys):
     [
         (["--fold", 5], "--fold 5: there are 5 folds"),
         (["--fold", 0], "--folds 5: there are only 3 patients"),
-        (["--split-file", "nowhere.json"], "cannot read nowhere.json"),
+        (["--split-file", "nowhere.json"], "nowhere.json: it cannot be read"),
         (["--cache-dir", "{data}/labels.json"], "labels.json cannot be written to"),
     ],
 )

@@ -72,9 +72,9 @@ def test_what_differs_from_the_run_is_not_written(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--to", "tensorrt"], "unknown format 'tensorrt': use --to torchscript or onnx"),
+        (["--to", "tensorrt"], "--to tensorrt: there is no such format. Use torchscript or onnx"),
         (["--to", "torchscript", "--output", "{run}/models/model.pt"], "does not end in .ts"),
-        (["--to", "onnx", "--output", "{run}/models"], "is a folder: give a file name"),
+        (["--to", "onnx", "--output", "{run}/models"], "is a folder. Give a file name"),
         (["--to", "onnx", "--output", "{run}/run.json/model.onnx"], "is not writable"),
     ],
 )
@@ -92,7 +92,7 @@ def test_missing_libraries_are_told_with_the_command(run, capsys, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     code, _, err = call(capsys, "export", run, "--to", "onnx")
     assert code == 2
-    assert 'onnx needs onnx and onnxruntime: install them with pip install "medsam-adapt[export]"' in err
+    assert "onnx: it needs onnx and onnxruntime. Run pip install 'medsam-adapt[export]'" in err
 
 
 def test_an_unfinished_run_is_refused(run, capsys):

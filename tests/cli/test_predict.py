@@ -154,7 +154,7 @@ def test_dicom_in_and_out(made, tmp_path, capsys):
         drawn = [bool(structure.ContourSequence) for structure in contours]
         assert drawn == [bool((mask == label_id).any()) for label_id in (1, 2, 3)]
     err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "x", "--format", "rtstruct")
-    assert err.count("is no DICOM series, to which --format rtstruct refers") == 4
+    assert err.count("is not a DICOM series, which --format rtstruct refers to") == 4
 
 
 def test_dicom_gives_the_voxels_of_the_same_data_as_nifti(made, tmp_path, capsys):

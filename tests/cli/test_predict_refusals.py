@@ -149,13 +149,13 @@ def test_a_fault_of_this_package_is_no_bad_volume(made, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("run", "options", "words"),
     [
-        ("run", ["--format", "nfti"], "no output format 'nfti', did you mean 'nifti'"),
-        ("run", ["--itk-snap", "--format", "nrrd"], "--itk-snap goes with one NIfTI label map"),
-        ("run", ["--propagate"], "--propagate follows the boxes and points of --prompts"),
-        ("run", ["--prompts-from", "scans"], "was trained without prompts and takes none: leave out --prompts-from"),
+        ("run", ["--format", "nfti"], "--format nfti: there is no such format, did you mean 'nifti'"),
+        ("run", ["--itk-snap", "--format", "nrrd"], "--itk-snap: it describes one NIfTI label map"),
+        ("run", ["--propagate"], "--propagate: it follows the boxes and points of --prompts"),
+        ("run", ["--prompts-from", "scans"], "was trained without prompts and takes none. Leave out --prompts-from"),
         ("run", ["--report", "scans"], "scans is a folder: name a file for the report"),
-        ("run", ["-o", "scans"], "scans holds the volumes themselves: name another folder"),
-        ("box", [], "cannot segment without one: train with --prompt none, or give --prompts"),
+        ("run", ["-o", "scans"], "scans: it holds the volumes themselves. Name another folder"),
+        ("box", [], "cannot segment without one. Train with --prompt none, or give --prompts"),
         ("box", ["--prompts", "p.json", "--prompts-from", "x"], "--prompts and --prompts-from both give prompts"),
         ("box", ["--prompts", "nowhere.json"], "nowhere.json"),
         ("box", ["--prompts-from", "nowhere"], "nowhere does not exist"),
@@ -181,7 +181,7 @@ def test_two_inputs_of_one_name_are_refused(made, tmp_path, capsys):
     scans = shutil.copytree(made / "scans", tmp_path / "scans")
     image = nib.load(scans / "case_0.nii.gz")
     nib.save(image, scans / "case_0.nii")
-    assert "outputs of the same name" in refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out")
+    assert "would have the same name" in refused(capsys, made / "run", "-i", scans, "-o", tmp_path / "out")
 
 
 def test_a_killed_folder_leaves_whole_masks_and_goes_on(made, tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_a_failed_download_is_a_sentence(server, home, capsys):
     server.content = CONTENT[::-1]
     code, _, err = call(capsys, "download", "sam_vit_b")
     assert code == 1
-    assert err.startswith("error: what arrived as sam_vit_b is not the published file")
+    assert err.startswith("error: sam_vit_b: what was downloaded is not the published file")
     assert "Traceback" not in err
     assert list((home / "weights").iterdir()) == []
 
@@ -105,7 +105,7 @@ def test_import(server, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["download", "sam_vitb"], "no weights named 'sam_vitb' (did you mean sam_vit_b?): use one of"),
+        (["download", "sam_vitb"], "sam_vitb: there are no weights of this name (did you mean sam_vit_b?). Use one of"),
         (["verify", "sam_vit_l"], "run 'medsam-adapt weights download sam_vit_l'"),
         (["import", "nowhere.pth"], "nowhere.pth does not exist"),
         (["import", __file__, "--name", "sam_vit_h"], "is not sam_vit_h"),

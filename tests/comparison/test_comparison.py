@@ -129,9 +129,9 @@ def test_few_cases_for_many_methods_are_told(scores):
 
 def test_what_cannot_be_compared_is_refused(scores):
     run = run_of("a", scores["good"])
-    with pytest.raises(InputError, match="give two methods"):
+    with pytest.raises(InputError, match="Give two methods"):
         compare_runs([run])
-    with pytest.raises(InputError, match="b, seed 0 was not scored on the case 'case_11'"):
+    with pytest.raises(InputError, match="b, seed 0: it was not scored on the case 'case_11'"):
         compare_runs([run, run_of("b", scores["good"][:11])])
     with pytest.raises(InputError, match="both scored the case 'case_00' as one method"):
         compare_runs([run, run, run_of("b", scores["good"])])

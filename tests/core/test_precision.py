@@ -154,7 +154,7 @@ def test_auto_is_fp32_for_an_encoder_that_is_trained_whole(tuned, expected):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(InputError, match="unknown precision 'fp16': use auto, fp32, bf16"):
+    with pytest.raises(InputError, match=r"--precision fp16: there is no such precision\. Use auto, fp32, bf16"):
         checked_precision("fp16")
 
 

@@ -112,7 +112,7 @@ def test_features_are_known_by_weights_slices_and_settings(work_of):
         (DecoderOnly(), {**ONE_DRAW, "epochs": 1}, "1 epochs would not pay for 1 views"),
         (DecoderOnly(), {**ONE_DRAW, "epochs": 8, "augment": "free"}, "would not pay for 8 views"),
         (SeriesAdapters(), {"cache_frozen": "auto", "augment": "free"}, "augmented anew"),
-        (DecoderOnly(), {"cache_frozen": "auto", "cache_place": "gpu"}, "find no room"),
+        (DecoderOnly(), {"cache_frozen": "auto", "cache_place": "gpu"}, "have no room"),
     ],
 )
 def test_frozen_work_that_is_done_in_every_step_is_told(work_of, adapter, knobs, why):
@@ -138,7 +138,7 @@ def test_what_is_kept_is_told(work_of, adapter, knobs, reported):
 
 
 def test_no_room_is_refused_where_it_was_asked_for(work_of):
-    with pytest.raises(InputError, match="find no room: set fewer cached_views"):
+    with pytest.raises(InputError, match=r"have no room\. Set fewer cached_views"):
         work_of(DecoderOnly(), cache_place="gpu")
 
 

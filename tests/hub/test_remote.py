@@ -57,7 +57,7 @@ def test_what_the_hub_has_not_or_refuses_is_a_sentence(run, server, tmp_path):
     with pytest.raises(InputError, match=r"run.json of hf://owner/large has 4,194,305 bytes"):
         pull(place_of("hf://owner/large"), tmp_path / "pulled")
     assert not any("resolve" in asked for asked in server.asked)  # nothing was fetched to find that out
-    with pytest.raises(InputError, match=r'"license" is odd.*use another --license'):
+    with pytest.raises(InputError, match=r'"license" is odd.*Use another --license'):
         push(run, place_of("hf://owner/new"), licence="odd")
     server.answers = b"<html>log in to the network</html>"
     with pytest.raises(RunError, match="the answer did not come from the hub"):
@@ -73,12 +73,12 @@ def test_no_connection_is_a_sentence(run, server, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RunError, match="the hub cannot be reached for hf://owner/name"):
+    with pytest.raises(RunError, match="hf://owner/name: the hub cannot be reached"):
         pull(place_of("hf://owner/name"), tmp_path / "pulled")
     with pytest.raises(RunError, match="cannot be reached"):
         push(run, place_of("hf://owner/name"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(RunError, match="check the connection and HF_HUB_OFFLINE"):
+    with pytest.raises(RunError, match="Check the connection and HF_HUB_OFFLINE"):
         pull(place_of("hf://owner/name"), tmp_path / "pulled")
 
 
@@ -86,7 +86,7 @@ def test_no_connection_is_a_sentence(run, server, tmp_path, monkeypatch):
     "text", ["hf://owner", "hf://owner/name/more", "https://example.org/x", "hf://../x", "hf:///a"]
 )
 def test_addresses_that_are_none(text):
-    with pytest.raises(InputError, match=r"give a folder, or hf://OWNER/NAME\[@REVISION\]"):
+    with pytest.raises(InputError, match=r"Give a folder, or hf://OWNER/NAME\[@REVISION\]"):
         place_of(text)
 
 

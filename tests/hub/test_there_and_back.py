@@ -94,9 +94,9 @@ def damaged_metrics(run):
         (another_frozen_weight, {}, "is not sam_nano plus its adapter"),
         (None, {"checkpoint": "random"}, "started from random weights, which others do not have"),
         (None, {"bundle_sha256": "0" * 64}, "trained by a bundle that is not shipped"),
-        (lambda run: shutil.rmtree(run / "models/adapter"), {}, "is missing or damaged|cannot read"),
+        (lambda run: shutil.rmtree(run / "models/adapter"), {}, "is missing or damaged|cannot be read"),
         (lambda run: (run / "models/model.pt").unlink(), {}, "holds no trained weights"),
-        (damaged_metrics, {}, "is of another version: score it anew"),
+        (damaged_metrics, {}, "is of another version. Score the run again"),
         (None, {"knobs": {"checkpoint": "gone.pth"}}, "checkpoint gone.pth does not exist"),
         (None, {"knobs": {"of_another_version": 1}}, "there is no setting 'of_another_version'"),
     ],
@@ -120,7 +120,7 @@ def test_a_folder_with_other_files_is_not_replaced(run, pushed):
     with pytest.raises(InputError, match=r"other files \(.git\)"):
         LocalFolder(pushed).refuse_other_files(overwrite=True)
     (pushed / ".git").rmdir()
-    with pytest.raises(InputError, match=r"already contains an adapter: .* --overwrite"):
+    with pytest.raises(InputError, match=r"already contains an adapter\. .* --overwrite"):
         LocalFolder(pushed).refuse_other_files(overwrite=False)
     LocalFolder(pushed).refuse_other_files(overwrite=True)
     (pushed / "adapter/mine.txt").touch()
@@ -139,7 +139,7 @@ def test_weights_that_are_not_published_must_be_given_and_be_the_right_ones(own_
     with pytest.raises(InputError, match=r"my_ weights.safetensors with SHA-256 .* give it as --checkpoint FILE"):
         pull(place, output)
     for wrong in ("sam_nano", str(other_weights(tmp_path))):
-        with pytest.raises(InputError, match=r"was not trained on .* give the weights that it was trained on"):
+        with pytest.raises(InputError, match=r"was not trained on .* Give the weights that it was trained on"):
             pull(place, output, wrong)
     with pytest.raises(InputError, match="leave out --checkpoint random"):
         pull(place, output, "random")

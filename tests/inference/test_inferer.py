@@ -134,7 +134,7 @@ def test_overlapping_classes_are_masks(label):
 
 @pytest.mark.parametrize("prompt", ["box", "points"])
 def test_a_prompted_run_needs_a_reference_and_says_so(label, prompt):
-    sentence = f"trained with a {prompt} prompt and cannot segment without one: train one with --prompt none"
+    sentence = f"{prompt} prompts: this run was trained with them and cannot segment without"
     with pytest.raises(InputError, match=sentence):
         SlicewiseInferer(slicing_of(prompt=prompt, num_classes=3))(volume_of(label), Oracle(16, "structure"))
 

@@ -168,7 +168,7 @@ def test_several_runs_decide_by_their_mean(runs, predictors, image):
 
 def test_runs_that_do_not_segment_the_same_are_refused(runs, tmp_path):
     other = make_run(tmp_path / "other", names=("liver", "heart", "spleen"))
-    with pytest.raises(InputError, match=r"other and .*a cannot segment together, since their classes differ"):
+    with pytest.raises(InputError, match=r"it cannot segment together with .*, since their classes differ"):
         load_run(runs["a"], "cpu", also=[other])
     with pytest.raises(InputError, match="since their prompt differ"):
         load_run(runs["box"], "cpu", also=[runs["points"]])

@@ -141,7 +141,7 @@ def test_the_students_token_is_the_mean_of_its_classes():
     ("slices", "batch_size", "given"), [(9, 1, "batch_size is 1"), (1, 4, "there is 1 training slice")]
 )
 def test_batches_of_one_image_are_refused_before_training(slices, batch_size, given):
-    with pytest.raises(InputError, match=rf"use a batch size of 2 or more \({given}\)\.$"):
+    with pytest.raises(InputError, match=rf"Use 2 or more \({given}\)\.$"):
         DistillationUpdate(None, None, DataLoader(range(slices), batch_size))
 
 

@@ -123,7 +123,7 @@ def test_a_batch_of_one_image_is_refused():
         lambda: distillation_loss(relation, relation),
         lambda: InformationDistillation(8)(tokens, tokens[:, :1], tokens, tokens[:, :1]),
     ):
-        with pytest.raises(InputError, match="use a batch size of 2 or more"):
+        with pytest.raises(InputError, match="Use 2 or more"):
             loss()
 
 

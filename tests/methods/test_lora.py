@@ -40,5 +40,5 @@ def test_lora_is_that_of_the_reference(block):
 
 @pytest.mark.parametrize("rank", [0, 17])
 def test_an_impossible_rank_is_refused(rank):
-    with pytest.raises(InputError, match=f"rank {rank} is impossible here: use 1 to 16"):
+    with pytest.raises(InputError, match=f"cannot have rank {rank} here. Use 1 to 16"):
         LoRAQueryValue(nn.Linear(16, 48), rank)

@@ -241,7 +241,7 @@ def test_another_adapter_has_one_group():
         (lambda: CobotLoRA(rank=6), "multiple of 4, not 6: use 4 or 8 instead"),
         (lambda: CobotAdaptFormer(bottleneck=3), "multiple of 4, not 3: use 4 or 8 instead"),
         (lambda: HypercomplexLinear(4, 5, bias=False), "multiple of 4, not 5"),
-        (lambda: CobotLoRA(head_init="random"), "unknown head_init 'random': use one of identity, orthogonal"),
+        (lambda: CobotLoRA(head_init="random"), "head_init: there is no 'random'. Use one of identity, orthogonal"),
     ],
 )
 def test_impossible_settings_are_refused(build, message):

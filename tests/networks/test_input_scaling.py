@@ -98,7 +98,7 @@ def test_weights_are_recognised_by_their_sha256_whatever_their_name(tmp_path, mo
 
 
 def test_an_unknown_scaling_is_refused():
-    with pytest.raises(InputError, match="unknown input scaling 'half': use sam or unit"):
+    with pytest.raises(InputError, match=r"input_scaling: there is no 'half'\. Use sam or unit"):
         build_sam("vit_nano", SIZE, input_scaling="half")
 
 

@@ -143,7 +143,7 @@ def test_a_bad_checkpoint_is_told_in_a_sentence(small_checkpoint, tmp_path, caps
 
 
 def test_a_checkpoint_of_another_variant_is_refused(checkpoint):
-    with pytest.raises(InputError, match="holds vit_b weights but the backbone is vit_nano: use --backbone vit_b"):
+    with pytest.raises(InputError, match=r"holds vit_b weights but the backbone is vit_nano\. Use --backbone vit_b"):
         build_sam("vit_nano", checkpoint=checkpoint)
 
 

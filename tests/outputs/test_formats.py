@@ -172,7 +172,7 @@ def test_the_contours_of_a_structure_set_enclose_the_masks(tmp_path, dicom, make
 
 @pytest.mark.parametrize("name", ["dicom-seg", "rtstruct"])
 def test_a_dicom_output_needs_a_dicom_input(tmp_path, name):
-    with pytest.raises(InputError, match=r"image\.nii\.gz: it is no DICOM series.*another --format"):
+    with pytest.raises(InputError, match=r"image\.nii\.gz: it is not a DICOM series.*another --format"):
         get_format(name).write(tmp_path / "out.dcm", exclusive(), image_with(np.eye(4), tmp_path))
     assert not (tmp_path / "out.dcm").exists()
 
@@ -186,7 +186,7 @@ def test_missing_highdicom_is_told(monkeypatch, name):
 
 def test_an_unknown_format_is_told():
     assert {"dicom-seg", "mha", "nifti", "nrrd", "rtstruct", "seg-nrrd"} <= {*format_names()}
-    with pytest.raises(InputError, match=r"no output format 'nift', did you mean 'nifti'"):
+    with pytest.raises(InputError, match=r"--format nift: there is no such format, did you mean 'nifti'"):
         get_format("nift")
 
 

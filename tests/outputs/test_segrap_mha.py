@@ -53,9 +53,9 @@ def test_the_file_lies_where_its_image_does(tmp_path):
 def test_what_the_challenge_does_not_take_is_told(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "image.nii.gz")
     header, masks = read_header(tmp_path / "image.nii.gz"), np.zeros((1, 4, 5, 6), bool)
-    with pytest.raises(InputError, match="liver is not what one task of the challenge asks for"):
+    with pytest.raises(InputError, match="liver is not in one task of the challenge"):
         write_segrap(tmp_path / "out.mha", masks, ["liver"], header)
-    with pytest.raises(InputError, match=r"takes \.mha"):
+    with pytest.raises(InputError, match=r"expects \.mha"):
         write_segrap(tmp_path / "out.nii.gz", masks, ["Brain"], header)
     with pytest.raises(ValueError, match="2 names"):
         write_segrap(tmp_path / "out.mha", masks, ["Brain", "Chiasm"], header)
@@ -85,5 +85,5 @@ def test_a_run_of_other_structures_is_refused_before_anything_is_written(tmp_pat
     for names, words in ((["liver"], "liver is not"), (["Brain", "GTVp"], "organs and tumours together is not")):
         run = make_run(tmp_path / names[-1], names=names)
         err = refused(capsys, run, "-i", tmp_path / "data", "-o", tmp_path / "out", "--format", "segrap-mha")
-        assert f"--format segrap-mha: {words} what one task of the challenge asks for" in err
+        assert f"--format segrap-mha: {words} in one task of the challenge" in err
     assert not (tmp_path / "out").exists()

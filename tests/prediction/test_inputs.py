@@ -115,12 +115,12 @@ def test_files_named_as_labels_of_others_are_left_out(tmp_path):
 
 
 def test_a_folder_without_volumes_names_those_below_that_have_some(tmp_path):
-    with pytest.raises(InputError, match=r"holds no volume \(.*\)\. Give a volume or a folder of volumes\.$"):
+    with pytest.raises(InputError, match=r"has no volume \(.*\)\. Give a volume or a folder of volumes\.$"):
         find_inputs(tmp_path)
     for folder in ("scans/2024/ct", "scans/.hidden"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"but folders in it do: give \S+/scans/2024/ct\.$"):
+    with pytest.raises(InputError, match=r"but folders in it do\. Give \S+/scans/2024/ct\.$"):
         find_inputs(tmp_path / "scans")
     for number in range(5):
         (tmp_path / f"scans/{number}").mkdir()

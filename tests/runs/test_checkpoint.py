@@ -61,7 +61,7 @@ def test_a_kill_between_the_two_renamings_leaves_the_one_before(run):
 
 
 def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
-    with pytest.raises(RunError, match="was removed or renamed while it was trained"):
+    with pytest.raises(RunError, match="was removed or renamed during the training"):
         write_checkpoint(tmp_path / "run", {})
     assert not (tmp_path / "run").exists()
 

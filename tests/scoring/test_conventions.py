@@ -122,7 +122,7 @@ def test_a_convention_gives_what_its_library_gives(convention, pair):
 
 def test_an_unknown_convention_is_refused():
     assert check_convention("seg-metrics") == "seg-metrics"
-    with pytest.raises(InputError, match=r"--convention segmetrics: there is none of that name\. Use ours, monai"):
+    with pytest.raises(InputError, match=r"--convention segmetrics: there is no such convention\. Use ours, monai"):
         check_convention("segmetrics")
 
 

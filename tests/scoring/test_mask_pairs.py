@@ -129,13 +129,13 @@ def test_wrong_calls_are_refused(folders, capsys):
     pred, ref, out = folders / "pred", folders / "ref", folders / "scores"
     refused = {
         "evaluate needs the folder of a run, or --pred, --ref and --output": ["--pred", pred, "--ref", ref],
-        "is no folder": ["--pred", folders / "none", "--ref", ref, "--output", out],
-        "no mask in": ["--pred", pred, "--ref", folders, "--output", out],
+        "is neither a folder": ["--pred", folders / "none", "--ref", ref, "--output", out],
+        "no mask has": ["--pred", pred, "--ref", folders, "--output", out],
         "already exists": ["--pred", pred, "--ref", ref, "--output", ref],
-        "no metric 'hd'": ["--pred", pred, "--ref", ref, "--output", out, "--metrics", "hd"],
-        "no protocol 'x'": ["--pred", pred, "--ref", ref, "--output", out, "--protocol", "x"],
-        "no empty policy 'x'": ["--pred", pred, "--ref", ref, "--output", out, "--empty-policy", "x"],
-        "write millimetres": ["--pred", pred, "--ref", ref, "--output", out, "--tolerance", "thick"],
+        "there is no 'hd'": ["--pred", pred, "--ref", ref, "--output", out, "--metrics", "hd"],
+        "--protocol x": ["--pred", pred, "--ref", ref, "--output", out, "--protocol", "x"],
+        "--empty-policy x": ["--pred", pred, "--ref", ref, "--output", out, "--empty-policy", "x"],
+        "Write millimetres": ["--pred", pred, "--ref", ref, "--output", out, "--tolerance", "thick"],
         "there is no class 'Larynx', only 1, 2, 7": [
             "--pred", pred, "--ref", ref, "--output", out, "--tolerance", "1,Larynx=2",
         ],
@@ -149,7 +149,7 @@ def test_wrong_calls_are_refused(folders, capsys):
     save(ref / "case_0_seg.nii.gz", masks_of(0)[1])
     code, _, err = evaluate(capsys, folders)
     assert code == 2
-    assert "are both masks of 'case_0'" in err
+    assert "is a mask of 'case_0' too" in err
 
 
 def test_nothing_labelled_is_refused(tmp_path, capsys):
@@ -236,7 +236,7 @@ def test_a_file_is_scored_on_the_one_of_its_name_in_a_folder(folders, capsys):
     assert not any("no counterpart" in note for note in scores(folders)["notes"])
     arguments = ["--pred", folders / "pred", "--ref", folders / "none.nii.gz", "--output", folders / "other"]
     code, _, err = call(capsys, *arguments)
-    assert (code, "none.nii.gz is no folder and no file" in err) == (2, True)
+    assert (code, "none.nii.gz is neither a folder nor a file" in err) == (2, True)
 
 
 def test_volumes_too_large_and_too_small_do_not_cancel(tmp_path, capsys):

@@ -136,7 +136,7 @@ def test_names_with_commas_and_accents_survive(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"has no metrics\.json: score it with 'medsam-adapt evaluate'"):
+    with pytest.raises(InputError, match=r"has no metrics\.json\. Score it with 'medsam-adapt evaluate'"):
         read_metrics(tmp_path)
     (tmp_path / "metrics.json").write_text('{"mean": {}}')
     with pytest.raises(InputError, match="another version"):

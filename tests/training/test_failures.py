@@ -184,7 +184,7 @@ def test_a_full_disk(whole, phantoms, tmp_path, capsys, in_second_epoch, kind):
         with filled:
             code, out, err = call(capsys, "--data", phantoms, *SMALL, "--output", run)
         assert code == 1
-        assert f"error: the disk of {run} is full" in err
+        assert f"error: {run}: its disk is full" in err
         assert "Traceback" not in out + err
         assert read_checkpoint(run)[1] == []
         assert not list(run.glob(".*.pt"))
@@ -197,7 +197,7 @@ def test_a_folder_that_is_removed(phantoms, tmp_path, capsys, in_second_epoch):
     in_second_epoch(lambda: shutil.rmtree(run))
     code, out, err = call(capsys, "--data", phantoms, *SMALL, "--output", run)
     assert code == 1
-    assert f"{run} was removed or renamed while it was trained" in err
+    assert f"{run}: it was removed or renamed during the training" in err
     assert "Traceback" not in out + err
     assert not run.exists()
 
@@ -226,7 +226,7 @@ def test_a_folder_that_becomes_read_only(whole, phantoms, tmp_path, capsys, monk
             for folder in (run, run / "logs"):
                 folder.chmod(0o755)
     assert code == 1
-    assert f"{run} can no longer be written to (Permission denied): make it writable" in err
+    assert f"{run}: it can no longer be written to (Permission denied). Make it writable" in err
     assert "Traceback" not in out + err
     assert resumed(capsys, run) == 0
     assert differences(run, whole) == []
@@ -266,7 +266,7 @@ def test_too_little_memory(phantoms, tmp_path, capsys, in_second_epoch):
     code, out, err = call(capsys, "--data", phantoms, *SMALL, "--output", tmp_path / "run")
     assert code == 1
     again = f"train --resume --output {tmp_path / 'run'} --set slices_at_once=1 --low-memory"
-    message = f"there is not enough memory for this training: continue with 'medsam-adapt {again}', or lower batch_size"
+    message = f"there is not enough memory for this training. Continue with 'medsam-adapt {again}', or lower batch_size"
     assert message in " ".join(err.split())
     assert call(capsys, *again.split()[1:])[0] == 0
     assert "Traceback" not in out + err

@@ -50,7 +50,7 @@ def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bu
 def test_a_compiler_that_is_missing_is_told(monkeypatch):
     monkeypatch.setenv("PATH", "")
     knobs = resolve_knobs("lora", sets={"compile": True})
-    with pytest.raises(InputError, match=r"needs a C\+\+ compiler .*: install g\+\+, or leave it out"):
+    with pytest.raises(InputError, match=r"needs a C\+\+ compiler .*\. Install g\+\+, or leave it out"):
         compiles(knobs, torch.device("cpu"))
     assert not compiles(resolve_knobs("lora"), torch.device("cpu"))
 

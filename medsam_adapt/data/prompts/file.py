@@ -92,7 +92,9 @@ def read_prompts(path: str | Path, cases: Sequence[str]) -> dict[str, list[Promp
                 "name of each volume."
             )
         return {cases[0]: found.prompts}
-    problems = [f"{path}: there is no input {name}, which \"cases\" names. Check the name." for name in {*found.cases} - {*cases}]
+    problems = [
+        f'{path}: there is no input {name}, which "cases" names. Check the name.' for name in {*found.cases} - {*cases}
+    ]
     problems += [f'{path}: it has no prompts for {name}. Add them under "cases".' for name in {*cases} - {*found.cases}]
     if problems:
         raise problems_error(sorted(problems))

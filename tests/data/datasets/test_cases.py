@@ -40,7 +40,10 @@ def named(root):
 
 @pytest.mark.parametrize(
     ("layout", "sentence"),
-    [("mds", "--layout mds: there is no such layout, did you mean 'msd'?. Choose auto, adome"), ("zzz", "--layout zzz: there is no such layout. Choose")],
+    [
+        ("mds", "--layout mds: there is no such layout, did you mean 'msd'?. Choose auto, adome"),
+        ("zzz", "--layout zzz: there is no such layout. Choose"),
+    ],
 )
 def test_an_unknown_layout_is_told_with_the_nearest(tmp_path, layout, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
@@ -50,9 +53,7 @@ def test_an_unknown_layout_is_told_with_the_nearest(tmp_path, layout, sentence):
 def test_no_such_folder_no_layout_and_no_cases_are_told(tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path}/x: it does not exist. Give the folder"):
         find_cases(tmp_path / "x")
-    with pytest.raises(
-        InputError, match=f"^{tmp_path}: its layout is not known. Arrange it.*folder .images/ and lab"
-    ):
+    with pytest.raises(InputError, match=f"^{tmp_path}: its layout is not known. Arrange it.*folder .images/ and lab"):
         find_cases(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()

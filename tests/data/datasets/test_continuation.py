@@ -27,9 +27,7 @@ def test_the_label_map_of_the_run_is_taken():
 
 
 def test_other_classes_are_left_out_only_when_asked():
-    with pytest.raises(
-        InputError, match=r"data: spleen is its label 2, and runs/a has only 1 liver, 3 left kidney. L"
-    ):
+    with pytest.raises(InputError, match=r"data: spleen is its label 2, and runs/a has only 1 liver, 3 left kidney. L"):
         fitted({1: "liver", 2: "spleen"})
     assert fitted({1: "liver", 2: "spleen"}, ["left kidney", "LIVER"]).unused == {2: "spleen"}
 
@@ -37,7 +35,11 @@ def test_other_classes_are_left_out_only_when_asked():
 @pytest.mark.parametrize(
     ("classes", "wanted", "words"),
     [
-        ({3: "liver"}, None, "data: liver is its label 3, and in runs/a it is 1. Renumber it with 'medsam-adapt data convert"),
+        (
+            {3: "liver"},
+            None,
+            "data: liver is its label 3, and in runs/a it is 1. Renumber it with 'medsam-adapt data convert",
+        ),
         ({3: "spleen"}, ["liver", "left kidney"], "data: spleen is its label 3, and runs/a has only"),
         (
             {1: "liver"},

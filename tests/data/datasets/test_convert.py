@@ -125,7 +125,7 @@ def test_a_copy_goes_on_after_an_interruption(data, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert_cases(data, tmp_path / "out")
     assert not (tmp_path / "out" / "datalist.json").exists()
-    with pytest.raises(InputError, match="begun with other labels or data. Add --overwrite"):
+    with pytest.raises(InputError, match=r"begun with other labels or data\. Add --overwrite"):
         convert_cases(data, tmp_path / "out", classes=["liver"])
     newer = (tmp_path / "out/images/phantom_001.nii.gz").stat().st_mtime + 5
     os.utime(data / "images/phantom_001.nii.gz", (newer, newer))  # changed since: it is copied again
@@ -141,7 +141,7 @@ def test_a_copy_goes_on_after_an_interruption(data, tmp_path, monkeypatch):
 
 def test_a_finished_copy_is_replaced_only_when_asked(data, tmp_path):
     convert_cases(data, tmp_path / "out")
-    with pytest.raises(InputError, match="already exists. Name another folder, or add --overwrite"):
+    with pytest.raises(InputError, match=r"already exists\. Name another folder, or add --overwrite"):
         convert_cases(data, tmp_path / "out")
     convert_cases(data, tmp_path / "out", classes=["liver"], overwrite=True)
     assert find_cases(tmp_path / "out").classes == {1: "liver"}

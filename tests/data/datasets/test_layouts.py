@@ -117,7 +117,7 @@ def test_labels_are_needed_only_where_asked(tmp_path):
     volume(tmp_path / "images/a.nii.gz")
     found = find_cases(tmp_path, need_labels=False)
     assert [(case.id, case.label) for case in found.cases] == [("a", None)]
-    with pytest.raises(InputError, match=r"labels is no folder.*create it"):
+    with pytest.raises(InputError, match=r"labels: .*does not exist. Create it"):
         find_cases(tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_names_of_classes_in_each_form(raw):
 
 @pytest.mark.parametrize("raw", [None, [1], {"1": 1}, {"1": ""}, {"-1": "x"}, {"70000": "x"}, {"1": "A b", "2": "a_B"}])
 def test_names_of_classes_in_no_form_are_told(raw):
-    with pytest.raises(InputError, match=r"correct the labels in labels\.json"):
+    with pytest.raises(InputError, match=r"labels\.json: .*Write them as"):
         layouts.class_map(raw, Path("labels.json"))
 
 
@@ -160,7 +160,11 @@ BROKEN = {
         lambda root: text(root / "labels.json", '{"1": "liver",\n "2" "x"}'),
         r"labels\.json.* not JSON at line 2.*orrect",
     ),
-    "adome channel": (adome, lambda root: volume(root / "images/x.nii"), r"x\.nii: its name does not end in _0000.*Rename"),
+    "adome channel": (
+        adome,
+        lambda root: volume(root / "images/x.nii"),
+        r"x\.nii: its name does not end in _0000.*Rename",
+    ),
     "msd is a list": (msd, lambda root: text(root / "dataset.json", "[]"), r"dataset\.json.* must hold .*orrect"),
     "msd list": (
         msd,
@@ -168,10 +172,22 @@ BROKEN = {
         r'dataset\.json: it has no list "train.*Add',
     ),
     "msd names": (msd, lambda root: text(root / "dataset.json", {"training": ENTRIES}), r"correct .*dataset\.json"),
-    "msd file": (msd, without("imagesTr/a.nii.gz"), r"dataset\.json: it names .*imagesTr/a\.nii\.gz, which does not.*add"),
-    "outside": (start_datalist, entry(image="../a.nii.gz"), r"datalist\.json: it names \.\./a\.nii\.gz, .*outside.*Move"),
+    "msd file": (
+        msd,
+        without("imagesTr/a.nii.gz"),
+        r"dataset\.json: it names .*imagesTr/a\.nii\.gz, which does not.*add",
+    ),
+    "outside": (
+        start_datalist,
+        entry(image="../a.nii.gz"),
+        r"datalist\.json: it names \.\./a\.nii\.gz, .*outside.*Move",
+    ),
     "absolute": (start_datalist, entry(label="/etc/passwd"), r"datalist\.json: it names /etc/passwd, .*outside.*Move"),
-    "format": (start_datalist, entry(image="b.txt"), r"datalist\.json: it names b\.txt, .*no supported format.*Convert"),
+    "format": (
+        start_datalist,
+        entry(image="b.txt"),
+        r"datalist\.json: it names b\.txt, .*no supported format.*Convert",
+    ),
     "no label": (start_datalist, entry(label=None), r"datalist\.json: it gives no label for a\.nii\.gz\. Add"),
     "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json: it has \[.*the path of one file.*Correct"),
     "id": (start_datalist, entry(id="../../x"), r"id '\.\./\.\./x' cannot be part of.*Choose"),

@@ -69,7 +69,7 @@ def test_one_of_nnunets_channels_is_chosen(tmp_path):
 
 def test_amos_asks_which_modality(tmp_path):
     samples.amos(tmp_path, numbers=(1, 2, 500))
-    with pytest.raises(InputError, match="holds 2 CT and 1 MR cases. Choose with --layout amos:ct or amos:mr"):
+    with pytest.raises(InputError, match=r"holds 2 CT and 1 MR cases\. Choose with --layout amos:ct or amos:mr"):
         find_cases(tmp_path)
     ids = {choice: [case.id for case in find_cases(tmp_path, f"amos:{choice}").cases] for choice in ("ct", "mr")}
     assert ids == {"ct": ["amos_0001", "amos_0002"], "mr": ["amos_0500"]}
@@ -113,7 +113,7 @@ def test_segrap_has_45_organs_of_54_parts(tmp_path):
 
 def test_segrap_cases_without_what_is_needed_are_told(tmp_path):
     samples.segrap_masks(tmp_path)
-    with pytest.raises(InputError, match="segrap_0000: it has no label in Task002 and no mask. Add one"):
+    with pytest.raises(InputError, match=r"segrap_0000: it has no label in Task002 and no mask\. Add one"):
         find_cases(tmp_path, "segrap:tumours")
     (tmp_path / samples.SEGRAP_CASES / "segrap_0001/image.nii.gz").unlink()
     with pytest.raises(InputError, match=r"segrap_0001: it has no image\.nii\.gz\. Add it"):

@@ -40,7 +40,7 @@ def test_a_label_becomes_background():
 
 def test_wanted_classes_are_named_as_they_are_afterwards():
     assert changed({"3": "lien"}, keep_others=True, wanted=["LIEN"]) == ({3: "lien"}, {3: 3})
-    with pytest.raises(InputError, match="no 'xyz'. Choose from lien"):
+    with pytest.raises(InputError, match=r"no 'xyz'\. Choose from lien"):
         changed({"3": "lien"}, wanted=["xyz"])
 
 

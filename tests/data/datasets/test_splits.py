@@ -89,7 +89,7 @@ def test_folds_are_saved_and_loaded(tmp_path):
     for fold, sentence in ((None, "holds 3 folds. Choose one with --fold, from 0 to 2"), (3, "has no fold 3")):
         with pytest.raises(InputError, match=sentence):
             load_split(tmp_path / "splits.json", fold)
-    with pytest.raises(InputError, match="--fold 3: there are 3 folds. Give a number from 0 to 2"):
+    with pytest.raises(InputError, match=r"--fold 3: there are 3 folds\. Give a number from 0 to 2"):
         choose_split(cases(6), 0, fold=3, folds=3)
 
 

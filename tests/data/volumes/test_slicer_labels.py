@@ -189,7 +189,11 @@ def test_named_segmentations_are_scored_by_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("segments", "sentence"),
-    [([("", 1)], None), ([("a", 1), ("a", 2)], "two segments have the same name"), ([("a", "x")], "without a name, a value")],
+    [
+        ([("", 1)], None),
+        ([("a", 1), ("a", 2)], "two segments have the same name"),
+        ([("a", "x")], "without a name, a value"),
+    ],
 )
 def test_a_damaged_description_is_refused(tmp_path, segments, sentence):
     path = slicer(tmp_path / "a.seg.nrrd", LABEL, segments)

@@ -1,0 +1,79 @@
+"""Errors have one style: ``<file or option>: <what is wrong>. <What to do>.``, as far as source code shows it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+ERRORS = {"InputError", "RunError"}
+VALUE = "\0"  # in place of what is computed
+# Their messages are being moved.
+NOT_YET = {f"cli/{name}.py" for name in ("train", "predict", "evaluate", "compare", "report", "processes")}
+# Messages to which their callers prefix the place: of a prompt within its file.
+PREFIXED = {"data/prompts/placement.py"}
+
+
+def text_of(node: ast.expr) -> str | None:
+    """A string with ``VALUE`` for its fields; None for another expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)
+    return None
+
+
+def messages(folder: str) -> list[tuple[str, str]]:
+    """(place, message) of every error that is raised with a message written out."""
+    found = []
+    for path in sorted((REPOSITORY / folder).rglob("*.py")):
+        if "workflows" in path.parts or path.relative_to(REPOSITORY).as_posix() in NOT_YET:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS and node.args:
+                text = text_of(node.args[0])
+                if text is not None:
+                    found.append((f"{path.relative_to(REPOSITORY)}:{node.lineno}", text))
+    return found
+
+
+def fault(text: str, prefixed: bool = False) -> str:
+    """What is wrong with the style of a message; nothing where that is fine."""
+    if not text.endswith((".", "…", VALUE)):
+        return "it has no full stop at its end"
+    first = re.split(r"\. (?=[A-Z])", text)[0]
+    if not prefixed and not re.match(rf"{VALUE}(?:\.|$| \()", first) and ": " not in first:
+        return "it does not begin with a file or an option and a colon"
+    if not re.search(rf"[.…] [A-Z{VALUE}]", text) and not text.startswith(VALUE):
+        return "it does not end in a sentence that states what to do"
+    if re.search(r"; (?:give|choose|use|name|add|copy|export)\b", text):
+        return "what to do is not a separate sentence"
+    return ""
+
+
+@pytest.mark.parametrize("folder", ["medsam_adapt", "cli"])
+def test_every_error_names_what_is_wrong_and_what_to_do(folder):
+    found = messages(folder)
+    assert len(found) >= 8
+    wrong = []
+    for place, text in found:
+        prefixed = any(name in place for name in PREFIXED)
+        if why := fault(text, prefixed):
+            wrong.append(f"{place}: {why}: {text.replace(VALUE, '{}')}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (f"{VALUE}: it is empty. Copy it again.", True),
+        ("--set: there is no such setting. Use one of these.", True),
+        (f"{VALUE}: it is empty. Copy it again", False),
+        (f"{VALUE} is empty. Copy it again.", False),
+        (f"{VALUE}: it is empty; copy it again.", False),
+        ("--set: there is no such setting.", False),
+    ],
+)
+def test_the_style_is_recognised(text, right):
+    assert (fault(text) == "") is right
