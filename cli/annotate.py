@@ -59,11 +59,11 @@ def annotate(
     while you draw, in a folder that 'train --data' takes.
     """
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
-        raise InputError(f"annotate needs {', '.join(missing)}: run pip install 'medsam-adapt[annotate]'.")
+        raise InputError(f"annotate: it needs {', '.join(missing)}. Run pip install 'medsam-adapt[annotate]'.")
     if host not in _LOCAL and token_file is None:
         raise InputError(f"--host {host}: other machines could reach the scans. Add --token-file, or leave out --host.")
     if public_address is not None and not public_address.startswith(("https://", "http://")):
-        raise InputError(f"--public-address {public_address}: begin it with https://.")
+        raise InputError(f"--public-address {public_address}: it has no protocol. Begin it with https://.")
 
     from medsam_adapt.annotation.proposals import known_classes, load_proposals
     from medsam_adapt.annotation.session import open_session

@@ -256,7 +256,7 @@ def open_session(
         InputError: no scans, no classes, classes that contradict an earlier session.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder. Give a folder of scans.")
+        raise InputError(f"{folder}: it is not a folder. Give a folder of scans.")
     output = output or folder.absolute().with_name(f"{folder.absolute().name}_annotated")
     scans, named = _scans_in(folder, series)
     earlier = LabelFiles(output).classes()
@@ -273,7 +273,7 @@ def _scans_in(folder: Path, series: str | None) -> tuple[list[Scan], dict[int, s
     found = find_inputs(folder, series=series).volumes
     scans = {id: Scan(id, path, series=series if path.is_dir() else None) for id, path in found.items()}
     if pictures := [path for path in found.values() if path.suffix.lower() in PICTURES]:
-        raise InputError(f"{pictures[0]} is a picture, and annotate draws on volumes. Give a folder of volumes.")
+        raise InputError(f"{pictures[0]}: it is a picture, and annotate draws on volumes. Give a folder of volumes.")
     classes: dict[int, str] = {}
     if recognised_layout(folder):
         cases = find_cases(folder, need_labels=False, series=series)
