@@ -7,6 +7,7 @@ import pytest
 from monai.bundle import ConfigParser, run
 
 from medsam_adapt.bundle.contents import bundle_folder
+from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed, decoded, is_literal, literal, plain_path
 
@@ -91,22 +92,20 @@ def test_both_doors_train_into_the_folder_that_was_named(phantoms, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "patients #1").symlink_to(phantoms)
     small = ["--image-size", 32, "--epochs", 1, "--device", "cpu", "--set", "min_steps=1"]
-    program = [sys.executable, "-m", "medsam_adapt.cli"]
-    train = [*program, "train", "--bundle", "decoder", "--data", "patients #1", "--output", "run #1"]
-    assert not _run([*train, "--cache-dir", "@cache #1", *small]).returncode
-    assert not _run([*program, "evaluate", "run #1", "--device", "cpu"]).returncode
+    train = ["train", "--bundle", "decoder", "--data", "patients #1", "--output", "run #1"]
+    for arguments in ([*train, "--cache-dir", "@cache #1", *small], ["evaluate", "run #1", "--device", "cpu"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert not stopped.value.code
     knobs = ["--knobs#cache_dir", "cache #3", "--knobs#image_size", 32, "--knobs#epochs", 1, "--knobs#min_steps", 1]
     folders = ["--dataset_dir", "patients #1", "--output_dir", "again #2", "--bundle_root", bundle_folder("decoder")]
     config = bundle_folder("decoder") / "configs/train.json"
-    done = _run([sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *folders, *knobs])
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *folders, *knobs]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert not done.returncode, done.stderr[-2000:]
     assert {path.name for path in tmp_path.iterdir()} == {"patients #1", "run #1", "@cache #1", "again #2", "cache #3"}
     assert (tmp_path / "again #2/models/model.pt").is_file()
     assert "patients ::1" not in (tmp_path / "run #1/configs/train.json").read_text()
-
-
-def _run(command):
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
 
 
 def test_python_callers_of_monai_are_refused_before_anything_is_written(phantoms, tmp_path, monkeypatch):

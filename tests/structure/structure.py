@@ -12,6 +12,7 @@ import ast
 import statistics
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "medsam_adapt"
@@ -72,10 +73,16 @@ def folder_of(module: str, files: Mapping[str, Path]) -> str:
     return inside or module
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """A file as parsed, once for all that look at it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(root: Path) -> dict[str, set[str]]:
     """The modules that each module imports."""
     files = files_of(root)
-    trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in files.items()}
+    trees = {module: tree_of(path) for module, path in files.items()}
     lazy = lazy_names(root)
 
     def resolved(target: str, name: str) -> str:
@@ -113,17 +120,13 @@ def _absolute(node: ast.ImportFrom, package: str) -> str | None:
 
 def lazy_names(root: Path) -> dict[str, dict[str, str]]:
     """Package -> its public names that are imported on first use -> the submodule that defines them."""
-    return {
-        module: _lazy_table(ast.parse(path.read_text(encoding="utf-8")))
-        for module, path in files_of(root).items()
-        if path.name == "__init__.py"
-    }
+    return {module: _lazy_table(tree_of(path)) for module, path in files_of(root).items() if path.name == "__init__.py"}
 
 
 def defined_names(path: Path) -> set[str]:
     """Names that a file defines at its top level."""
     names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):

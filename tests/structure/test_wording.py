@@ -1,6 +1,7 @@
 """Text for readers is plain, modern technical English: no phrase of this list, in documentation, messages and code."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,14 @@ KINDS = {".py", ".md", ".json", ".html", ".js", ".yml", ".toml"}
 _SELF = Path(__file__).relative_to(REPOSITORY).as_posix()
 
 
+@cache
 def files():
-    """Files whose wording is checked, relative to the repository."""
+    """Files whose wording is checked, relative to the repository, with their text."""
     found = [REPOSITORY / name for name in CLEAN]
     paths = [path for start in found for path in ([start] if start.is_file() else sorted(start.rglob("*")))]
     names = [path.relative_to(REPOSITORY).as_posix() for path in paths if path.suffix in KINDS and path.is_file()]
-    return [name for name in names if name != _SELF and "__pycache__" not in name]
+    names = [name for name in names if name != _SELF and "__pycache__" not in name]
+    return {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in names}
 
 
 def test_there_are_files_to_check():
@@ -53,7 +56,6 @@ def test_there_are_files_to_check():
 def test_no_text_has_an_odd_phrase(phrase):
     pattern = re.compile(phrase.replace(" ", r"\s+(?:#\s*)?"), re.IGNORECASE)  # a phrase may be broken across lines
     found = []
-    for name in files():
-        text = (REPOSITORY / name).read_text(encoding="utf-8")
+    for name, text in files().items():
         found += [f"{name}:{text.count(chr(10), 0, hit.start()) + 1}: {hit[0]!r}" for hit in pattern.finditer(text)]
     assert not found, f"write {AVOID[phrase]!r} instead:\n" + "\n".join(found)

@@ -16,9 +16,20 @@ BUNDLES = ["samcobot", "infosam", "blosam"]
 PLAIN = {"prompt": "none", "cache_frozen": "off", "batch_size": 3}
 
 
+@pytest.fixture(scope="module")
+def plain_losses(phantoms, tmp_path_factory):
+    """Losses of a bundle's usual training, which is run once."""
+
+    @functools.cache
+    def losses(bundle):
+        return losses_of(bundle, phantoms, tmp_path_factory.mktemp(bundle), **PLAIN)
+
+    return losses
+
+
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_a_run_of_few_slices_at_once_equals_that_of_all(phantoms, tmp_path, bundle):
-    together = losses_of(bundle, phantoms, tmp_path, **PLAIN)
+def test_a_run_of_few_slices_at_once_equals_that_of_all(phantoms, plain_losses, tmp_path, bundle):
+    together = plain_losses(bundle)
     in_parts = losses_of(bundle, phantoms, tmp_path / "parts", slices_at_once=2, **PLAIN)
     assert len(together) == STEPS
     torch.testing.assert_close(in_parts, together, rtol=1e-3, atol=1e-4)
@@ -28,7 +39,7 @@ def test_a_run_of_few_slices_at_once_equals_that_of_all(phantoms, tmp_path, bund
     ("bundle", "small", "backend"),
     [("infosam", False, "eager"), ("blosam", False, "aot_eager"), ("lora", True, "aot_eager")],
 )
-def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bundle, small, backend):
+def test_a_compiled_run_equals_the_plain_one(phantoms, plain_losses, tmp_path, monkeypatch, bundle, small, backend):
     """What is recorded of the network, without the minute that making machine code of it takes.
 
     The eager backend records no gradients, which takes three times as long again with InfoSAM's network and teacher.
@@ -39,7 +50,7 @@ def test_a_compiled_run_equals_the_plain_one(phantoms, tmp_path, monkeypatch, bu
         graphs.append(graph)
         return torch._dynamo.lookup_backend(backend)(graph, examples)
 
-    plain = losses_of(bundle, phantoms, tmp_path, **PLAIN)
+    plain = plain_losses(bundle)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=record))
     monkeypatch.setattr("shutil.which", lambda name, **_: name)  # a recording takes no compiler
     compiled = losses_of(bundle, phantoms, tmp_path / "compiled", compile=True, low_memory=small, **PLAIN)
