@@ -17,7 +17,8 @@ from medsam_adapt.bundle.settings import knobs_model
 from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
 from medsam_adapt.core.errors import InputError
 
-from .console import Json, print_json, say, show_table, warn
+from .console import print_json, say, show_table, warn
+from .options import Json
 
 app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(help="Name of a bundle, or the folder of one.", show_default=False)]

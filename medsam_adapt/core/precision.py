@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+IN_BF16 = "The image encoder computes in bf16: --precision fp32 is slower and more exact."
 _KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
 _LARGE = 2**22  # bytes of what enters a block; holes of that size in the process's memory are worth giving back
 _GIVE_BACK_EVERY = 6  # stages, and before those that are kept; for ViT-B more often frees little more and takes longer

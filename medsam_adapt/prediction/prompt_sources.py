@@ -18,7 +18,7 @@ from medsam_adapt.data.prompts.file import Prompt, read_prompts
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels, ids_by_name, translate
-from medsam_adapt.prediction.plan import Case
+from medsam_adapt.prediction.plan import Case, Plan
 from medsam_adapt.runs.record import RunRecord, read_runs
 
 if TYPE_CHECKING:  # it imports torch
@@ -73,6 +73,14 @@ class PromptOptions:
                 f"{run} was trained with a {record.prompt} prompt and cannot segment without one: train with --prompt "
                 "none, or give --prompts, --prompts-from-run or --prompts-from."
             )
+
+    def of_cases(self, plan: Plan, record: RunRecord) -> dict[str, list[Prompt]] | None:
+        """The prompts of the file by case, None without a file.
+
+        Raises:
+            InputError: as `read_case_prompts`.
+        """
+        return None if self.file is None else read_case_prompts(self.file, plan.cases, plan.names, record)
 
     def reference(self, cases: Sequence[Case], record: RunRecord) -> Callable[[str, int | None], ReferenceOf | None]:
         """What gives the labels from which prompts are taken, once a device and a batch size are known.

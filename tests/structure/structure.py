@@ -44,6 +44,7 @@ ORDER = (
     ("comparison", "export"),
     ("report",),
     ("hub",),
+    ("workflows",),
     ("cli",),
 )
 Graph = Mapping[str, set[str]]
