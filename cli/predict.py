@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +16,17 @@ from .options import Device, Json, Overwrite, Series
 from .reporter import TERMINAL
 
 _FORMATS = " | ".join(format_names())
-_OUTPUT, _PROMPTS, _CLEANING = "What is written", "Prompts, for a run trained with them", "Clean-up, class by class"
+_written = partial(typer.Option, rich_help_panel="What is written")
+_prompts = partial(typer.Option, rich_help_panel="Prompts, for a run trained with them")
+_cleaning = partial(typer.Option, rich_help_panel="Clean-up, class by class")
 
 
 def predict(
     runs: Annotated[
-        list[Path],
-        typer.Argument(help="Folder of a finished run, or several; or a name from 'weights list'."),
+        list[Path], typer.Argument(help="Folder of a finished run, or several; or a name from 'weights list'.")
     ],
     inputs: Annotated[
-        Path,
-        typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip, a folder of volumes, or a data set."),
+        Path, typer.Option("--input", "-i", help="A volume, a DICOM folder, a zip, a folder of volumes, or a data set.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the masks.")],
     layout: Annotated[str, typer.Option(help="Layout of a data set on disk; recognised when not given.")] = "auto",
@@ -40,8 +41,7 @@ def predict(
         bool, typer.Option("--skip-existing", help="Skip volumes whose outputs all exist.")
     ] = False,
     fail_fast: Annotated[
-        bool,
-        typer.Option("--fail-fast", help="Stop at the first volume that cannot be read."),
+        bool, typer.Option("--fail-fast", help="Stop at the first volume that cannot be read.")
     ] = False,
     part: Annotated[
         str | None,
@@ -50,54 +50,29 @@ def predict(
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,
-    format: Annotated[str, typer.Option(help=_FORMATS, rich_help_panel=_OUTPUT)] = "nifti",
+    format: Annotated[str, _written(help=_FORMATS)] = "nifti",
     per_class: Annotated[
-        bool,
-        typer.Option("--per-class", help="Write one folder per volume, one file per class.", rich_help_panel=_OUTPUT),
+        bool, _written("--per-class", help="Write one folder per volume, one file per class.")
     ] = False,
-    itk_snap: Annotated[
-        bool, typer.Option("--itk-snap", help="Names and colours for ITK-SNAP, beside NIfTI.", rich_help_panel=_OUTPUT)
-    ] = False,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="A map (0 to 1) for each class.", rich_help_panel=_OUTPUT)
-    ] = False,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="A map: entropy, from 0 to 1.", rich_help_panel=_OUTPUT)
-    ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="JSON report: volumes in ml, and flags for review.", rich_help_panel=_OUTPUT),
-    ] = None,
+    itk_snap: Annotated[bool, _written("--itk-snap", help="Names and colours for ITK-SNAP, beside NIfTI.")] = False,
+    probabilities: Annotated[bool, _written("--probabilities", help="A map (0 to 1) for each class.")] = False,
+    uncertainty: Annotated[bool, _written("--uncertainty", help="A map: entropy, from 0 to 1.")] = False,
+    report: Annotated[Path | None, _written(help="JSON report: volumes in ml, and flags for review.")] = None,
     keep_identifiers: Annotated[
-        bool,
-        typer.Option("--keep-identifiers", help="Write complete input paths to the report.", rich_help_panel=_OUTPUT),
+        bool, _written("--keep-identifiers", help="Write complete input paths to the report.")
     ] = False,
-    prompts: Annotated[
-        Path | None, typer.Option(help="JSON of boxes and points; see docs/prompts.md.", rich_help_panel=_PROMPTS)
-    ] = None,
-    prompts_from_run: Annotated[
-        Path | None, typer.Option(help="A run without prompts proposes, this one refines.", rich_help_panel=_PROMPTS)
-    ] = None,
+    prompts: Annotated[Path | None, _prompts(help="JSON of boxes and points; see docs/prompts.md.")] = None,
+    prompts_from_run: Annotated[Path | None, _prompts(help="A run without prompts proposes, this one refines.")] = None,
     prompts_from: Annotated[
-        Path | None,
-        typer.Option(help="Labels (a file or a folder): it sees the answer, for evaluation.", rich_help_panel=_PROMPTS),
+        Path | None, _prompts(help="Labels (a file or a folder): it sees the answer, for evaluation.")
     ] = None,
-    propagate: Annotated[
-        bool, typer.Option("--propagate", help="Follow --prompts to neighbouring slices.", rich_help_panel=_PROMPTS)
-    ] = False,
-    largest_component: Annotated[
-        bool, typer.Option("--largest-component", help="Keep the largest piece.", rich_help_panel=_CLEANING)
-    ] = False,
-    fill_holes: Annotated[
-        bool, typer.Option("--fill-holes", help="Fill enclosed background.", rich_help_panel=_CLEANING)
-    ] = False,
+    propagate: Annotated[bool, _prompts("--propagate", help="Follow --prompts to neighbouring slices.")] = False,
+    largest_component: Annotated[bool, _cleaning("--largest-component", help="Keep the largest piece.")] = False,
+    fill_holes: Annotated[bool, _cleaning("--fill-holes", help="Fill enclosed background.")] = False,
     no_clean_up: Annotated[
-        bool,
-        typer.Option("--no-clean-up", help="Keep fragments of classes that are one piece.", rich_help_panel=_CLEANING),
+        bool, _cleaning("--no-clean-up", help="Keep fragments of classes that are one piece.")
     ] = False,
-    min_volume: Annotated[
-        float, typer.Option(min=0, help="Remove pieces smaller than this many ml.", rich_help_panel=_CLEANING)
-    ] = 0.0,
+    min_volume: Annotated[float, _cleaning(min=0, help="Remove pieces smaller than this many ml.")] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Segment volumes; each gives OUTPUT/<name>_seg.nii.gz, or another format, in its own geometry."""
