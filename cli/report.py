@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from medsam_adapt.workflows.report import write_report
 
 from .console import say
-from .options import Device, Overwrite, RunFolder
+from .options import Overwrite, RunFolder
 from .reporter import TERMINAL
 
 
@@ -21,29 +21,22 @@ def report(
         Path | None,
         typer.Option(help="HTML file to write; by default report.html in the run folder.", show_default=False),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Labelled volumes, if they have moved or the run was scored on others.")
-    ] = None,
-    layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
     images: Annotated[bool, typer.Option("--images/--no-images", help="Show slices of patients.")] = True,
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="Also show the folders of run and data set.")
     ] = False,
-    device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """One HTML page of a run: scores, training, pictures, and a viewer of its worst, median and best case.
 
-    The page needs no network and no other file. It holds slices of patients, unless --no-images.
+    It shows what 'evaluate' stored in the run's folder, and loads no network. The page needs no network connection and
+    no other file. It holds slices of patients, unless --no-images.
     """
     path = write_report(
         run,
         output,
-        data=data,
-        layout=layout,
         images=images,
         keep_identifiers=keep_identifiers,
-        device=device,
         overwrite=overwrite,
         reporter=TERMINAL,
     )

@@ -16,6 +16,7 @@ from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.evaluation.shown_cases import SHOWN_FILE
 from medsam_adapt.runs.record import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules
@@ -32,7 +33,7 @@ class Evaluation:
 
     Attributes:
         summary: content of ``metrics.json``; see docs/metrics.md.
-        files: what was written: the table, ``metrics.json``, and for a run the folder of pictures.
+        files: what was written: the table, ``metrics.json``, and for a run its pictures and the cases of its report.
     """
 
     summary: Mapping[str, Any]
@@ -117,7 +118,7 @@ def evaluate(
         write_metrics(folder, summary)
     for note in summary["notes"]:
         reporter.warn(note)
-    pictures = () if run is None else (folder / "pictures",)
+    pictures = () if run is None else (folder / "pictures", folder / SHOWN_FILE)
     return Evaluation(summary, (folder / TABLE_FILE, folder / METRICS_FILE, *pictures))
 
 

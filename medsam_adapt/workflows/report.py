@@ -1,18 +1,16 @@
-"""One HTML page about a run."""
+"""One HTML page about a run, made from what its evaluation stored."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.core.output_folder import check_output
-from medsam_adapt.data.datasets.cases import find_cases
-from medsam_adapt.runs.record import RunRecord, read_run, require_trained
+from medsam_adapt.report.run import report_of
+from medsam_adapt.runs.record import read_run, require_trained
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 from medsam_adapt.workflows.arguments import PathLike, path_or_none
-from medsam_adapt.workflows.evaluate import evaluate_run, matching_ids
 from medsam_adapt.workflows.reporter import SILENT, Reporter
 
 
@@ -20,44 +18,40 @@ def write_report(
     run: PathLike,
     output: PathLike | None = None,
     *,
-    data: PathLike | None = None,
-    layout: str = "auto",
     images: bool = True,
     keep_identifiers: bool = False,
-    device: str = "auto",
     overwrite: bool = False,
     reporter: Reporter = SILENT,
 ) -> Path:
-    """Write the page, as ``medsam-adapt report`` does; each argument is the option of its name."""
-    folder, volumes = Path(run), path_or_none(data)
+    """Write the page, as ``medsam-adapt report`` does; each argument is the option of its name.
+
+    Args:
+        run: folder of an evaluated run.
+        output: the HTML file; ``report.html`` in the run's folder when None.
+        images: show slices of patients.
+        keep_identifiers: also show the folders of run and data set.
+        overwrite: replace ``output``.
+        reporter: receives notes.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the run was not evaluated, or ``output`` cannot be written.
+    """
+    folder = Path(run)
     record = read_run(folder)
     require_trained(folder)
     path = _check_page(folder, path_or_none(output), overwrite)
-    if volumes is not None:
-        find_cases(volumes, layout)
     if not (folder / METRICS_FILE).is_file():
-        reporter.note(f"{folder} has no scores yet: evaluating it first.")
-        evaluate_run(folder, volumes, layout, device, reporter=reporter)
+        raise InputError(f"{folder} has no scores: run 'medsam-adapt evaluate {folder}' first.")
     metrics = read_metrics(folder)
     if unknown := sorted(set(metrics["classes"]) ^ set(record.class_names)):
         raise InputError(
-            f"{folder / METRICS_FILE} and the run differ in the class '{unknown[0]}': run 'medsam-adapt evaluate' "
-            "again."
+            f"{folder / METRICS_FILE} and the run differ in the class '{unknown[0]}': run 'medsam-adapt evaluate "
+            f"{folder}' again."
         )
-
-    from medsam_adapt.report.run import report_of
-
-    with reporter.progress("segmenting the cases shown") as progress:
-        page, notes = report_of(
-            folder,
-            record,
-            metrics,
-            _place_of(folder, record, volumes, layout, reporter) if images else None,
-            device,
-            images,
-            keep_identifiers,
-            lambda done, total: progress.update(completed=done),
-        )
+    page, notes = report_of(folder, record, metrics, images, keep_identifiers)
     for note in notes:
         reporter.warn(note)
     with written_whole(path) as temporary:
@@ -80,16 +74,3 @@ def _check_page(run: Path, output: Path | None, overwrite: bool) -> Path:
         raise InputError(f"{path.parent} does not exist: create the folder first, or choose a file in another one.")
     check_output(path.parent, overwrite=True)
     return path
-
-
-def _place_of(run: Path, record: RunRecord, data: Path | None, layout: str, reporter: Reporter) -> Any:
-    """Location of the volumes; None if the run's data set no longer exists."""
-    from medsam_adapt.report.run import Place
-
-    if data is not None:
-        found = find_cases(data, layout)
-        return Place(data, found.layout, matching_ids(found, record))
-    if not record.dataset_dir or not Path(record.dataset_dir).exists():
-        reporter.warn(f"the data set of {run} was not found, so the page has no slices: pass its folder with --data.")
-        return None
-    return Place(Path(record.dataset_dir), record.layout, record.label_ids)
