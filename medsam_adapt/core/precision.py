@@ -133,7 +133,7 @@ def is_second_pass() -> bool:
     return again is not None and again.passes > 1
 
 
-def keeps_slopes() -> bool:
+def keeps_gelu_gradients() -> bool:
     """Whether it will, and may keep half as much as its hidden features to spare the time for some of that."""
     again = _Again.current()
     return again is not None and again.whole

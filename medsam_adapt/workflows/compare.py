@@ -10,7 +10,7 @@ from typing import Any
 
 from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.bundle.contents import bundle_folder
-from medsam_adapt.comparison.plan import PLAN_FILE, Plan, begin, is_scored, name_runs, scored_run
+from medsam_adapt.comparison.plan import PLAN_FILE, ComparisonPlan, begin, is_scored, name_runs, scored_run
 from medsam_adapt.comparison.run import ScoredRun, compare_runs
 from medsam_adapt.comparison.tables import write_comparison
 from medsam_adapt.core.errors import InputError
@@ -146,7 +146,7 @@ def _prepare(
     given: Mapping[str, Any],
     overwrite: bool,
     reporter: Reporter,
-) -> tuple[Plan, Path]:
+) -> tuple[ComparisonPlan, Path]:
     """The plan and its splits; all errors in settings, files and labels are reported here."""
     methods = list(dict.fromkeys(bundles))
     if not methods or data is None:
@@ -161,7 +161,7 @@ def _prepare(
     check_cases(found)
     if overwrite and output.is_dir():
         shutil.rmtree(output)
-    plan = Plan(str(data.resolve()), found.layout, tuple(methods), settings, recipe, folds, seeds)
+    plan = ComparisonPlan(str(data.resolve()), found.layout, tuple(methods), settings, recipe, folds, seeds)
     return begin(plan, output, found)
 
 
@@ -198,7 +198,7 @@ def _score_all(folders: Sequence[Path], rules: MetricRules, device: str, reporte
 
 
 def _train_all(
-    plan: Plan, splits: Path, output: Path, rules: MetricRules, device: str, reporter: Reporter
+    plan: ComparisonPlan, splits: Path, output: Path, rules: MetricRules, device: str, reporter: Reporter
 ) -> list[ScoredRun]:
     """Train and score every run that is not there yet; the runs."""
     planned = list(plan.runs(output))

@@ -13,7 +13,7 @@ from medsam_adapt.core.parts import Part, local_rank
 from medsam_adapt.core.text import shortened
 from medsam_adapt.inference.zero_shot import names_weights, predictor_of
 from medsam_adapt.prediction.json_report import complete_report, earlier_cases
-from medsam_adapt.prediction.plan import Case, Outputs, Plan
+from medsam_adapt.prediction.plan import Outputs, PlannedCase, PredictionPlan
 from medsam_adapt.prediction.prompt_sources import SEES_THE_ANSWER, PromptOptions
 from medsam_adapt.runs.record import RunRecord
 from medsam_adapt.workflows.reporter import Reporter
@@ -21,7 +21,7 @@ from medsam_adapt.workflows.reporter import Reporter
 if TYPE_CHECKING:  # they import torch
     from medsam_adapt.inference.predictor import Predictor
     from medsam_adapt.prediction.case_runner import CaseRunner
-    from medsam_adapt.prediction.json_report import Report
+    from medsam_adapt.prediction.json_report import JsonReport
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PredictionOptions:
 
 
 def segment_cases(
-    plan: Plan,
+    plan: PredictionPlan,
     folder: Path,
     archive: Path | None,
     records: Mapping[Path, RunRecord],
@@ -77,7 +77,7 @@ def segment_cases(
         return []
 
     from medsam_adapt.prediction.case_runner import CaseRunner
-    from medsam_adapt.prediction.json_report import Report
+    from medsam_adapt.prediction.json_report import JsonReport
     from medsam_adapt.prediction.postprocessing import Cleaning
     from medsam_adapt.runs.statistics import read_statistics
 
@@ -100,7 +100,7 @@ def segment_cases(
         **options.prompts.given_options(),
     }
     earlier = _earlier(options.report, plan)
-    log = Report(options.report, records, str(predictor.device), used, earlier, notes, options.keep_identifiers)
+    log = JsonReport(options.report, records, str(predictor.device), used, earlier, notes, options.keep_identifiers)
     with log, _without_empty(folder):
         for each in plan.failed:
             log.fail(each.name, each.error, each.path)
@@ -134,7 +134,12 @@ def _load(records: Mapping[Path, RunRecord], options: PredictionOptions, reporte
 
 
 def _run(
-    runner: CaseRunner, cases: list[Case], log: Report, archive: Path | None, fail_fast: bool, reporter: Reporter
+    runner: CaseRunner,
+    cases: list[PlannedCase],
+    log: JsonReport,
+    archive: Path | None,
+    fail_fast: bool,
+    reporter: Reporter,
 ) -> tuple[list[Path], list[InputError]]:
     """Every case in turn; the masks written, and what was wrong with the other cases."""
     written, failed = [], []
@@ -142,7 +147,7 @@ def _run(
     number = {case.name: f"{index} of {len(cases)}" for index, case in enumerate(cases, start=1)}
     with reporter.progress("slices", total) as progress:
 
-        def advance(case: Case, count: int) -> None:
+        def advance(case: PlannedCase, count: int) -> None:
             progress.update(count, detail=f"{case.name} ({number[case.name]})")
 
         for case, entry in runner.run_all(cases, advance, fail_fast):
@@ -190,7 +195,7 @@ def _own_device(device: str) -> str:
     return f"cuda:{rank % count}" if count > 1 else device
 
 
-def _earlier(report: Path | None, plan: Plan) -> dict[str, Any]:
+def _earlier(report: Path | None, plan: PredictionPlan) -> dict[str, Any]:
     """Entries of the skipped cases, from the report that is there."""
     if report is None or not plan.skipped:
         return {}

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.comparison.plan import Plan, PlannedRun, begin, is_scored, name_runs
+from medsam_adapt.comparison.plan import ComparisonPlan, PlannedRun, begin, is_scored, name_runs
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.runs.cost import TrainingCost
@@ -180,7 +180,9 @@ def test_options_of_train_are_settings_of_all_methods(phantoms, tmp_path, capsys
 
 @pytest.fixture
 def plan(phantoms):
-    return Plan(str(phantoms), "folder", ("lora", "decoder"), {"lora": {"rank": 2}, "decoder": {}}, folds=3, seeds=2)
+    return ComparisonPlan(
+        str(phantoms), "folder", ("lora", "decoder"), {"lora": {"rank": 2}, "decoder": {}}, folds=3, seeds=2
+    )
 
 
 def test_each_fold_and_seed_is_a_run_on_the_same_splits(plan, phantoms, tmp_path):
@@ -198,10 +200,10 @@ def test_each_fold_and_seed_is_a_run_on_the_same_splits(plan, phantoms, tmp_path
 def test_a_comparison_may_grow(plan, phantoms, tmp_path):
     folder, cases = tmp_path / "out", find_cases(phantoms)
     begin(plan, folder, cases)
-    later = Plan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=3, seeds=1)
+    later = ComparisonPlan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=3, seeds=1)
     grown, _ = begin(later, folder, cases)
     assert (grown.bundles, grown.seeds) == (("lora", "decoder", "infosam"), 2)
-    other = Plan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=2)
+    other = ComparisonPlan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=2)
     with pytest.raises(InputError, match=r"was begun with another folds \(3\)"):
         begin(other, folder, cases)
 
