@@ -93,7 +93,7 @@ def _made_small(words):
     if given["name"] == "demo":
         more += ["--epochs", "1"]
     if given["name"] == "train" and not given["resume"]:
-        more += FEW if given["start"] else SMALL
+        more += FEW if given["from_run"] else SMALL
     if given["name"] == "compare" and given["bundles"]:
         more += [*SMALL, *(["--folds", "2"] if given["folds"] > 1 else []), "--seeds", "1"]
     goes_on = given.get("resume") or given.get("dry_run") or given.get("skip_existing") or given["name"] == "compare"
