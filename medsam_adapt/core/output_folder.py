@@ -20,14 +20,14 @@ def check_output(path: Path, overwrite: bool, marker: str | None = None) -> None
         InputError: the output exists, or cannot be written.
     """
     if path.is_file():
-        raise InputError(f"{path} is a file: name another folder.")
+        raise InputError(f"{path}: it is a file. Name another folder.")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"{path} already exists: name another folder, or add --overwrite.")
+        raise InputError(f"{path}: it already exists. Name another folder, or add --overwrite.")
     if marker and path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
-        raise InputError(f"{path} holds other files (no {marker}) and will not be replaced: name another folder.")
+        raise InputError(f"{path}: it holds other files (no {marker}) and is not replaced. Name another folder.")
     parent = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     if not (parent.is_dir() and _writable(parent)):
-        raise InputError(f"{parent} cannot be written to: name another folder.")
+        raise InputError(f"{parent}: it cannot be written to. Name another folder.")
 
 
 def _writable(folder: Path) -> bool:

@@ -102,7 +102,7 @@ def read_shown_cases(folder: Path) -> ShownCases:
     Raises:
         InputError: they were not stored, or the file is damaged.
     """
-    path, command = folder / SHOWN_FILE, f"run 'medsam-adapt evaluate {folder}'"
+    path, command = folder / SHOWN_FILE, f"Run 'medsam-adapt evaluate {folder}'"
     if not path.is_file():
-        raise InputError(f"{path} does not exist: {command}, which stores the cases that the page shows.")
-    return read_record(path, ShownCases, command)
+        raise InputError(f"{path}: it does not exist. {command}, which stores the cases that the page shows.")
+    return read_record(path, ShownCases, f"{command}.")

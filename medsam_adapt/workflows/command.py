@@ -50,6 +50,6 @@ def run_command(arguments: Sequence[str], title: str, quiet: bool = False) -> No
         sys.exit(128 + signal.SIGTERM)
     if code:
         raise RunError(
-            f"the {title if title.startswith('evaluation') else f'training of {title}'} ended with exit code "
-            f"{code}: fix the error above and run the same command again, which continues from here."
+            f"{title}: it ended with exit code {code}. Fix the error above and run the same command again, which "
+            "continues from here."
         )

@@ -103,7 +103,7 @@ def compare(
         RunError: a training or an evaluation failed; the same call continues from there.
     """
     if output is None:
-        raise InputError("compare needs --output, the folder of the comparison.")
+        raise InputError("--output: compare needs the folder of the comparison. Add --output.")
     folder, rules = Path(output), choose_rules(protocol)
     options = {
         "backbone": backbone,
@@ -120,7 +120,9 @@ def compare(
     finished = [] if from_runs is None else paths(from_runs)
     if finished:
         if bundles or data or given:
-            raise InputError("compare takes --from RUN RUN …, or --bundles, --data and settings: not both.")
+            raise InputError(
+                "--from: it excludes --bundles, --data and settings. Give either --from RUN RUN … or the others."
+            )
         check_output(folder, overwrite, "compare.json")
         runs = _score_all(finished, rules, device, reporter)
     else:
@@ -150,7 +152,10 @@ def _prepare(
     """The plan and its splits; all errors in settings, files and labels are reported here."""
     methods = list(dict.fromkeys(bundles))
     if not methods or data is None:
-        raise InputError("compare needs --bundles (as in blosam,lora) and --data, or --from RUN RUN …")
+        raise InputError(
+            "--bundles: compare needs methods (as in blosam,lora) and data. Give --bundles and --data, or --from RUN "
+            "RUN …."
+        )
     settings = _settings(methods, recipe, given)
     if overwrite or not (output / PLAN_FILE).is_file():
         check_output(output, overwrite, PLAN_FILE)
@@ -172,9 +177,11 @@ def _settings(methods: Sequence[str], recipe: str, given: Mapping[str, Any]) -> 
     for key in given:
         method, dot, setting = key.rpartition(".")
         if dot and method not in methods:
-            raise InputError(f"--set {key}: {method} is none of the methods that are compared.")
+            raise InputError(
+                f"--set {key}: {method} is none of the methods that are compared. Name one of them, or none."
+            )
         if setting in _SPLIT_SETTINGS:
-            raise InputError(f"--set {key}: compare decides this itself; use --folds and --seeds.")
+            raise InputError(f"--set {key}: compare sets it for each training. Use --folds and --seeds.")
     shared = {key: value for key, value in given.items() if "." not in key}
     settings = {}
     for name in methods:

@@ -111,7 +111,9 @@ def evaluate(
         folder = folder or where
     else:
         if pred is None or ref is None or folder is None:
-            raise InputError("evaluate needs the folder of a run, or --pred, --ref and --output to score masks.")
+            raise InputError(
+                "RUN: evaluate needs the folder of a run, or masks. Give a run, or --pred, --ref and --output."
+            )
         _refuse(data=data)
         check_output(folder, overwrite, METRICS_FILE)
         summary = score_folders(Path(pred), Path(ref), path_or_none(labels), rules, tolerance, workers, reporter)
@@ -199,10 +201,12 @@ def score_folders(
         found = find_labels(matched.pairs, workers, lambda case: progress.update(1))
     ids: list[Any] = sorted(set().union(*found.values()))
     if named is not None and any(isinstance(label_id, str) for label_id in ids):
-        raise InputError(f"{references} has a file for each structure, which names it: leave out --labels.")
+        raise InputError(f"{references}: it has one file for each structure, which names it. Leave out --labels.")
     classes: dict[Label, str] = {label_id: str(label_id) for label_id in ids} if named is None else {**named}
     if not classes or not ids:
-        raise InputError(f"{predictions} and {references} hold no labelled voxel: nothing can be scored.")
+        raise InputError(
+            f"{references}: neither it nor {predictions} has a labelled voxel. Give masks with labelled voxels."
+        )
     check_tolerances(tolerance, list(classes.values()))
     with reporter.progress("scoring", len(matched.pairs)) as progress:
         scores, facts = score_masks(matched.pairs, classes, rules, workers, lambda case: progress.update(1))
@@ -218,7 +222,7 @@ def _refuse(**options: PathLike | None) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         other = "a run" if given[0] != "data" else "--pred"
-        raise InputError(f"--{given[0]} does not go with {other}: leave one of them out.")
+        raise InputError(f"--{given[0]}: it excludes {other}. Leave one of them out.")
 
 
 def _notes_on(record: RunRecord, own_cases: bool, rules: MetricRules) -> list[str]:
@@ -246,6 +250,6 @@ def matching_ids(found: CaseList, record: RunRecord) -> list[int]:
     missing = [name for name in record.class_names if class_key(name) not in ids]
     if missing:
         raise InputError(
-            f"{found.root} has no class '{missing[0]}', which the run segments: score it on data that has."
+            f"{found.root}: it has no class '{missing[0]}', which the run segments. Score it on data that has."
         )
     return [ids[class_key(name)] for name in record.class_names]

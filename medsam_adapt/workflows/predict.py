@@ -138,9 +138,9 @@ def _check(options: PredictionOptions, record: RunRecord, run: Path, contradicto
     options.prompts.check(record, run)
     checked_precision(options.precision)
     if contradictory:
-        raise InputError("--overwrite and --skip-existing exclude each other: choose one.")
+        raise InputError("--skip-existing: it excludes --overwrite. Choose one.")
     if (report := options.report) is not None and report.is_dir():
-        raise InputError(f"{report} is a folder: name a file for the report, such as {report / 'report.json'}.")
+        raise InputError(f"{report}: it is a folder. Name a file for the report, such as {report / 'report.json'}.")
 
 
 def _content_of(inputs: Path) -> AbstractContextManager[Path]:

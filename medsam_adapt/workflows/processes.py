@@ -51,15 +51,17 @@ def count_processes(gpus: int | None, device: str, run: Path | None = None, resu
     begun = 1 if run is None else read_run(run).processes
     count = gpus or begun
     if resume and count != begun:
-        raise InputError(f"{run} was begun with {begun} process{'es' * (begun > 1)}: resume it with --gpus {begun}.")
+        raise InputError(
+            f"{run}: it was begun with {begun} process{'es' * (begun > 1)}. Resume it with --gpus {begun}."
+        )
     if count > 1 and device != "cpu":
         import torch
 
         there = torch.cuda.device_count()
         if there < count:
             raise InputError(
-                f"this machine has {there} GPU{'s' * (there != 1)}, and --gpus asks for {count}: ask for fewer, or add "
-                "--device cpu for processes on the processor."
+                f"--gpus {count}: this machine has {there} GPU{'s' * (there != 1)}. Ask for fewer, or add --device cpu "
+                "for processes on the processor."
             )
     return count
 
@@ -111,17 +113,17 @@ def train_together(count: int, output: Path, worker: str, order: Mapping[str, An
 def _explained(rank: int, count: int, failure: ProcessFailure, output: Path) -> InputError | RunError:
     """What the process of a rank failed of."""
     who = f"the process of rank {rank} (of {count}, counted from 0)"
-    go_on = f"train --resume --output {output}" if has_checkpoint(output) else "train again"
+    go_on = f"Continue with 'train --resume --output {output}'." if has_checkpoint(output) else "Train again."
     if failure.exitcode < 0 or failure.exitcode > 128:
         number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
         why = " (possibly out of memory)" * (number == signal.SIGKILL)
-        return RunError(f"{who} was ended by {signal.Signals(number).name}{why}, and all others with it: {go_on}.")
+        return RunError(f"{who}: it was ended by {signal.Signals(number).name}{why}, and all others with it. {go_on}")
     if not isinstance(failure.message, dict):
-        return RunError(f"{who} ended with exit code {failure.exitcode}, and all others with it: {go_on}.")
+        return RunError(f"{who}: it ended with exit code {failure.exitcode}, and all others with it. {go_on}")
     kind, _, sentence = failure.message["message"].partition(": ")
     if kind == InputError.__name__:
         return InputError(sentence)
     if kind == RunError.__name__:
         return RunError(sentence)
     print(failure.message["extraInfo"]["py_callstack"], file=sys.stderr)
-    return RunError(f"{who} failed with {kind}: {sentence}")
+    return RunError(f"{who}: it failed with {kind} ({sentence}). See the traceback above.")

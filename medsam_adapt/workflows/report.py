@@ -44,11 +44,11 @@ def write_report(
     require_trained(folder)
     path = _check_page(folder, path_or_none(output), overwrite)
     if not (folder / METRICS_FILE).is_file():
-        raise InputError(f"{folder} has no scores: run 'medsam-adapt evaluate {folder}' first.")
+        raise InputError(f"{folder}: it has no scores. Run 'medsam-adapt evaluate {folder}' first.")
     metrics = read_metrics(folder)
     if unknown := sorted(set(metrics["classes"]) ^ set(record.class_names)):
         raise InputError(
-            f"{folder / METRICS_FILE} and the run differ in the class '{unknown[0]}': run 'medsam-adapt evaluate "
+            f"{folder / METRICS_FILE}: it and the run differ in the class {unknown[0]!r}. Run 'medsam-adapt evaluate "
             f"{folder}' again."
         )
     page, notes = report_of(folder, record, metrics, images, keep_identifiers)
@@ -67,10 +67,10 @@ def _check_page(run: Path, output: Path | None, overwrite: bool) -> Path:
     """
     path = output or run / "report.html"
     if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--output {path} is not an HTML file: use a name that ends in .html.")
+        raise InputError(f"--output {path}: its name does not end in .html. Use one that does.")
     if path.is_dir() or (output is not None and path.exists() and not overwrite):
-        raise InputError(f"{path} already exists: choose another file, or add --overwrite.")
+        raise InputError(f"{path}: it already exists. Choose another file, or add --overwrite.")
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent} does not exist: create the folder first, or choose a file in another one.")
+        raise InputError(f"{path.parent}: it does not exist. Create the folder first, or choose a file in another one.")
     check_output(path.parent, overwrite=True)
     return path

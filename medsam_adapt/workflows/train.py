@@ -112,7 +112,7 @@ def train(
     """
     options = dict(locals())
     if output is None:
-        raise InputError("train needs --output, the folder of the run to make.")
+        raise InputError("--output: it is missing, the folder of the run to make. Add --output.")
     order, begun = _order_of(options)
     if begun and is_finished(order.output):
         reporter.note(f"{order.output} is finished: there is nothing to continue.")
@@ -192,7 +192,7 @@ def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
     given = _given(options)
     begun = resume and output is not None and (output / RUN_FILE).is_file()
     if start is not None and (repeat is not None or resume):
-        raise InputError("--from starts a separate run: leave out --repeat and --resume.")
+        raise InputError("--from: it starts a separate run. Leave out --repeat and --resume.")
     if start is not None:
         bundle, knobs = _of_start(start, bundle, given)
     elif repeat is not None:
@@ -205,7 +205,7 @@ def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
         bundle = bundle or DEFAULT_BUNDLE
         knobs = resolve_knobs(bundle, options["recipe"], sets=given)
     if data is None:
-        raise InputError("train needs --data, the folder of the labelled volumes.")
+        raise InputError("--data: it is missing, the folder of the labelled volumes. Add --data.")
     if not (begun and output is not None and is_finished(output)):
         require_trust(bundle, options["trust_bundle"])
     flags = {name: options[name] for name in ("device", "resume", "overwrite", "trust_bundle")}
@@ -228,12 +228,14 @@ def _of_interrupted(
     """Bundle, data and settings of the run to resume; rejects different settings."""
     record = read_run(output)
     if not record.dataset_dir:
-        raise InputError(f"{output} was pulled and cannot be resumed: begin another run with --from {output}.")
+        raise InputError(f"{output}: it was pulled and cannot be resumed. Begin another run with --from {output}.")
     if record.bundle_sha256 is None and bundle not in (None, record.bundle):
-        raise InputError(f"{output} was begun with the bundle {record.bundle}: resume it without --bundle {bundle}.")
+        raise InputError(
+            f"{output}: it was begun with the bundle {record.bundle}. Resume it without --bundle {bundle}."
+        )
     if changed := changed_setting(record, given):
         longer = f", or begin another run with --from {output} to train longer" * (changed == "epochs")
-        raise InputError(f"{output} was begun with another {changed}: resume it without that option{longer}.")
+        raise InputError(f"{output}: it was begun with another {changed}. Resume it without that option{longer}.")
     how = {name: value for name, value in given.items() if name != "layout"}
     # A run from before this setting keeps the scaling that it was trained with, whatever its checkpoint expects.
     knobs = run_knobs(record.bundle, **{"input_scaling": record.input_scaling, **record.knobs, **how})

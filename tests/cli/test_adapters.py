@@ -127,7 +127,7 @@ def test_a_pulled_run_is_no_training_to_resume_or_repeat_but_one_to_start_from(p
     for more in ([], ["--data", phantoms]):
         code, _, err = call(capsys, "train", "--resume", "--output", pulled, *more)
         assert code == 2
-        assert f"was pulled and cannot be resumed: begin another run with --from {pulled}" in err
+        assert f"was pulled and cannot be resumed. Begin another run with --from {pulled}" in err
     code, _, err = call(capsys, "train", "--repeat", pulled, "--output", tmp_path / "new")
     assert code == 2
     assert "without the folder of its data. Give --data FOLDER" in err

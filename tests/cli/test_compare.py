@@ -110,7 +110,7 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
 
 def test_a_failed_training_is_told(monkeypatch):
     monkeypatch.setattr(command.sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match="the training of lora ended with exit code 1: fix the error above"):
+    with pytest.raises(RunError, match="it ended with exit code 1. Fix the error above"):
         command.run_command(["train"], "lora")
 
 
@@ -129,15 +129,15 @@ def test_a_schedulers_signal_reaches_the_training(tmp_path, monkeypatch):
 def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
     output, data = ["--output", tmp_path / "out"], ["--data", phantoms]
     refused = {
-        "needs --output": ["--bundles", "lora", *data],
-        "needs --bundles": [*output],
+        "--output": ["--bundles", "lora", *data],
+        "--bundles": [*output],
         "--bundle lorra: there is no such bundle, did you mean 'lora'": [*output, *data, "--bundles", "lora,lorra"],
         "there is no setting 'rink'": [*output, *data, "--bundles", "lora", "--set", "rink=4"],
         "infosam is none of the methods": [*output, *data, "--bundles", "lora", "--set", "infosam.rank=4"],
-        "compare decides this itself": [*output, *data, "--bundles", "lora", "--set", "seed=4"],
+        "compare sets it": [*output, *data, "--bundles", "lora", "--set", "seed=4"],
         "--folds 9: there are only": [*output, *data, "--bundles", "lora,decoder", "--folds", "9"],
-        "not both": [*output, *data, "--from", tmp_path],
-        "settings: not both": [*output, "--epochs", "2", "--from", tmp_path],
+        "Give either --from": [*output, *data, "--from", tmp_path],
+        "it excludes --bundles": [*output, "--epochs", "2", "--from", tmp_path],
         "image_size": [*output, *data, "--bundles", "lora", "--image-size", "33"],
         "backbone": [*output, *data, "--bundles", "lora,decoder", "--backbone", "vit_x"],
         "is not a run": [*output, "--from", tmp_path, tmp_path / "b"],

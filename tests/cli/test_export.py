@@ -50,7 +50,7 @@ def test_onnx_is_compared_on_a_real_slice_and_goes_where_it_is_wanted(phantoms, 
     ]
     code, _, err = call(capsys, "export", run, "--to", "onnx", "--output", output)
     assert code == 2
-    assert "already exists: choose another --output, or add --overwrite" in err
+    assert "already exists. Choose another --output, or add --overwrite" in err
 
 
 def test_what_differs_from_the_run_is_not_written(tmp_path, capsys, monkeypatch):

@@ -87,8 +87,8 @@ def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkey
         (["--classes", "liver"], "keeps its classes"),
         (["--set", "rank=3"], "do not fit this network"),
         (["--set", "tune_encoder=false"], "the encoder is trained in only one of them"),
-        (["--resume"], "--from starts a separate run"),
-        (["--repeat", "{run}"], "--from starts a separate run"),
+        (["--resume"], "--from: it starts a separate run"),
+        (["--repeat", "{run}"], "--from: it starts a separate run"),
     ],
 )
 def test_what_would_change_the_weights_meaning_is_refused(run, more, tmp_path, capsys, options, words):

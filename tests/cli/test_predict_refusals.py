@@ -153,7 +153,7 @@ def test_a_fault_of_this_package_is_no_bad_volume(made, tmp_path, monkeypatch):
         ("run", ["--itk-snap", "--format", "nrrd"], "--itk-snap: it describes one NIfTI label map"),
         ("run", ["--propagate"], "--propagate: it follows the boxes and points of --prompts"),
         ("run", ["--prompts-from", "scans"], "was trained without prompts and takes none. Leave out --prompts-from"),
-        ("run", ["--report", "scans"], "scans is a folder: name a file for the report"),
+        ("run", ["--report", "scans"], "scans: it is a folder. Name a file for the report"),
         ("run", ["-o", "scans"], "scans: it holds the volumes themselves. Name another folder"),
         ("box", [], "cannot segment without one. Train with --prompt none, or give --prompts"),
         ("box", ["--prompts", "p.json", "--prompts-from", "x"], "--prompts and --prompts-from both give prompts"),

@@ -191,7 +191,7 @@ def test_masks_whose_scores_differ_from_the_tables_are_noted(scored_run, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--output", "page.txt"], "page.txt is not an HTML file"),
+        (["--output", "page.txt"], "page.txt: its name does not end in .html"),
         (["--output", "nowhere/page.html"], "nowhere does not exist"),
         (["--output", "there.html"], "there.html already exists"),
     ],

@@ -139,8 +139,8 @@ def test_wrong_calls_are_refused(folders, capsys):
         "there is no class 'Larynx', only 1, 2, 7": [
             "--pred", pred, "--ref", ref, "--output", out, "--tolerance", "1,Larynx=2",
         ],
-        "--pred does not go with a run": [folders, "--pred", pred],
-        "--data does not go with --pred": ["--pred", pred, "--ref", ref, "--output", out, "--data", ref],
+        "--pred: it excludes a run": [folders, "--pred", pred],
+        "--data: it excludes --pred": ["--pred", pred, "--ref", ref, "--output", out, "--data", ref],
     }  # fmt: skip
     for sentence, arguments in refused.items():
         code, _, err = call(capsys, *arguments)
@@ -157,7 +157,7 @@ def test_nothing_labelled_is_refused(tmp_path, capsys):
         save(tmp_path / folder / "a.nii.gz", np.zeros((4, 4, 4), np.uint8))
     code, _, err = evaluate(capsys, tmp_path)
     assert code == 2
-    assert "hold no labelled voxel" in err
+    assert "has a labelled voxel" in err
 
 
 def test_segrap_has_its_own_tolerances_and_empty_rule(folders, capsys):
