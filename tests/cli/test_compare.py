@@ -110,7 +110,7 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
 
 def test_a_failed_training_is_told(monkeypatch):
     monkeypatch.setattr(command.sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match="it ended with exit code 1. Fix the error above"):
+    with pytest.raises(RunError, match=r"it ended with exit code 1\. Fix the error above"):
         command.run_command(["train"], "lora")
 
 
