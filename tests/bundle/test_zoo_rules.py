@@ -61,7 +61,7 @@ def test_a_large_file_has_to_be_named(folder, monkeypatch):
     monkeypatch.setattr(zoo_rules, "LARGEST_FILE", 1 << 16)
     (folder / "models").mkdir()
     (folder / "models" / "model.pt").write_bytes(bytes(1 << 17))
-    assert "model.pt is larger than 25 MB" in zoo_problems(folder)[0]
+    assert "model.pt: it is larger than 25 MB" in zoo_problems(folder)[0]
     (folder / "large_files.yml").write_text("large_files:\n  - path: models/model.pt\n    url: https://example.org/m\n")
     assert zoo_problems(folder) == []
 

@@ -112,7 +112,7 @@ def not_gzip(data):
         ),
         (not_finite, ["images/phantom_001.nii.gz: it has 1 NaN or infinite voxels. Replace them"]),
         (outside_the_map, ["phantom_001", "77", "label map"]),
-        (all_background, ["no labelled voxel"]),
+        (all_background, ["no case has a labelled voxel"]),
         (code_for_a_name, ["MONAI would run"]),
         (not_gzip, ["images/phantom_001.nii.gz: it is not gzip-compressed"]),
     ],
@@ -141,7 +141,7 @@ def test_bad_volumes(data, tmp_path, capsys, spoil, words):
         (["--recipe", "papers"], ["--recipe papers"]),
         (["--prompt", "boxes"], ["prompt", "'boxes'"]),
         (["--backbone", "vit_x"], ["backbone", "'vit_x'"]),
-        (["--checkpoint", "nowhere.pth"], ["nowhere.pth does not exist"]),
+        (["--checkpoint", "nowhere.pth"], ["nowhere.pth: this checkpoint does not exist"]),
         (["--set", "intensity=ct-liver"], ["intensity", "'ct-liver'"]),
     ],
 )
@@ -152,7 +152,7 @@ def test_bad_options(phantoms, tmp_path, capsys, options, words):
 
 
 def test_a_missing_folder(tmp_path, capsys):
-    assert "nowhere does not exist" in refused(capsys, tmp_path / "run", "--data", tmp_path / "nowhere")
+    assert "nowhere: it does not exist" in refused(capsys, tmp_path / "run", "--data", tmp_path / "nowhere")
 
 
 def test_an_unknown_device(phantoms, tmp_path, capsys):
@@ -187,11 +187,11 @@ def test_an_output_that_cannot_be_written(phantoms, tmp_path, capsys, monkeypatc
         assert err.startswith("error: ")
         assert f"{tmp_path / 'file'}" in err
         assert any(words in err for words in ("cannot be written", "cannot be written to"))
-        assert "name a" in err
+        assert "Name a" in err
     monkeypatch.setattr("medsam_adapt.core.output_folder._writable", lambda folder: False)
     code, err = call(capsys, *commands["train"], tmp_path / "run")
     assert code == 2
-    assert f"{tmp_path} cannot be written to" in err
+    assert f"{tmp_path}: it cannot be written to" in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -102,7 +102,7 @@ def renamed(image, label):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (empty, "images/phantom_001.nii.gz: it it is empty. Copy"),
+        (empty, "images/phantom_001.nii.gz: it is empty. Copy"),
         (missing, "labels/phantom_001.nii.gz: it has no image. Add the image or remove the label"),
         (cut, "images/phantom_001.nii.gz: it cannot be read"),
         (corrupt, "images/phantom_001.nii.gz: it cannot be read"),
@@ -180,7 +180,7 @@ def test_a_converted_data_set_trains(data, tmp_path, capsys):
         (["--rename", "liver"], "is not OLD=NEW"),
         (["--map", "nowhere.json"], "nowhere.json: it cannot be read"),
         (["--map", "a.json", "--rename", "a=b"], "--rename: it excludes --map"),
-        (["--classes", "splen"], "no class 'splen', did you mean 'spleen'"),
+        (["--classes", "splen"], "there is no 'splen', did you mean 'spleen'"),
     ],
 )
 def test_conversions_that_cannot_be(data, tmp_path, capsys, options, words):
@@ -233,7 +233,7 @@ def test_a_split_that_exists_is_kept(data, tmp_path, capsys):
         (["--fold", 5], "--fold 5: there are 5 folds"),
         (["--fold", 0], "--folds 5: there are only 3 patients"),
         (["--split-file", "nowhere.json"], "nowhere.json: it cannot be read"),
-        (["--cache-dir", "{data}/labels.json"], "labels.json cannot be written to"),
+        (["--cache-dir", "{data}/labels.json"], "labels.json: this slice cache cannot be written to"),
     ],
 )
 def test_training_that_cannot_be(data, tmp_path, capsys, options, words):

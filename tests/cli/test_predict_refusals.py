@@ -27,7 +27,7 @@ def test_outputs_that_exist_are_kept_skipped_or_replaced(made, tmp_path, capsys)
     (out / "case_1_seg.nii.gz").write_text("mine")
     arguments = [made / "run", "-i", made / "scans", "-o", out]
     err = refused(capsys, *arguments)
-    assert "case_1_seg.nii.gz already exists" in err
+    assert "case_1_seg.nii.gz: it already exists" in err
     assert list(contents(out)) == ["case_1_seg.nii.gz"]
     assert call(capsys, *arguments, "--skip-existing")[0] == 0
     assert len(contents(out)) == 4
@@ -158,7 +158,7 @@ def test_a_fault_of_this_package_is_no_bad_volume(made, tmp_path, monkeypatch):
         ("box", [], "cannot segment without one. Train with --prompt none, or give --prompts"),
         ("box", ["--prompts", "p.json", "--prompts-from", "x"], "--prompts and --prompts-from both give prompts"),
         ("box", ["--prompts", "nowhere.json"], "nowhere.json"),
-        ("box", ["--prompts-from", "nowhere"], "nowhere does not exist"),
+        ("box", ["--prompts-from", "nowhere"], "nowhere: it does not exist"),
         ("box", ["--prompts-from-run", "box"], "needs prompts itself"),
     ],
 )
@@ -174,7 +174,7 @@ def test_an_output_that_cannot_be_written_is_told_first(made, tmp_path, capsys, 
     monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.W_OK)
     no_model(monkeypatch)
     err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "out")
-    assert f"{tmp_path} cannot be written to" in err
+    assert f"{tmp_path}: it cannot be written to" in err
 
 
 def test_two_inputs_of_one_name_are_refused(made, tmp_path, capsys):

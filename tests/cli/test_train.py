@@ -185,5 +185,5 @@ def test_a_checkpoint_of_another_backbone_is_refused(phantoms, tmp_path, capsys)
     options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_l.pth", *SMALL]
     code, _, err = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
     assert code == 2
-    assert "sam_vit_l.pth holds vit_l weights but the backbone is vit_b" in err
+    assert "sam_vit_l.pth: this checkpoint holds vit_l weights but the backbone is vit_b" in err
     assert not (tmp_path / "run").exists()

@@ -80,7 +80,7 @@ def test_verify_names_every_damaged_file(shipped_nano, server, home, capsys):
     (home / "weights" / "sam_vit_b_01ec64.pth").write_bytes(b"damaged")
     code, out, err = call(capsys, "verify")
     assert code == 1
-    assert "sam_vit_b_01ec64.pth is damaged" in err
+    assert "sam_vit_b_01ec64.pth: it is damaged" in err
     assert "weights download sam_vit_b --overwrite" in err
     assert "sam_nano: SHA-256" in out
 
@@ -106,8 +106,8 @@ def test_import(server, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["download", "sam_vitb"], "sam_vitb: there are no weights of this name (did you mean sam_vit_b?). Use one of"),
-        (["verify", "sam_vit_l"], "run 'medsam-adapt weights download sam_vit_l'"),
-        (["import", "nowhere.pth"], "nowhere.pth does not exist"),
+        (["verify", "sam_vit_l"], "Run 'medsam-adapt weights download sam_vit_l'"),
+        (["import", "nowhere.pth"], "nowhere.pth: it does not exist"),
         (["import", __file__, "--name", "sam_vit_h"], "is not sam_vit_h"),
     ],
 )

@@ -45,7 +45,9 @@ def written(folder, content):
     ],
 )
 def test_a_run_of_a_newer_version_that_cannot_be_read_asks_for_an_upgrade(tmp_path, content, changes):
-    with pytest.raises(InputError, match=r"run\.json was made by a newer medsam-adapt. Upgrade from \S+ to 0\.10\.0"):
+    with pytest.raises(
+        InputError, match=r"run\.json: it was made by a newer medsam-adapt. Upgrade from \S+ to 0\.10\.0"
+    ):
         read_run(written(tmp_path, by_newer(content, **changes)))
 
 
@@ -54,10 +56,10 @@ def test_a_run_of_a_newer_version_that_this_one_has_all_of_is_read(tmp_path, con
 
 
 def test_a_damaged_run_of_this_version_is_damaged(tmp_path, content):
-    with pytest.raises(InputError, match=r"run\.json is damaged \(backbone"):
+    with pytest.raises(InputError, match=r"run\.json: it is damaged \(backbone"):
         read_run(written(tmp_path, {**content, "backbone": "vit_t"}))
     (tmp_path / "run.json").write_text(json.dumps(content)[:-5])
-    with pytest.raises(InputError, match=r"run\.json is damaged"):
+    with pytest.raises(InputError, match=r"run\.json: it is damaged"):
         read_run(tmp_path)
     with pytest.raises(InputError, match=r"by a newer medsam-adapt\. Upgrade from"):
         read_run(written(tmp_path, {**content, "format": 2, "versions": {}}))
@@ -66,11 +68,11 @@ def test_a_damaged_run_of_this_version_is_damaged(tmp_path, content):
 def test_every_other_file_with_a_format(tmp_path):
     for name, read in (("metrics.json", read_metrics), ("statistics.json", read_statistics)):
         (tmp_path / name).write_text(json.dumps({"format": 2, "classes": []}))
-        with pytest.raises(InputError, match=rf"{name} was made by a newer medsam-adapt. Upgrade"):
+        with pytest.raises(InputError, match=rf"{name}: it was made by a newer medsam-adapt. Upgrade"):
             read(tmp_path)
     (tmp_path / "run.json").touch()
     save_tensors({"format": FORMAT + 1, "weights": torch.zeros(2)}, tmp_path / "state.pt")
-    with pytest.raises(InputError, match=r"state\.pt was made by a newer medsam-adapt. Upgrade"):
+    with pytest.raises(InputError, match=r"state\.pt: it was made by a newer medsam-adapt. Upgrade"):
         read_checkpoint(tmp_path)
 
 
@@ -78,7 +80,7 @@ def test_a_comparison_of_a_newer_version(tmp_path, phantoms, capsys):
     (tmp_path / PLAN_FILE).write_text('{"format": 2}')
     with pytest.raises(SystemExit):
         main(["compare", "--bundles", "lora,decoder", "--data", str(phantoms), "--output", str(tmp_path)])
-    assert "comparison.json was made by a newer medsam-adapt. Upgrade" in capsys.readouterr().err
+    assert "comparison.json: it was made by a newer medsam-adapt. Upgrade" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_to_the_hub_and_back(run, server, tmp_path):
 
 
 def test_what_the_hub_has_not_or_refuses_is_a_sentence(run, server, tmp_path):
-    with pytest.raises(InputError, match="hf://owner/nothing does not exist or is private"):
+    with pytest.raises(InputError, match="hf://owner/nothing: it does not exist or is private"):
         pull(place_of("hf://owner/nothing"), tmp_path / "pulled")
     server.repositories["owner/other"] = {"config.json": b"{}"}
     with pytest.raises(InputError, match=r"it has no medsam_adapt.json"):

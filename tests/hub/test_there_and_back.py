@@ -97,7 +97,7 @@ def damaged_metrics(run):
         (lambda run: shutil.rmtree(run / "models/adapter"), {}, "is missing or damaged|cannot be read"),
         (lambda run: (run / "models/model.pt").unlink(), {}, "holds no trained weights"),
         (damaged_metrics, {}, "is of another version. Score the run again"),
-        (None, {"knobs": {"checkpoint": "gone.pth"}}, "checkpoint gone.pth does not exist"),
+        (None, {"knobs": {"checkpoint": "gone.pth"}}, "gone.pth: this checkpoint does not exist"),
         (None, {"knobs": {"of_another_version": 1}}, "there is no setting 'of_another_version'"),
     ],
 )
@@ -141,7 +141,7 @@ def test_weights_that_are_not_published_must_be_given_and_be_the_right_ones(own_
     for wrong in ("sam_nano", str(other_weights(tmp_path))):
         with pytest.raises(InputError, match=r"was not trained on .* Give the weights that it was trained on"):
             pull(place, output, wrong)
-    with pytest.raises(InputError, match="leave out --checkpoint random"):
+    with pytest.raises(InputError, match="Leave out --checkpoint random"):
         pull(place, output, "random")
     with pytest.raises(InputError, match="does not exist"):
         pull(place, output, "nowhere.pth")
@@ -163,7 +163,7 @@ def other_weights(folder):
 
 def test_the_base_can_have_moved_before_it_is_pushed(own_base, tmp_path):
     run = adapted_run(tmp_path / "run", checkpoint=str(own_base), knobs={"checkpoint": "moved.safetensors"})
-    with pytest.raises(InputError, match="was not trained on other"):
+    with pytest.raises(InputError, match=r"other.safetensors: the adapter of .* was not trained on it"):
         push(run, LocalFolder(tmp_path / "repository"), checkpoint=str(other_weights(tmp_path)))
     push(run, LocalFolder(tmp_path / "repository"), checkpoint=str(own_base))
 

@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_variant_is_refused(checkpoint):
         build_sam("vit_nano", checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize(("size", "fix"), [(100, "use 96 or 112"), (0, "use 16 or 32"), (-16, "use 16 or 32")])
+@pytest.mark.parametrize(("size", "fix"), [(100, "Use 96 or 112"), (0, "Use 16 or 32"), (-16, "Use 16 or 32")])
 def test_an_odd_image_size_is_refused(size, fix):
     with pytest.raises(InputError, match=fix):
         build_sam("vit_nano", size)

@@ -77,7 +77,7 @@ def test_predict_writes_what_the_challenge_takes(tmp_path, capsys):
             file = tmp_path / "files" / f"segrap_000{number}_seg" / f"{name}.nii.gz"
             expected = nib.load(file).get_fdata() if name in names else np.zeros(samples.SHAPE)
             np.testing.assert_array_equal(channel, expected)
-    assert "leave out --per-class" in refused(capsys, run, *options, "--per-class", "--overwrite")
+    assert "Leave out --per-class" in refused(capsys, run, *options, "--per-class", "--overwrite")
 
 
 def test_a_run_of_other_structures_is_refused_before_anything_is_written(tmp_path, capsys):

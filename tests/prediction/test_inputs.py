@@ -64,7 +64,7 @@ def test_a_choice_is_taken_from_the_option_or_from_the_run(tmp_path):
     assert find_inputs(tmp_path / "data", "nnunet:T2").volumes == expected
     assert find_inputs(tmp_path / "data", known_layout="nnunet:T2").volumes == expected
     assert find_inputs(tmp_path / "data" / "imagesTr", known_layout="nnunet:T2").volumes == expected
-    with pytest.raises(InputError, match="choose"):
+    with pytest.raises(InputError, match="Choose"):
         find_inputs(tmp_path / "data", known_layout="segrap:both")
     (tmp_path / "data" / "imagesTr").rename(tmp_path / "data" / "imagesTs")  # a test set
     found = find_inputs(tmp_path / "data", known_layout="nnunet:T2").volumes
@@ -125,7 +125,7 @@ def test_a_folder_without_volumes_names_those_below_that_have_some(tmp_path):
     for number in range(5):
         (tmp_path / f"scans/{number}").mkdir()
         (tmp_path / f"scans/{number}/a.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"give \S+/scans/0 or \S+/scans/1 or \S+/scans/2 …\.$"):
+    with pytest.raises(InputError, match=r"Give \S+/scans/0 or \S+/scans/1 or \S+/scans/2 …\.$"):
         find_inputs(tmp_path / "scans")
     (tmp_path / "scans/images").mkdir()
     (tmp_path / "scans/images/a.nii.gz").write_bytes(b"")
@@ -137,5 +137,5 @@ def test_an_id_that_would_lead_out_of_the_folder_of_masks_is_refused(tmp_path, c
     samples.volume(tmp_path / "a.nii.gz", np.zeros(samples.SHAPE, np.int16))
     samples.text(tmp_path / "datalist.json", {"training": [{"image": "a.nii.gz", "id": case_id}]})
     for source in (tmp_path, tmp_path / "datalist.json"):
-        with pytest.raises(InputError, match="cannot be part of a file's name"):
+        with pytest.raises(InputError, match="cannot be part of a file name"):
             find_inputs(source)

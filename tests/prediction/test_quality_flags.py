@@ -72,7 +72,7 @@ def test_statistics_of_the_training_cases(tmp_path, overlapping):
 def test_a_run_without_statistics_has_none(tmp_path):
     assert read_statistics(tmp_path) is None
     (tmp_path / "statistics.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(InputError, match=r"statistics\.json is damaged"):
+    with pytest.raises(InputError, match=r"statistics\.json: it is damaged"):
         read_statistics(tmp_path)
 
 

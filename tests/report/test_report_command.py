@@ -162,7 +162,7 @@ def test_damaged_cases_are_refused(scored_run, tmp_path, capsys):
     (run / "shown_cases.json").write_text('{"cases": {"worst": {}}}')
     code, _, err = call(capsys, run)
     assert code == 2
-    assert "shown_cases.json is damaged" in err
+    assert "shown_cases.json: it is damaged" in err
 
 
 def test_it_loads_no_network_and_no_volume(scored_run, tmp_path):
@@ -192,8 +192,8 @@ def test_masks_whose_scores_differ_from_the_tables_are_noted(scored_run, tmp_pat
     ("arguments", "sentence"),
     [
         (["--output", "page.txt"], "page.txt: its name does not end in .html"),
-        (["--output", "nowhere/page.html"], "nowhere does not exist"),
-        (["--output", "there.html"], "there.html already exists"),
+        (["--output", "nowhere/page.html"], "nowhere: it does not exist"),
+        (["--output", "there.html"], "there.html: it already exists"),
     ],
 )
 def test_wrong_input_is_rejected_and_nothing_is_written(scored_run, tmp_path, capsys, monkeypatch, arguments, sentence):

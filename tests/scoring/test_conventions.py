@@ -141,7 +141,7 @@ def test_the_command_scores_by_a_convention(tmp_path, capsys):
     assert "seg-metrics 1.2.8: a class that is empty in one mask has HD95 and MSD 0" in " ".join(out.split())
     assert "msd" in summary["mean"]
     for wrong, sentence in (
-        (["--convention", "medpi"], "there is none of that name"),
+        (["--convention", "medpi"], "there is no such convention"),
         (["--convention", "medpy", "--protocol", "segrap"], "it has its own rules"),
         (["--convention", "medpy", "--metrics", "nsd"], "it has no nsd"),
     ):

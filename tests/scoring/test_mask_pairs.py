@@ -110,7 +110,7 @@ def test_all_problems_are_told_before_anything_is_scored(folders, capsys):
     code, _, err = evaluate(capsys, folders)
     assert code == 2
     first, second, third = err.removeprefix("error: ").splitlines()
-    assert "case_0_seg.nii.gz has 11 × 10 × 8 voxels and the reference " in first
+    assert "case_0_seg.nii.gz: it has 11 × 10 × 8 voxels and the reference " in first
     assert first.endswith("case_0.nii.gz 12 × 10 × 8. Write the prediction in the reference's own geometry.")
     assert "case_1_0000_seg.nii.gz lies up to " in second
     assert "case_1_label.nii.gz. Write the prediction in" in second
@@ -122,7 +122,7 @@ def test_a_mask_that_is_no_label_map_is_refused(folders, capsys):
     save(folders / "pred" / "case_2.nii.gz", np.full((12, 10, 8), 0.5, np.float32))
     code, _, err = evaluate(capsys, folders)
     assert code == 2
-    assert "case_2.nii.gz is no label map" in err
+    assert "case_2.nii.gz: it is not a label map" in err
 
 
 def test_wrong_calls_are_refused(folders, capsys):
@@ -136,7 +136,7 @@ def test_wrong_calls_are_refused(folders, capsys):
         "--protocol x": ["--pred", pred, "--ref", ref, "--output", out, "--protocol", "x"],
         "--empty-policy x": ["--pred", pred, "--ref", ref, "--output", out, "--empty-policy", "x"],
         "Write millimetres": ["--pred", pred, "--ref", ref, "--output", out, "--tolerance", "thick"],
-        "there is no class 'Larynx', only 1, 2, 7": [
+        "there is no class 'Larynx'. Choose from 1, 2, 7": [
             "--pred", pred, "--ref", ref, "--output", out, "--tolerance", "1,Larynx=2",
         ],
         "--pred: it excludes a run": [folders, "--pred", pred],
@@ -191,7 +191,7 @@ def test_folders_of_masks_may_overlap(tmp_path, capsys):
     save(tmp_path / "pred" / "segrap_0001" / "Brain.nii.gz", body[1:])
     (tmp_path / "labels.json").write_text('{"1": "liver"}')
     for options, sentence in (
-        (["--overwrite"], "Brain.nii.gz has 11 × 10 × 8 voxels and the reference "),
+        (["--overwrite"], "Brain.nii.gz: it has 11 × 10 × 8 voxels and the reference "),
         ([], "already exists"),
     ):
         code, _, err = evaluate(capsys, tmp_path, *options)

@@ -56,7 +56,9 @@ def test_the_file_is_found_and_no_code_of_its_distribution_runs(installed):
 def test_another_file_is_refused(installed):
     resolve("small", "lite_medsam")
     installed.write_bytes(CONTENT[:-1] + b"S")
-    with pytest.raises(InputError, match=r"small\.pth is not the published file of small, since its SHA-256 differs"):
+    with pytest.raises(
+        InputError, match=r"small\.pth: it is not the published file of small, since its SHA-256 differs"
+    ):
         resolve("small", "lite_medsam")
     with pytest.raises(RunError, match=r"is damaged.*pip install --force-reinstall"):
         verify("small")

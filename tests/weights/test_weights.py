@@ -265,7 +265,9 @@ def test_import_knows_a_file_by_its_content(published, home, tmp_path):
 @pytest.mark.parametrize("name", [NAME, None])
 def test_import_refuses_a_damaged_copy(published, home, tmp_path, name):
     (tmp_path / "weights.pth").write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(InputError, match=r"weights\.pth is not sam_vit_b, with SHA-256 .* instead of the published"):
+    with pytest.raises(
+        InputError, match=r"weights\.pth: it is not sam_vit_b, with SHA-256 .* instead of the published"
+    ):
         import_file(tmp_path / "weights.pth", name)
     assert not home.exists()
 
@@ -301,7 +303,7 @@ def test_import_refuses_unpublished_weights_of_another_backbone(published, nano_
 
 
 def test_import_refuses_what_it_need_not_have_or_cannot_read(shipped_nano, tmp_path):
-    with pytest.raises(InputError, match="sam_nano is part of the package"):
+    with pytest.raises(InputError, match="sam_nano: it is part of the package"):
         import_file(local_path("sam_nano"))
     with pytest.raises(InputError, match="does not exist"):
         import_file(tmp_path / "nowhere.pth")

@@ -55,6 +55,6 @@ def test_classes_that_do_not_fit_are_told(classes, wanted, words):
 
 def test_overlap_must_be_the_same():
     overlapping = replace(cases({1: "liver"}), coding=LabelCoding(overlapping=True))
-    with pytest.raises(InputError, match=r"classes of data may overlap and those of runs/a exclude each other"):
+    with pytest.raises(InputError, match=r"data: its classes may overlap, and those of runs/a exclude each other"):
         fit_classes(overlapping, OF_RUN, "runs/a")
     assert fit_classes(overlapping, OF_RUN, "runs/a", overlapping=True).classes == OF_RUN

@@ -57,7 +57,7 @@ def test_nnunet_regions_that_are_none_are_told(tmp_path, regions):
 
 def test_one_of_nnunets_channels_is_chosen(tmp_path):
     samples.nnunet(tmp_path, channels=("T1", "T2"))
-    with pytest.raises(InputError, match=r"channels 0000 \(T1\), 0001 \(T2\) .*Choose it, as in --layout nnunet:T1"):
+    with pytest.raises(InputError, match=r"channels 0000 \(T1\), 0001 \(T2\), .*Choose it, as in --layout nnunet:T1"):
         find_cases(tmp_path)
     for choice in ("T2", "0001", "1"):
         found = find_cases(tmp_path, f"nnunet:{choice}")
@@ -74,7 +74,7 @@ def test_amos_asks_which_modality(tmp_path):
     ids = {choice: [case.id for case in find_cases(tmp_path, f"amos:{choice}").cases] for choice in ("ct", "mr")}
     assert ids == {"ct": ["amos_0001", "amos_0002"], "mr": ["amos_0500"]}
     assert len(find_cases(tmp_path, "amos:ct,mr").cases) == 3
-    with pytest.raises(InputError, match=r"layout amos has no choice 'mri', did you mean 'mr'\?"):
+    with pytest.raises(InputError, match=r"--layout amos: it has no choice 'mri', did you mean 'mr'\?"):
         find_cases(tmp_path, "amos:mri")
 
 

@@ -103,7 +103,7 @@ def test_a_file_of_one_split_has_no_folds(tmp_path):
     ("content", "sentence"),
     [
         ('{"folds": []}', r"splits\.json: it is not a split\. Give it \"folds\""),
-        ('{"folds": [1]}', r"give it \"folds\", a list"),
+        ('{"folds": [1]}', r"Give it \"folds\", a list"),
         ('{"folds": [{"train": ["a"], "held_out": ["b"]}, {"train": ["a"]}]}', r"fold 1 of .*Give it 'held_out'"),
         ('{"folds": [{"train": ["a"], "held_out": ["a"]}]}', r"fold 0 of .*splits\.json: it has 'a' both"),
     ],

@@ -84,7 +84,7 @@ POINT = {"label": "liver", "units": "voxel", "points": [{"at": [2, 2, 2]}]}
     ("prompts", "mode", "words"),
     [
         ([BOX, {**BOX, "label": "lever"}], "box", ["prompts[1]", "no class 'lever', did you mean 'liver'"]),
-        ([{**BOX, "label": 4}], "box", ["prompts[0]", "no label id 4; it has 3 liver, 8 right kidney"]),
+        ([{**BOX, "label": 4}], "box", ["prompts[0]", "no label id 4. Choose from 3 liver, 8 right kidney"]),
         ([BOX, {**BOX, "box": [[1, 1, 5], [4, 4, 8]]}], "box", ["prompts[1]", "another box on the same slice"]),
         ([{**BOX, "box": [[1, 1, 10], [5, 5, 12]]}], "box", ["outside the volume of 16 × 12 × 10 voxels"]),
         ([{**POINT, "points": [{"at": [-1, 2, 3]}]}], "points", ["prompts[0]", "point [-1.0, 2.0, 3.0] lies outside"]),
@@ -140,7 +140,7 @@ def test_a_file_is_read_for_one_volume_or_several(tmp_path):
         ),
         ({"prompts": [{"label": "liver", "units": "voxel"}]}, ["prompts[0]: give a box, or points"]),
         ({"prompts": [{"label": 1.5}, {"box": 3}]}, ["prompts[0]", "prompts[1]"]),
-        ({"cases": {"a": [BOX], "z": [BOX]}}, ["cases.z: there is no such input", "no prompts for b"]),
+        ({"cases": {"a": [BOX], "z": [BOX]}}, ["there is no input z", "no prompts for b"]),
         ({"prompts": [BOX]}, ["prompts for one volume, but there are 2"]),
         ({}, ['neither or both of "prompts"']),
         ({"prompts": [BOX], "cases": {"a": [BOX]}}, ['neither or both of "prompts"']),

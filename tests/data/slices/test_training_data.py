@@ -127,7 +127,7 @@ def test_classes_without_a_training_voxel_are_absent(data_of):
 
 def test_classes_that_only_held_out_volumes_hold_cannot_be_trained(data_of, tmp_path):
     save_split(tmp_path / "s.json", Split(("c0", "c1"), ("c2",)), 0)
-    with pytest.raises(InputError, match=r"no training volume .* holds a voxel of liver, .*choose another --seed"):
+    with pytest.raises(InputError, match=r"no training volume .* holds a voxel of liver, .*Choose another --seed"):
         data_of("abc", empty=(0, 1), split_file=tmp_path / "s.json")
 
 

@@ -150,7 +150,7 @@ def test_a_segmentation_without_highdicom_is_told_what_to_install(tmp_path, monk
     folder = save(tmp_path / "ct", slices)
     segmentation(slices, MASKS, NAMES.values()).save_as(tmp_path / "seg.dcm")
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(InputError, match=r"pip install \"medsam-adapt\[dicom\]\""):
+    with pytest.raises(InputError, match=r"pip install 'medsam-adapt\[dicom\]'"):
         read_dicom_labels(tmp_path / "seg.dcm", folder)
 
 

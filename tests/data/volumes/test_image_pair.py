@@ -90,7 +90,7 @@ def test_pairs_go_through_monais_transforms(data, tmp_path):
     assert written.shape == (*samples.SHAPE, 2)
     np.testing.assert_allclose(written.affine, samples.AFFINE)
     for folder in (data, case(data) / "image.nii.gz"):
-        with pytest.raises(InputError, match="holds no folder of image and image_contrast"):
+        with pytest.raises(InputError, match="it has no folder of image and image_contrast"):
             volumes_in(folder, pairs=True)
 
 
@@ -113,9 +113,9 @@ def test_a_run_on_both_images_asks_for_both(data, tmp_path, capsys, monkeypatch)
     predict = ["-o", out, "--device", "cpu"]
     shutil.copytree(case(data), one)
     (one / "image_contrast.nii.gz").unlink()
-    assert f"{one} has no image_contrast.nii.gz, and both" in refused(capsys, "predict", run, "-i", one, *predict)
+    assert f"{one}: it has no image_contrast.nii.gz, and both" in refused(capsys, "predict", run, "-i", one, *predict)
     file = case(data) / "image.nii.gz"
-    assert "holds no folder of image and image_contrast" in refused(capsys, "predict", run, "-i", file, *predict)
+    assert "it has no folder of image and image_contrast" in refused(capsys, "predict", run, "-i", file, *predict)
     evaluate = ["evaluate", run, "--data", data, "--output", out, "--device", "cpu"]
     assert f"{data} gives one image a case" in refused(capsys, *evaluate)
     more = ["train", "--from", run, "--data", data, "--output", out, "--device", "cpu"]

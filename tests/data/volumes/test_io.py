@@ -196,22 +196,22 @@ def test_a_bad_file_is_told_from_its_header_with_its_name_and_the_mend(tmp_path,
 )
 def test_a_bad_image_is_told(tmp_path, array, sentence):
     path = write(tmp_path / "a.nii", array)
-    with pytest.raises(InputError, match=f"^{path} .*{sentence}"):
+    with pytest.raises(InputError, match=f"^{path}: .*{sentence}"):
         io.read_volume(path)
 
 
 @pytest.mark.parametrize(
     ("array", "sentence"),
     [
-        (HU + 0.5, "no label map.*nearest neighbour"),
-        (np.full((2, 2, 2), np.nan), "no label map.*nearest neighbour"),
+        (HU + 0.5, "not a label map.*nearest neighbour"),
+        (np.full((2, 2, 2), np.nan), "not a label map.*nearest neighbour"),
         (np.full((2, 2, 2), -1, "i2"), "label -1, .*Renumber"),
         (np.full((2, 2, 2), 70000, "i4"), "label 70000, .*Renumber"),
     ],
 )
 def test_a_bad_label_is_told(tmp_path, array, sentence):
     path = write(tmp_path / "a.nii", array)
-    with pytest.raises(InputError, match=f"^{path} .*{sentence}"):
+    with pytest.raises(InputError, match=f"^{path}: .*{sentence}"):
         io.read_label(path)
 
 
