@@ -98,7 +98,7 @@ def test_only_singular_values_are_trained_and_torch_merges_them(layer):
     parametrize.remove_parametrizations(layer, "weight")
     assert type(layer) in (nn.Linear, nn.Conv2d)
     assert torch.equal(layer.weight, expected)
-    with pytest.raises(InputError, match="no trainable singular values\. Call reconstruct"):
+    with pytest.raises(InputError, match=r"no trainable singular values\. Call reconstruct"):
         singular_values(layer)
 
 

@@ -222,7 +222,7 @@ def small_disk(tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_up(server, small_disk, published):
     published(size=None)  # nothing warns beforehand
-    with pytest.raises(RunError, match="has no space\. Free some"):
+    with pytest.raises(RunError, match=r"has no space\. Free some"):
         download(NAME)
     assert files_in(small_disk) == []
 
