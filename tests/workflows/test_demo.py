@@ -15,7 +15,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(module, "SETTINGS", SETTINGS)
     monkeypatch.setattr(module, "_baseline", lambda train, held_out, seed: 0.25)
     monkeypatch.setattr(
-        module, "_make_data", lambda output, seed, reporter: write_phantoms(output / "data", 3, seed, (40, 36, 12))
+        module,
+        "_make_data",
+        lambda output, seed, reporter: write_phantoms(output / "data", 3, seed, shape=(40, 36, 12)),
     )
 
 
