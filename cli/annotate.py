@@ -15,7 +15,8 @@ import typer
 
 from medsam_adapt.core.errors import InputError
 
-from .console import Device, Series, check_output, say, warn
+from .console import say, warn
+from .options import Device, Series
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _NETWORK = "From a network"

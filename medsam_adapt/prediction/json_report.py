@@ -19,7 +19,7 @@ from medsam_adapt.data.datasets.layouts import read_object
 from medsam_adapt.runs.record import RunRecord
 
 
-class Report:
+class JsonReport:
     """The report of one command; a context that writes the whole at its end, however it ends.
 
     Args:
@@ -58,7 +58,7 @@ class Report:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._write()
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> JsonReport:
         return self
 
     def __exit__(self, *_: object) -> None:
