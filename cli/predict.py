@@ -47,6 +47,15 @@ def predict(
         str | None,
         typer.Option(help="K/N: only part K of N of the volumes.", show_default="that of torchrun or SLURM, else all"),
     ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes, one per GPU; with --device cpu, on the CPU.", show_default="1", metavar="N"
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Dask scheduler (tcp://HOST:PORT), or local:N for N workers here.")
+    ] = None,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,
@@ -90,6 +99,8 @@ def predict(
         skip_existing=skip_existing,
         fail_fast=fail_fast,
         part=part,
+        gpus=gpus,
+        cluster=cluster,
         flips=flips,
         format=format,
         per_class=per_class,

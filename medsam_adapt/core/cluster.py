@@ -126,7 +126,7 @@ def open_cluster(address: str) -> Iterator[Cluster]:
         client = distributed.Client(address, timeout=_TIMEOUT, direct_to_workers=True, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
-            f"--cluster {address}: no Dask scheduler answers there. Check the address, or start one with: dask scheduler."
+            f"--cluster {address}: no Dask scheduler answers there. Check the address; 'dask scheduler' starts one."
         ) from error
     with client:
         _check_versions(client, address, distributed.__version__)

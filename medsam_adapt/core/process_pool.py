@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -90,10 +91,8 @@ def _answered(each: _Process, waiting: deque[Any]) -> bool:
     item = waiting.popleft() if waiting else None
     if item is not None:
         each.begun[item.name] = item
-    try:
+    with suppress(OSError):  # it has just ended, which reading from it shows
         each.pipe.send(item)
-    except OSError:  # it has just ended, which reading from it shows
-        pass
     return True
 
 

@@ -1,4 +1,4 @@
-"""Items as tasks of Dask: prepared once per worker, done again where a worker is lost, one sentence where it cannot be."""
+"""Items as tasks of Dask: prepared once per worker, done again where a worker is lost."""
 
 import os
 import signal
