@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,8 @@ def kill_one(way: str, run: Path, scans: Path, output: Path, seconds: float, cha
         time.sleep(0.01)
     time.sleep(chance.random() * seconds)
     if victims := processes_of(started):
-        try:
+        with suppress(ProcessLookupError):
             os.kill(chance.choice(victims), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     finish(started)
     finish(start(orders))
     return result(output)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.jobs import Progress
+from medsam_adapt.core.parts import device_of_process
 from medsam_adapt.data.prompts.file import Prompt, prompts_in
 from medsam_adapt.inference.zero_shot import names_weights, predictor_of
 from medsam_adapt.prediction.plan import Outputs, PlannedCase
@@ -150,13 +151,3 @@ class PredictionWorker:
     ) -> Iterator[tuple[PlannedCase, Outcome]]:
         """Segment planned cases in turn."""
         yield from self.runner.run_all(items, progress)
-
-
-def device_of_process(device: str, number: int | None) -> str:
-    """A GPU for each process of this machine, where there are several and the user names none."""
-    if device not in ("auto", "cuda") or number is None:
-        return device
-    import torch
-
-    count = torch.cuda.device_count()
-    return f"cuda:{number % count}" if count > 1 else device

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.parts import Part, local_rank
+from medsam_adapt.core.parts import Part, device_of_process, local_rank
 from medsam_adapt.core.process_pool import run_in_processes
 from medsam_adapt.core.text import shortened
-from medsam_adapt.prediction.job import CasePaths, PredictionJob, device_of_process
+from medsam_adapt.prediction.job import CasePaths, PredictionJob
 from medsam_adapt.prediction.json_report import (
     JsonReport,
     complete_report,
