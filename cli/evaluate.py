@@ -14,7 +14,7 @@ from medsam_adapt.scoring.metrics import METRICS
 from medsam_adapt.workflows.evaluate import evaluate as workflow
 
 from .console import only_json, print_json, say, show_table
-from .options import Device, Json, Overwrite, Part
+from .options import Cluster, Device, Json, Overwrite, Part
 from .reporter import TERMINAL
 
 _HEADS = {
@@ -51,6 +51,7 @@ def evaluate(
     ] = "ours",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.")] = 1,
     part: Part = None,
+    cluster: Cluster = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -75,6 +76,7 @@ def evaluate(
         convention=convention,
         workers=workers,
         part=part,
+        cluster=cluster,
         device=device,
         overwrite=overwrite,
         reporter=TERMINAL,

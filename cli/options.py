@@ -15,6 +15,9 @@ Part = Annotated[
     str | None,
     typer.Option(help="K/N: only part K of N of the cases.", show_default="that of torchrun or SLURM, else all"),
 ]
+Cluster = Annotated[
+    str | None, typer.Option(help="Dask scheduler (tcp://HOST:PORT), or local:N for N workers on this machine.")
+]
 Series = Annotated[
     str | None,
     typer.Option(

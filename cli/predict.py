@@ -12,7 +12,7 @@ from medsam_adapt.outputs import format_names
 from medsam_adapt.workflows.predict import predict as workflow
 
 from .console import only_json, print_json, say
-from .options import Device, Json, Overwrite, Part, Series
+from .options import Cluster, Device, Json, Overwrite, Part, Series
 from .reporter import TERMINAL
 
 _FORMATS = " | ".join(format_names())
@@ -50,9 +50,7 @@ def predict(
             min=1, help="Processes, one per GPU; with --device cpu, on the CPU.", show_default="1", metavar="N"
         ),
     ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="Dask scheduler (tcp://HOST:PORT), or local:N for N workers here.")
-    ] = None,
+    cluster: Cluster = None,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,

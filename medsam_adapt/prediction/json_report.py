@@ -12,6 +12,7 @@ that of all.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,9 @@ def merge_reports(path: Path, count: int) -> list[int]:
         path: of the report of all.
         count: of the parts.
     """
+    if path.parent.is_dir():
+        with os.scandir(path.parent):  # opened, or NFS may still hold that a file of another host is not there
+            pass
     parts = {number: report_of_part(path, Part(number, count)) for number in range(1, count + 1)}
     contents = {number: peek_object(part) for number, part in parts.items()}
     missing = [number for number, content in contents.items() if not content.get("finished")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,12 +30,14 @@ class PartScores:
         facts: what else is known of the cases.
         label_ids: that the masks hold, or names of structures; only where masks are scored.
         notes: what a reader must know.
+        classes: names of the classes by label id; only where masks are scored.
     """
 
     cases: dict[str, Scores] = field(default_factory=dict)
     facts: dict[str, CaseFacts] = field(default_factory=dict)
     label_ids: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    classes: dict[str, str] = field(default_factory=dict)
 
 
 def scored_by(rules: MetricRules, cases: Sequence[str], **more: Any) -> dict[str, Any]:
@@ -64,6 +67,9 @@ def read_parts(folder: Path, count: int, settings: Mapping[str, Any]) -> tuple[P
         settings: as `scored_by` gives them; a part with others is missing.
     """
     whole, missing = PartScores(), []
+    if folder.is_dir():
+        with os.scandir(folder):  # opened, or NFS may still hold that a file of another host is not there
+            pass
     for number in range(1, count + 1):
         content = peek_object(part_file(folder, Part(number, count)))
         if content.get("settings") != settings:
@@ -78,6 +84,7 @@ def read_parts(folder: Path, count: int, settings: Mapping[str, Any]) -> tuple[P
             for case, fact in content["facts"].items()
         }
         whole.label_ids += [label_id for label_id in content["label_ids"] if label_id not in whole.label_ids]
+        whole.classes |= content["classes"]
         whole.notes += [note for note in content["notes"] if note not in whole.notes]
     whole.cases = {case: whole.cases[case] for case in settings["cases"] if case in whole.cases}
     return whole, missing
