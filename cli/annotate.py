@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.output_folder import check_output
 
 from .console import say, warn
 from .options import Device, Series

@@ -118,6 +118,8 @@ def _provide(words):
             _hospital(Path("hospital"))
         elif maker := _MAKERS.get(word):
             maker(Path(word))
+    if words[1] == "report" and not (Path(words[2]) / "metrics.json").is_file():
+        run_ours(["evaluate", words[2]])
 
 
 def _phantoms(folder):

@@ -22,6 +22,7 @@ from medsam_adapt.inference.byte_maps import LEVELS
 from medsam_adapt.inference.predictor import Predictor, Segmented
 from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
+from medsam_adapt.prediction.json_report import case_entry
 from medsam_adapt.prediction.plan import Outputs, PlannedCase, file_names
 from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
@@ -168,12 +169,7 @@ class CaseRunner:
             voxels = self.cleaning(voxels, record.label_ids, _voxel_ml(header))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
-        entry = {
-            "seconds": seconds + time.perf_counter() - started,
-            "volumes_ml": volumes,
-            "flags": [flag.model_dump() for flag in (*flags, *more)],
-            "files": {kind: str(path) for kind, path in case.outputs.items()},
-        }
+        entry = case_entry(seconds + time.perf_counter() - started, volumes, [*flags, *more], case.outputs)
         return _Drawn(case, segmentation, segmented, header, entry)
 
     def _measure(

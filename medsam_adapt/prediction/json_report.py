@@ -1,4 +1,4 @@
-"""``report.json``: what was segmented with what, case by case.
+"""The JSON of ``predict --report``: what was segmented with what, case by case.
 
 While cases are segmented, each is one line appended to ``report.jsonl``, so that what is written per case does not grow
 with their number. ``report.json`` is written as the cases begin and, with all of them, when they are done; then the
@@ -23,6 +23,7 @@ from medsam_adapt.core.json_files import peek_object
 from medsam_adapt.core.parts import Part
 from medsam_adapt.core.versions import versions
 from medsam_adapt.data.datasets.layouts import read_object
+from medsam_adapt.prediction.quality_flags import Flag
 from medsam_adapt.runs.record import RunRecord
 
 
@@ -101,6 +102,25 @@ class JsonReport:
         if self.path is not None:
             write_json(self.path, self.content)
             lines_of(self.path).unlink(missing_ok=True)
+
+
+def case_entry(
+    seconds: float, volumes_ml: Mapping[str, float], flags: Sequence[Flag], files: Mapping[str, Path]
+) -> dict[str, Any]:
+    """What the report states about one case; `JsonReport.add` adds where it was read from.
+
+    Args:
+        seconds: that it took.
+        volumes_ml: of each class.
+        flags: for review.
+        files: what was written, by kind.
+    """
+    return {
+        "seconds": seconds,
+        "volumes_ml": dict(volumes_ml),
+        "flags": [flag.model_dump() for flag in flags],
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
 
 
 def lines_of(path: Path) -> Path:

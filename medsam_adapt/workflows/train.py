@@ -190,7 +190,7 @@ def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
     output, resume = path_or_none(options["output"]), options["resume"]
     bundle = None if options["bundle"] is None else str(options["bundle"])
     given = _given(options)
-    begun = False
+    begun = resume and output is not None and (output / RUN_FILE).is_file()
     if start is not None and (repeat is not None or resume):
         raise InputError("--from starts a separate run: leave out --repeat and --resume.")
     if start is not None:
@@ -199,9 +199,8 @@ def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
         record = read_run(repeat)
         bundle, data = same_origin(record, bundle, repeat), data or data_of(record, repeat)
         knobs = run_knobs(record.bundle, **{"input_scaling": record.input_scaling, **record.knobs, **given})
-    elif resume and output is not None and ((output / RUN_FILE).is_file() or data is None):
+    elif resume and output is not None and (begun or data is None):
         bundle, data, knobs = _of_interrupted(output, bundle, given, data)
-        begun = True
     else:
         bundle = bundle or DEFAULT_BUNDLE
         knobs = resolve_knobs(bundle, options["recipe"], sets=given)
