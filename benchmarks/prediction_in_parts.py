@@ -50,10 +50,15 @@ def make_scans(folder: Path, count: int) -> None:
         nib.save(nib.Nifti1Image(voxels, np.diag([-2, 2, 5, 1])), folder / f"case_{number:05d}.nii.gz")
 
 
-def commands(way: str, count: int, run: Path, scans: Path, output: Path) -> list[list[str]]:
-    """The commands of one way with so many processes; they skip what is done, so that they can be run again."""
+def arguments(run: Path, scans: Path, output: Path) -> list[str]:
+    """Of ``medsam-adapt``, in one process; what is done is skipped, so that it can be run again."""
     predict = ["predict", str(run), "-i", str(scans), "-o", str(output / "masks"), "--device", "cpu"]
-    predict += ["--report", str(output / "report.json"), "--skip-existing"]
+    return [*predict, "--report", str(output / "report.json"), "--skip-existing"]
+
+
+def commands(way: str, count: int, run: Path, scans: Path, output: Path) -> list[list[str]]:
+    """The commands of one way with so many processes."""
+    predict = arguments(run, scans, output)
     alone = [sys.executable, "-m", "medsam_adapt.cli", *predict]
     if way == "parts":
         return [[*alone, "--part", f"{number}/{count}"] for number in range(1, count + 1)]
@@ -81,7 +86,7 @@ def result(output: Path) -> dict[str, Any]:
     """Masks by name, the report's cases without their seconds, and the names of everything else that lies there."""
     report = json.loads((output / "report.json").read_text()) if (output / "report.json").is_file() else {}
     cases = {
-        name: {key: value for key, value in entry.items() if key not in ("seconds", "files")}
+        name: {key: value for key, value in entry.items() if key not in ("seconds", "files", "input")}
         for name, entry in report.get("cases", {}).items()
     }
     masks = {path.name: path.read_bytes() for path in sorted((output / "masks").glob("[!.]*"))}

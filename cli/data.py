@@ -122,7 +122,7 @@ def convert(
     if made.unlabelled:
         warn(f"without a label: {', '.join(made.unlabelled)}.")
     if not made.finished:
-        say(f"part {share}: {len(made.cases)} cases converted. datalist.json is written when the other parts are done too.")
+        say(f"Converted {len(made.cases)} cases, part {share}. datalist.json is written once all parts are done.")
         return
     say(f"Converted {len(made.cases)} case{'s' * (len(made.cases) != 1)}: {output}; labels: {listed or 'none'}")
 

@@ -84,8 +84,8 @@ def evaluate(
     if as_json:
         print_json(scored.summary)
     if scored.missing:
-        left = f"part{'s' * (len(scored.missing) > 1)} {', '.join(map(str, scored.missing))}"
-        say(f"Written: {scored.files[0]}. metrics.json is written with the scores of {left}.")
+        left = ", ".join(map(str, scored.missing))
+        say(f"Written: {scored.files[0]}. metrics.json is written once these parts are done: {left}.")
         return
     _print_table(scored.summary)
     say(f"Written: {', '.join(map(str, scored.files))}")

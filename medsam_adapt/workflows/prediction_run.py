@@ -130,8 +130,8 @@ def _merge_parts(options: PredictionOptions, reporter: Reporter) -> None:
         return
     whole = options.whole_report
     if missing := merge_reports(whole, options.part.count):
-        left = f"part{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-        reporter.note(f"{whole}: written when {left} of {options.part.count} are done too.")
+        left = ", ".join(map(str, missing))
+        reporter.note(f"{whole}: written once these parts of {options.part.count} are done: {left}.")
     else:
         reporter.note(f"{whole}: the report of all {options.part.count} parts.")
 

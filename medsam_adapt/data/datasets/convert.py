@@ -80,8 +80,8 @@ def convert_cases(
         part: of the cases, by their ids; all of them when None.
 
     Raises:
-        InputError: all problems of all files that are copied, before anything is written; changes that do not fit; an output that is
-            there already, is not ours, or cannot be written.
+        InputError: all problems of all files that are copied, before anything is written; changes that do not fit; an
+            output that is there already, is not ours, or cannot be written.
     """
     root, output = Path(root), Path(output)
     cases = find_cases(root, layout, need_labels=False, series=series)
