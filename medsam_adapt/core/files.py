@@ -73,14 +73,13 @@ def folder_replaced(folder: str | Path) -> Iterator[None]:
 
 
 def forget_replaced(folder: str | Path) -> None:
-    """Remove what `folder_replaced` had moved out of the way of ``folder`` when its process was killed."""
-    previous = _moved_away(Path(folder))
-    if previous.is_dir():
-        shutil.rmtree(previous)
+    """Remove what `folder_replaced` moved out of the way of ``folder`` before its process, of this host, was killed."""
+    folder = Path(folder)
+    remove_leftovers(folder.with_name(f"{folder.name}.previous"))
 
 
 def _moved_away(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
+    return folder.with_name(f".{owner_tag()}.{folder.name}.previous")
 
 
 def write_json(path: str | Path, content: Any) -> None:
