@@ -26,7 +26,7 @@ import nibabel as nib
 import numpy as np
 
 from medsam_adapt.prediction import plan
-from medsam_adapt.prediction.json_report import Report, lines_of
+from medsam_adapt.prediction.json_report import JsonReport, lines_of
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 
 SHAPE = (4, 4, 2)
@@ -63,7 +63,7 @@ def write_report(path: Path, count: int) -> tuple[int, int]:
         "files": {"segmentation": "masks/case_000000_seg.nii.gz"},
     }
     record = mock.Mock(bundle="blosam", class_names=["liver"], label_ids=[1])
-    with Report(path, {"run": record}, "cpu", {}, {}) as report:
+    with JsonReport(path, {"run": record}, "cpu", {}, {}) as report:
         written = path.stat().st_size
         for number in range(count):
             report.add(f"case_{number:06d}", entry, Path(f"case_{number:06d}.nii.gz"))

@@ -93,7 +93,7 @@ def is_local_lock(path: Path, mounts: str) -> bool:
 
     Args:
         path: of the file.
-        mounts: what Linux has in /proc/self/mounts, a line for each disk: device, place, kind, options, and two numbers.
+        mounts: content of Linux's /proc/self/mounts, a line for each disk: device, place, kind, options, two numbers.
     """
     places = [line.split(" ") for line in mounts.splitlines()]
     path = path.resolve()
