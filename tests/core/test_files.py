@@ -149,7 +149,7 @@ def test_a_process_on_a_host_of_another_name_leaves_our_leftovers_and_we_leave_i
     ours.touch()
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
     if "unshare" in done.stderr or "hostname" in done.stderr or done.returncode == 127:
-        pytest.skip("a host name of its own is not permitted here")
+        pytest.skip("a separate host name is not permitted here")
     assert (done.returncode, done.stderr) == (0, "")
     (theirs,) = {*tmp_path.iterdir()} - {ours}
     assert theirs.name.startswith(".node7-")
