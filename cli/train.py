@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
-    from medsam_adapt.training.time_budget import Deadline
 
 
 def train(
@@ -123,6 +122,8 @@ def train(
         "classes": None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
     }
     given = {key: value for key, value in options.items() if value is not None} | parse_sets(sets or [])
+    if "epochs" in given and (start is not None or repeat is not None):
+        given["minutes"] = None  # of the earlier run
     if output is None and not dry_run:
         raise InputError("train needs --output, the folder of the run to make.")
     if start is not None and (repeat is not None or resume):
@@ -147,7 +148,7 @@ def train(
     if dry_run:
         with borrowed_cache(knobs.cache_dir) as cache:
             borrowed = knobs.model_copy(update={"cache_dir": str(cache)})
-            if minutes is not None:
+            if borrowed.minutes is not None:
                 borrowed = planned(bundle, data, borrowed, device, started, trust_bundle)
             # An output too: MONAI's TensorBoard handler writes as soon as it is made.
             plan = plan_of(_prepare(bundle, data, cache / "run", borrowed, device, trust_bundle=trust_bundle))
@@ -162,13 +163,16 @@ def train(
         FolderLock.refuse_if_held(output)
         if not (begun or is_false_start(output)):
             check_output(output, overwrite, RUN_FILE)
-    if minutes is not None and not begun:
-        knobs = planned(bundle, data, knobs, device, started, trust_bundle)
+    if knobs.minutes is not None and not begun:
+        if knobs.cache_frozen == "off":  # nothing depends on the number of epochs, and to measure steps takes time
+            knobs = knobs.model_copy(update={"val_interval": knobs.epochs})
+        else:
+            knobs = planned(bundle, data, knobs, device, started, trust_bundle)
     if count == 1:
         run_training(bundle, data, output, knobs, device, resume, overwrite, trust_bundle, started)
     else:
         order = {"bundle": bundle, "data": str(data), "knobs": knobs.model_dump(), "device": device, "resume": resume}
-        order["trust_bundle"] = trust_bundle
+        order |= {"trust_bundle": trust_bundle, "started": started}  # one clock for all processes of a machine
         with _kept_or_restored(output, overwrite and not resume):
             train_together(count, output, **order)
     say(f"Trained: {output}\nNext: medsam-adapt evaluate {output}, or medsam-adapt predict {output} -i SCAN -o MASKS")
@@ -192,15 +196,10 @@ def run_training(
     started = time.monotonic() if started is None else started
     console.quiet = not is_main_process()
     flow = _prepare(bundle, data, output, knobs, device, resume, trust_bundle)
-    deadline = None
-    if knobs.minutes is not None:
-        from medsam_adapt.training.time_budget import Deadline
-
-        deadline = Deadline.of(knobs.minutes, started, output, resume)
     with explain_training_errors(output, knobs.model_dump()):
         _do_frozen_work(flow)
     with _kept_or_restored(output, overwrite and not resume and is_main_process()):
-        _run(flow, output, knobs, deadline)
+        _run(flow, output, knobs, started)
         if is_main_process():
             require_trained(output)
     if resume and is_main_process():  # the kill may have come while it replaced another run
@@ -225,24 +224,24 @@ def _kept_or_restored(output: Path, overwrite: bool) -> Iterator[None]:
 
 
 def planned(bundle: str, data: Path, knobs: Knobs, device: str, started: float, trust_bundle: bool = False) -> Knobs:
-    """The settings with as many epochs as ``knobs.minutes`` buy from ``started`` on, and one validation at the end."""
-    from medsam_adapt.training.time_budget import Deadline, measure
+    """The settings with about as many epochs as ``knobs.minutes`` buy from ``started`` on, and one validation."""
+    from medsam_adapt.training.time_budget import measure
 
     assert knobs.minutes is not None
     with tempfile.TemporaryDirectory() as folder:
         flow = _prepare(bundle, data, Path(folder) / "run", knobs, device, trust_bundle=trust_bundle)
         times, steps = measure(flow), len(flow.trainer.data_loader)
-    epochs = times.epochs(Deadline(60 * knobs.minutes, started).left, steps)
-    say(f"{knobs.minutes:g} min: {epochs} epochs of {steps} steps, {times.step:.3f} s each.")
+    epochs = times.epochs(60 * knobs.minutes + started - time.monotonic(), steps)
+    say(f"{knobs.minutes:g} min: about {epochs} epochs of {steps} steps, {times.step:.3f} s each.")
     return knobs.model_copy(update={"epochs": epochs, "val_interval": epochs})
 
 
-def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs, deadline: Deadline | None = None) -> None:
+def _run(flow: ConfigWorkflow, output: Path, knobs: Knobs, started: float) -> None:
     with stopped_by_signals(), explain_training_errors(output, knobs.model_dump()), progress_bar() as progress:
         trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
-        Display(progress, knobs.epochs).attach(trainer, flow.evaluator)
-        if deadline is not None:
-            deadline.attach(trainer)
+        Display(progress, knobs.epochs, trainer.budget).attach(trainer, flow.evaluator)
+        if trainer.budget is not None:
+            trainer.budget.started = started
         flow.run()
         flow.finalize()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from medsam_adapt.data import TrainingData
     from medsam_adapt.feature_cache.frozen_work import FrozenWork
+    from medsam_adapt.training.time_budget import TimeBudget
 
 
 def tell_precision(flow: ConfigWorkflow) -> None:
@@ -129,15 +130,16 @@ class Display:
     Where there is no terminal, as in a file or a scheduler's log, each epoch is a line with its mean loss.
     """
 
-    def __init__(self, progress: Any, epochs: int) -> None:
-        self.progress, self.epochs = progress, epochs
+    def __init__(self, progress: Any, epochs: int, budget: TimeBudget | None = None) -> None:
+        self.progress, self.epochs, self.budget = progress, epochs, budget
         self.losses: list[float] = []
         self.started = time.perf_counter()
 
     def attach(self, trainer: Engine, validator: Engine | None) -> None:
         from ignite.engine import Events
 
-        self.task = self.progress.add_task("training", total=self.epochs * len(trainer.data_loader), detail="")
+        steps = self.epochs * len(trainer.data_loader)
+        self.task = self.progress.add_task("training", total=steps if self.budget is None else 1.0, detail="")
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         if validator is not None:
@@ -147,15 +149,15 @@ class Display:
         loss = float(trainer.state.output[0]["loss"])
         self.losses.append(loss)
         detail = f"epoch {trainer.state.epoch} loss {loss:.4f}"
-        self.progress.update(self.task, completed=trainer.state.iteration, detail=detail)
+        completed = trainer.state.iteration if self.budget is None else self.budget.share
+        self.progress.update(self.task, completed=completed, detail=detail)
 
     def _epoch(self, trainer: Engine) -> None:
         loss, seconds = sum(self.losses) / max(len(self.losses), 1), time.perf_counter() - self.started
         steps = f"{len(self.losses)} step{'s' * (len(self.losses) != 1)}"
         if not self.progress.console.is_terminal:
-            self.progress.console.print(
-                f"epoch {trainer.state.epoch} of {self.epochs}: loss {loss:.4f}, {steps} in {seconds:.1f} s"
-            )
+            of = f" of {self.epochs}" if self.budget is None else f", {self.budget.share:.0%} of the time"
+            self.progress.console.print(f"epoch {trainer.state.epoch}{of}: loss {loss:.4f}, {steps} in {seconds:.1f} s")
         self.losses.clear()
         self.started = time.perf_counter()
 

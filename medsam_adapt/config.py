@@ -80,7 +80,10 @@ class Knobs(BaseModel):
     )
     epochs: int = Field(40, ge=1, description="passes over the training slices")
     minutes: float | None = Field(
-        None, gt=0, le=100_000, description="time budget from which 'train --minutes' chose the epochs; null: none"
+        None,
+        gt=0,
+        le=100_000,
+        description="time budget instead of epochs: the learning rate falls with the time used; null: none",
     )
     min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
     max_steps: int | None = Field(None, ge=1, description="steps an epoch has at most; null: a pass over all slices")

@@ -1,6 +1,5 @@
 """What makes few labels go further: image size from the data, averaged weights, strong augmentation, time budgets."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,14 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.splits import split_cases
 from medsam_adapt.data.slices.geometry import fitting_size
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.transforms import strong_augmentation
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.training.average import AverageWeights
-from medsam_adapt.training.time_budget import Deadline, StepTimes
 
 
 def header(shape, spacing):
@@ -115,20 +112,3 @@ def test_averaged_weights_resume():
         one = network.weight.clone()
     with resumed.applied():
         assert torch.equal(network.weight, one)
-
-
-@pytest.mark.parametrize(("seconds", "epochs"), [(100, 9), (1000, 90), (1, 1), (0, 1)])
-def test_a_budget_buys_epochs(seconds, epochs):
-    assert StepTimes(step=0.1).epochs(seconds, steps_per_epoch=100) == epochs
-
-
-def test_validation_and_frozen_work_count():
-    assert StepTimes(step=0.1, validation=20, frozen=30).epochs(1000, 100) == 85
-
-
-def test_a_resumed_run_has_what_is_left(tmp_path):
-    (tmp_path / "training.json").write_text(json.dumps({"seconds": 90.0}))
-    assert Deadline.of(2, 0.0, tmp_path, resume=True).seconds == 30
-    assert Deadline.of(2, 0.0, tmp_path, resume=False).seconds == 120
-    with pytest.raises(InputError, match="has used its 1 minutes"):
-        Deadline.of(1, 0.0, tmp_path, resume=True)
