@@ -113,7 +113,7 @@ def test_minutes_instead_of_epochs(phantoms, tmp_path, capsys):
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--dry-run")
     assert code == 0
     epochs = int(re.search(r"0\.1 min: about (\d+) epochs of 2 steps", out)[1])
-    assert f"training slices: 21, {2 * epochs} steps of" in out
+    assert f", {2 * epochs} steps of" in out
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
     assert code == 0
     assert "epoch 1, " in out
