@@ -13,6 +13,7 @@ from medsam_adapt.core.errors import InputError
 Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
+PlaneChoice = Literal["auto", "one", "three"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "strong", "free"]
 Sampling = Literal["balanced", "slices"]
@@ -53,6 +54,12 @@ class Knobs(BaseModel):
         "branch on a small backbone the resolution of the training volumes, from 64 to 256",
     )
     axis: Axis = Field("axial", description="slicing direction")
+    planes: PlaneChoice = Field(
+        "one",
+        description="one: slices along axis; three: axial, coronal and sagittal slices train one network, and its "
+        "probabilities on all of them are averaged; auto: three, without a prompt and where the voxels of all training "
+        "volumes are about as long as wide",
+    )
     channels: ChannelChoice = Field(
         "repeat",
         description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "

@@ -111,6 +111,7 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "inputs": ["image", *_prompt_name(record.prompt)],
         "image_size": record.image_size,
         "axis": record.axis,
+        "three_planes": record.three_planes,
         "channels": record.channels,
         "images": record.images,
         "intensity_policy": record.policy.model_dump(),

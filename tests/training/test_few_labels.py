@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medsam_adapt.data.datasets.splits import split_cases
-from medsam_adapt.data.slices.geometry import fitting_size
+from medsam_adapt.data.slices.geometry import fitting_size, suits_three_planes
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.transforms import strong_augmentation
 from medsam_adapt.data.volumes.io import VolumeHeader
@@ -32,6 +32,20 @@ def header(shape, spacing):
 )
 def test_the_image_size_is_that_of_the_finest_pixels_within_bounds(shape, spacing, axis, size):
     assert fitting_size([header((20, 20, 4), (1, 1, 1)), header(shape, spacing)], axis) == size
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "suits"),
+    [
+        ((40, 50, 30), (1, 1, 1), True),
+        ((40, 50, 30), (1, 1.5, 1), True),
+        ((40, 50, 30), (1, 1, 1.7), False),
+        ((40, 50, 15), (1, 1, 1), False),
+        ((256, 256, 1), (1, 1, 1), False),
+    ],
+)
+def test_volumes_of_even_voxels_suit_three_planes(shape, spacing, suits):
+    assert suits_three_planes([header((40, 40, 40), (1, 1, 1)), header(shape, spacing)]) == suits
 
 
 @pytest.mark.parametrize(("patients", "held_out"), [(1, 0), (5, 0), (9, 0), (10, 1), (19, 1), (60, 6)])

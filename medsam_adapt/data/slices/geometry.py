@@ -20,6 +20,8 @@ from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
 
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 SMALLEST_FITTING, LARGEST_FITTING = 64, 128
+_LONGEST_VOXEL = 1.6  # times its shortest side, where slices of three directions are learned
+_FEWEST_SLICES = 16  # of such a volume in each direction
 
 
 def volume_to_slices(volume: np.ndarray, axis: Axis) -> np.ndarray:
@@ -114,6 +116,19 @@ def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
         sides.append(max(view.shape[i] * spacing[i] for i in plane) / min(spacing[i] for i in plane))
     wanted = 16 * math.ceil(max(sides) / 16 - 1e-6)
     return int(min(max(wanted, SMALLEST_FITTING), LARGEST_FITTING))
+
+
+def suits_three_planes(headers: Sequence[VolumeHeader]) -> bool:
+    """Whether slices of every direction show the structures: voxels about as long as wide, and not too few of them.
+
+    Args:
+        headers: of the volumes.
+    """
+    for header in headers:
+        sides = np.linalg.norm(header.affine[:3, :3], axis=0)
+        if max(sides) > _LONGEST_VOXEL * min(sides) or min(header.shape[:3]) < _FEWEST_SLICES:
+            return False
+    return True
 
 
 def _nearest(slices: Tensor, size: tuple[int, int]) -> Tensor:

@@ -158,3 +158,28 @@ def test_a_structure_too_small_to_see_is_no_sample(data_of, tmp_path):
     data = data_of(prompt="box")
     assert data.store()["c0"].voxels[4, 3] == 2
     assert {sample["structure"] for sample in data.samples()} == {1}
+
+
+def test_slices_of_three_directions_are_trained_on(data_of):
+    one, three = data_of("ab"), data_of("ab", planes="three")
+    assert three.slicing.three_planes
+    assert three.axes == ["axial", "coronal", "sagittal"]
+    assert three.store_bytes() > 2.5 * one.store_bytes()
+    found = places(three.samples())
+    assert {place for place in found if "(" not in place[0]} == places(one.samples())
+    inside = {index for case, index in found if case == "c0 (sagittal)"}
+    assert set(range(16 - 15, 16 - 2)) <= inside  # the labels' columns 2 to 14, from the patient's left
+    dataset = three.dataset()
+    index = next(i for i, sample in enumerate(dataset.samples) if sample == {"case": "c0 (sagittal)", "slice": 6})
+    rows = dataset[index]["label"][0].numpy()
+    stored = three._stored["sagittal"]["c0"].labels[6]
+    np.testing.assert_array_equal(rows[: stored.shape[0], : stored.shape[1]], stored)
+    assert set(np.unique(rows)) == {0, 1}
+    # What describes the cases looks at each voxel once.
+    assert set(three.store()) == {"c0", "c1"}
+
+
+def test_three_planes_are_chosen_for_volumes_that_suit_them(data_of):
+    assert not data_of("ab", planes="auto").three_planes  # ten slices are too few
+    with pytest.raises(InputError, match="planes=three: a prompt lies on slices of one direction"):
+        data_of("ab", planes="three", prompt="box")
