@@ -234,8 +234,8 @@ class TrainingData:
             with main_process_first():
                 for axis in self.axes:
                     settings = self._slicing(axis)
-                    told = progress if axis == self.axis else None
-                    stored[axis] = store_cases(cases, settings, self.cache_dir, told, self.cases.root)
+                    report = progress if axis == self.axis else None
+                    stored[axis] = store_cases(cases, settings, self.cache_dir, report, self.cases.root)
             self._stored = stored
         return self._stored[self.axis]
 
