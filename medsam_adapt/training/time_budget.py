@@ -58,6 +58,13 @@ class TimeBudget:
         self._before = 0.0  # seconds used up to the checkpoint that the training continues from
         self._first = self._last = self._longest = 0.0  # seconds used before the first step and the last; of a step
 
+    parts = PARTS
+
+    @property
+    def part(self) -> int:
+        """How many of the `parts` of the budget are used."""
+        return round(self.share * PARTS)
+
     def attach(self, engine: Any) -> None:
         """Register with the trainer, after what restores a checkpoint."""
         engine.add_event_handler(Events.STARTED, self._start)
@@ -92,7 +99,7 @@ class TimeBudget:
         share = 1.0 if left <= 0 else (now - self._first) / (self._end - self._first)
         self.share, over = from_main_process((min(share, 1.0), left < self._longest / 2))
         for schedule in self.schedules:
-            while schedule.last_epoch < round(self.share * PARTS):
+            while schedule.last_epoch < self.part:
                 schedule.step()
         if over:
             engine.terminate()
