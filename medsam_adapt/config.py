@@ -14,6 +14,7 @@ Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
 PlaneChoice = Literal["auto", "one", "three"]
+Tiles = Literal["off", "auto"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "strong", "free"]
 Sampling = Literal["balanced", "slices"]
@@ -59,6 +60,12 @@ class Knobs(BaseModel):
         description="one: slices along axis; three: axial, coronal and sagittal slices train one network, and its "
         "probabilities on all of them are averaged; auto: three, without a prompt and where the voxels of all training "
         "volumes are about as long as wide",
+    )
+    tiles: Tiles = Field(
+        "off",
+        description="auto: where all structures are small for their slices, the network sees overlapping tiles of 64 "
+        "pixels instead of whole slices, without a prompt and where image_size is chosen from the volumes; off: whole "
+        "slices",
     )
     channels: ChannelChoice = Field(
         "repeat",

@@ -112,6 +112,7 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "image_size": record.image_size,
         "axis": record.axis,
         "three_planes": record.three_planes,
+        "slice_size": record.slice_size,
         "channels": record.channels,
         "images": record.images,
         "intensity_policy": record.policy.model_dump(),

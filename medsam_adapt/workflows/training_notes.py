@@ -39,9 +39,10 @@ def frozen_work_of(flow: ConfigWorkflow) -> FrozenWork | None:
 def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     """What is trained on and held out, and what is unusual about it."""
     split = data.split
+    tiles = f"tiles of {data.image_size} pixels of slices of {data.slice_size}" if data.slice_size else ""
     reporter.note(
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
-        f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
+        f"classes: {', '.join(data.class_names)}; {tiles or f'slices of {data.image_size} pixels'}."
     )
     reporter.note(f"Grey levels: {data.policy_reason}")
     if not split.held_out:

@@ -78,9 +78,23 @@ def test_the_evaluation_sees_the_three_planes_too(label, output):  # noqa: F811
         np.testing.assert_array_equal(found[clear], mean.argmax(dim=1, keepdim=True)[clear])
 
 
+@pytest.mark.parametrize("three", [False, True])
+@pytest.mark.parametrize("output", ["labels", "logits"])
+def test_tiles_give_what_whole_slices_give(label, three, output):  # noqa: F811
+    noisy = volume_of(label + np.random.default_rng(1).normal(0, 0.2, label.shape))
+    whole, tiled = (
+        SlicewiseInferer(slicing_of(num_classes=3, three_planes=three, slice_size=size), 4, output)
+        for size in (None, 32)
+    )
+    # The oracle looks at each pixel alone, so it says the same of a slice of 32 pixels whole and in tiles of 16.
+    np.testing.assert_allclose(tiled(noisy, Oracle(16)), whole(noisy, Oracle(32)), atol=2e-3)
+
+
 def test_prompts_lie_on_slices_of_one_direction():
     with pytest.raises(ValueError, match="three_planes cannot be"):
         slicing_of(prompt="box", three_planes=True)
+    with pytest.raises(ValueError, match="tiles cannot be"):
+        slicing_of(prompt="box", slice_size=32)
 
 
 def test_only_runs_without_prompts_may_differ_in_their_direction(tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 from medsam_adapt.data.datasets.splits import split_cases
 from medsam_adapt.data.slices.geometry import fitting_size, suits_three_planes
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
-from medsam_adapt.data.slices.transforms import strong_augmentation
+from medsam_adapt.data.slices.transforms import CropTiled, strong_augmentation
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.training.average import AverageWeights
 
@@ -97,6 +97,25 @@ def test_image_and_label_move_together():
         image, label = (np.asarray(moved[name])[0] for name in ("image", "label"))
         assert label.sum() > 0
         assert image[label == 1].mean() > 1.5 * image[label == 0].mean()
+
+
+def test_tiles_are_inside_and_most_of_them_show_a_class():
+    label = torch.zeros(1, 100, 80, dtype=torch.int64)
+    label[:, 90:95, 3:8] = 2
+    place = torch.arange(100 * 80).reshape(1, 100, 80).float()
+    crop, shown, corners = CropTiled(64), 0, set()
+    for seed in range(60):
+        crop.set_random_state(seed)
+        tile = crop({"image": place.expand(3, -1, -1), "label": label})
+        assert tile["image"].shape == (3, 64, 64)
+        row, column = divmod(int(tile["image"][0, 0, 0]), 80)
+        assert torch.equal(tile["label"], label[:, row : row + 64, column : column + 64])
+        shown += bool(tile["label"].any())
+        corners.add((row, column))
+    assert shown > 40
+    assert len(corners) > 20
+    small = {"label": label[:, :64, :50]}
+    assert torch.equal(crop(small)["label"], small["label"])
 
 
 def test_averaged_weights_follow_the_formula_and_swap():

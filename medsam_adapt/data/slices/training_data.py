@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -20,6 +21,7 @@ from medsam_adapt.config import (
     PlaneChoice,
     PromptMode,
     Sampling,
+    Tiles,
     refuse_code,
 )
 from medsam_adapt.core.distributed import main_process_first
@@ -29,7 +31,14 @@ from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split
-from medsam_adapt.data.slices.geometry import fitting_size, suits_three_planes
+from medsam_adapt.data.slices.geometry import (
+    SMALLEST_FITTING,
+    SlicePlan,
+    fitting_size,
+    suit_tiles,
+    suits_three_planes,
+    volume_to_slices,
+)
 from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
@@ -39,14 +48,15 @@ from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
-from medsam_adapt.data.volumes.io import read_volume
-from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
+from medsam_adapt.data.volumes.io import read_volume, to_ras
+from medsam_adapt.data.volumes.label_coding import MOST_CLASSES, read_classes
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
 _POLICY_SAMPLE = 3  # volumes read to determine the modality
+_LABEL_SAMPLE, _LABEL_SLICES = 6, 32  # volumes read, and slices of each, to determine how large structures are
 
 
 class EarlierRun(Protocol):
@@ -61,6 +71,7 @@ class EarlierRun(Protocol):
     image_size: int
     axis: Axis
     three_planes: bool
+    slice_size: int | None
     channels: Channels
     input_scaling: InputScaling
     knobs: dict[str, Any]
@@ -79,6 +90,7 @@ class TrainingData:
         axis: slicing direction.
         planes: ``one``, ``three``, or ``auto``: slices of three directions where volumes suit them and nothing is
             prompted.
+        tiles: ``auto`` trains on tiles of slices where all structures are small (`suit_tiles`), ``off`` on whole ones.
         channels: what SAM's three colour channels hold; ``auto`` is ``adjacent`` where a case has one image.
         intensity: name of the intensity policy.
         prompt: ``none``, or the prompt that is simulated from the label.
@@ -110,6 +122,7 @@ class TrainingData:
         image_size: int | None = None,
         axis: Axis = "axial",
         planes: PlaneChoice = "one",
+        tiles: Tiles = "off",
         channels: ChannelChoice = "repeat",
         intensity: Intensity = "auto",
         prompt: PromptMode = "none",
@@ -133,6 +146,7 @@ class TrainingData:
         variant.grid(self.image_size)
         self.axis, self.prompt, self.augment = axis, prompt, augment
         self.three_planes = planes == "three"
+        self.slice_size = None if earlier is None else earlier.slice_size
         if self.three_planes and prompt != "none":
             raise InputError("planes=three: a prompt lies on slices of one direction. Leave out --prompt or planes.")
         self.channels: Channels = "adjacent" if channels == "auto" else channels
@@ -170,6 +184,8 @@ class TrainingData:
                 self.three_planes = prompt == "none" and suits_three_planes(headers)
             if fits_size:
                 self.image_size = max(fitting_size(headers, each) for each in self.axes)
+            if fits_size and tiles == "auto" and prompt == "none" and suit_tiles(self._label_slices(), self.image_size):
+                self.slice_size, self.image_size = self.image_size, SMALLEST_FITTING
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
 
     @classmethod
@@ -215,6 +231,7 @@ class TrainingData:
             overlapping=self.overlapping,
             axis=self.axis,
             three_planes=self.three_planes,
+            slice_size=self.slice_size,
             channels=self.channels,
             prompt=self.prompt,
             images=list(self.cases.images),
@@ -257,7 +274,24 @@ class TrainingData:
         )
 
     def _slicing(self, axis: Axis) -> SliceSettings:
-        return SliceSettings(self.image_size, axis, self.policy, tuple(self.label_ids), self.cases.coding)
+        size = self.slice_size or self.image_size
+        return SliceSettings(size, axis, self.policy, tuple(self.label_ids), self.cases.coding)
+
+    def _label_slices(self) -> Iterator[tuple[np.ndarray, np.ndarray, SlicePlan]]:
+        """Labels (N, rows, columns), the table of their parts, and the plan of slices, of some training volumes."""
+        cases = self._cases(self.split.train)
+        for case in cases[:: math.ceil(len(cases) / _LABEL_SAMPLE)]:
+            header = self.check.headers[case.id]
+            assert case.label_source is not None, "training cases have labels: find_cases checks it"
+            label, table = read_classes(case.label_source, self.label_ids, self.cases.coding, header)
+            label, affine = to_ras(label, header.affine)
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            if table is None:
+                table = np.eye(len(self.class_names) + 1, dtype=np.uint8)[:, 1:]
+            for axis in self.axes:
+                slices = volume_to_slices(label, axis)
+                plan = SlicePlan.of(label.shape, tuple(spacing), axis, self.image_size)
+                yield slices[:: math.ceil(len(slices) / _LABEL_SLICES)], table, plan
 
     def samples(self, part: Part = "train") -> list[dict[str, Any]]:
         """{case, slice} of every training slice of ``part``; with prompts {case, slice, structure} of every structure.

@@ -183,3 +183,24 @@ def test_three_planes_are_chosen_for_volumes_that_suit_them(data_of):
     assert not data_of("ab", planes="auto").three_planes  # ten slices are too few
     with pytest.raises(InputError, match="planes=three: a prompt lies on slices of one direction"):
         data_of("ab", planes="three", prompt="box")
+
+
+@pytest.mark.parametrize(("side", "tiles"), [(28, True), (40, False)])
+def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
+    label = np.zeros((120, 100, 5), np.uint8)
+    label[70 : 70 + side, 60:70, 1:4] = 1
+    for part, voxels in (("images", 100 + 100 * label.astype(np.int16)), ("labels", label)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / "a.nii.gz")
+    settings = {"detail": 8, "cache_dir": tmp_path / "cache", "augment": "none", "empty_share": 0.0}
+    whole = TrainingData(tmp_path / "data", **settings)
+    data = TrainingData(tmp_path / "data", tiles="auto", **settings)
+    assert (whole.image_size, whole.slice_size) == (128, None)
+    assert (data.image_size, data.slice_size) == ((64, 128) if tiles else (128, None))
+    assert data.slicing.slice_size == data.slice_size
+    assert data.store()["a"].images[2].shape == whole.store()["a"].images[2].shape
+    assert data.dataset()[1]["image"].shape == (3, data.image_size, data.image_size)
+
+
+def test_prompted_runs_see_whole_slices(data_of):
+    assert data_of("ab", tiles="auto", prompt="box").slice_size is None
