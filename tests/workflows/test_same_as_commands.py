@@ -47,8 +47,9 @@ class Notes(Reporter):
 
     @contextmanager
     def progress(self, title, total=None):
-        self.tasks[title] = Kept()
-        yield self.tasks[title]
+        self.tasks[title] = kept = Kept()
+        yield kept
+        assert kept.done == total
 
 
 def command(capsys, *arguments):
@@ -98,7 +99,7 @@ def test_a_reporter_receives_notes_and_progress(runs):
     _, by_function, notes, _ = runs
     assert any("case to train on" in line or "cases to train on" in line for line in notes.lines)
     assert any(line.startswith(f"Trained: {by_function}") for line in notes.lines)
-    assert notes.tasks["training"].done == 2
+    assert notes.tasks["training"].done == 4  # steps: 24 slices in batches of 6
     assert notes.tasks["scoring"].done == 1
 
 
