@@ -87,7 +87,11 @@ def test_tiles_give_what_whole_slices_give(label, three, output):  # noqa: F811
         for size in (None, 32)
     )
     # The oracle looks at each pixel alone, so it says the same of a slice of 32 pixels whole and in tiles of 16.
-    np.testing.assert_allclose(tiled(noisy, Oracle(16)), whole(noisy, Oracle(32)), atol=2e-3)
+    found, expected = np.asarray(tiled(noisy, Oracle(16))), np.asarray(whole(noisy, Oracle(32)))
+    if output == "logits":
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+    else:
+        assert (found != expected).mean() < 0.003  # where two classes are as likely, rounding decides
 
 
 def test_prompts_lie_on_slices_of_one_direction():
