@@ -293,7 +293,8 @@ def propagate(request: Request, scan: str, wanted: Structure) -> StreamingRespon
     """Masks of a class on the slices around those that a person worked on: a line of JSON for each, as it is drawn."""
     drawing, reach = drawing_of(request, scan), _reach(request, scan, wanted)
     keys = drawing.key_boxes(wanted.label, wanted.axis)
-    found = proposals_of(request).propagate(drawing, wanted.axis, keys, reach)
+    empty = drawing.emptied(wanted.label, wanted.axis)
+    found = proposals_of(request).propagate(drawing, wanted.axis, keys, reach, empty)
     return StreamingResponse(_lines(found), media_type=_LINES)
 
 

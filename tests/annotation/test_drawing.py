@@ -86,3 +86,14 @@ def test_prompts_survive_the_record(drawing):
     prompt = SlicePrompt(box=(6, 4, 14, 11), points=((8.0, 5.0, False),))
     drawing.paint("axial", {2: painted((16, 20))}, MODEL, prompts={(1, 2): prompt})
     assert prompts_from(drawing.provenance({1: "liver"}, "open")["prompts"]) == drawing.prompts
+
+
+def test_corrected_slices_are_kept_and_emptied_ones_end_the_structure(drawing):
+    for index in (1, 2, 3):
+        drawing.paint("axial", {index: painted((16, 20))}, MODEL)
+    drawing.paint("axial", {2: painted((16, 20), columns=slice(6, 10)), 3: painted((16, 20), 0)}, PERSON)
+    assert drawing.key_boxes(1, "axial") == {2: SlicePrompt(box=(6, 4, 9, 11))}
+    assert drawing.emptied(1, "axial") == {3}
+    drawing.undo()
+    assert drawing.key_boxes(1, "axial") == {}
+    assert drawing.emptied(1, "axial") == set()

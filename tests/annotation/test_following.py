@@ -48,3 +48,8 @@ def test_slices_out_of_reach_stay_as_they_are():
     keys = boxes(s2=(5, 5, 20, 20), s8=(5, 5, 20, 20))
     found = dict(follow(lambda index, prompt: filled(prompt.box), keys, range(6, 10)))
     assert sorted(found) == [6, 7, 9]
+
+
+def test_the_structure_is_not_followed_behind_an_empty_slice():
+    found = dict(follow(lambda index, prompt: filled(prompt.box), boxes(s4=(5, 5, 20, 20)), range(10), {2, 7}))
+    assert sorted(found) == [3, 5, 6]
