@@ -2,7 +2,8 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = (
+_MODULES = ("access", "clicks", "drawing", "following", "interpolation", "label_files", "proposals")
+_MODULES += ("run_lengths", "server", "session")
     "access",
     "clicks",
     "drawing",
