@@ -18,7 +18,7 @@ from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
-from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
+from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.slice_store import renumber
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
@@ -110,8 +110,7 @@ class Predictor:
 
     def slices_in(self, shape: Sequence[int], affine: np.ndarray) -> int:
         """How many slices a volume of this shape and affine has in the run's slicing direction."""
-        view, _ = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
-        return len(volume_to_slices(view, self.record.axis))
+        return count_slices(shape, affine, self.record.axis)
 
     def __call__(
         self,

@@ -34,6 +34,12 @@ def slices_to_volume(slices: np.ndarray, axis: Axis) -> np.ndarray:
     return np.moveaxis(stack, 0, _SLICE_AXIS[axis])
 
 
+def count_slices(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> int:
+    """How many slices along ``axis`` a volume has, of (X, Y, Z) or more voxels and this (4, 4) affine."""
+    view, _ = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
+    return len(volume_to_slices(view, axis))
+
+
 @dataclass(frozen=True)
 class SlicePlan:
     """How slices of ``native`` rows and columns fit into a square of ``image_size`` pixels.
