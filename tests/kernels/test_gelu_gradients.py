@@ -1,4 +1,4 @@
-"""Feed-forward layers that keep the gradients of their GELU in 16 bits: near the exact gradient, in no second product."""
+"""Feed-forward layers that keep the gradients of their GELU in 16 bits: near the exact ones, in no second product."""
 
 import copy
 import weakref
