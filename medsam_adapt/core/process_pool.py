@@ -102,7 +102,7 @@ def _given_up(dead: _Process, deaths: Counter[str], waiting: deque[Any]) -> Iter
     code = dead.process.exitcode
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     if not dead.works:
-        raise RunError(f"process {dead.number + 1} ended with {reason} while it loaded the run: free some memory.")
+        raise RunError(f"process {dead.number + 1}: it ended with {reason} while it loaded the run. Free some memory.")
     for name, item in reversed(dead.begun.items()):
         deaths[name] += 1
         if deaths[name] < _DEATHS:

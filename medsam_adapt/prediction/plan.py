@@ -182,7 +182,10 @@ def plan_cases(
             plan.failed.append(Unreadable(name, source, header))
             continue
         if get_format(outputs.format).NEEDS_DICOM and not isinstance(header, SeriesHeader):
-            refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
+            refused.append(
+                f"{source}: it is not a DICOM series, which --format {outputs.format} refers to. Choose another "
+                "--format."
+            )
         plan.cases.append(PlannedCase(name, header, paths_of[name], _chosen(series, source)))
     if refused or (plan.failed and (fail_fast or not plan.cases)):
         raise problems_error([*refused, *(str(each.error) for each in plan.failed)])

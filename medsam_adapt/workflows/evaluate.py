@@ -178,4 +178,4 @@ def _refuse(**options: PathLike | None) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         other = "a run" if given[0] != "data" else "--pred"
-        raise InputError(f"--{given[0]} does not go with {other}: leave one of them out.")
+        raise InputError(f"--{given[0]}: it excludes {other}. Leave one of them out.")

@@ -116,7 +116,9 @@ class MaskScoring:
             found = find_labels(read, self.workers, lambda case: progress.update(1))
         ids: list[Any] = sorted(set().union(*found.values()))
         if named is not None and any(isinstance(label_id, str) for label_id in ids):
-            raise InputError(f"{self.references} has a file for each structure, which names it: leave out --labels.")
+            raise InputError(
+                f"{self.references}: it has one file for each structure, which names it. Leave out --labels."
+            )
         classes: dict[Label, str] = {label_id: str(label_id) for label_id in ids} if named is None else {**named}
         if len(read) == len(self._matched.pairs) and (not classes or not ids):
             raise self._empty()

@@ -138,7 +138,7 @@ def _processes(gpus: int | None, device: str, cluster: str | None) -> int:
     if gpus is None or gpus == 1:
         return 1
     if cluster is not None:
-        raise InputError("--gpus and --cluster exclude each other: choose one.")
+        raise InputError("--cluster: it excludes --gpus. Choose one.")
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--gpus {gpus}: --device {device} is one device. Leave out one of them.")
     return count_processes(gpus, device)

@@ -198,6 +198,6 @@ def matching_ids(found: CaseList, record: RunRecord) -> list[int]:
     missing = [name for name in record.class_names if class_key(name) not in ids]
     if missing:
         raise InputError(
-            f"{found.root} has no class '{missing[0]}', which the run segments: score it on data that has."
+            f"{found.root}: it has no class '{missing[0]}', which the run segments. Score it on data that has."
         )
     return [ids[class_key(name)] for name in record.class_names]

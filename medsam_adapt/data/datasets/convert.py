@@ -123,8 +123,8 @@ def convert_cases(
     state = {key: _text_keys(value) for key, value in state.items()}
     labels = _text_keys({**names, **({_ignore_id(names): "ignore"} if cases.coding.ignored else {})})
     if (begun or part is not None) and not _is_same(output, state, labels):
-        fix = "add --overwrite" if part is None else "name another folder"
-        raise InputError(f"{output} holds a copy that was begun with other labels or data; {fix}")
+        fix = "Add --overwrite." if part is None else "Name another folder."
+        raise InputError(f"{output}: it holds a copy that was begun with other labels or data. {fix}")
     with folder_replaced(output) if overwrite else nullcontext():
         _begin(output, state)
         for case in own.cases:
@@ -158,12 +158,12 @@ def _is_begun(output: Path, cases: CaseList, overwrite: bool, own: CaseList | No
     ``own`` are the cases of a part, which may come when the others have finished, as its own cases were there already.
     """
     if output.is_file():
-        raise InputError(f"{output} is a file; name a folder")
+        raise InputError(f"{output}: it is a file. Name a folder.")
     if not output.is_dir() or not any(own is None or not path.name.startswith(".") for path in output.iterdir()):
         return own is not None and (output / STATE_FILE).is_file()
     unfinished, finished = (output / STATE_FILE).is_file(), MARK in peek_object(output / LIST_FILE)
     if not (unfinished or finished):
-        raise InputError(f"{output} holds other files and will not be written to; name another folder")
+        raise InputError(f"{output}: it holds other files and is not written to. Name another folder.")
     if own is not None and finished and all(_is_newer(_image(output, case), [case.image]) for case in own.cases):
         return True
     if finished and not unfinished and not overwrite:
