@@ -43,7 +43,7 @@ def run_in_processes(
 
     Raises:
         Exception: what preparing the job raised.
-        RunError: a process ended before it had prepared the job.
+        RunError: several processes ended before they had prepared the job.
     """
     waiting = deque(items)
     left, deaths = len(waiting), Counter[str]()
@@ -102,7 +102,9 @@ def _given_up(dead: _Process, deaths: Counter[str], waiting: deque[Any]) -> Iter
     code = dead.process.exitcode
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     if not dead.works:
-        raise RunError(f"process {dead.number + 1} ended with {reason} while it loaded the run: free some memory.")
+        deaths[""] += 1
+        if deaths[""] >= _DEATHS:
+            raise RunError(f"processes ended while they loaded the run, the last one with {reason}: free some memory.")
     for name, item in reversed(dead.begun.items()):
         deaths[name] += 1
         if deaths[name] < _DEATHS:
