@@ -82,7 +82,8 @@ class Predictor:
         record, runs = self.record, len(self._members)
         return (
             f"Predictor({record.bundle}, {record.backbone} at {record.image_size} pixels, "
-            f"{record.axis} slices, classes {', '.join(self.class_names)}"
+            f"{'axial, coronal and sagittal' if record.three_planes else record.axis} slices, "
+            f"classes {', '.join(self.class_names)}"
             + f", prompt {record.prompt}" * (record.prompt != "none")
             + f", mean of {runs} runs" * (runs > 1)
             + f", {self.precision} on {self.device})"
@@ -240,8 +241,9 @@ class Predictor:
         source = self._prompt_source(image.shape, affine, prompts, reference)
         windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
         members = [
-            SliceLogits(slicing, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
+            SliceLogits(plane, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
             for slicing, network in self._members
+            for plane in slicing.planes
         ]
         slices: list[SliceLogits | OtherAxis] = [
             each if each.slicing.axis == record.axis else OtherAxis(each, record.axis) for each in members
