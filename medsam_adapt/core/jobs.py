@@ -11,24 +11,25 @@ from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Given = TypeVar("Given", covariant=True)  # the result, of a protocol that only gives it
 
 Progress = Callable[[Any, int], None]  # an item, and how much of it was just done
 
 
-class Worker(Protocol[Item, Result]):
+class Worker(Protocol[Item, Given]):
     """A job that one process has prepared."""
 
-    def run(self, item: Item) -> Result:
+    def run(self, item: Item) -> Given:
         """One item; several threads may call this. What is wrong with the item alone is a result, not an error."""
 
-    def run_all(self, items: Iterable[Item], progress: Progress | None = None) -> Iterator[tuple[Item, Result]]:
+    def run_all(self, items: Iterable[Item], progress: Progress | None = None) -> Iterator[tuple[Item, Given]]:
         """Items in turn; takes one from ``items`` when it is about to read it."""
 
 
-class Job(Protocol[Item, Result]):
+class Job(Protocol[Item, Given]):
     """What is to be done; pickled to get to each process."""
 
-    def start(self, device: int | None) -> Worker[Item, Result]:
+    def start(self, device: int | None) -> Worker[Item, Given]:
         """Prepare the work in the process that will do it.
 
         Args:
@@ -38,5 +39,5 @@ class Job(Protocol[Item, Result]):
             InputError: the job cannot be done here.
         """
 
-    def lost(self, item: Item, reason: str) -> Result:
+    def lost(self, item: Item, reason: str) -> Given:
         """The result of an item that ended every process that began it, such as for lack of memory."""
