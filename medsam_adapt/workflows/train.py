@@ -109,6 +109,7 @@ def train(
     Raises:
         InputError: options, settings, files or labels that do not fit; nothing is written then.
         RunError: the training failed; its message states how to resume it.
+        Stopped: Ctrl-C or SIGTERM came; a checkpoint was written after the current step. It is a SystemExit.
     """
     options = dict(locals())
     if output is None:
