@@ -63,7 +63,7 @@ def real_slice(record: RunRecord) -> Tensor | None:
         case = next((case for case in cases if case.id in {*record.held_out, *record.train}), None)
         if case is None:
             return None
-        image, header = read_volume(case.image)
+        image, header = read_volume(case.image, suv=record.policy.suv)
     except (InputError, OSError):
         return None
     volume, affine = to_ras(image, header.affine)

@@ -19,6 +19,7 @@ from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
+from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import renumber
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
@@ -143,7 +144,7 @@ class Predictor:
 
         Where classes exclude each other, background has what is left to 1.
         """
-        image, affine = _voxels_of(image, affine)
+        image, affine = _voxels_of(image, affine, self.record.policy)
         first, slices = self._slices(image, affine, prompts, reference, propagate)
         maps = np.empty((len(self.record.class_names), *first.shape), np.float32)
         found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(first, slices, flips))
@@ -185,7 +186,7 @@ class Predictor:
                 file that cannot be read.
             ValueError: an array without an affine.
         """
-        image, affine = _voxels_of(image, affine)
+        image, affine = _voxels_of(image, affine, self.record.policy)
         first, slices = self._slices(image, affine, prompts, reference, propagate)
         shape, count = first.shape, len(self.record.class_names)
         classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
@@ -296,10 +297,12 @@ class Predictor:
         return np.moveaxis(from_ras(volume, affine), -1, 0)
 
 
-def _voxels_of(image: np.ndarray | str | Path, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels and affine of an array or of a volume on disk."""
+def _voxels_of(
+    image: np.ndarray | str | Path, affine: np.ndarray | None, policy: IntensityPolicy
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels, in the units of a policy, and affine of an array or of a volume on disk."""
     if isinstance(image, str | Path):
-        voxels, header = read_volume(image)
+        voxels, header = read_volume(image, suv=policy.suv)
         return voxels, header.affine
     if affine is None:
         raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has its own affine")

@@ -120,7 +120,7 @@ class CaseRunner:
     def _read(self, case: Case) -> tuple[np.ndarray, VolumeHeader, float]:
         """Voxels, header, and the seconds it took."""
         started = time.perf_counter()
-        image, header = read_volume(case.header.path, case.series)
+        image, header = read_volume(case.header.path, case.series, self.predictor.record.policy.suv)
         return image, header, time.perf_counter() - started
 
     def _segment(

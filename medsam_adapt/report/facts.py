@@ -72,10 +72,6 @@ def _model(run: Path, record: RunRecord) -> Rows:
     adapter = record.adapter.name.rpartition(".")[2]
     settings = ", ".join(f"{name} {value}" for name, value in record.adapter.settings.items())
     prompts = {"none": "none: no click, no box", "box": "a box", "points": "points"}
-    policy = record.policy
-    window = "percentiles 0.5 to 99.5 become black to white"
-    if policy.kind == "window":
-        window = f"{policy.low:g} to {policy.high:g}{' HU' * (policy.modality == 'CT')} become black to white"
     scaling = {
         "sam": "sam: 0 to 255, minus SAM's mean, divided by its standard deviation",
         "unit": "unit: each slice from 0 to 1",
@@ -88,7 +84,7 @@ def _model(run: Path, record: RunRecord) -> Rows:
         ("image encoder", "trained whole" if record.tune_encoder else "frozen but for the adapter"),
         ("prompt", prompts[record.prompt] + ", and one that is learnt" * record.learn_prompt),
         ("slices", f"{record.axis}, {record.image_size} pixels"),
-        ("grey levels", window.replace("-", "−")),
+        ("grey levels", record.policy.describe().replace("-", "−")),
         ("input scaling", scaling[record.input_scaling]),
     ]
 

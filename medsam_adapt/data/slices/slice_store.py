@@ -156,7 +156,7 @@ def _key(case: Case, settings: SliceSettings) -> str:
 def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path | None = None) -> None:
     """Write a case's slices to a separate folder and rename it: another run sees all of it or nothing."""
     assert case.label_source is not None, "training cases have labels: find_cases checks it"
-    image, header = read_volume(case.image)
+    image, header = read_volume(case.image, suv=settings.policy.suv)
     label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)
     image, affine = to_ras(image, header.affine)
     label, _ = to_ras(label, header.affine)

@@ -29,23 +29,21 @@ from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split
 from medsam_adapt.data.slices.geometry import fitting_size
-from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
-from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
-from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
-_POLICY_SAMPLE = 3  # volumes read to determine the modality
 
 
 class EarlierRun(Protocol):
@@ -127,6 +125,8 @@ class TrainingData:
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
         self.axis, self.prompt, self.augment = axis, prompt, augment
+        if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
+            channels = "repeat"  # the windows fill the colours
         self.channels: Channels = "adjacent" if channels == "auto" else channels
         self.held_out, self.split_file = held_out, split_file
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
@@ -219,7 +219,7 @@ class TrainingData:
 
     def store_bytes(self) -> int:
         """About how many bytes :meth:`store` takes in the cache."""
-        channels = 3 if self.cases.images else 1
+        channels = 3 if self.cases.images or self.policy.kind == "windows" else 1
         return sum(stored_bytes(self.check.headers[case_id], self._slicing(), channels) for case_id in self.split.train)
 
     def _slicing(self) -> SliceSettings:
@@ -303,16 +303,11 @@ class TrainingData:
         """The policy, and a sentence that says which it is and why."""
         if self.earlier is not None:
             return self.earlier.policy, "the policy of the run to start from."
-        stated = [self.check.headers[case_id].modality for case_id in self.split.train]
-        sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
-        name = self.cases.intensity if intensity == "auto" else intensity
-        if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
-            name = "percentile"  # shown as a viewer does, they are all but black
-        unstated = [case for case in sample if self.check.headers[case.id].modality is None]
-        policy = choose_policy(name, (read_volume(case.image)[0] for case in unstated), stated)
-        return policy, describe_choice(
-            policy, name, stated, "intensity" if intensity != "auto" else "the intensity of the layout"
-        )
+        train = self._cases(self.split.train)
+        policy, reason = policy_of_cases(train, self.check.headers, intensity, self.cases.intensity, self.cases.images)
+        if policy.kind == "windows" and self.channels != "repeat":
+            raise InputError("intensity: three windows fill SAM's channels. Leave out channels=adjacent.")
+        return policy, reason
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]

@@ -276,7 +276,7 @@ def volume_transforms(
     return Compose(
         [
             *steps,
-            volume_loader("image"),
+            volume_loader("image", IntensityPolicy.model_validate(policy).suv),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes="RAS", labels=None),
             ApplyIntensityd("image", policy),

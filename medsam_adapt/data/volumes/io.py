@@ -9,6 +9,7 @@ for every format.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from medsam_adapt.data.volumes.files import (
     without_label_ending,
 )
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
+from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.formats.dicom_suv import suv_factor
 from medsam_adapt.data.volumes.headers import format_of, read_header, stored_label_header
 from medsam_adapt.data.volumes.label_numbers import read_label_map
 from medsam_adapt.data.volumes.same_grid import align
@@ -57,7 +60,9 @@ __all__ = [
 ]
 
 
-def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.ndarray, VolumeHeader]:
+def read_volume(
+    path: str | Path, series: int | str | None = None, suv: Sequence[bool] = ()
+) -> tuple[np.ndarray, VolumeHeader]:
     """An image: (X, Y, Z) float32 voxels in the file's own axis order, rescaled as its header says, and its header.
 
     A picture in colour gives (X, Y, 1, 3), and a pair of images (X, Y, Z, 3).
@@ -65,14 +70,21 @@ def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.n
     Args:
         path: a file, or a folder that holds a DICOM series (X along its rows, Z along the normal of its slices).
         series: the DICOM series' number, UID or description, where the folder holds several.
+        suv: whether a PET series is wanted as SUV by body weight (`dicom_suv`); a volume of another format, or of
+            another modality, stays as it is.
 
     Raises:
-        InputError: as `read_header`; also damaged voxel data, and NaN or infinite voxels.
+        InputError: as `read_header`; also damaged voxel data, NaN or infinite voxels, and a PET series without what
+            its SUV is computed from.
     """
     header = read_header(path, series)
     if header.layers > 1:
         raise InputError(f"{header.path} is a segmentation in layers, not an image. Give the image that it belongs to.")
-    return read_voxels(header, format_of(header.path)), header
+    factor = suv_factor(header) if any(suv) and isinstance(header, SeriesHeader) and header.modality == "PT" else 1.0
+    voxels = read_voxels(header, format_of(header.path))
+    if factor != 1:
+        voxels *= np.float32(factor)
+    return voxels, header
 
 
 def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) -> tuple[np.ndarray, VolumeHeader]:

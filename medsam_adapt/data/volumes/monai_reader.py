@@ -22,14 +22,21 @@ class VolumeReader(ImageReader):
     """Reads one volume, a file or the folder of a DICOM series, as float32 (X, Y, Z) with its affine in RAS mm.
 
     A picture in colour gives (X, Y, 1, 3).
+
+    Args:
+        suv: as for `read_volume`.
     """
+
+    def __init__(self, suv: Sequence[bool] = ()) -> None:
+        super().__init__()
+        self.suv = suv
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return is_supported_format(filename, [suffix.lstrip(".") for suffix in (*FORMATS, *PICTURES)])
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[np.ndarray, VolumeHeader]:
         (path,) = ensure_tuple(data)
-        return read_volume(path)
+        return read_volume(path, suv=self.suv)
 
     def get_data(self, img: tuple[np.ndarray, VolumeHeader]) -> tuple[np.ndarray, dict]:
         voxels, header = img
@@ -43,8 +50,8 @@ class VolumeReader(ImageReader):
         }
 
 
-def volume_loader(keys: KeysCollection) -> LoadImaged:
-    """MONAI's LoadImaged with `VolumeReader`.
+def volume_loader(keys: KeysCollection, suv: Sequence[bool] = ()) -> LoadImaged:
+    """MONAI's LoadImaged with `VolumeReader`, which reads PET as ``suv`` says.
 
     It makes one of each of MONAI's own readers too, of which one reports that a GPU decoder of DICOM is missing, which
     nobody asked for: that is kept quiet.
@@ -55,6 +62,6 @@ def volume_loader(keys: KeysCollection) -> LoadImaged:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
-            return LoadImaged(keys, VolumeReader, image_only=True)
+            return LoadImaged(keys, VolumeReader(suv), image_only=True)
     finally:
         logger.disabled = before
