@@ -65,12 +65,17 @@ class VolumeScores(Metric):
             prediction, reference = comparable(output["pred"], output["label"], batch.get("table"))
             image = np.asarray(output["image"])
             spacing = tuple(float(side) for side in output["image"].pixdim)
-            self.update((batch["id"], prediction, reference, spacing))
+            unannotated = [int(number) for number in str(batch.get("unannotated", "")).split()]
+            prediction, reference = (without_classes(each, unannotated) for each in (prediction, reference))
+            self.update((batch["id"], prediction, reference, spacing), [self.class_names[n - 1] for n in unannotated])
             self.views[batch["id"]] = CaseView.of(image if len(image) > 1 else image[0], prediction, reference, spacing)
 
-    def update(self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]]) -> None:
+    def update(
+        self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]], unannotated: Sequence[str] = ()
+    ) -> None:
         case_id, prediction, reference, spacing = output
-        self.cases[case_id] = score_volume(prediction, reference, self.class_names, spacing, self.rules, self.absent)
+        undefined = [*self.absent, *unannotated]
+        self.cases[case_id] = score_volume(prediction, reference, self.class_names, spacing, self.rules, undefined)
         self.facts[case_id] = CaseFacts(spacing, reference.shape[-3:], background_iou(prediction, reference))
 
     def compute(self) -> float:
@@ -172,6 +177,16 @@ def labelled_volumes(
     check_cases(replace(case_list, cases=wanted))
     volumes = [case.entry() for case in wanted]
     return Dataset(volumes, volume_transforms(slicing.policy, slicing.label_ids, _KEYS, case_list.coding))
+
+
+def without_classes(labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """Classes (X, Y, Z), or masks (C, X, Y, Z), in which nothing is of the classes with these numbers (from 1)."""
+    if not numbers:
+        return labels
+    if labels.ndim == 4:
+        kept = ~np.isin(np.arange(1, len(labels) + 1), numbers)
+        return labels * kept[:, None, None, None]
+    return np.where(np.isin(labels, numbers), 0, labels)
 
 
 def comparable(prediction: Any, reference: Any, table: Any = None) -> tuple[np.ndarray, np.ndarray]:

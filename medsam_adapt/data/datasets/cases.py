@@ -15,6 +15,7 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.datasets import layouts
+from medsam_adapt.data.datasets.annotated import with_annotated
 from medsam_adapt.data.volumes.case import IGNORE, CaseList
 
 
@@ -30,7 +31,8 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
 
     Raises:
         InputError: no such folder, an unknown layout, a series where there are none, a folder that looks like none,
-            whatever the layout refuses, no cases, an id that is given twice or that cannot be part of a file's name.
+            whatever the layout refuses, no cases, an id that is given twice or that cannot be part of a file's name,
+            annotated classes or cases that there are not.
     """
     root = Path(root)
     if layout != "auto":
@@ -43,7 +45,8 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     if not found.cases:
         raise InputError(f"{root} holds no cases in layout {found.layout}; add volumes or name another --layout")
     _check_ids(root, [case.id for case in found.cases])
-    return _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
+    found = _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
+    return with_annotated(found)
 
 
 def find_images(root: str | Path, layout: str = "auto", series: str | None = None) -> tuple[str, dict[str, Path]]:

@@ -60,6 +60,7 @@ class Survey:
             "orientation": None if header is None else header.orientation,
             "intensities": None if (seen := self.intensities.get(look.case.id)) is None else list(seen),
             "voxels": None if voxels is None else {self.check.classes[key]: count for key, count in voxels.items()},
+            "unannotated": [name for key, name in self.check.classes.items() if key in look.case.unannotated],
         }
 
 

@@ -52,18 +52,22 @@ class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
 
     For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
-    Without ``images`` there is no image.
+    Without ``images`` there is no image. Where some case lacks the annotation of some class, ``unannotated`` is (C,)
+    bool of this case; otherwise it is None.
     """
 
     def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat", images: bool = True) -> None:
         self.stored = stored
         self.channels = channels
         self.images = images
+        self.partial = any(case.unannotated for case in stored.values())
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         case = self.stored[data["case"]]
         label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
-        loaded = {**data, "label": label, "table": case.table}
+        loaded = {**data, "label": label, "table": case.table, "unannotated": None}
+        if self.partial:
+            loaded["unannotated"] = np.isin(np.arange(1, case.voxels.shape[1]), case.unannotated)
         if self.images:
             loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         return loaded
@@ -73,7 +77,8 @@ class FinishSliced(Randomizable, Transform):
     """Draw the prompt and pad to the square that the network takes.
 
     Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
-    sample names. `IGNORED` pixels stay so.
+    sample names. `IGNORED` pixels stay so. Where some cases lack the annotation of a class, labels of classes that
+    exclude each other become `possible_classes`.
     The image is prepared for the network's input scaling by :func:`pad_image`.
     """
 
@@ -94,13 +99,29 @@ class FinishSliced(Randomizable, Transform):
         if self.prompt != "none":
             label = _one_structure(label, data["structure"], overlapping=table is not None)
             prompt = simulate_prompt(label[0].numpy() == 1, self.prompt, self.image_size, self.R)
+        label = pad_label(label, self.image_size)
+        if self.prompt == "none" and table is None and data.get("unannotated") is not None:
+            label = possible_classes(label[0], torch.from_numpy(data["unannotated"]))
         return {
             "case": data["case"],
             "slice": data["slice"],
             **image,
-            "label": pad_label(label, self.image_size),
+            "label": label,
             **{name: torch.from_numpy(value) for name, value in prompt.items()},
         }
+
+
+def possible_classes(label: torch.Tensor, unannotated: torch.Tensor) -> torch.Tensor:
+    """What each pixel may be, (C + 1, h, w) uint8, from its class (h, w): background may be a class nobody drew.
+
+    Args:
+        label: background 0, classes from 1, and `IGNORED`, which may be anything.
+        unannotated: (C,) bool.
+    """
+    numbers = torch.arange(len(unannotated) + 1)[:, None, None]
+    hidden = torch.nn.functional.pad(unannotated, (1, 0))[:, None, None]
+    possible = (label == numbers) | ((label == 0) & hidden) | (label == IGNORED)
+    return possible.to(torch.uint8)
 
 
 def _one_structure(label: torch.Tensor, structure: int, overlapping: bool) -> torch.Tensor:
@@ -135,7 +156,8 @@ class LoadClassesd(Transform):
     """{image, label}, both paths -> the label as classes 1, 2, … (1, X, Y, Z) uint8 in RAS order; the image stays.
 
     Of classes that may overlap it is a part map (int32), and ``table`` (P, C) stands beside it. The label may also be
-    {class id: its mask's path}. It lies where its image does: that is checked before.
+    {class id: its mask's path}. It lies where its image does: that is checked before. Label ids in ``unannotated``
+    become numbers of classes.
     """
 
     def __init__(self, label_ids: Sequence[int], coding: LabelCoding = EXCLUSIVE) -> None:
@@ -146,7 +168,10 @@ class LoadClassesd(Transform):
         classes, table = read_classes(data["label"], self.label_ids, self.coding, header)
         turned, affine = to_ras(classes if table is None else classes.astype(np.int32), header.affine)
         label = MetaTensor(torch.from_numpy(turned.copy())[None], affine=torch.from_numpy(affine))
-        return {**data, "label": label} if table is None else {**data, "label": label, "table": table}
+        ids = {int(word) for word in str(data.get("unannotated", "")).split()}
+        numbers = [str(number) for number, each in enumerate(self.label_ids, start=1) if each in ids]
+        loaded = {**data, "label": label, "unannotated": " ".join(numbers)}
+        return loaded if table is None else {**loaded, "table": table}
 
 
 def training_transforms(

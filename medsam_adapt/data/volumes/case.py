@@ -20,7 +20,8 @@ class Case:
     A label is one file, or ``masks``: a file for each class, by the class's id. Where the image is a folder of several
     DICOM series, ``series`` is the number, UID or description of one. ``problems``: class id -> why that class cannot
     be read from the label, which concerns only those who use it. ``notes`` are sentences about what was left out of
-    the label.
+    the label. ``annotated``: names of the classes that somebody drew, as the data set lists them for this case; None
+    for all. ``unannotated``: ids of the others, which may be in the image (`datasets.annotated`).
     """
 
     id: str
@@ -31,6 +32,8 @@ class Case:
     series: str | None = None
     problems: dict[int, str] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
+    annotated: tuple[str, ...] | None = None
+    unannotated: frozenset[int] = frozenset()
 
     @property
     def label_source(self) -> LabelSource | None:
@@ -47,9 +50,13 @@ class Case:
         return [*(pair_files(self.image) or [self.image]), *([self.label] if self.label else self.masks.values())]
 
     def entry(self) -> dict[str, Any]:
-        """{id, image, label} as text, for the transforms of whole volumes; of masks {class id: mask} is the label."""
+        """{id, image, label} as text, for the transforms of whole volumes; of masks {class id: mask} is the label.
+
+        ``unannotated`` beside them lists label ids, in one text.
+        """
         label = str(self.label) if self.label else {class_id: str(path) for class_id, path in self.masks.items()}
-        return {"id": self.id, "image": str(self.image), "label": label}
+        missing = " ".join(map(str, sorted(self.unannotated)))
+        return {"id": self.id, "image": str(self.image), "label": label, "unannotated": missing}
 
 
 @dataclass(frozen=True)

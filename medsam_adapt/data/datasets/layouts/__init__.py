@@ -164,6 +164,7 @@ def class_map(raw: Any, source: Path) -> dict[int, str]:
     if isinstance(raw, list) and all(isinstance(entry, dict) for entry in raw):
         pairs = [(entry.get("id"), entry.get("name")) for entry in raw]
     elif isinstance(raw, dict):
+        raw = {key: value for key, value in raw.items() if not (key == "annotated" and isinstance(value, dict))}
         pairs = [(key, value) if str(key).strip().isdecimal() else (value, key) for key, value in raw.items()]
     else:
         raise InputError(f"the labels are no map of ids to names; {fix}")
@@ -214,7 +215,7 @@ def _listed_label(entry: Any, source: Path) -> dict[str, Any]:
 
 
 def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) -> list[dict[str, Any]]:
-    """Keyword arguments of a Case for each entry {image, label, id, patient} of ``content["training"]``.
+    """Keyword arguments of a Case for each entry {image, label, id, patient, annotated} of ``content["training"]``.
 
     An id that is not given is the image's stem. A label may be an object too, {class id: mask}, for classes that
     overlap. Entries for macOS's ``._x.nii.gz`` files are left out.
@@ -238,13 +239,17 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
             problems.append(str(error))
             continue
         given = entry.get("id", entry.get("case_id"))
-        patient = entry.get("patient")
+        patient, annotated = entry.get("patient"), entry.get("annotated")
+        if annotated is not None and not isinstance(annotated, list):
+            problems.append(f'{source}: "annotated" of {entry["image"]} is no list of classes. Write ["liver"].')
+            continue
         cases.append(
             {
                 "id": volume_stem(image) if given is None else str(given),
                 "image": image,
                 **label,
                 "patient": None if patient is None else str(patient),
+                "annotated": None if annotated is None else tuple(map(str, annotated)),
             }
         )
     if problems:
