@@ -16,7 +16,7 @@ from medsam_adapt.core.literals import plain_path
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.volumes.case import CaseList
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.runs.record import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import METRICS, MetricRules
 from medsam_adapt.scoring.protocols import SEES_THE_ANSWER, check_tolerances, choose_rules

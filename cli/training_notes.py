@@ -44,6 +44,8 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
     say(f"Grey levels: {data.policy_reason}")
+    if data.cases.images:
+        say(f"Images of a case: {data.slicing.describe_images()}.")
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         warn(f"{why}: nothing is held out, so scores will be on the training cases.")

@@ -57,6 +57,13 @@ class Knobs(BaseModel):
         description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "
         "unless a case has several images",
     )
+    channel_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="where a case has several images: probability with which training leaves out each of them, so that "
+        "prediction may lack one",
+    )
     intensity: Annotated[Intensity, AfterValidator(checked_setting)] = Field(
         "auto",
         description="what becomes black to white: auto (by modality), a name such as ct-abdomen, mr, adc or pet, "

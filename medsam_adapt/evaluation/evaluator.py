@@ -24,6 +24,7 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.transforms import volume_transforms
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.evaluation.pictures import CaseView, save_pictures
 from medsam_adapt.inference.inferer import SlicewiseInferer
@@ -68,7 +69,8 @@ class VolumeScores(Metric):
             unannotated = [int(number) for number in str(batch.get("unannotated", "")).split()]
             prediction, reference = (without_classes(each, unannotated) for each in (prediction, reference))
             self.update((batch["id"], prediction, reference, spacing), [self.class_names[n - 1] for n in unannotated])
-            self.views[batch["id"]] = CaseView.of(image if len(image) > 1 else image[0], prediction, reference, spacing)
+            shown = image if len(image) == 3 else image[0]  # colours; of four images the first
+            self.views[batch["id"]] = CaseView.of(shown, prediction, reference, spacing)
 
     def update(
         self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]], unannotated: Sequence[str] = ()
@@ -165,10 +167,12 @@ def labelled_volumes(
         slicing: of the run; its label ids are those in this data set.
 
     Raises:
-        InputError: a case that is not there, or whatever the layout refuses.
+        InputError: a case that is not there, other images of a case than the run takes, or whatever the layout
+            refuses.
     """
     root = as_typed(root, "dataset_dir")
     case_list = find_cases(root, layout)
+    refuse_other_images(case_list.images, slicing.images, root, "the run")
     found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))
     if missing:

@@ -113,6 +113,7 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "axis": record.axis,
         "channels": record.channels,
         "images": record.images,
+        "image_channels": record.input_channels,
         "intensity_policy": record.policy.model_dump(),
         "input_scaling": record.input_scaling,
         "stretch_slices": get_scaling(record.input_scaling).stretched,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import renumber
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
@@ -32,6 +34,7 @@ from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import RunRecord, read_runs
 
+Image: TypeAlias = np.ndarray | str | Path | ImageSet | Sequence[str | Path]
 _FLIPS = ((), (-1,), (-2,), (-2, -1))  # of rows and columns: never from slice to slice
 
 
@@ -116,7 +119,7 @@ class Predictor:
 
     def __call__(
         self,
-        image: np.ndarray | str | Path,
+        image: Image,
         affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
@@ -133,7 +136,7 @@ class Predictor:
 
     def probabilities(
         self,
-        image: np.ndarray | str | Path,
+        image: Image,
         affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
@@ -154,7 +157,7 @@ class Predictor:
 
     def segment(
         self,
-        image: np.ndarray | str | Path,
+        image: Image,
         affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
@@ -170,8 +173,9 @@ class Predictor:
         not knowing at all: of the softmax for classes that exclude each other, else the largest of the classes' own.
 
         Args:
-            image: (X, Y, Z) in the scanner's units (Hounsfield for CT), in any orientation; (X, Y, Z, 3) in colour.
-                Or the path of a file or of a DICOM series' folder.
+            image: (X, Y, Z) in the scanner's units (Hounsfield for CT), in any orientation; (X, Y, Z, 3) in colour;
+                (X, Y, Z, images) for a run on several images of a case, NaN where one is missing. Or the path of a
+                file or of a DICOM series' folder, or the paths of the images in the run's order.
             affine: (4, 4) from voxels to mm, as in NIfTI (RAS+); a file's own is used for a path.
             prompts: what points at the structures, for a run that was trained with prompts.
             reference: label ids (X, Y, Z), or masks (C, X, Y, Z), from which prompts are taken slice by slice instead.
@@ -297,11 +301,9 @@ class Predictor:
         return np.moveaxis(from_ras(volume, affine), -1, 0)
 
 
-def _voxels_of(
-    image: np.ndarray | str | Path, affine: np.ndarray | None, policy: IntensityPolicy
-) -> tuple[np.ndarray, np.ndarray]:
+def _voxels_of(image: Image, affine: np.ndarray | None, policy: IntensityPolicy) -> tuple[np.ndarray, np.ndarray]:
     """Voxels, in the units of a policy, and affine of an array or of a volume on disk."""
-    if isinstance(image, str | Path):
+    if not isinstance(image, np.ndarray):
         voxels, header = read_volume(image, suv=policy.suv)
         return voxels, header.affine
     if affine is None:

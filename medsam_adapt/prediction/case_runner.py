@@ -120,7 +120,7 @@ class CaseRunner:
     def _read(self, case: Case) -> tuple[np.ndarray, VolumeHeader, float]:
         """Voxels, header, and the seconds it took."""
         started = time.perf_counter()
-        image, header = read_volume(case.header.path, case.series, self.predictor.record.policy.suv)
+        image, header = read_volume(case.source, case.series, self.predictor.record.policy.suv)
         return image, header, time.perf_counter() - started
 
     def _segment(
@@ -134,7 +134,7 @@ class CaseRunner:
         started = time.perf_counter()
         record = self.predictor.record
         flags: list[Flag] = []
-        if warning := record.policy.warning_for(image, header.modality):
+        if warning := record.policy.warning_for(image, header.modalities if case.images else header.modality):
             flags.append(Flag(structure=None, kind="modality", text=f"{warning}; do not trust its mask"))
         folder = case.outputs["segmentation"].parent
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import remove_leftovers
 from medsam_adapt.core.parts import Part
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
 from medsam_adapt.prediction.inputs import find_inputs
@@ -78,12 +79,21 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is."""
+    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is.
+
+    Where several images are taken together, ``images`` are these.
+    """
 
     name: str
     header: VolumeHeader
     outputs: dict[str, Path]
     series: str | None = None
+    images: ImageSet | None = None
+
+    @property
+    def source(self) -> ImageSource:
+        """What `read_volume` reads."""
+        return self.images or self.header.path
 
 
 @dataclass(frozen=True)
@@ -148,10 +158,10 @@ def plan_cases(
             output cannot refer to, if ``fail_fast`` or if no other is left.
     """
     _check_folder(inputs, folder)
-    pairs = record is not None and bool(record.images)
     known, classes = (record.layout, record.class_names) if record else ("", [])
-    found = find_inputs(inputs, layout, known, pairs, series, classes)
-    if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
+    images, may_lack = (record.images, record.may_lack_images) if record else ([], False)
+    found = find_inputs(inputs, layout, known, images, series, classes, may_lack)
+    if series is not None and (images or not any(_is_folder(source) for source in found.volumes.values())):
         raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
     plan, refused = Plan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
@@ -171,13 +181,14 @@ def plan_cases(
                 f"{existing[0]} already exists: name another --output, or add --skip-existing or --overwrite."
             )
             continue
-        chosen = series if source.is_dir() else None
+        chosen = series if _is_folder(source) else None
         try:
-            case = Case(name, read_header(source, chosen), paths, chosen)
+            several = source if isinstance(source, ImageSet) else None
+            case = Case(name, read_header(source, chosen), paths, chosen, several)
             if get_format(outputs.format).NEEDS_DICOM and isinstance(case.header, SeriesHeader):
                 get_format(outputs.format).check(case.header)
         except InputError as error:
-            plan.failed.append(Unreadable(name, source, error))
+            plan.failed.append(Unreadable(name, Path(str(source)), error))
             continue
         if get_format(outputs.format).NEEDS_DICOM and not isinstance(case.header, SeriesHeader):
             refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
@@ -185,6 +196,10 @@ def plan_cases(
     if refused or (plan.failed and (fail_fast or not plan.cases)):
         raise problems_error([*refused, *(str(each.error) for each in plan.failed)])
     return plan
+
+
+def _is_folder(source: ImageSource) -> bool:
+    return isinstance(source, Path) and source.is_dir()
 
 
 def _check_folder(inputs: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.datasets import layouts
 from medsam_adapt.data.datasets.annotated import with_annotated
 from medsam_adapt.data.volumes.case import IGNORE, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSource
 
 
 def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True, series: str | None = None) -> CaseList:
@@ -49,7 +50,9 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     return with_annotated(found)
 
 
-def find_images(root: str | Path, layout: str = "auto", series: str | None = None) -> tuple[str, dict[str, Path]]:
+def find_images(
+    root: str | Path, layout: str = "auto", series: str | None = None
+) -> tuple[str, dict[str, ImageSource]]:
     """The images alone of the cases that `find_cases` finds, whatever their labels are like.
 
     Args:
@@ -93,9 +96,9 @@ def _check_ids(root: Path, ids: Sequence[str]) -> None:
 
 def _of_series(found: CaseList, series: str) -> CaseList:
     """The cases whose images are folders, which hold DICOM series, with the series that is wanted."""
-    if found.images or not any(case.image.is_dir() for case in found.cases):
+    if found.images or not any(case.first_image.is_dir() for case in found.cases):
         raise InputError(f"{found.root} holds no DICOM series to choose from; leave out --series")
-    cases = (replace(case, series=series) if case.image.is_dir() else case for case in found.cases)
+    cases = (replace(case, series=series) if case.first_image.is_dir() else case for case in found.cases)
     return replace(found, cases=tuple(cases))
 
 

@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_adapt.config import Axis, Channels, InputScaling, PromptMode
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.volumes.image_set import ImageName
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
+
+COLOURS = ("red", "green", "blue")
 
 
 class SlicingSpec(BaseModel):
@@ -22,7 +24,8 @@ class SlicingSpec(BaseModel):
         axis: slicing direction.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
-        images: names of the images of a case that are the channels together; none where a case has one image.
+        images: names of the images of a case that are taken together, in the order of the channels (two and their
+            mean, three, or four of a network that takes four); none where a case has one image.
         policy: from the scanner's units to grey levels from 0 to 255.
         input_scaling: from grey levels to the values that the network's weights expect.
     """
@@ -37,7 +40,7 @@ class SlicingSpec(BaseModel):
     axis: Axis = "axial"
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
-    images: list[ImageName] = []
+    images: list[ImageName] = Field([], max_length=4)
     policy: IntensityPolicy
     input_scaling: InputScaling = "sam"  # of all runs from before there was this setting
 
@@ -53,7 +56,24 @@ class SlicingSpec(BaseModel):
             raise ValueError("a class that is absent is none of class_names")
         if not {*self.whole} <= {*self.class_names}:
             raise ValueError("a class in whole is none of class_names")
+        if self.images and len({*self.images}) < len(self.images):
+            raise ValueError("an image is named twice")
         return self
+
+    @property
+    def input_channels(self) -> list[str]:
+        """What each channel of the network's input is: the images of a case, or SAM's colours."""
+        if not self.images:
+            neighbours = ["previous slice", "slice", "next slice"]
+            return neighbours if self.channels == "adjacent" else list(COLOURS)
+        return [*self.images, "mean of both"] if len(self.images) == 2 else list(self.images)
+
+    def describe_images(self) -> str:
+        """Which image goes where, as a part of a sentence."""
+        channels = self.input_channels
+        if len(channels) == len(COLOURS):
+            return ", ".join(f"{name} is {colour}" for name, colour in zip(channels, COLOURS, strict=True))
+        return f"{', '.join(channels)}, {len(channels)} channels that the first layer mixes by trained weights"
 
     @property
     def absent_classes(self) -> list[int]:

@@ -37,7 +37,7 @@ from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
@@ -90,6 +90,7 @@ class TrainingData:
         checkpoint: the weights that training starts from, which decide the input scaling.
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
         detail: channels of the network's detail branch.
+        channel_dropout: probability with which training leaves out each of several images of a case.
 
     Raises:
         InputError: for all the problems of the files, reported together.
@@ -119,6 +120,7 @@ class TrainingData:
         checkpoint: str | Path | None = None,
         input_scaling: InputScaling | None = None,
         detail: int = 0,
+        channel_dropout: float = 0.0,
     ) -> None:
         variant = get_variant(backbone)
         fits_size = image_size is None and detail > 0 and variant.small
@@ -128,7 +130,7 @@ class TrainingData:
         if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
             channels = "repeat"  # the windows fill the colours
         self.channels: Channels = "adjacent" if channels == "auto" else channels
-        self.held_out, self.split_file = held_out, split_file
+        self.held_out, self.split_file, self.channel_dropout = held_out, split_file, channel_dropout
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = earlier
         if earlier is not None:
@@ -219,7 +221,7 @@ class TrainingData:
 
     def store_bytes(self) -> int:
         """About how many bytes :meth:`store` takes in the cache."""
-        channels = 3 if self.cases.images or self.policy.kind == "windows" else 1
+        channels = max(3, len(self.cases.images)) if self.cases.images or self.policy.kind == "windows" else 1
         return sum(stored_bytes(self.check.headers[case_id], self._slicing(), channels) for case_id in self.split.train)
 
     def _slicing(self) -> SliceSettings:
@@ -247,7 +249,7 @@ class TrainingData:
         """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
         images = views is None or views.images
         settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
-        transform = training_transforms(self.store(), *settings)
+        transform = training_transforms(self.store(), *settings, self.channel_dropout, len(self.cases.images))
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
         return SliceDataset(samples, transform, weights, views)
@@ -255,7 +257,8 @@ class TrainingData:
     def views(self, count: int, images: bool) -> Views:
         """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
         settings = self.image_size, self.channels, self.augment
-        return Views(self.store(), self.samples(), *settings, count, self.seed, images, self.input_scaling)
+        dropout = self.channel_dropout, len(self.cases.images)
+        return Views(self.store(), self.samples(), *settings, count, self.seed, images, self.input_scaling, *dropout)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
@@ -269,6 +272,8 @@ class TrainingData:
             raise InputError(
                 f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
             )
+        if self.channel_dropout and not cases.images:
+            raise InputError(f"channel_dropout: {root} has one image a case. Leave it out.")
         if earlier is not None:
             refuse_other_images(cases.images, earlier.images, root, "the run to start from")
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))

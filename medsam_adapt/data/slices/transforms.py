@@ -37,10 +37,10 @@ from monai.transforms import (
 from medsam_adapt.config import Augmentation, Channels, InputScaling, PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
+from medsam_adapt.data.datasets.image_sets import find_image_sets
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import StoredCase
-from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
@@ -71,6 +71,29 @@ class LoadStoredSliced(Transform):
         if self.images:
             loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         return loaded
+
+
+class DropImagesd(Randomizable, Transform):
+    """Blacken each image of a case at random, but one: a run that has seen this predicts without one of them.
+
+    Args:
+        probability: of each image.
+        images: how many a case has; of two, the third colour is their mean.
+    """
+
+    def __init__(self, probability: float, images: int) -> None:
+        self.probability, self.images = probability, images
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        kept = self.R.random_sample(self.images) >= self.probability
+        kept[self.R.randint(self.images)] |= not kept.any()
+        if "image" not in data or kept.all():
+            return dict(data)
+        image = torch.as_tensor(data["image"]).clone()
+        image[: self.images][torch.from_numpy(~kept)] = 0
+        if self.images == 2:
+            image[2] = image[:2].mean(dim=0)
+        return {**data, "image": image}
 
 
 class FinishSliced(Randomizable, Transform):
@@ -147,7 +170,9 @@ class ApplyIntensityd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             volume = result[key]
-            grey = torch.from_numpy(self.policy.apply(np.asarray(volume)))
+            voxels = np.asarray(volume)
+            levels = self.policy.apply(voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1))
+            grey = torch.from_numpy(levels[None] if levels.ndim == 3 else np.moveaxis(levels, -1, 0))
             result[key] = MetaTensor(grey, meta=volume.meta, applied_operations=volume.applied_operations)
         return result
 
@@ -182,6 +207,8 @@ def training_transforms(
     augment: Augmentation = "anatomical",
     images: bool = True,
     input_scaling: InputScaling = "sam",
+    channel_dropout: float = 0.0,
+    image_count: int = 1,
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -195,9 +222,12 @@ def training_transforms(
             images without a side; ``none`` changes nothing.
         images: whether the sample has an image; its label is the same without it.
         input_scaling: of the network that is trained.
+        channel_dropout: probability with which each of several images of a case is left out.
+        image_count: images of a case.
     """
     load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
-    return Compose([load, *_augmentations(augment, image_size), finish])
+    drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
+    return Compose([load, *_augmentations(augment, image_size), *drop, finish])
 
 
 def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
@@ -288,7 +318,8 @@ def volume_transforms(
 ) -> Compose:
     """From files to whole volumes: image (1, X, Y, Z) in RAS order on the 0-255 scale, label as classes.
 
-    The image of a picture in colour is (3, X, Y, 1). For classes that may overlap the label is a part map, and
+    The image of a picture in colour is (3, X, Y, 1), and that of the images of a case has the network's channels. For
+    classes that may overlap the label is a part map, and
     ``table`` (P, C) says which classes a part belongs to.
 
     Args:
@@ -369,18 +400,25 @@ def mask_transforms(
     )
 
 
-def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
-    """{image} of every volume file in a folder, or of the one file that it names; or of every pair of images.
+def volumes_in(
+    folder: str | Path, images: Sequence[str] = (), may_lack: bool = False
+) -> list[dict[str, str | list[str]]]:
+    """{image} of every volume file in a folder, or of the one file that it names; or the images of every case.
+
+    Args:
+        folder: of the volumes, or one file.
+        images: names of the images of a case that a run takes together (`find_image_sets`).
+        may_lack: whether some of them may be missing.
 
     Raises:
-        InputError: when there is none.
+        InputError: when there is none; as `find_image_sets`.
     """
     folder = Path(as_typed(folder, "dataset_dir"))
-    files = [folder] if folder.is_file() else []
-    if folder.is_dir():
-        files = pair_folders(folder) if pairs else _images_in(folder)
-    if pairs and (not files or folder.is_file()):
-        raise InputError(f"{folder} holds no folder of {' and '.join(IMAGE_PAIR)}: give one of a case, or of cases.")
+    if images:
+        if not folder.exists():
+            raise InputError(f"{folder} does not exist. Give the images of a case, or a folder of cases.")
+        return [{"image": found.entry()} for found in find_image_sets(folder, images, may_lack).values()]
+    files = [folder] if folder.is_file() else _images_in(folder) if folder.is_dir() else []
     if not files:
         raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
     return [{"image": str(file)} for file in files]
@@ -394,17 +432,17 @@ def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling 
     """Slices as a network takes them: (..., 3, h, w) -> (..., 3, S, S), both on the 0-255 scale.
 
     Args:
-        image: grey levels or colours, windowed and resized.
+        image: grey levels or colours, windowed and resized; or more channels, one for each image of a case.
         image_size: S, in pixels.
         input_scaling: of the network. For ``unit`` each slice is stretched to 0-255 before it is padded. The padding,
             right and bottom, is what the network's normalisation turns into zeros.
     """
     scaling = get_scaling(input_scaling)
     image = scaling.stretch(image)
-    *batch, _, height, width = image.shape
-    canvas = torch.empty(*batch, 3, image_size, image_size, device=image.device)
+    *batch, channels, height, width = image.shape
+    canvas = torch.empty(*batch, channels, image_size, image_size, device=image.device)
     canvas[..., :height, :width] = image
-    for channel, mean in enumerate(scaling.mean):  # by numbers: a tensor of them would have to wait for the device
+    for channel, mean in enumerate(scaling.means(channels)):  # numbers: a tensor of them would wait for the device
         canvas[..., channel, height:, :] = mean
         canvas[..., channel, :height, width:] = mean
     return canvas
