@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import nibabel as nib
+from typing import TYPE_CHECKING
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.files import file_format
@@ -18,6 +17,9 @@ from medsam_adapt.data.volumes.image_set import (
     read_set_header,
     set_label_header,
 )
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 
 def read_header(path: str | Path | ImageSet | Sequence[str | Path], series: int | str | None = None) -> VolumeHeader:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import nibabel as nib
 import numpy as np
 from pydantic import StringConstraints
 
@@ -22,6 +21,9 @@ from medsam_adapt.data.volumes.formats.dicom import DICOM, SeriesHeader, holds_d
 from medsam_adapt.data.volumes.formats.dicom_suv import suv_factor
 from medsam_adapt.data.volumes.formats.nifti import NIFTI_4D, images_in
 from medsam_adapt.data.volumes.same_grid import align
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 ImageName: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^$@%\s/\\][^/\\\r\n]*$")
