@@ -1,7 +1,7 @@
 """A data set of any layout as a plain copy: compressed NIfTI and a datalist.json.
 
     OUT/datalist.json         classes and cases, written last: without it the copy is not finished
-        images/<id>.nii.gz
+        images/<id>.nii.gz    or images/<id>/<name>.nii.gz, of several images of a case, all on the first one's grid
         labels/<id>.nii.gz    or labels/<id>/<class id>_<name>.nii.gz, where classes overlap
         .converting.json      what is being copied, until it is finished
 
@@ -26,6 +26,7 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.relabel import Changes, relabel
 from medsam_adapt.data.datasets.survey import survey_cases
 from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import picture_files, read_volume, write_label, write_volume
 from medsam_adapt.data.volumes.label_coding import IGNORED, MOST_CLASSES, PartMasks, read_classes
 
@@ -83,11 +84,7 @@ def convert_cases(
         raise InputError(f"{root} has {len(cases.classes)} classes, {MOST_CLASSES} are the most that can be converted")
     if cases.coding.ignored and cases.coding.overlapping:
         raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
-    if cases.images:
-        raise InputError(
-            f"{root} gives {' and '.join(cases.images)} together, and a copy holds one image a case; choose one of them"
-        )
-    if pictures := picture_files(cases.cases[0].image.parent):
+    if pictures := picture_files(cases.cases[0].first_image.parent):
         raise InputError(
             f"{root} holds pictures, as {pictures[0].name}, and a copy holds volumes; train on it as it is"
         )
@@ -95,7 +92,7 @@ def convert_cases(
     seen = survey_cases(
         cases,
         None if progress is None else lambda case, total: progress("checking", case, total),
-        lambda case: not (begun and _is_newer(_image(output, case), [case.image])),
+        lambda case: not (begun and _are_newer(_images(output, case), case.images)),
     )
     if seen.problems:
         raise problems_error(seen.problems)
@@ -113,7 +110,11 @@ def convert_cases(
             if progress is not None:
                 progress("copying", case.id, len(cases.cases))
         labels = {**names, **({_ignore_id(names): "ignore"} if cases.coding.ignored else {})}
-        write_json(output / LIST_FILE, {MARK: True, "labels": _text_keys(labels), "training": entries})
+        content: dict[str, Any] = {MARK: True, "labels": _text_keys(labels)}
+        content |= (
+            {"channel_names": {str(number): name for number, name in enumerate(cases.images)}} if cases.images else {}
+        )
+        write_json(output / LIST_FILE, {**content, "training": entries})
         (output / STATE_FILE).unlink()
     unlabelled = tuple(case.id for case in cases.cases if case.label_source is None)
     return Converted(names, tuple(case.id for case in cases.cases), unlabelled)
@@ -154,8 +155,9 @@ def _begin(output: Path, state: dict[str, Any]) -> None:
 
 def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> dict[str, Any]:
     """The case's entry in the datalist, its files copied where that has not been done."""
-    image = _image(output, case)
-    entry: dict[str, Any] = {"id": case.id, "image": image.relative_to(output).as_posix()}
+    images = _images(output, case)
+    listed = [image.relative_to(output).as_posix() for image in images]
+    entry: dict[str, Any] = {"id": case.id, "image": listed if isinstance(case.image, ImageSet) else listed[0]}
     if case.patient is not None:
         entry["patient"] = case.patient
     labels = _labels(output, case, cases, names)
@@ -163,10 +165,12 @@ def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_
         paths = {class_id: path.relative_to(output).as_posix() for class_id, path in labels.items()}
         entry["label"] = _text_keys(paths) if cases.coding.overlapping else paths[0]
     undone = [path for path in labels.values() if not _is_newer(path, case.files())]
-    if undone or not _is_newer(image, [case.image]):
+    if undone or not _are_newer(images, case.images):
         voxels, header = read_volume(case.image, case.series)
-        if not _is_newer(image, [case.image]):
-            write_volume(image, voxels, header)
+        if not _are_newer(images, case.images):
+            for index, image in enumerate(images):
+                image.parent.mkdir(exist_ok=True)
+                write_volume(image, voxels if voxels.ndim == 3 else voxels[..., index], header)
         if undone:
             for class_id, label in _relabelled(case, cases, new_ids, names, header):
                 labels[class_id].parent.mkdir(exist_ok=True)
@@ -193,8 +197,13 @@ def _relabelled(
         yield class_id, np.any(merged, axis=0).astype(np.uint8)
 
 
-def _image(output: Path, case: Case) -> Path:
-    return output / "images" / f"{case.id}.nii.gz"
+def _images(output: Path, case: Case) -> list[Path]:
+    if not isinstance(case.image, ImageSet):
+        return [output / "images" / f"{case.id}.nii.gz"]
+    words = [re.sub(r"[^\w-]+", "_", name).strip("_") for name in case.image.names]
+    unique = len({word.casefold() for word in words if word}) == len(words)
+    names = words if unique else [f"{number}_{word}" for number, word in enumerate(words)]
+    return [output / "images" / case.id / f"{name}.nii.gz" for name in names]
 
 
 def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) -> dict[int, Path]:
@@ -205,6 +214,10 @@ def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) ->
         return {0: output / "labels" / f"{case.id}.nii.gz"}
     words = {class_id: re.sub(r"[^\w-]+", "_", name).strip("_") for class_id, name in names.items()}
     return {class_id: output / "labels" / case.id / f"{class_id}_{word}.nii.gz" for class_id, word in words.items()}
+
+
+def _are_newer(paths: Sequence[Path], sources: Sequence[Path]) -> bool:
+    return all(_is_newer(path, sources) for path in paths)
 
 
 def _is_newer(path: Path, sources: Sequence[Path]) -> bool:

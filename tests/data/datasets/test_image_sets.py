@@ -9,6 +9,7 @@ import pytest
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.convert import convert_cases
 from medsam_adapt.data.datasets.image_sets import find_image_sets
 from medsam_adapt.data.volumes.io import read_volume, write_label
 from medsam_adapt.prediction.inputs import find_inputs
@@ -203,3 +204,12 @@ def test_series_of_a_dicom_study_are_taken_together(tmp_path):
     with pytest.raises(InputError, match="the case a has no image 9"):
         find_cases(root, "dicom:t2_tse,9")
     assert json.dumps([str(each) for each in find_image_sets(root / "a", ("3", "7")).values()])
+
+
+def test_a_copy_holds_the_images_of_a_case_on_one_grid(tmp_path):
+    root = nnunet(tmp_path / "data", ["T2 tse", "ADC"])
+    convert_cases(root, tmp_path / "copy")
+    found = find_cases(tmp_path / "copy")
+    assert (found.images, found.layout) == (("T2 tse", "ADC"), "datalist")
+    assert names_of({"case_0": found.cases[0].image}) == {"case_0": ["case_0/T2_tse.nii.gz", "case_0/ADC.nii.gz"]}
+    np.testing.assert_array_equal(read_volume(found.cases[0].image)[0][..., 1], VOXELS + 3)

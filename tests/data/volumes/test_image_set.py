@@ -184,6 +184,4 @@ def test_a_run_on_both_images_asks_for_both(data, tmp_path, capsys, monkeypatch)
     assert f"{data} gives one image a case" in refused(capsys, *evaluate)
     more = ["train", "--from", run, "--data", data, "--output", out, "--device", "cpu"]
     assert f"{data} gives one image a case" in refused(capsys, *more)
-    convert = ["data", "convert", data, "--layout", "segrap:both", "-o", out]
-    assert "a copy holds one image a case; choose one" in refused(capsys, *convert)
     assert not out.exists()
