@@ -111,9 +111,8 @@ def convert_cases(
                 progress("copying", case.id, len(cases.cases))
         labels = {**names, **({_ignore_id(names): "ignore"} if cases.coding.ignored else {})}
         content: dict[str, Any] = {MARK: True, "labels": _text_keys(labels)}
-        content |= (
-            {"channel_names": {str(number): name for number, name in enumerate(cases.images)}} if cases.images else {}
-        )
+        if cases.images:
+            content["channel_names"] = _text_keys(dict(enumerate(cases.images)))
         write_json(output / LIST_FILE, {**content, "training": entries})
         (output / STATE_FILE).unlink()
     unlabelled = tuple(case.id for case in cases.cases if case.label_source is None)
@@ -160,6 +159,9 @@ def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_
     entry: dict[str, Any] = {"id": case.id, "image": listed if isinstance(case.image, ImageSet) else listed[0]}
     if case.patient is not None:
         entry["patient"] = case.patient
+    if case.unannotated:
+        hidden = {new_id for old_id, new_id in new_ids.items() if old_id in case.unannotated}
+        entry["annotated"] = [name for class_id, name in names.items() if class_id not in hidden]
     labels = _labels(output, case, cases, names)
     if labels:
         paths = {class_id: path.relative_to(output).as_posix() for class_id, path in labels.items()}

@@ -9,6 +9,7 @@ import pytest
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
+from medsam_adapt.data.datasets.convert import convert_cases
 from medsam_adapt.data.datasets.survey import survey
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.evaluation.evaluator import VolumeScores, labelled_volumes, without_classes
@@ -82,6 +83,11 @@ def test_a_datalist_declares_it_in_the_entry_of_a_case(data):
     (data / "datalist.json").write_text(json.dumps({"labels": CLASSES, "training": entries}))
     found = find_cases(data / "datalist.json")
     assert [sorted(case.unannotated) for case in found.cases] == [[], [2], [2], [2]]
+
+
+def test_a_copy_declares_it_too(data, tmp_path):
+    convert_cases(data, tmp_path / "copy")
+    assert [sorted(case.unannotated) for case in find_cases(tmp_path / "copy").cases] == [[2], [2], [], []]
 
 
 def test_background_may_be_what_nobody_drew_in_training(data, tmp_path):
