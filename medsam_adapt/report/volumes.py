@@ -15,7 +15,7 @@ from PIL import Image
 
 from medsam_adapt.config import Axis
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
-from medsam_adapt.evaluation.evaluator import comparable, labelled_volumes
+from medsam_adapt.evaluation.evaluator import comparable, labelled_volumes, without_classes
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.report.contours import outline
@@ -70,7 +70,9 @@ def segmented_cases(
         image = item["image"]
         found = inferer(image[None].to(predictor.device), predictor.segmenter, reference=item["label"][None], **table)
         prediction, reference = comparable(found[0].cpu(), item["label"], item.get("table"))
-        voxels = np.asarray(image)
+        hidden = [int(number) for number in str(item.get("unannotated", "")).split()]
+        prediction, reference = (without_classes(each, hidden) for each in (prediction, reference))
+        voxels = np.asarray(image)[:1] if record.images else np.asarray(image)  # of several images the first is shown
         spacing = tuple(float(side) for side in image.pixdim)
         yield Volumes(item["id"], voxels if len(voxels) > 1 else voxels[0], prediction, reference, spacing)
 

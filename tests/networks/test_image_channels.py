@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from medsam_adapt.bundle.catalogue import describe_network
 from medsam_adapt.networks import DecoderOnly, build_sam, build_segmenter, count_trainable, load_adapter, save_adapter
 from medsam_adapt.networks.image_channels import images_of, merge_images, mix_images
 
@@ -57,3 +58,8 @@ def test_merged_it_is_one_convolution_of_four_images(detail):
 
 def test_three_images_are_the_colours():
     assert not [name for name, _ in segmenter(3).named_parameters() if name.endswith("mixture")]
+
+
+def test_bundles_show_counts_the_mixture():
+    one, four = (describe_network("lora", "vit_b", images=images)["trainable"] for images in (1, 4))
+    assert four["encoder"] - one["encoder"] == 768 * 4 * 3
