@@ -14,6 +14,7 @@ from medsam_adapt.data.volumes.case import Case
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_suv import suv_factor
 from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
+from medsam_adapt.data.volumes.image_set import ImageSetHeader
 from medsam_adapt.data.volumes.io import VolumeHeader, read_volume
 
 _SAMPLE = 3  # volumes read to determine the modality
@@ -81,8 +82,9 @@ def _choose(
         reason = f"{policy.describe()}, since the headers state ADC in another unit than 1e-6 mm²/s."
     if policy.unit == "SUV":
         for header in headers.values():
-            if isinstance(header, SeriesHeader) and header.modality == "PT":
-                suv_factor(header)  # what it lacks is reported before anything slow
+            member = header.members[index] if index is not None and isinstance(header, ImageSetHeader) else header
+            if isinstance(member, SeriesHeader) and member.modality == "PT":
+                suv_factor(member)  # what it lacks is reported before anything slow
     return policy, reason
 
 

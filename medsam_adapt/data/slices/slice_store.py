@@ -20,6 +20,7 @@ from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_sl
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.volumes.case import Case
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, to_ras
 from medsam_adapt.data.volumes.label_coding import (
     EXCLUSIVE,
@@ -158,6 +159,8 @@ def _key(case: Case, settings: SliceSettings) -> str:
         "label_ids": settings.label_ids,
         "files": [file_sha256(path) for path in case.files()],
     }
+    if isinstance(case.image, ImageSet) and case.image.series:
+        description["series"] = case.image.series
     if settings.coding != EXCLUSIVE:
         description["coding"] = asdict(settings.coding)
         description["masks"] = [*case.masks]

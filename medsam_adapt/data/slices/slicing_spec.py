@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_adapt.config import Axis, Channels, InputScaling, PromptMode
@@ -44,6 +47,19 @@ class SlicingSpec(BaseModel):
     policy: IntensityPolicy
     input_scaling: InputScaling = "sam"  # of all runs from before there was this setting
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_policy_for_each_image(cls, values: Any) -> Any:
+        """Runs from before each image had its own policy have one for both of their images."""
+        if not isinstance(values, Mapping) or not values.get("images"):
+            return values
+        policy = values.get("policy")
+        plain = policy.model_dump() if isinstance(policy, IntensityPolicy) else policy
+        if not isinstance(plain, Mapping) or plain.get("kind") not in ("window", "percentile"):
+            return values
+        each = {"kind": "channels", "channels": [dict(plain)] * len(values["images"])}
+        return {**values, "policy": {**each, "modality": plain.get("modality", "other")}}
+
     @model_validator(mode="after")
     def _agrees(self) -> SlicingSpec:
         if len(self.class_names) != len(self.label_ids):
@@ -58,6 +74,8 @@ class SlicingSpec(BaseModel):
             raise ValueError("a class in whole is none of class_names")
         if self.images and len({*self.images}) < len(self.images):
             raise ValueError("an image is named twice")
+        if (len(self.images) or 1) != len(self.policy.each) or (self.images and self.policy.kind != "channels"):
+            raise ValueError("there is not one intensity policy for each image")
         return self
 
     @property

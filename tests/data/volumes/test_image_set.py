@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from pydantic import ValidationError
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.transforms import mask_transforms, volume_transforms, volumes_in
 from medsam_adapt.data.volumes import io
@@ -185,3 +187,13 @@ def test_a_run_on_both_images_asks_for_both(data, tmp_path, capsys, monkeypatch)
     more = ["train", "--from", run, "--data", data, "--output", out, "--device", "cpu"]
     assert f"{data} gives one image a case" in refused(capsys, *more)
     assert not out.exists()
+
+
+def test_a_run_from_before_each_image_had_its_own_rule_has_one_for_both():
+    window = {"kind": "window", "low": -160, "high": 350, "modality": "CT"}
+    values = {"class_names": ["a"], "label_ids": [1], "images": ["image", "image_contrast"], "policy": window}
+    spec = SlicingSpec.model_validate(values)
+    assert [policy.low for policy in spec.policy.channels] == [-160, -160]
+    assert spec.input_channels == ["image", "image_contrast", "mean of both"]
+    with pytest.raises(ValidationError, match="one intensity policy for each image"):
+        SlicingSpec.model_validate({**values, "policy": {"kind": "channels", "channels": [window]}})
