@@ -197,7 +197,7 @@ def run_prediction(
     if part is not None:
         report = None if report is None else report.with_name(f"{report.stem}.{part}{report.suffix}")
         device = _own_device(device)
-    outputs = (outputs or Outputs()).checked(record.overlapping, record.class_names)
+    outputs = (outputs or Outputs()).checked(record.overlapping, record.class_names, bool(record.painted))
     with _content_of(inputs) as found:
         plan = plan_cases(found, output, outputs, overwrite, skip_existing, series, record, layout, fail_fast, part)
         given = None if prompts.file is None else read_case_prompts(prompts.file, plan.cases, plan.names, record)

@@ -200,13 +200,24 @@ class CaseRunner:
             write_label(paths["uncertainty"], segmented.uncertainty, header, slope=1 / LEVELS)
         chosen = get_format(self.outputs.format)
         if not self.outputs.per_class:
-            chosen.write(paths["segmentation"], segmentation, header)
+            one_map = segmentation.overlapping and not chosen.HOLDS_OVERLAP
+            whole = paint(segmentation, self.predictor.record.painted) if one_map else segmentation
+            chosen.write(paths["segmentation"], whole, header)
             return
         suffix = chosen.SUFFIX[chosen.SUFFIX.index(".") :]
         with folder_written_whole(paths["segmentation"]) as folder:
             for file_name, (name, _, mask) in zip(names, segmentation.structures(), strict=True):
                 alone = Segmentation(mask.astype(np.uint8), [name], [1])
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
+
+
+def paint(segmentation: Segmentation, labels: Sequence[int]) -> Segmentation:
+    """Masks (C, X, Y, Z) as one label map: each class over those before it, with its label of ``labels``."""
+    dtype = np.uint16 if max(labels) > 255 else np.uint8
+    painted = np.zeros(segmentation.voxels.shape[1:], dtype)
+    for mask, label in zip(segmentation.voxels, labels, strict=True):
+        painted[mask > 0] = label
+    return Segmentation(painted, segmentation.names, list(labels), segmentation.drawn)
 
 
 def _outcome(case: Case, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:

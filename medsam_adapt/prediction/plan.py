@@ -54,12 +54,13 @@ class Outputs:
         paths["segmentation"] = folder / (f"{name}_seg" if self.per_class else f"{name}{suffix}")
         return paths
 
-    def checked(self, overlapping: bool, names: Sequence[str] = ()) -> Outputs:
+    def checked(self, overlapping: bool, names: Sequence[str] = (), painted: bool = False) -> Outputs:
         """These, with a file for each class where the format cannot hold classes that overlap.
 
         Args:
             overlapping: whether the run's classes may overlap.
             names: of the run's classes.
+            painted: whether classes that overlap are painted into one label map.
 
         Raises:
             InputError: an unknown format, one whose library is not installed or that takes none of these classes, or
@@ -71,7 +72,7 @@ class Outputs:
             check_names(names)
             if self.per_class:
                 raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
-        per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP)
+        per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP and not painted)
         if self.itk_snap and (self.format != "nifti" or per_class):
             raise InputError("--itk-snap goes with one NIfTI label map for all classes: leave out the other options.")
         return Outputs(self.format, per_class, self.itk_snap, self.probabilities, self.uncertainty)

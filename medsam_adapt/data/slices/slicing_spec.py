@@ -23,6 +23,8 @@ class SlicingSpec(BaseModel):
         label_ids: the number of each class in label files.
         absent: classes without a voxel in any training label: kept in the label map and never predicted.
         overlapping: whether a voxel may belong to several classes.
+        painted: the label with which each class that may overlap is painted, in this order, into one label map; none
+            where each class has a mask.
         whole: classes that are one piece in every training label: fragments of them are removed.
         axis: slicing direction.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
@@ -39,6 +41,7 @@ class SlicingSpec(BaseModel):
     label_ids: list[int] = Field(min_length=1, max_length=255)
     absent: list[str] = []
     overlapping: bool = False
+    painted: list[int] = []
     whole: list[str] = []
     axis: Axis = "axial"
     channels: Channels = "repeat"
@@ -68,6 +71,10 @@ class SlicingSpec(BaseModel):
             raise ValueError("a class name or a label id is given twice")
         if not all(0 < label_id <= LARGEST_LABEL for label_id in self.label_ids):
             raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
+        if self.painted and len(self.painted) != len(self.class_names):
+            raise ValueError("there are not as many painted labels as class_names")
+        if not all(0 < label_id <= LARGEST_LABEL for label_id in self.painted):
+            raise ValueError(f"painted labels go from 1 to {LARGEST_LABEL}")
         if not {*self.absent} <= {*self.class_names}:
             raise ValueError("a class that is absent is none of class_names")
         if not {*self.whole} <= {*self.class_names}:

@@ -193,11 +193,13 @@ class TrainingData:
     @property
     def slicing(self) -> SlicingSpec:
         """How the volumes become slices, and what is learned on them."""
+        painted = self.cases.coding.painted
         return SlicingSpec(
             class_names=self.class_names,
             label_ids=self.label_ids,
             absent=self.absent,
             overlapping=self.overlapping,
+            painted=[painted[label_id] for label_id in self.label_ids] if painted else [],
             axis=self.axis,
             channels=self.channels,
             prompt=self.prompt,

@@ -52,7 +52,7 @@ def test_nnunet_regions_overlap(tmp_path):
     samples.text(tmp_path / "dataset.json", {**described, "regions_class_order": [1, 2]})
     found = find_cases(tmp_path)
     assert found.classes == {1: "whole", 2: "core"}
-    assert found.coding == LabelCoding({1: (1,), 2: (1, 2)}, ignored=(3,), overlapping=True)
+    assert found.coding == LabelCoding({1: (1,), 2: (1, 2)}, ignored=(3,), overlapping=True, painted={1: 1, 2: 2})
 
 
 @pytest.mark.parametrize("regions", [{"a": []}, {"a": [1, "2"]}, {"a": [-1]}, {"a": [0, 1]}, {"a": [True]}])

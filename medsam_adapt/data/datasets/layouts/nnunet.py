@@ -15,6 +15,7 @@ Voxels of "ignore" are neither trained on nor scored.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     cases = tuple(Case(*row) for row in pair_by_id(found, labels, need_labels))
     classes, coding = _labels(content.get("labels"), source)
     if coding.overlapping:
-        _check_order(content.get("regions_class_order"), classes, source)
+        coding = replace(coding, painted=_painted(content.get("regions_class_order"), classes, source))
     names = next((images_of(image) for image in found.values()), ())
     return CaseList(NAME, root, cases, classes, coding=coding, images=names)
 
@@ -113,16 +114,17 @@ def _channels(raw: Any, choice: str, source: Path) -> dict[str, str]:
     return chosen
 
 
-def _check_order(order: Any, classes: Mapping[int, str], source: Path) -> None:
-    """nnU-Net paints the regions' masks in this order into one label map; here each region has its own mask."""
+def _painted(order: Any, classes: Mapping[int, str], source: Path) -> dict[int, int]:
+    """Class id -> label: nnU-Net paints the regions' masks with these labels, one over the other, into one map."""
     if order is None:
-        return
+        return {}
     whole = isinstance(order, list) and all(type(number) is int and number > 0 for number in order)
     if not whole or len(order) != len(classes):
         raise InputError(
             f'{source}: "regions_class_order" does not give one label for each of the {len(classes)} regions. Write '
             f"it as {list(range(1, len(classes) + 1))}."
         )
+    return dict(zip(classes, order, strict=True))
 
 
 def _labels(raw: Any, source: Path) -> tuple[dict[int, str], LabelCoding]:
