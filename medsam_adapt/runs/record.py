@@ -119,7 +119,6 @@ class RunRecord(SlicingSpec):
             "image_size": self.image_size,
             "detail": self.detail,
             "tune_encoder": self.tune_encoder,
-            "may_lack": self.may_lack_images,
         }
 
     @property
