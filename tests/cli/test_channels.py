@@ -39,7 +39,8 @@ def data(tmp_path):
 
 def test_four_sequences_in_one_file_go_the_whole_path(data, tmp_path, capsys):
     run, masks = tmp_path / "run", tmp_path / "masks"
-    assert json.loads(call(capsys, "data", "check", data, "--json"))["problems"] == []
+    check = json.loads(call(capsys, "data", "check", data, "--json"))
+    assert (check["problems"], check["images"]) == ([], NAMES)
     options = [*SMALL, "--set", "channel_dropout=0.2", "--set", "intensity=mr,mr,percentile:1:99,0:200"]
     out = call(capsys, "train", "--data", data, "--bundle", "detail", *options, "--output", run)
     assert "Images of a case: FLAIR, T1w, T1gd, T2w, 4 channels that the first layer mixes" in " ".join(out.split())

@@ -44,6 +44,7 @@ class Survey:
         """The same as plain data."""
         return {
             "layout": None if self.cases is None else self.cases.layout,
+            "images": [] if self.cases is None else list(self.cases.images),
             "classes": {str(class_id): name for class_id, name in self.check.classes.items()},
             "cases": [self._case_as_json(look) for look in self.looks],
             "problems": list(self.problems),
