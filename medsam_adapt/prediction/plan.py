@@ -79,7 +79,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class PlannedCase:
     """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is.
 
     Where several images are taken together, ``images`` are these.
@@ -107,7 +107,7 @@ class Unreadable:
 
 
 @dataclass
-class Plan:
+class PredictionPlan:
     """What is to be done.
 
     Attributes:
@@ -117,7 +117,7 @@ class Plan:
         notes: what was recognised and what was left out, in sentences.
     """
 
-    cases: list[Case] = field(default_factory=list)
+    cases: list[PlannedCase] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[Unreadable] = field(default_factory=list)
     notes: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ def plan_cases(
     layout: str = "auto",
     fail_fast: bool = False,
     part: Part | None = None,
-) -> Plan:
+) -> PredictionPlan:
     """Find the volumes and check every header.
 
     Args:
@@ -164,7 +164,7 @@ def plan_cases(
     found = find_inputs(inputs, layout, known, images, series, classes, may_lack)
     if series is not None and (images or not any(_is_folder(source) for source in found.volumes.values())):
         raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
-    plan, refused = Plan(notes=found.notes), []
+    plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
         plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {len(found.volumes)} volumes.",)
@@ -185,7 +185,7 @@ def plan_cases(
         chosen = series if _is_folder(source) else None
         try:
             several = source if isinstance(source, ImageSet) else None
-            case = Case(name, read_header(source, chosen), paths, chosen, several)
+            case = PlannedCase(name, read_header(source, chosen), paths, chosen, several)
             if get_format(outputs.format).NEEDS_DICOM and isinstance(case.header, SeriesHeader):
                 get_format(outputs.format).check(case.header)
         except InputError as error:
