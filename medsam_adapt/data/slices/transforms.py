@@ -177,6 +177,15 @@ class ApplyIntensityd(MapTransform):
         return result
 
 
+class NameByCased(Transform):
+    """Let masks be named after the case, where several images are taken together: their files are called alike."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if "id" in data and isinstance(data["image"], MetaTensor):
+            data["image"].meta["filename_or_obj"] = f"{data['id']}.nii.gz"
+        return dict(data)
+
+
 class LoadClassesd(Transform):
     """{image, label}, both paths -> the label as classes 1, 2, … (1, X, Y, Z) uint8 in RAS order; the image stays.
 
@@ -333,6 +342,7 @@ def volume_transforms(
         [
             *steps,
             volume_loader("image", IntensityPolicy.model_validate(policy).suv),
+            NameByCased(),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes="RAS", labels=None),
             ApplyIntensityd("image", policy),
@@ -403,7 +413,7 @@ def mask_transforms(
 def volumes_in(
     folder: str | Path, images: Sequence[str] = (), may_lack: bool = False
 ) -> list[dict[str, str | list[str]]]:
-    """{image} of every volume file in a folder, or of the one file that it names; or the images of every case.
+    """{image} of every volume file in a folder, or of the one file that it names; or {id, images} of every case.
 
     Args:
         folder: of the volumes, or one file.
@@ -417,7 +427,8 @@ def volumes_in(
     if images:
         if not folder.exists():
             raise InputError(f"{folder} does not exist. Give the images of a case, or a folder of cases.")
-        return [{"image": found.entry()} for found in find_image_sets(folder, images, may_lack).values()]
+        sets = find_image_sets(folder, images, may_lack)
+        return [{"id": case, "image": found.entry()} for case, found in sets.items()]
     files = [folder] if folder.is_file() else _images_in(folder) if folder.is_dir() else []
     if not files:
         raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")

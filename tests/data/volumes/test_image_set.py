@@ -150,7 +150,7 @@ def test_pairs_go_through_monais_transforms(data, tmp_path):
     inside = torch.stack([image[0] > 100, image[1] > 100]).float() - 0.5
     item["pred"] = MetaTensor(inside, meta=image.meta, applied_operations=image.applied_operations)
     mask_transforms(preprocessing, [1, 2], tmp_path / "masks", overlapping=True)(item)
-    written = samples.nib.load(tmp_path / "masks" / "image_seg.nii.gz")
+    written = samples.nib.load(tmp_path / "masks" / "segrap_0001_seg.nii.gz")
     assert written.shape == (*samples.SHAPE, 2)
     np.testing.assert_allclose(written.affine, samples.AFFINE)
     for folder in (data, case(data) / "image.nii.gz"):
