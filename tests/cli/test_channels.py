@@ -50,7 +50,7 @@ def test_four_sequences_in_one_file_go_the_whole_path(data, tmp_path, capsys):
     call(capsys, "evaluate", run, "--device", "cpu")
     call(capsys, "predict", run, "-i", data / "imagesTr/BRATS_001.nii.gz", "-o", masks, "--device", "cpu")
     image = nib.load(data / "imagesTr/BRATS_001.nii.gz")
-    written = nib.load(masks / "BRATS_001.nii.gz")
+    written = nib.load(masks / "BRATS_001_seg.nii.gz")
     assert written.shape == image.shape[:3]
     np.testing.assert_allclose(written.affine, image.affine)
 
@@ -58,7 +58,7 @@ def test_four_sequences_in_one_file_go_the_whole_path(data, tmp_path, capsys):
     for index in (0, 2, 3):
         samples.volume(lacking / f"{NAMES[index]}.nii.gz", np.asarray(image.dataobj)[..., index])
     call(capsys, "predict", run, "-i", tmp_path / "scans", "-o", masks, "--device", "cpu")
-    assert (masks / "one.nii.gz").is_file()
+    assert (masks / "one_seg.nii.gz").is_file()
 
     config = json.loads((run / "configs/metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     assert (config["num_channels"], config["channel_def"]) == (4, dict(zip("0123", NAMES, strict=True)))
