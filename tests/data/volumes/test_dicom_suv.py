@@ -52,7 +52,7 @@ def suv(folder):
     return io.read_volume(folder, suv=(True,))[0]
 
 
-def by_hand(seconds, weight=WEIGHT):
+def expected_suv(seconds, weight=WEIGHT):
     return BQML / (DOSE * 0.5 ** (seconds / HALF_LIFE) / (weight * 1000))
 
 
@@ -71,7 +71,7 @@ def by_hand(seconds, weight=WEIGHT):
     ],
 )
 def test_suv_is_activity_over_the_decayed_dose_by_weight(tmp_path, drug_changes, changes, seconds):
-    np.testing.assert_allclose(suv(pet(tmp_path, drug_changes, **changes)), by_hand(seconds), rtol=1e-5)
+    np.testing.assert_allclose(suv(pet(tmp_path, drug_changes, **changes)), expected_suv(seconds), rtol=1e-5)
 
 
 def test_what_is_suv_already_stays_and_other_readers_get_what_is_stored(tmp_path):
@@ -138,7 +138,7 @@ def test_training_on_pet_takes_suv_and_names_what_is_missing_first(tmp_path):
     assert (data.policy.low, data.policy.high, data.policy.unit) == (0, 10, "SUV")
     assert "0 to 10 SUV become black to white, since the headers state PT" in data.policy_reason
     stored = data.store()[data.split.train[0]]
-    expected = np.clip(by_hand(3600) / 10, 0, 1) * 255
+    expected = np.clip(expected_suv(3600) / 10, 0, 1) * 255
     assert abs(float(stored.grey(1).max()) - expected[..., 1].max()) <= 1
     for path in (tmp_path / "data/case_1").iterdir():
         path.unlink() if path.suffix != ".gz" else None
