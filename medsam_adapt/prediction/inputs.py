@@ -9,8 +9,8 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_images, recognised_layout
-from medsam_adapt.data.datasets.image_sets import find_image_sets
 from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
+from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, refuse_other_images
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, volume_files, volume_stem
 

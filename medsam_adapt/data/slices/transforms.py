@@ -37,10 +37,10 @@ from monai.transforms import (
 from medsam_adapt.config import Augmentation, Channels, InputScaling, PromptMode
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
-from medsam_adapt.data.datasets.image_sets import find_image_sets
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import StoredCase
+from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader

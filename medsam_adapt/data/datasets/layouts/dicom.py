@@ -27,11 +27,11 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_json
 from medsam_adapt.core.text import class_key
-from medsam_adapt.data.datasets.image_sets import image_set, images_in_folder
 from medsam_adapt.data.datasets.layouts import class_map, image_names
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, holds_volume, patient_key
+from medsam_adapt.data.volumes.image_search import image_set, images_in_folder
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, volume_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.json_files import read_json
-from medsam_adapt.data.datasets.image_sets import ImageFile, common_names, folder_images, image_set
 from medsam_adapt.data.datasets.layouts import (
     class_map,
     image_names,
@@ -27,6 +26,7 @@ from medsam_adapt.data.datasets.layouts import (
 )
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.files import case_stem, is_slicer_label, volume_files
+from medsam_adapt.data.volumes.image_search import ImageFile, common_names, folder_images, image_set
 from medsam_adapt.data.volumes.image_set import ImageSource
 from medsam_adapt.data.volumes.named_labels import with_named_labels
 

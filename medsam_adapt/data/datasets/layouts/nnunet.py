@@ -22,9 +22,9 @@ from typing import Any
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import peek_object, read_object
 from medsam_adapt.core.text import did_you_mean
-from medsam_adapt.data.datasets.image_sets import ImageFile, image_set
 from medsam_adapt.data.datasets.layouts import class_map, image_names, images_of, pair_by_id, volumes_by_stem
 from medsam_adapt.data.volumes.case import IGNORE, Case, CaseList
+from medsam_adapt.data.volumes.image_search import ImageFile, image_set
 from medsam_adapt.data.volumes.image_set import MOST_IMAGES, ImageSource
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding

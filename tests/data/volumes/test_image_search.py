@@ -10,7 +10,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.convert import convert_cases
-from medsam_adapt.data.datasets.image_sets import find_image_sets
+from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.io import read_volume, write_label
 from medsam_adapt.prediction.inputs import find_inputs
 from tests.data import dicom_files, samples
