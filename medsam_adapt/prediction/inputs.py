@@ -70,7 +70,7 @@ def find_inputs(
     if source.is_file():
         return Inputs(_by_name([source]))
     files = volume_files(source) or picture_files(source)
-    cases = dicom.images(source, series) if dicom.looks_like(source) else {}
+    cases = dicom.images(source, series=series) if dicom.looks_like(source) else {}
     found = [
         *(path for path in files if path.is_file()),
         *(cases.values() or [path for path in files if path.is_dir()]),

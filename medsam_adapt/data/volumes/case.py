@@ -63,12 +63,12 @@ class Case:
         """{id, image, label} as text, for the transforms of whole volumes; of masks {class id: mask} is the label.
 
         Of several images the paths are a list, as in MONAI's datalists.
-        ``unannotated`` beside them lists label ids, in one text.
+        Where classes are not annotated, ``unannotated`` lists their label ids in one text.
         """
         label = str(self.label) if self.label else {class_id: str(path) for class_id, path in self.masks.items()}
-        missing = " ".join(map(str, sorted(self.unannotated)))
         image = self.image.entry() if isinstance(self.image, ImageSet) else str(self.image)
-        return {"id": self.id, "image": image, "label": label, "unannotated": missing}
+        entry = {"id": self.id, "image": image, "label": label}
+        return {**entry, "unannotated": " ".join(map(str, sorted(self.unannotated)))} if self.unannotated else entry
 
 
 @dataclass(frozen=True)
