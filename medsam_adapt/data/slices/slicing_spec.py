@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,10 @@ class SlicingSpec(BaseModel):
             where each class has a mask.
         whole: classes that are one piece in every training label: fragments of them are removed.
         axis: slicing direction.
+        three_planes: whether slices of all three directions are learned, and the probabilities on them averaged; the
+            results are then put together along ``axis``.
+        slice_size: side of the square, in pixels, that slices are resized to where the network sees tiles of it; None
+            where it sees whole slices.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
         images: names of the images of a case that are taken together, in the order of the channels (two and their
@@ -44,6 +48,8 @@ class SlicingSpec(BaseModel):
     painted: list[int] = []
     whole: list[str] = []
     axis: Axis = "axial"
+    three_planes: bool = False
+    slice_size: int | None = Field(None, ge=16, le=4096)
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
     images: list[ImageName] = Field([], max_length=4)
@@ -83,6 +89,10 @@ class SlicingSpec(BaseModel):
             raise ValueError("an image is named twice")
         if (len(self.images) or 1) != len(self.policy.each) or (self.images and self.policy.kind != "channels"):
             raise ValueError("there is not one intensity policy for each image")
+        if self.slice_size is not None and self.prompt != "none":
+            raise ValueError("prompts are placed on whole slices, so tiles cannot be")
+        if self.three_planes and self.prompt != "none":
+            raise ValueError("a prompt lies on slices of one direction, so three_planes cannot be")
         return self
 
     @property
@@ -99,6 +109,13 @@ class SlicingSpec(BaseModel):
         if len(channels) == len(COLOURS):
             return ", ".join(f"{name} is {colour}" for name, colour in zip(channels, COLOURS, strict=True))
         return f"{', '.join(channels)}, {len(channels)} channels that the first layer mixes by trained weights"
+
+    @property
+    def planes(self) -> list[SlicingSpec]:
+        """One spec for each direction that volumes are sliced in; that of ``axis`` first."""
+        others = [axis for axis in get_args(Axis) if axis != self.axis] if self.three_planes else []
+        alone = self.slicing.model_copy(update={"three_planes": False})
+        return [alone.model_copy(update={"axis": axis}) for axis in (self.axis, *others)]
 
     @property
     def absent_classes(self) -> list[int]:

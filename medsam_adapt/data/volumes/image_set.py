@@ -7,7 +7,7 @@ the grid; the others are placed on it, and resampled with linear interpolation w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -68,6 +68,10 @@ class ImageSet:
     def missing(self) -> tuple[str, ...]:
         """Names of the images that are not there."""
         return tuple(name for name, path in zip(self.names, self.files, strict=False) if path is None)
+
+    def absolute(self) -> ImageSet:
+        """The same with absolute paths."""
+        return replace(self, files=tuple(None if path is None else path.absolute() for path in self.files))
 
     def entry(self) -> list[str]:
         """The paths as MONAI's datalists write them; empty for an image that is missing."""
