@@ -51,7 +51,7 @@ def compare(
     from_runs: Annotated[
         list[Path] | None, typer.Option("--from", help="Compare finished runs instead: --from RUN RUN …")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l or vit_h, for all methods.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="vit_nano, vit_b, …, for all methods; see 'train'.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,

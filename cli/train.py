@@ -58,11 +58,11 @@ def train(
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")
+        str | None, typer.Option(help="vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
     ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT).")
+        int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT and SAM 2).")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training slices.")] = None,
     minutes: Annotated[
