@@ -43,6 +43,7 @@ ORDER = (
     ("evaluation",),
     ("comparison", "export"),
     ("report",),
+    ("annotation",),
     ("hub",),
     ("cli",),
 )
