@@ -123,25 +123,19 @@ def by_bands(features: Tensor, first: ConvNorm, middle: ConvNorm, last: ConvNorm
 def _one_image(image: Tensor, middle: ConvNorm, weights: list[tuple[Tensor, Tensor]], residual: bool) -> Tensor:
     height, width, _ = image.shape
     stride = middle.c.stride[0]
-    hidden_channels = middle.c.out_channels
-    rows = max(2, _VALUES // (width * hidden_channels) // 2 * 2)
-    into, out_of = (weight.flatten(1) for weight, _ in (weights[0], weights[2]))
-
-    def widen(rows_of_image: Tensor) -> Tensor:
-        return onednn.linear(rows_of_image, into, weights[0][1], gelu=True)
-
-    above = image.new_zeros(1, width, hidden_channels)  # hidden features of the row above; outside they are zero
+    rows = max(2, _VALUES // (width * middle.c.out_channels) // 2 * 2)
+    (into, of_hidden), (kernel, of_mixed), (out_of, of_result) = weights
+    into, out_of = into.flatten(1), out_of.flatten(1)
     results = []
-    # The 3 x 3 kernel of a band's last row needs the row below, so hidden features run one row ahead.
-    ahead = widen(image[:1])
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        new = widen(image[start + 1 : min(stop + 1, height)])
-        below = [new] if stop < height else [new, new.new_zeros(1, width, hidden_channels)]
-        hidden = torch.cat([above, ahead, *below])
-        above, ahead = hidden[-2:-1], hidden[-1:]
-        used = hidden if stride == 1 else hidden[:-1]
-        mixed = onednn.depthwise_gelu(used[None], *weights[1], stride, (0, 1))[0]
-        result = onednn.linear(mixed, out_of, weights[2][1])
+        # The kernel needs the rows beside the band: making them twice takes less time than keeping and joining them.
+        below = 1 if stride == 1 else 0
+        hidden = onednn.linear(image[max(start - 1, 0) : stop + below], into, of_hidden, gelu=True)
+        outside = int(start == 0), below * int(stop == height)  # there hidden features are zero
+        if any(outside):
+            hidden = F.pad(hidden, (0, 0, 0, 0, *outside))
+        mixed = onednn.depthwise_gelu(hidden[None], kernel, of_mixed, stride, (0, 1))[0]
+        result = onednn.linear(mixed, out_of, of_result)
         results.append(F.gelu(result.add_(image[start:stop])) if residual else result)
     return torch.cat(results)
