@@ -14,8 +14,10 @@ from typing import Annotated
 import typer
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.output_folder import check_output
 
-from .console import Device, Series, check_output, say, warn
+from .console import say, warn
+from .options import Device, Series
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _NETWORK = "From a network"

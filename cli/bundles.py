@@ -14,10 +14,11 @@ from rich.table import Table
 from medsam_adapt.bundle.catalogue import RECIPES, describe_network, read_config, recipe_values
 from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.bundle.settings import knobs_model
-from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
+from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_untrusted
 from medsam_adapt.core.errors import InputError
 
-from .console import Json, print_json, say, show_table, warn
+from .console import print_json, say, show_table, warn
+from .options import Json
 
 app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(help="Name of a bundle, or the folder of one.", show_default=False)]
@@ -104,7 +105,7 @@ def check(
 def _zoo_problems(name: str, folder: Path) -> list[str]:
     from medsam_adapt.bundle.zoo_rules import network_problem, zoo_problems
 
-    if is_foreign(name):
+    if is_untrusted(name):
         return list(zoo_problems(folder))
     with TemporaryDirectory() as temporary:  # the zoo has complete bundles
         copied = Path(temporary) / name
@@ -142,5 +143,5 @@ def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> d
         "classes": classes,
         "settings": settings,
         "released_counts": metadata.get("released_counts"),
-        **(describe_network(name, backbone, classes, trusted) if trusted or not is_foreign(name) else {}),
+        **(describe_network(name, backbone, classes, trusted) if trusted or not is_untrusted(name) else {}),
     }

@@ -9,8 +9,10 @@ import typer
 from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import shortened
 
-from .console import Json, Overwrite, Series, print_json, progress_bar, say, shortened, show_table, warn
+from .console import print_json, progress_bar, say, show_table, warn
+from .options import Json, Overwrite, Series
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey

@@ -14,7 +14,8 @@ from medsam_adapt.core.files import home
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 from medsam_adapt.weights.store import download, import_file, local_path, verify
 
-from .console import Json, Overwrite, download_bar, print_json, say, show_table
+from .console import download_bar, print_json, say, show_table
+from .options import Json, Overwrite
 
 app = typer.Typer(help="List, fetch and check pretrained SAM weights.", no_args_is_help=True)
 

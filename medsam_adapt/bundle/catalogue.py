@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medsam_adapt.bundle import contents
 from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.bundle.settings import run_knobs
-from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
+from medsam_adapt.bundle.untrusted import base_bundle, is_untrusted, read_untrusted, require_trust
 from medsam_adapt.config import Knobs, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import decoded, literal
@@ -27,8 +27,8 @@ DEFAULT_BUNDLE = "detail"
 @cache
 def read_config(name: str, config: str) -> dict[str, Any]:
     """One config of a bundle, ``metadata`` or ``train`` say, as plain data."""
-    if is_foreign(name):
-        return read_foreign(Path(name), config)
+    if is_untrusted(name):
+        return read_untrusted(Path(name), config)
     return contents.complete_configs(bundle_folder(name))[config]
 
 
@@ -114,7 +114,7 @@ def workflow(
     require_trust(name, trusted)
     from monai.bundle import ConfigWorkflow
 
-    folder = Path(name) if is_foreign(name) else bundle_folder(name)
+    folder = Path(name) if is_untrusted(name) else bundle_folder(name)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it announces files that are known
     flow = ConfigWorkflow(
         config_file=[str(contents.config_file(folder, part)) for part in (config, overlay) if part],
@@ -134,7 +134,7 @@ def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool =
         ``trainable`` (``encoder``, ``decoder``, ``other``, ``total``), ``sam_parameters`` and ``share`` of them.
 
     Raises:
-        InputError: unknown bundle or backbone, or a foreign bundle that is not ``trusted``, for this runs its code.
+        InputError: unknown bundle or backbone, or an untrusted bundle that is not ``trusted``, for this runs its code.
     """
     require_trust(name, trusted)
     import torch

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+IN_BF16 = "The image encoder computes in bf16: --precision fp32 is slower and more exact."
 _KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
 _LARGE = 2**22  # bytes of what enters a block; holes of that size in the process's memory are worth giving back
 _GIVE_BACK_EVERY = 6  # stages, and before those that are kept; for ViT-B more often frees little more and takes longer
@@ -133,7 +134,7 @@ def is_second_pass() -> bool:
     return again is not None and again.passes > 1
 
 
-def keeps_slopes() -> bool:
+def keeps_gelu_gradients() -> bool:
     """Whether it will, and may keep half as much as its hidden features to spare the time for some of that."""
     again = _Again.current()
     return again is not None and again.whole

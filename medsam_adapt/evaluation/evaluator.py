@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
@@ -25,10 +24,10 @@ from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.transforms import volume_transforms
 from medsam_adapt.data.volumes.label_coding import IGNORED
-from medsam_adapt.evaluation.pictures import CaseView, save_pictures
+from medsam_adapt.evaluation.pictures import CaseView
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.scoring.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
-from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise, write_metrics
+from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise
 from medsam_adapt.training.setup import prepare_volume
 
 KEY_METRIC = "val_mean_dsc"
@@ -80,28 +79,6 @@ class VolumeScores(Metric):
     def summary(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
         return summarise(self.cases, self.class_names, self.rules, self.facts, self.absent, self.notes)
-
-
-class WriteReport:
-    """Handler of an evaluator from :func:`volume_evaluator`: ``metrics.csv``, ``metrics.json``, ``pictures/``.
-
-    Args:
-        folder: where they are written when all volumes are scored.
-        rules: which metrics are computed; all of them by default.
-    """
-
-    def __init__(self, folder: str | Path, rules: MetricRules | None = None) -> None:
-        self.folder, self.rules = Path(as_typed(folder, "output_dir")), rules or MetricRules()
-
-    def attach(self, engine: Any) -> None:
-        """Register with the evaluator."""
-        engine.scores.rules = self.rules
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Any) -> None:
-        scores: VolumeScores = engine.scores
-        write_metrics(self.folder, scores.summary())
-        save_pictures(self.folder / "pictures", scores.cases, scores.views, scores.class_names)
 
 
 def volume_evaluator(

@@ -22,7 +22,8 @@ from medsam_adapt.inference.byte_maps import LEVELS
 from medsam_adapt.inference.predictor import Predictor, Segmented
 from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
-from medsam_adapt.prediction.plan import Case, Outputs, file_names
+from medsam_adapt.prediction.json_report import case_entry
+from medsam_adapt.prediction.plan import Outputs, PlannedCase, file_names
 from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
 from medsam_adapt.prediction.quality_flags import Flag, class_flags
@@ -33,7 +34,7 @@ from medsam_adapt.runs.statistics import TrainingStatistics
 class _Drawn:
     """A case that is segmented and not yet written."""
 
-    case: Case
+    case: PlannedCase
     segmentation: Segmentation
     segmented: Segmented
     header: VolumeHeader
@@ -66,10 +67,10 @@ class CaseRunner:
 
     def run_all(
         self,
-        cases: Sequence[Case],
-        progress: Callable[[Case, int], None] | None = None,
+        cases: Sequence[PlannedCase],
+        progress: Callable[[PlannedCase, int], None] | None = None,
         fail_fast: bool = False,
-    ) -> Iterator[tuple[Case, dict[str, Any] | InputError]]:
+    ) -> Iterator[tuple[PlannedCase, dict[str, Any] | InputError]]:
         """Each case in turn with its entry in the report, or with what was wrong with it, which stops no other case.
 
         While one is computed, another thread writes the one before and reads the one after.
@@ -83,7 +84,7 @@ class CaseRunner:
         # Threads that silence pydicom by turns would undo each other's silence, and its warnings quote values.
         with quiet_dicom(), ThreadPoolExecutor(1) as beside:
             reading = [beside.submit(self._read, case) for case in cases[:1]]
-            last: tuple[Case, Future[dict[str, Any]]] | None = None
+            last: tuple[PlannedCase, Future[dict[str, Any]]] | None = None
             for case, following in zip_longest(cases, cases[1:]):
                 volume = reading.pop()
                 volume.exception()  # waits: no more than one volume is read ahead
@@ -109,7 +110,7 @@ class CaseRunner:
             if last is not None:
                 yield last[0], _outcome(*last)
 
-    def run(self, case: Case) -> dict[str, Any]:
+    def run(self, case: PlannedCase) -> dict[str, Any]:
         """Segment one case; returns its entry in the report.
 
         Raises:
@@ -117,7 +118,7 @@ class CaseRunner:
         """
         return self._write(self._segment(case, *self._read(case)))
 
-    def _read(self, case: Case) -> tuple[np.ndarray, VolumeHeader, float]:
+    def _read(self, case: PlannedCase) -> tuple[np.ndarray, VolumeHeader, float]:
         """Voxels, header, and the seconds it took."""
         started = time.perf_counter()
         image, header = read_volume(case.header.path, case.series)
@@ -125,7 +126,7 @@ class CaseRunner:
 
     def _segment(
         self,
-        case: Case,
+        case: PlannedCase,
         image: np.ndarray,
         header: VolumeHeader,
         seconds: float,
@@ -154,12 +155,7 @@ class CaseRunner:
             voxels = self.cleaning(voxels, record.label_ids, _voxel_ml(header))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
-        entry = {
-            "seconds": seconds + time.perf_counter() - started,
-            "volumes_ml": volumes,
-            "flags": [flag.model_dump() for flag in (*flags, *more)],
-            "files": {kind: str(path) for kind, path in case.outputs.items()},
-        }
+        entry = case_entry(seconds + time.perf_counter() - started, volumes, [*flags, *more], case.outputs)
         return _Drawn(case, segmentation, segmented, header, entry)
 
     def _measure(
@@ -187,7 +183,9 @@ class CaseRunner:
         seconds = drawn.entry["seconds"] + time.perf_counter() - started
         return {**drawn.entry, "seconds": round(seconds, 2)}
 
-    def _write_files(self, case: Case, segmentation: Segmentation, segmented: Segmented, header: VolumeHeader) -> None:
+    def _write_files(
+        self, case: PlannedCase, segmentation: Segmentation, segmented: Segmented, header: VolumeHeader
+    ) -> None:
         names = list(file_names(segmentation.names, segmentation.label_ids))
         paths = case.outputs
         if "label description" in paths:
@@ -209,7 +207,7 @@ class CaseRunner:
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
 
 
-def _outcome(case: Case, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
+def _outcome(case: PlannedCase, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
     """The entry of a case once it is written, or what about this one case kept it from that; raises all else."""
     try:
         return written.result()

@@ -1,4 +1,4 @@
-"""``report.json``: what was segmented with what, case by case.
+"""The JSON of ``predict --report``: what was segmented with what, case by case.
 
 While cases are segmented, each is one line appended to ``report.jsonl``, so that what is written per case does not grow
 with their number. ``report.json`` is written as the cases begin and, with all of them, when they are done; then the
@@ -16,10 +16,11 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.core.versions import versions
 from medsam_adapt.data.datasets.layouts import read_object
+from medsam_adapt.prediction.quality_flags import Flag
 from medsam_adapt.runs.record import RunRecord
 
 
-class Report:
+class JsonReport:
     """The report of one command; a context that writes the whole at its end, however it ends.
 
     Args:
@@ -58,7 +59,7 @@ class Report:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._write()
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> JsonReport:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,6 +91,25 @@ class Report:
         if self.path is not None:
             write_json(self.path, self.content)
             lines_of(self.path).unlink(missing_ok=True)
+
+
+def case_entry(
+    seconds: float, volumes_ml: Mapping[str, float], flags: Sequence[Flag], files: Mapping[str, Path]
+) -> dict[str, Any]:
+    """What the report states about one case; `JsonReport.add` adds where it was read from.
+
+    Args:
+        seconds: that it took.
+        volumes_ml: of each class.
+        flags: for review.
+        files: what was written, by kind.
+    """
+    return {
+        "seconds": seconds,
+        "volumes_ml": dict(volumes_ml),
+        "flags": [flag.model_dump() for flag in flags],
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
 
 
 def lines_of(path: Path) -> Path:

@@ -77,7 +77,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class PlannedCase:
     """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is."""
 
     name: str
@@ -96,7 +96,7 @@ class Unreadable:
 
 
 @dataclass
-class Plan:
+class PredictionPlan:
     """What is to be done.
 
     Attributes:
@@ -106,7 +106,7 @@ class Plan:
         notes: what was recognised and what was left out, in sentences.
     """
 
-    cases: list[Case] = field(default_factory=list)
+    cases: list[PlannedCase] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[Unreadable] = field(default_factory=list)
     notes: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ def plan_cases(
     layout: str = "auto",
     fail_fast: bool = False,
     part: Part | None = None,
-) -> Plan:
+) -> PredictionPlan:
     """Find the volumes and check every header.
 
     Args:
@@ -153,7 +153,7 @@ def plan_cases(
     found = find_inputs(inputs, layout, known, pairs, series, classes)
     if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
         raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
-    plan, refused = Plan(notes=found.notes), []
+    plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
         plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {len(found.volumes)} volumes.",)
@@ -173,7 +173,7 @@ def plan_cases(
             continue
         chosen = series if source.is_dir() else None
         try:
-            case = Case(name, read_header(source, chosen), paths, chosen)
+            case = PlannedCase(name, read_header(source, chosen), paths, chosen)
             if get_format(outputs.format).NEEDS_DICOM and isinstance(case.header, SeriesHeader):
                 get_format(outputs.format).check(case.header)
         except InputError as error:

@@ -18,14 +18,14 @@ from medsam_adapt.data.prompts.file import Prompt, read_prompts
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.volumes.image_pair import refuse_other_images
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels, ids_by_name, translate
-from medsam_adapt.prediction.plan import Case
+from medsam_adapt.prediction.plan import PlannedCase, PredictionPlan
 from medsam_adapt.runs.record import RunRecord, read_runs
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.inference.predictor import Predictor
 
 #: gives a case's label ids, or masks, from which prompts are taken; also takes its voxels
-ReferenceOf = Callable[[Case, np.ndarray], np.ndarray]
+ReferenceOf = Callable[[PlannedCase, np.ndarray], np.ndarray]
 
 SEES_THE_ANSWER = (
     "the prompts were taken from labels: the model saw where the answer is, so these masks are for evaluation only"
@@ -74,7 +74,17 @@ class PromptOptions:
                 "none, or give --prompts, --prompts-from-run or --prompts-from."
             )
 
-    def reference(self, cases: Sequence[Case], record: RunRecord) -> Callable[[str, int | None], ReferenceOf | None]:
+    def of_cases(self, plan: PredictionPlan, record: RunRecord) -> dict[str, list[Prompt]] | None:
+        """The prompts of the file by case, None without a file.
+
+        Raises:
+            InputError: as `read_case_prompts`.
+        """
+        return None if self.file is None else read_case_prompts(self.file, plan.cases, plan.names, record)
+
+    def reference(
+        self, cases: Sequence[PlannedCase], record: RunRecord
+    ) -> Callable[[str, int | None], ReferenceOf | None]:
         """What gives the labels from which prompts are taken, once a device and a batch size are known.
 
         Raises:
@@ -97,7 +107,7 @@ class PromptOptions:
 
 
 def read_case_prompts(
-    path: Path, cases: Sequence[Case], names: Sequence[str], record: RunRecord
+    path: Path, cases: Sequence[PlannedCase], names: Sequence[str], record: RunRecord
 ) -> dict[str, list[Prompt]]:
     """The prompts of all cases, checked against the run and the volumes.
 
@@ -134,7 +144,7 @@ class PromptsFromRun:
     def __init__(self, proposer: Predictor, record: RunRecord) -> None:
         self.proposer, self.record = proposer, record
 
-    def __call__(self, case: Case, image: np.ndarray) -> np.ndarray:
+    def __call__(self, case: PlannedCase, image: np.ndarray) -> np.ndarray:
         """Label ids of the prompted run, (X, Y, Z), or masks (C, X, Y, Z) of a proposer whose classes overlap."""
         proposed = self.proposer(image, case.header.affine)
         theirs = ids_by_name(self.proposer.record.class_names, self.proposer.record.label_ids)

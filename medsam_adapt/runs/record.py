@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
-from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
+from medsam_adapt.bundle.untrusted import is_untrusted, origin_sha256
 from medsam_adapt.config import Backbone, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
@@ -162,7 +162,7 @@ def data_of(record: RunRecord, run: str | Path) -> Path:
 
 
 def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
-    """The bundle to train by as a run was: the shipped one, or the same foreign one, which must be given again.
+    """The bundle to train by as a run was: the shipped one, or the same untrusted one, which must be given again.
 
     Args:
         record: of the run.
@@ -174,7 +174,7 @@ def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
     """
     if record.bundle_sha256 is None:
         return record.bundle
-    given = origin_sha256(Path(bundle), record.bundle) if bundle is not None and is_foreign(bundle) else None
+    given = origin_sha256(Path(bundle), record.bundle) if bundle is not None and is_untrusted(bundle) else None
     if bundle is not None and given == record.bundle_sha256:
         return bundle
     raise InputError(

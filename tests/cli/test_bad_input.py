@@ -188,7 +188,7 @@ def test_an_output_that_cannot_be_written(phantoms, tmp_path, capsys, monkeypatc
         assert f"{tmp_path / 'file'}" in err
         assert any(words in err for words in ("cannot be written", "cannot write to"))
         assert "name a" in err
-    monkeypatch.setattr("medsam_adapt.cli.console._writable", lambda folder: False)
+    monkeypatch.setattr("medsam_adapt.core.output_folder._writable", lambda folder: False)
     code, err = call(capsys, *commands["train"], tmp_path / "run")
     assert code == 2
     assert f"{tmp_path} cannot be written to: name another folder" in err

@@ -45,6 +45,7 @@ ORDER = (
     ("report",),
     ("annotation",),
     ("hub",),
+    ("workflows",),
     ("cli",),
 )
 Graph = Mapping[str, set[str]]
