@@ -10,6 +10,7 @@ from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.conv_bands import install_bands
 from medsam_adapt.kernels.feed_forward import FeedForward
 from medsam_adapt.kernels.patches import PatchEmbedding
+from medsam_adapt.networks.hiera import Block as HieraBlock
 from medsam_adapt.networks.hiera import Hiera
 from medsam_adapt.networks.tiny_vit import TinyViT
 
@@ -23,8 +24,9 @@ def install(encoder: ImageEncoderViT | TinyViT | Hiera) -> None:
         install_bands(encoder)
         return
     if isinstance(encoder, Hiera):
-        for block in encoder.blocks:
-            block.mlp = FeedForward(block.mlp)
+        for each in encoder.blocks:
+            assert isinstance(each, HieraBlock), "a Hiera has no others"
+            each.mlp = FeedForward(each.mlp)
         return
     encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
     encoder.blocks = nn.ModuleList(EncoderBlock(block) for block in encoder.blocks)

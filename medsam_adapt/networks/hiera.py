@@ -200,7 +200,7 @@ class Hiera(nn.Module):
 
     def run_block(self, index: int, state: State) -> State:
         """The state behind a block."""
-        block = self.blocks[index]
+        block = self._block(index)
         tokens, *finished = state
         return (block(tokens), *finished, *([tokens] if block.starts_stage else []))
 
@@ -242,7 +242,12 @@ class Hiera(nn.Module):
         return self.neck.out_channels + 4 * self.widths[1] + 16 * self.widths[0]
 
     def _stage(self, count: int) -> int:
-        return sum(block.starts_stage for block in self.blocks[:count])
+        return sum(self._block(index).starts_stage for index in range(count))
+
+    def _block(self, index: int) -> Block:
+        block = self.blocks[index]
+        assert isinstance(block, Block), "made above"
+        return block
 
 
 def halved(tokens: Tensor) -> Tensor:
