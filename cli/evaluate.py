@@ -14,7 +14,7 @@ from medsam_adapt.scoring.metrics import METRICS
 from medsam_adapt.workflows.evaluate import evaluate as workflow
 
 from .console import only_json, print_json, say, show_table
-from .options import Device, Json, Overwrite
+from .options import Cluster, Device, Json, Overwrite, Part
 from .reporter import TERMINAL
 
 _HEADS = {
@@ -50,6 +50,8 @@ def evaluate(
         str, typer.Option(help="Definitions of ours, monai, medpy, seg-metrics or surface-distance; see docs/peers.md.")
     ] = "ours",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.")] = 1,
+    part: Part = None,
+    cluster: Cluster = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -73,12 +75,18 @@ def evaluate(
         tolerance=tolerance,
         convention=convention,
         workers=workers,
+        part=part,
+        cluster=cluster,
         device=device,
         overwrite=overwrite,
         reporter=TERMINAL,
     )
     if as_json:
         print_json(scored.summary)
+    if scored.missing:
+        left = ", ".join(map(str, scored.missing))
+        say(f"Written: {scored.files[0]}. metrics.json is written once these parts are done: {left}.")
+        return
     _print_table(scored.summary)
     say(f"Written: {', '.join(map(str, scored.files))}")
 

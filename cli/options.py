@@ -11,6 +11,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
+Part = Annotated[
+    str | None,
+    typer.Option(help="K/N: only part K of N of the cases.", show_default="that of torchrun or SLURM, else all"),
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="Dask scheduler (tcp://HOST:PORT), or local:N for N workers on this machine.")
+]
 Series = Annotated[
     str | None,
     typer.Option(

@@ -12,7 +12,7 @@ from medsam_adapt.outputs import format_names
 from medsam_adapt.workflows.predict import predict as workflow
 
 from .console import only_json, print_json, say
-from .options import Device, Json, Overwrite, Series
+from .options import Cluster, Device, Json, Overwrite, Part, Series
 from .reporter import TERMINAL
 
 _FORMATS = " | ".join(format_names())
@@ -43,10 +43,14 @@ def predict(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first volume that cannot be read.")
     ] = False,
-    part: Annotated[
-        str | None,
-        typer.Option(help="K/N: only part K of N of the volumes.", show_default="that of torchrun or SLURM, else all"),
+    part: Part = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes, one per GPU; with --device cpu, on the CPU.", show_default="1", metavar="N"
+        ),
     ] = None,
+    cluster: Cluster = None,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,
@@ -90,6 +94,8 @@ def predict(
         skip_existing=skip_existing,
         fail_fast=fail_fast,
         part=part,
+        gpus=gpus,
+        cluster=cluster,
         flips=flips,
         format=format,
         per_class=per_class,

@@ -13,6 +13,8 @@ from medsam_adapt.core.errors import InputError
 Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
+PlaneChoice = Literal["auto", "one", "three"]
+Tiles = Literal["off", "auto"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "strong", "free"]
 Sampling = Literal["balanced", "slices"]
@@ -55,6 +57,18 @@ class Knobs(BaseModel):
         "branch on a small backbone the resolution of the training volumes, from 64 to 256",
     )
     axis: Axis = Field("axial", description="slicing direction")
+    planes: PlaneChoice = Field(
+        "one",
+        description="one: slices along axis; three: axial, coronal and sagittal slices train one network, and its "
+        "probabilities on all of them are averaged; auto: three, without a prompt and where the voxels of all training "
+        "volumes are about as long as wide",
+    )
+    tiles: Tiles = Field(
+        "off",
+        description="auto: where all structures are small for their slices, the network sees overlapping tiles of 64 "
+        "pixels instead of whole slices, without a prompt and where image_size is chosen from the volumes; off: whole "
+        "slices",
+    )
     channels: ChannelChoice = Field(
         "repeat",
         description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "
@@ -82,7 +96,10 @@ class Knobs(BaseModel):
     )
     epochs: int = Field(40, ge=1, description="passes over the training slices")
     minutes: float | None = Field(
-        None, gt=0, le=100_000, description="time budget from which 'train --minutes' chose the epochs; null: none"
+        None,
+        gt=0,
+        le=100_000,
+        description="time budget instead of epochs: the learning rate falls with the time used; null: none",
     )
     min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
     max_steps: int | None = Field(None, ge=1, description="steps an epoch has at most; null: a pass over all slices")

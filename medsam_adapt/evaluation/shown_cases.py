@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, StringConstraints, model_validator
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, written_whole
@@ -31,6 +32,10 @@ def choose_cases(means: Mapping[str, float]) -> dict[str, str]:
     if len(ranked) == 2:
         del chosen["median"]
     return chosen
+
+
+#: as `medsam_adapt.evaluation.contours.outline` writes them
+Outlines = Annotated[str, StringConstraints(pattern=r"^(-?\d{1,6},-?\d{1,6},[0-7]*(;|$))*$")]
 
 
 class PackedCase(BaseModel):
@@ -55,16 +60,22 @@ class PackedCase(BaseModel):
 
     case: str
     numbers: list[int]
-    slices: int
-    width: int
-    height: int
-    native: tuple[int, int]
+    slices: PositiveInt
+    width: PositiveInt
+    height: PositiveInt
+    native: tuple[PositiveInt, PositiveInt]
     sheets: list[bytes]
-    per_sheet: int
-    prediction: list[dict[int, str]]
-    reference: list[dict[int, str]]
-    key_index: int
+    per_sheet: PositiveInt
+    prediction: list[dict[PositiveInt, Outlines]]
+    reference: list[dict[PositiveInt, Outlines]]
+    key_index: NonNegativeInt
     key_slice: bytes
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> PackedCase:
+        if not len(self.prediction) == len(self.reference) == len(self.numbers) > self.key_index:
+            raise ValueError("the slices and their outlines differ in number")
+        return self
 
     @property
     def packed_bytes(self) -> int:

@@ -68,10 +68,11 @@ def real_slice(record: RunRecord) -> Tensor | None:
         return None
     volume, affine = to_ras(image, header.affine)
     slices = volume_to_slices(record.policy.apply(volume), record.axis)
-    plan = SlicePlan.of(volume.shape, np.linalg.norm(affine[:3, :3], axis=0), record.axis, record.image_size)
+    size = record.slice_size or record.image_size
+    plan = SlicePlan.of(volume.shape, np.linalg.norm(affine[:3, :3], axis=0), record.axis, size)
     offsets = (0,) if slices.ndim == 4 else (0, 0, 0) if record.channels == "repeat" else (-1, 0, 1)
     chosen = np.clip(len(slices) // 2 + np.array(offsets), 0, len(slices) - 1)
-    resized = plan.resize_image(as_tensor(slices[chosen]))
+    resized = plan.resize_image(as_tensor(slices[chosen]))[..., : record.image_size, : record.image_size]
     return pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
 
 

@@ -111,6 +111,8 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "inputs": ["image", *_prompt_name(record.prompt)],
         "image_size": record.image_size,
         "axis": record.axis,
+        "three_planes": record.three_planes,
+        "slice_size": record.slice_size,
         "channels": record.channels,
         "images": record.images,
         "intensity_policy": record.policy.model_dump(),

@@ -18,7 +18,7 @@ from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
-from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
+from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.slice_store import renumber
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
@@ -82,7 +82,8 @@ class Predictor:
         record, runs = self.record, len(self._members)
         return (
             f"Predictor({record.bundle}, {record.backbone} at {record.image_size} pixels, "
-            f"{record.axis} slices, classes {', '.join(self.class_names)}"
+            f"{'axial, coronal and sagittal' if record.three_planes else record.axis} slices, "
+            f"classes {', '.join(self.class_names)}"
             + f", prompt {record.prompt}" * (record.prompt != "none")
             + f", mean of {runs} runs" * (runs > 1)
             + f", {self.precision} on {self.device})"
@@ -110,8 +111,7 @@ class Predictor:
 
     def slices_in(self, shape: Sequence[int], affine: np.ndarray) -> int:
         """How many slices a volume of this shape and affine has in the run's slicing direction."""
-        view, _ = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
-        return len(volume_to_slices(view, self.record.axis))
+        return count_slices(shape, affine, self.record.axis)
 
     def __call__(
         self,
@@ -241,8 +241,9 @@ class Predictor:
         source = self._prompt_source(image.shape, affine, prompts, reference)
         windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
         members = [
-            SliceLogits(slicing, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
+            SliceLogits(plane, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
             for slicing, network in self._members
+            for plane in slicing.planes
         ]
         slices: list[SliceLogits | OtherAxis] = [
             each if each.slicing.axis == record.axis else OtherAxis(each, record.axis) for each in members

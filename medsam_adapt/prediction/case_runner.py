@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, pie
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
 from medsam_adapt.prediction.quality_flags import Flag, class_flags
 from medsam_adapt.runs.statistics import TrainingStatistics
+
+Item = TypeVar("Item")
+Outcome = dict[str, Any] | InputError  # a case's entry in the report, or what was wrong with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,38 +67,37 @@ class CaseRunner:
     follow: bool = False
     prompts: Mapping[str, Sequence[Prompt]] | None = None
     reference: ReferenceOf | None = None
+    _computes: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run_all(
         self,
-        cases: Sequence[PlannedCase],
+        cases: Iterable[PlannedCase],
         progress: Callable[[PlannedCase, int], None] | None = None,
         fail_fast: bool = False,
-    ) -> Iterator[tuple[PlannedCase, dict[str, Any] | InputError]]:
+    ) -> Iterator[tuple[PlannedCase, Outcome]]:
         """Each case in turn with its entry in the report, or with what was wrong with it, which stops no other case.
 
-        While one is computed, another thread writes the one before and reads the one after.
+        While one is computed, one thread reads the next one and another thread writes the one before. At most one
+        volume is read ahead and one waits to be written, so memory does not grow with the number of cases.
 
         Args:
-            cases: to segment.
+            cases: to segment; the next one is taken when its reading begins.
             progress: called with a case and the number of its slices just done, 0 as it begins.
             fail_fast: whether no further case is begun once one has failed.
         """
         report_progress = progress or (lambda case, count: None)
         # Threads that silence pydicom by turns would undo each other's silence, and its warnings quote values.
-        with quiet_dicom(), ThreadPoolExecutor(1) as beside:
-            reading = [beside.submit(self._read, case) for case in cases[:1]]
+        with quiet_dicom(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            volumes = _ahead((case, reader.submit(self._read, case)) for case in cases)
             last: tuple[PlannedCase, Future[dict[str, Any]]] | None = None
-            for case, following in zip_longest(cases, cases[1:]):
-                volume = reading.pop()
-                volume.exception()  # waits: no more than one volume is read ahead
-                if following is not None:
-                    reading.append(beside.submit(self._read, following))
+            for case, volume in volumes:
                 report_progress(case, 0)
                 written: Future[dict[str, Any]] = Future()
                 failed = False
                 try:
                     drawn = self._segment(case, *volume.result(), partial(report_progress, case))
-                    written = beside.submit(self._write, drawn)
+                    written = writer.submit(self._write, drawn)
+                    del drawn
                 except Exception as error:  # `_outcome` decides whether the other cases go on
                     written.set_exception(error)
                     failed = True
@@ -109,6 +111,18 @@ class CaseRunner:
                     break
             if last is not None:
                 yield last[0], _outcome(*last)
+
+    def outcome(self, case: PlannedCase) -> Outcome:
+        """One case; several threads may call this, of which one computes while the others read and write."""
+        done: Future[dict[str, Any]] = Future()
+        try:
+            volume = self._read(case)
+            with self._computes:
+                drawn = self._segment(case, *volume)
+            done.set_result(self._write(drawn))
+        except Exception as error:
+            done.set_exception(error)
+        return _outcome(case, done)
 
     def run(self, case: PlannedCase) -> dict[str, Any]:
         """Segment one case; returns its entry in the report.
@@ -205,6 +219,16 @@ class CaseRunner:
             for file_name, (name, _, mask) in zip(names, segmentation.structures(), strict=True):
                 alone = Segmentation(mask.astype(np.uint8), [name], [1])
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each given when the next one has been taken."""
+    waiting: list[Item] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
 
 
 def _outcome(case: PlannedCase, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_images, recognised_layout
 from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
+from medsam_adapt.data.volumes.files import suffix_of
 from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, volume_files, volume_stem
 
@@ -66,18 +67,18 @@ def find_inputs(
         return Inputs(_by_name([source]))
     files = volume_files(source) or picture_files(source)
     cases = dicom.images(source, series) if dicom.looks_like(source) else {}
-    found = [
-        *(path for path in files if path.is_file()),
-        *(cases.values() or [path for path in files if path.is_dir()]),
-    ]
-    if not found:
+    folders = [path for path in files if path.is_dir()]
+    alone = sorted({*files} - {*folders}) if folders else files
+    names = {path: path.name[: -len(suffix_of(path))] for path in alone}  # `volume_stem` would ask the disk again
+    names |= {path: case_id for case_id, path in cases.items()} or {path: volume_stem(path) for path in folders}
+    if not names:
         raise InputError(_no_volume(source))
-    images, labels = _apart(found, {class_key(name) for name in classes})
+    images, labels = _apart(names, {*alone}, {class_key(name) for name in classes})
     notes: tuple[str, ...] = ()
     if labels:
         named = ", ".join(path.name for path in labels[:_SUGGESTED]) + ", …" * (len(labels) > _SUGGESTED)
         notes = (f"{source}: left out {len(labels)} file{'s' * (len(labels) > 1)} named as labels ({named}).",)
-    return Inputs(_by_name(images, {path: case_id for case_id, path in cases.items()}), notes)
+    return Inputs(_by_name(images, names), notes)
 
 
 def _recognised(source: Path) -> str:
@@ -122,9 +123,10 @@ def _pairs(source: Path) -> list[Path]:
 def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) -> dict[str, Path]:
     """Name -> volume, by what ``names_of`` calls it or else its file; refuses two whose outputs would have one name."""
     names: dict[str, Path] = {}
+    known = names_of or {}
     problems = []
     for path in paths:
-        name = (names_of or {}).get(path) or volume_stem(path)
+        name = known.get(path) or volume_stem(path)
         if (other := names.setdefault(name, path)) != path:
             problems.append(f"{path} and {other.name} would give outputs of the same name: rename one of them.")
     if problems:
@@ -132,15 +134,13 @@ def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) 
     return names
 
 
-def _apart(found: Sequence[Path], classes: set[str]) -> tuple[list[Path], list[Path]]:
-    """Images, and the labels among them; where all are named as labels, they are what is wanted."""
-    stems = {volume_stem(path) for path in found}
-    labels = [
-        path
-        for path in found
-        if path.is_file() and (is_slicer_label(path) or _is_label(volume_stem(path), stems, classes))
-    ]
-    return ([path for path in found if path not in labels], labels) if len(labels) < len(found) else (list(found), [])
+def _apart(names: Mapping[Path, str], files: Collection[Path], classes: set[str]) -> tuple[list[Path], list[Path]]:
+    """Images, and the labels among them, which are files; where all are named as labels, they are what is wanted."""
+    stems = {*names.values()}
+    labels = {path for path in files if is_slicer_label(path) or _is_label(names[path], stems, classes)}
+    if len(labels) == len(names):
+        return list(names), []
+    return [path for path in names if path not in labels], [path for path in names if path in labels]
 
 
 def _is_label(stem: str, stems: set[str], classes: set[str]) -> bool:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.files import remove_leftovers
+from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
 from medsam_adapt.prediction.inputs import find_inputs
 from medsam_adapt.runs.record import RunRecord
+
+_READERS = 8  # threads that read headers
 
 
 @dataclass(frozen=True)
@@ -157,34 +161,58 @@ def plan_cases(
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
         plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {len(found.volumes)} volumes.",)
-    for name in names:
-        source = found.volumes[name]
-        paths = outputs.of(name, folder)
-        for path in paths.values():
-            remove_leftovers(path)
-        existing = [path for path in paths.values() if path.exists()]
-        if skip_existing and len(existing) == len(paths):
+    paths_of = {name: outputs.of(name, folder) for name in names}
+    there = look_for_outputs(folder, {path.name for paths in paths_of.values() for path in paths.values()})
+    wanted = []
+    for name, paths in paths_of.items():
+        existing = [path for path in paths.values() if path.name in there]
+        if skip_existing and all(there.get(path.name) for path in paths.values()):
             plan.skipped.append(name)
-            continue
-        if existing and not (overwrite or skip_existing):
+        elif existing and not (overwrite or skip_existing):
             refused.append(
                 f"{existing[0]} already exists: name another --output, or add --skip-existing or --overwrite."
             )
+        else:
+            wanted.append(name)
+    for name, header in _headers(wanted, found.volumes, series, outputs.format):
+        source = found.volumes[name]
+        if isinstance(header, InputError):
+            plan.failed.append(Unreadable(name, source, header))
             continue
-        chosen = series if source.is_dir() else None
-        try:
-            case = PlannedCase(name, read_header(source, chosen), paths, chosen)
-            if get_format(outputs.format).NEEDS_DICOM and isinstance(case.header, SeriesHeader):
-                get_format(outputs.format).check(case.header)
-        except InputError as error:
-            plan.failed.append(Unreadable(name, source, error))
-            continue
-        if get_format(outputs.format).NEEDS_DICOM and not isinstance(case.header, SeriesHeader):
+        if get_format(outputs.format).NEEDS_DICOM and not isinstance(header, SeriesHeader):
             refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
-        plan.cases.append(case)
+        plan.cases.append(PlannedCase(name, header, paths_of[name], _chosen(series, source)))
     if refused or (plan.failed and (fail_fast or not plan.cases)):
         raise problems_error([*refused, *(str(each.error) for each in plan.failed)])
     return plan
+
+
+def _headers(
+    names: Sequence[str], volumes: Mapping[str, Path], series: str | None, format: str
+) -> Iterator[tuple[str, VolumeHeader | InputError]]:
+    """The header of each volume, or what is wrong with it; several at a time, as a shared disk answers late."""
+    needs_dicom = get_format(format).NEEDS_DICOM
+
+    def read(name: str) -> VolumeHeader | InputError:
+        try:
+            header = read_header(volumes[name], _chosen(series, volumes[name]))
+            if needs_dicom and isinstance(header, SeriesHeader):
+                get_format(format).check(header)
+        except InputError as error:
+            return error
+        return header
+
+    if len(names) <= 1:
+        yield from ((name, read(name)) for name in names)
+        return
+    # Threads that silence pydicom by turns would undo each other's silence.
+    with quiet_dicom(), ThreadPoolExecutor(_READERS) as readers:
+        yield from zip(names, readers.map(read, names), strict=True)
+
+
+def _chosen(series: str | None, source: Path) -> str | None:
+    """The series wanted of a DICOM folder; files have none."""
+    return series if series is not None and source.is_dir() else None
 
 
 def _check_folder(inputs: Path, folder: Path) -> None:

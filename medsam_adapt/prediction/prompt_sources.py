@@ -105,6 +105,18 @@ class PromptOptions:
 
         return load
 
+    def absolute(self) -> PromptOptions:
+        """The same with absolute paths."""
+        paths = (None if path is None else path.absolute() for path in (self.file, self.from_run, self.from_labels))
+        return PromptOptions(*paths, propagate=self.propagate)
+
+    def reference_of_each(self, record: RunRecord, device: str, batch_size: int | None) -> ReferenceOf | None:
+        """As `reference`, for cases that are not known beforehand: the label of each is looked for when it comes."""
+        if self.from_labels is not None:
+            labels = self.from_labels
+            return lambda case, image: PromptsFromLabels(labels, [case], record)(case, image)
+        return self.reference([], record)(device, batch_size)
+
 
 def read_case_prompts(
     path: Path, cases: Sequence[PlannedCase], names: Sequence[str], record: RunRecord

@@ -87,7 +87,10 @@ def _model(run: Path, record: RunRecord) -> Rows:
         ("trained values", NOT_RECORDED if total is None else f"{total:,}" + f" ({parts})" * bool(parts)),
         ("image encoder", "trained whole" if record.tune_encoder else "frozen but for the adapter"),
         ("prompt", prompts[record.prompt] + ", and one that is learnt" * record.learn_prompt),
-        ("slices", f"{record.axis}, {record.image_size} pixels"),
+        (
+            "slices",
+            f"{'axial, coronal and sagittal' if record.three_planes else record.axis}, {record.image_size} pixels",
+        ),
         ("grey levels", window.replace("-", "−")),
         ("input scaling", scaling[record.input_scaling]),
     ]

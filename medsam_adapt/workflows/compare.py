@@ -215,5 +215,5 @@ def _score(run: Path, rules: MetricRules, device: str, reporter: Reporter) -> No
     """Evaluate a run, unless it has its scores."""
     if not is_scored(run, rules):
         reporter.note(f"Scoring {run} …")
-        arguments = ["evaluate", str(run), "--protocol", rules.protocol, "--device", device]
+        arguments = ["evaluate", str(run), "--protocol", rules.protocol, "--device", device, "--part", "1/1"]
         command.run_command(arguments, f"evaluation of {run}", quiet=True)

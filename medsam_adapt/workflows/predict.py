@@ -18,6 +18,7 @@ from medsam_adapt.weights.registry import get_weights
 from medsam_adapt.weights.store import resolve
 from medsam_adapt.workflows.arguments import PathLike, path_or_none, paths
 from medsam_adapt.workflows.prediction_run import PredictionOptions, segment_cases
+from medsam_adapt.workflows.processes import count_processes
 from medsam_adapt.workflows.reporter import SILENT, Reporter
 
 
@@ -35,6 +36,8 @@ def predict(
     skip_existing: bool = False,
     fail_fast: bool = False,
     part: str | None = None,
+    gpus: int | None = None,
+    cluster: str | None = None,
     flips: bool = False,
     format: str = "nifti",
     per_class: bool = False,
@@ -68,6 +71,8 @@ def predict(
         skip_existing: skip volumes whose outputs all exist.
         fail_fast: stop at the first volume that cannot be read.
         part: ``K/N`` for part K of N of the volumes; None takes it from torchrun or SLURM, else all.
+        gpus: processes of this machine, one for each GPU; with the device cpu, on the processor.
+        cluster: address of a Dask scheduler, or ``local:N`` for N workers of this machine.
         flips: average over mirrored slices too.
         format: of the masks, such as ``nifti`` or ``dicom-seg``.
         per_class: write one folder per volume, one file per class.
@@ -106,8 +111,12 @@ def predict(
         prompts=PromptOptions(*map(path_or_none, (prompts, prompts_from_run, prompts_from)), propagate=propagate),
         cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
         clean_up=not no_clean_up,
+        gpus=_processes(gpus, device, cluster),
+        cluster=cluster,
     )
     share = part_of_environment() if part is None else parse_part(part)
+    if cluster is not None and not cluster.startswith("local") and source.suffix.lower() == ".zip":
+        raise InputError(f"{source}: the workers of --cluster do not see what is in it. Unpack it on the shared disk.")
     records = _weights_of(folders, options.prompts) or read_runs(folders)
     record = records[folders[0]]
     _check(options, record, folders[0], overwrite and skip_existing)
@@ -118,6 +127,21 @@ def predict(
         plan = plan_cases(found, folder, outputs, overwrite, skip_existing, series, record, layout, fail_fast, share)
         archive = source if found != source else None
         return segment_cases(plan, folder, archive, records, replace(options, outputs=outputs), reporter)
+
+
+def _processes(gpus: int | None, device: str, cluster: str | None) -> int:
+    """How many processes of this machine segment.
+
+    Raises:
+        InputError: a cluster too, one device for all, or more than the machine has.
+    """
+    if gpus is None or gpus == 1:
+        return 1
+    if cluster is not None:
+        raise InputError("--gpus and --cluster exclude each other: choose one.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--gpus {gpus}: --device {device} is one device. Leave out one of them.")
+    return count_processes(gpus, device)
 
 
 def _weights_of(folders: list[Path], prompts: PromptOptions) -> dict[Path, RunRecord]:

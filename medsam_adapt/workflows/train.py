@@ -109,6 +109,7 @@ def train(
     Raises:
         InputError: options, settings, files or labels that do not fit; nothing is written then.
         RunError: the training failed; its message states how to resume it.
+        Stopped: Ctrl-C or SIGTERM came; a checkpoint was written after the current step. It is a SystemExit.
     """
     options = dict(locals())
     if output is None:
@@ -125,8 +126,11 @@ def train(
         if not (begun or is_false_start(order.output)):
             check_output(order.output, overwrite, RUN_FILE)
     with training_logs(reporter):
-        if minutes is not None and not begun:
-            order = with_epochs_that_fit(order, reporter)
+        if order.knobs.minutes is not None and not begun:
+            if order.knobs.cache_frozen == "off":  # nothing depends on the number of epochs: no step is measured
+                order = replace(order, knobs=order.knobs.model_copy(update={"val_interval": order.knobs.epochs}))
+            else:
+                order = with_epochs_that_fit(order, reporter)
         if count == 1:
             run_training(order, reporter)
         else:
@@ -172,7 +176,7 @@ def plan_training(*arguments: Any, **options: Any) -> dict[str, Any]:
         # The output is borrowed too: MONAI's TensorBoard handler writes as soon as it is made.
         borrowed = order.knobs.model_copy(update={"cache_dir": str(cache)})
         order = replace(order, output=cache / "run", knobs=borrowed, resume=False)
-        if bound.arguments["minutes"] is not None:
+        if order.knobs.minutes is not None:
             order = with_epochs_that_fit(order, reporter)
         return plan_of(prepare(order, reporter))
 
@@ -219,7 +223,10 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("split_file", "cache_dir"):
         given[name] = None if options[name] is None else plain_path(Path(options[name]))
     given["classes"] = None if options["classes"] is None else names(options["classes"])
-    return {name: value for name, value in given.items() if value is not None} | dict(options["sets"] or {})
+    given = {name: value for name, value in given.items() if value is not None} | dict(options["sets"] or {})
+    if "epochs" in given and (options["from_run"] is not None or options["repeat"] is not None):
+        given["minutes"] = None  # of the earlier run
+    return given
 
 
 def _of_interrupted(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from medsam_adapt.data import TrainingData
     from medsam_adapt.feature_cache.frozen_work import FrozenWork
+    from medsam_adapt.training.time_budget import TimeBudget
 
 
 def note_precision(flow: ConfigWorkflow, reporter: Reporter) -> None:
@@ -38,9 +39,10 @@ def frozen_work_of(flow: ConfigWorkflow) -> FrozenWork | None:
 def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     """What is trained on and held out, and what is unusual about it."""
     split = data.split
+    tiles = f"tiles of {data.image_size} pixels of slices of {data.slice_size}" if data.slice_size else ""
     reporter.note(
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
-        f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
+        f"classes: {', '.join(data.class_names)}; {tiles or f'slices of {data.image_size} pixels'}."
     )
     reporter.note(f"Grey levels: {data.policy_reason}")
     if not split.held_out:
@@ -121,8 +123,8 @@ class Display:
     Where there is no terminal, as in a file or a scheduler's log, each epoch is a line with its mean loss.
     """
 
-    def __init__(self, progress: Progress, epochs: int) -> None:
-        self.progress, self.epochs = progress, epochs
+    def __init__(self, progress: Progress, epochs: int, budget: TimeBudget | None = None) -> None:
+        self.progress, self.epochs, self.budget = progress, epochs, budget
         self.losses: list[float] = []
         self.started = time.perf_counter()
 
@@ -138,14 +140,14 @@ class Display:
     def _step(self, trainer: Engine) -> None:
         loss = float(trainer.state.output[0]["loss"])
         self.losses.append(loss)
-        self.progress.update(completed=trainer.state.iteration, detail=f"epoch {trainer.state.epoch} loss {loss:.4f}")
+        completed = trainer.state.iteration if self.budget is None else self.budget.part
+        self.progress.update(completed=completed, detail=f"epoch {trainer.state.epoch} loss {loss:.4f}")
 
     def _epoch(self, trainer: Engine) -> None:
         loss, seconds = sum(self.losses) / max(len(self.losses), 1), time.perf_counter() - self.started
         steps = f"{len(self.losses)} step{'s' * (len(self.losses) != 1)}"
-        self.progress.line(
-            f"epoch {trainer.state.epoch} of {self.epochs}: loss {loss:.4f}, {steps} in {seconds:.1f} s", in_log=True
-        )
+        of = f" of {self.epochs}" if self.budget is None else f", {self.budget.share:.0%} of the time"
+        self.progress.line(f"epoch {trainer.state.epoch}{of}: loss {loss:.4f}, {steps} in {seconds:.1f} s", in_log=True)
         self.losses.clear()
         self.started = time.perf_counter()
 

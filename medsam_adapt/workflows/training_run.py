@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
-    from medsam_adapt.training.time_budget import Deadline
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class TrainingOrder:
             "knobs": self.knobs.model_dump(),
             "device": self.device,
             "resume": self.resume,
+            "started": self.started,  # the clock is that of the machine
             "trust_bundle": self.trust_bundle,
         }
 
@@ -86,15 +86,10 @@ def run_training(order: TrainingOrder, reporter: Reporter) -> None:
     """Train; raises InputError before anything is written."""
     output = order.output
     flow = prepare(order, reporter)
-    deadline = None
-    if order.knobs.minutes is not None:
-        from medsam_adapt.training.time_budget import Deadline
-
-        deadline = Deadline.of(order.knobs.minutes, order.started, output, order.resume)
     with explain_training_errors(output, order.knobs.model_dump()):
         _do_frozen_work(flow, reporter)
     with kept_or_restored(output, order.overwrite and not order.resume and is_main_process(), reporter):
-        _run(flow, order, deadline, reporter)
+        _run(flow, order, reporter)
         if is_main_process():
             require_trained(output)
     if order.resume and is_main_process():  # the kill may have come while it replaced another run
@@ -119,27 +114,28 @@ def kept_or_restored(output: Path, overwrite: bool, reporter: Reporter) -> Itera
 
 
 def with_epochs_that_fit(order: TrainingOrder, reporter: Reporter) -> TrainingOrder:
-    """The order with as many epochs as its ``knobs.minutes`` allow, and one validation at the end."""
-    from medsam_adapt.training.time_budget import Deadline, measure
+    """The order with about as many epochs as its ``knobs.minutes`` allow, and one validation at the end."""
+    from medsam_adapt.training.time_budget import measure
 
     minutes = order.knobs.minutes
     assert minutes is not None
     with tempfile.TemporaryDirectory() as folder:
         flow = prepare(replace(order, output=Path(folder) / "run", resume=False), reporter)
         times, steps = measure(flow), len(flow.trainer.data_loader)
-    epochs = times.epochs(Deadline(60 * minutes, order.started).left, steps)
-    reporter.note(f"{minutes:g} min: {epochs} epochs of {steps} steps, {times.step:.3f} s each.")
+    epochs = times.epochs(60 * minutes + order.started - time.monotonic(), steps)
+    reporter.note(f"{minutes:g} min: about {epochs} epochs of {steps} steps, {times.step:.3f} s each.")
     return replace(order, knobs=order.knobs.model_copy(update={"epochs": epochs, "val_interval": epochs}))
 
 
-def _run(flow: ConfigWorkflow, order: TrainingOrder, deadline: Deadline | None, reporter: Reporter) -> None:
+def _run(flow: ConfigWorkflow, order: TrainingOrder, reporter: Reporter) -> None:
     epochs = order.knobs.epochs
     with stopped_by_signals(), explain_training_errors(order.output, order.knobs.model_dump()):
         trainer = flow.trainer  # made in here, for MONAI's TensorBoard handler begins its file at once
-        with reporter.progress("training", epochs * len(trainer.data_loader)) as progress:
-            Display(progress, epochs).attach(trainer, flow.evaluator)
-            if deadline is not None:
-                deadline.attach(trainer)
+        if trainer.budget is not None:
+            trainer.budget.started = order.started
+        steps = epochs * len(trainer.data_loader) if trainer.budget is None else trainer.budget.parts
+        with reporter.progress("training", steps) as progress:
+            Display(progress, epochs, trainer.budget).attach(trainer, flow.evaluator)
             flow.run()
             flow.finalize()
 

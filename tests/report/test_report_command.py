@@ -157,9 +157,16 @@ def test_a_run_that_was_not_evaluated_is_refused_with_the_command_to_run(scored_
     assert call(capsys, run, "--no-images")[0] == (2 if missing == "metrics.json" else 0)
 
 
-def test_damaged_cases_are_refused(scored_run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("key_index", 99), ("prediction", []), ("per_sheet", 0), ("reference", "outline"), ("case", None)],
+)
+def test_damaged_cases_are_refused(scored_run, tmp_path, capsys, field, value):
     run = shutil.copytree(scored_run, tmp_path / "run")
-    (run / "shown_cases.json").write_text('{"cases": {"worst": {}}}')
+    content = json.loads((run / "shown_cases.json").read_text())
+    worst = content["cases"]["worst"]
+    worst[field] = [{"1": "9,9,8"} for _ in worst["numbers"]] if value == "outline" else value
+    (run / "shown_cases.json").write_text(json.dumps(content))
     code, _, err = call(capsys, run)
     assert code == 2
     assert "shown_cases.json is damaged" in err

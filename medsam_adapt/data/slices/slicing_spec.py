@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_adapt.config import Axis, Channels, InputScaling, PromptMode
@@ -20,6 +22,10 @@ class SlicingSpec(BaseModel):
         overlapping: whether a voxel may belong to several classes.
         whole: classes that are one piece in every training label: fragments of them are removed.
         axis: slicing direction.
+        three_planes: whether slices of all three directions are learned, and the probabilities on them averaged; the
+            results are then put together along ``axis``.
+        slice_size: side of the square, in pixels, that slices are resized to where the network sees tiles of it; None
+            where it sees whole slices.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
         images: names of the images of a case that are the channels together; none where a case has one image.
@@ -35,6 +41,8 @@ class SlicingSpec(BaseModel):
     overlapping: bool = False
     whole: list[str] = []
     axis: Axis = "axial"
+    three_planes: bool = False
+    slice_size: int | None = Field(None, ge=16, le=4096)
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
     images: list[ImageName] = []
@@ -53,7 +61,18 @@ class SlicingSpec(BaseModel):
             raise ValueError("a class that is absent is none of class_names")
         if not {*self.whole} <= {*self.class_names}:
             raise ValueError("a class in whole is none of class_names")
+        if self.slice_size is not None and self.prompt != "none":
+            raise ValueError("prompts are placed on whole slices, so tiles cannot be")
+        if self.three_planes and self.prompt != "none":
+            raise ValueError("a prompt lies on slices of one direction, so three_planes cannot be")
         return self
+
+    @property
+    def planes(self) -> list[SlicingSpec]:
+        """One spec for each direction that volumes are sliced in; that of ``axis`` first."""
+        others = [axis for axis in get_args(Axis) if axis != self.axis] if self.three_planes else []
+        alone = self.slicing.model_copy(update={"three_planes": False})
+        return [alone.model_copy(update={"axis": axis}) for axis in (self.axis, *others)]
 
     @property
     def absent_classes(self) -> list[int]:

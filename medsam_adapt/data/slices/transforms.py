@@ -47,6 +47,8 @@ from medsam_adapt.data.volumes.monai_reader import volume_loader
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.weights.pixel_scaling import get_scaling
 
+_SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
+
 
 class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
@@ -67,6 +69,34 @@ class LoadStoredSliced(Transform):
         if self.images:
             loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         return loaded
+
+
+class CropTiled(Randomizable, Transform):
+    """A random tile of slices that are larger than what the network takes; two of three show a class.
+
+    Args:
+        size: side of the tile in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        label = data["label"]
+        if max(label.shape[-2:]) <= self.size:
+            return dict(data)
+        free = [max(0, side - self.size) for side in label.shape[-2:]]
+        shown = np.setdiff1d(np.unique(label), (0, IGNORED))
+        if shown.size and self.R.random() < _SHOWING_A_CLASS:
+            places = np.argwhere(np.asarray(label[0]) == self.R.choice(shown))
+            centre = places[self.R.randint(len(places))]
+            # The pixel lies anywhere in the tile's inner half, not always in its middle.
+            corner = [int(c - self.R.uniform(0.25, 0.75) * self.size) for c in centre]
+        else:
+            corner = [self.R.randint(side + 1) for side in free]
+        row, column = (min(max(0, first), last) for first, last in zip(corner, free, strict=True))
+        cropped = (..., slice(row, row + self.size), slice(column, column + self.size))
+        return {**data, **{key: data[key][cropped] for key in ("image", "label") if key in data}}
 
 
 class FinishSliced(Randomizable, Transform):
@@ -172,7 +202,7 @@ def training_transforms(
         input_scaling: of the network that is trained.
     """
     load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
-    return Compose([load, *_augmentations(augment, image_size), finish])
+    return Compose([load, CropTiled(image_size), *_augmentations(augment, image_size), finish])
 
 
 def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:

@@ -18,6 +18,7 @@ Cases of one patient are never split between training and held-out.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
 def _case_folders(root: Path) -> list[Path]:
@@ -153,10 +155,16 @@ def _image_folder(folder: Path, series: str | None) -> Path | None:
 
 
 def _kinds(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The DICOM files of a folder and their modalities."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and (kind := dicom_kind(path)):
-            yield path, kind
+    """The DICOM files of a folder and their modalities; files named as volumes of other formats are not opened."""
+    with os.scandir(folder) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if not (entry.name.startswith(".") or entry.name.lower().endswith(tuple(FORMATS))) and entry.is_file()
+        )
+    for name in names:
+        if kind := dicom_kind(folder / name):
+            yield folder / name, kind
 
 
 def _holds_images(folder: Path) -> bool:

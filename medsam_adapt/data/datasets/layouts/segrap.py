@@ -92,9 +92,11 @@ def looks_like(root: Path) -> bool:
 
 def is_case(folder: Path) -> bool:
     """Whether a folder is one case: of a case's name, or with masks of the challenge's structures beside an image."""
-    files = {volume_stem(path) for path in volume_files(folder) if path.is_file()} if folder.is_dir() else set()
-    if not files & {*IMAGE_PAIR}:
+    found = volume_files(folder) if folder.is_dir() else []
+    named = [path for path in found if path.name.startswith(tuple(IMAGE_PAIR))]  # few of what may be very many files
+    if not {volume_stem(path) for path in named if path.is_file()} & {*IMAGE_PAIR}:
         return False
+    files = {volume_stem(path) for path in found if path.is_file()}
     return re.fullmatch(r"segrap_\d+", folder.absolute().name) is not None or bool(files & {*PARTS, *TUMOURS})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,6 @@ class VolumeHeader:
         is_cropped: whether the header states that the volume covers a part of another one.
         modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
-        orientation: where each array axis grows towards, such as "RAS" or "LPS".
     """
 
     path: Path
@@ -52,7 +52,6 @@ class VolumeHeader:
     layers: int = field(default=1, kw_only=True)
     modality: str | None = field(default=None, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
-    orientation: str = field(init=False)
 
     def __post_init__(self) -> None:
         with np.errstate(all="ignore"):  # what overflows here is refused below
@@ -65,7 +64,11 @@ class VolumeHeader:
                 "export it again from its source"
             )
         object.__setattr__(self, "spacing", tuple(float(length) for length in lengths))
-        object.__setattr__(self, "orientation", "".join(nib.aff2axcodes(self.affine)))
+
+    @cached_property
+    def orientation(self) -> str:
+        """Where each array axis grows towards, such as "RAS" or "LPS"."""
+        return "".join(nib.aff2axcodes(self.affine))
 
 
 @dataclass(frozen=True)
