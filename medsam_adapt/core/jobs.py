@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-Item = TypeVar("Item")
+
+class Named(Protocol):
+    """What has a name that no other item has."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+Item = TypeVar("Item", bound=Named)
 Result = TypeVar("Result")
 Taken = TypeVar("Taken", contravariant=True)  # the item of a protocol that only takes it
 Given = TypeVar("Given", covariant=True)  # the result of a protocol that only gives it

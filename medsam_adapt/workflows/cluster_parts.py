@@ -54,7 +54,7 @@ class _PartsJob:
         """The work on the device of this process."""
         return _PartsWorker(self.work.on(device_of_process(self.work.device, device)))
 
-    def lost(self, item: _NamedPart, reason: str) -> RunError:
+    def lost(self, item: _NamedPart, reason: str) -> RunError | None:
         """What happened to a part that ended every worker that began it."""
         return RunError(f"part {item.name}: {reason}. Give the workers more memory, and run the command again.")
 
@@ -65,9 +65,11 @@ class _PartsWorker:
     def __init__(self, work: Divisible) -> None:
         self._work, self._one_at_a_time = work, threading.Lock()
 
-    def run(self, item: _NamedPart) -> None:
+    def run(self, item: _NamedPart) -> RunError | None:
+        """Do a part; None when it is done."""
         with self._one_at_a_time:
             self._work.do_part(item.part, SILENT)
+        return None
 
 
 def do_on_cluster(work: Divisible, address: str, title: str, reporter: Reporter) -> list[Part]:

@@ -42,7 +42,7 @@ class _TrainingJob:
         """A trainer on the device of this process."""
         return _Trainer(self, device_of_process(self.device, device))
 
-    def lost(self, item: _Training, reason: str) -> RunError:
+    def lost(self, item: _Training, reason: str) -> RunError | None:
         """What happened to a training that ended every worker that began it."""
         return RunError(f"{item.name}: {reason}. Give the workers more memory, and run the same command again.")
 
