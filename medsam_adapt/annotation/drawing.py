@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt, tight_box
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.io import VolumeHeader, from_ras, to_ras
 
+_UNDO_BYTES = 2**28  # that a scan keeps of slices as they were
+_UNDO_STEPS = 200
 AuthorKind = Literal["person", "model", "imported"]
 #: class id -> axis -> slice -> the prompt that a person drew there
 Prompts = dict[int, dict[Axis, dict[int, SlicePrompt]]]
@@ -35,6 +38,21 @@ class Author:
 
 
 @dataclass(eq=False)
+class _Step:
+    """Slices as they were before a change, or after it: (axis, index) -> label and authors."""
+
+    number: int
+    slices: dict[tuple[Axis, int], tuple[np.ndarray, np.ndarray]]
+    prompts: Prompts
+    erased: dict[int, dict[int, dict[int, int]]]
+    edited: dict[int, dict[Axis, set[int]]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(label.nbytes + drawn_by.nbytes for label, drawn_by in self.slices.values())
+
+
+@dataclass(eq=False)
 class Drawing:
     """A scan in RAS order with the label that is being drawn on it.
 
@@ -46,6 +64,7 @@ class Drawing:
         drawn_by: (X, Y, Z) uint8, the author's number from 1 of each labelled voxel.
         authors: by number, the first one is number 1.
         prompts: that a person drew.
+        edited: class id -> axis -> slices on which a person changed the class.
         erased: author's number -> class id -> axial slice -> how many voxels of others this author removed.
         version: counts the changes.
         saved: the version that is on disk.
@@ -59,10 +78,13 @@ class Drawing:
     drawn_by: np.ndarray
     authors: list[Author] = field(default_factory=list)
     prompts: Prompts = field(default_factory=dict)
+    edited: dict[int, dict[Axis, set[int]]] = field(default_factory=dict)
     erased: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     version: int = 0
     saved: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
+    _undo: list[_Step] = field(default_factory=list)
+    _redo: list[_Step] = field(default_factory=list)
 
     @classmethod
     def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader) -> Drawing:
@@ -116,37 +138,81 @@ class Drawing:
             self.authors.append(author)
         return self.authors.index(author) + 1
 
-    def paint(self, axis: Axis, slices: Mapping[int, np.ndarray], author: Author) -> int:
+    def paint(
+        self,
+        axis: Axis,
+        slices: Mapping[int, np.ndarray],
+        author: Author,
+        step: int | None = None,
+        prompts: Mapping[tuple[int, int], SlicePrompt] | None = None,
+    ) -> int:
         """Replace slices of the label, and note who changed which voxels.
 
         Args:
             axis: the plane.
             slices: index -> (rows, columns) class ids.
             author: of the voxels that change.
+            step: calls of the same number are undone together; every call by itself when None.
+            prompts: (class id, index) -> what a person drew to get these slices.
 
         Returns:
             The new version.
         """
         with self.lock:
             number = self.number_of(author)
+            self._remember(axis, slices, step)
             label, drawn_by = self.slices(axis), volume_to_slices(self.drawn_by, axis)
             places = volume_to_slices(self._axial_numbers(), axis)
             for index, values in slices.items():
                 changed = label[index] != values
                 self._note_erased(number, label[index], drawn_by[index], places[index], changed)
+                if author.kind == "person":
+                    for class_id in {*np.unique(label[index][changed]), *np.unique(values[changed])} - {0}:
+                        self.edited.setdefault(int(class_id), {}).setdefault(axis, set()).add(index)
                 drawn_by[index][changed] = np.where(values[changed] > 0, number, 0)
                 label[index][changed] = values[changed]
+            for (class_id, index), prompt in (prompts or {}).items():
+                self.prompts.setdefault(class_id, {}).setdefault(axis, {})[index] = prompt
             self.version += 1
             return self.version
 
-    def note_prompt(self, class_id: int, axis: Axis, index: int, prompt: SlicePrompt | None) -> None:
-        """Remember the prompt that a person drew on a slice, or forget it."""
+    def _remember(self, axis: Axis, indices: Iterable[int], step: int | None) -> None:
+        """Keep slices as they are, to go back to them."""
+        self._redo.clear()
+        if step is None or not self._undo or self._undo[-1].number != step:
+            number = -1 if step is None else step
+            self._undo.append(_Step(number, {}, *copy.deepcopy((self.prompts, self.erased, self.edited))))
+        self._keep(self._undo[-1], ((axis, index) for index in indices))
+        while len(self._undo) > _UNDO_STEPS or sum(each.nbytes for each in self._undo[:-1]) > _UNDO_BYTES:
+            self._undo.pop(0)
+
+    def _keep(self, step: _Step, places: Iterable[tuple[Axis, int]]) -> None:
+        for axis, index in places:
+            label, drawn_by = self.slices(axis)[index], volume_to_slices(self.drawn_by, axis)[index]
+            step.slices.setdefault((axis, index), (label.copy(), drawn_by.copy()))
+
+    def undo(self) -> dict[tuple[Axis, int], np.ndarray]:
+        """Take the last change back; (axis, index) -> the slices (rows, columns) that are different now."""
+        return self._go_back(self._undo, self._redo)
+
+    def redo(self) -> dict[tuple[Axis, int], np.ndarray]:
+        """Make the change again that `undo` took back; slices as `undo`."""
+        return self._go_back(self._redo, self._undo)
+
+    def _go_back(self, steps: list[_Step], others: list[_Step]) -> dict[tuple[Axis, int], np.ndarray]:
         with self.lock:
-            there = self.prompts.setdefault(class_id, {}).setdefault(axis, {})
-            if prompt is None:
-                there.pop(index, None)
-            else:
-                there[index] = prompt
+            if not steps:
+                return {}
+            step = steps.pop()
+            present = _Step(step.number, {}, self.prompts, self.erased, self.edited)
+            self._keep(present, step.slices)
+            others.append(present)
+            for (axis, index), (label, drawn_by) in step.slices.items():
+                self.slices(axis)[index] = label
+                volume_to_slices(self.drawn_by, axis)[index] = drawn_by
+            self.prompts, self.erased, self.edited = step.prompts, step.erased, step.edited
+            self.version += 1
+            return {place: label for place, (label, _) in step.slices.items()}
 
     def key_boxes(self, class_id: int, axis: Axis) -> dict[int, SlicePrompt]:
         """Slices from which a class can be propagated, with a box on each: those that a person worked on.
@@ -155,17 +221,25 @@ class Drawing:
         """
         with self.lock:
             prompts = self.prompts.get(class_id, {}).get(axis, {})
+            edited = self.edited.get(class_id, {}).get(axis, set())
             people = [number for number, each in enumerate(self.authors, start=1) if each.kind != "model"]
             masks = self.slices(axis) == class_id
             by_people = volume_to_slices(np.isin(self.drawn_by, people), axis) & masks
             found: dict[int, SlicePrompt] = {}
             for index in np.flatnonzero(masks.any(axis=(1, 2))).tolist():
                 prompt = prompts.get(index)
-                if prompt is not None and prompt.box is not None:
+                if prompt is not None and prompt.box is not None and index not in edited:
                     found[index] = prompt
-                elif prompt is not None or by_people[index].any():
+                elif prompt is not None or index in edited or by_people[index].any():
                     found[index] = box_of(masks[index])
             return found
+
+    def emptied(self, class_id: int, axis: Axis) -> set[int]:
+        """Slices from which a person removed a class: it is not propagated to them again."""
+        with self.lock:
+            masks = self.slices(axis)
+            edited = self.edited.get(class_id, {}).get(axis, set())
+            return {index for index in edited if not (masks[index] == class_id).any()}
 
     def _axial_numbers(self) -> np.ndarray:
         return np.broadcast_to(np.arange(self.shape[2]), self.shape)
@@ -192,6 +266,11 @@ class Drawing:
                     name: {"label": class_id, "axial_slices": self._slices_of(class_id)}
                     for class_id, name in classes.items()
                 },
+                "edited": [
+                    {"label": class_id, "axis": axis, "slices": sorted(there)}
+                    for class_id, axes in self.edited.items()
+                    for axis, there in axes.items()
+                ],
                 "prompts": [
                     {"label": class_id, "axis": axis, "slice": index, **asdict(prompt)}
                     for class_id, axes in self.prompts.items()

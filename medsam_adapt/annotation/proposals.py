@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medsam_adapt.annotation.clicks import apply_points
 from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.following import follow
 from medsam_adapt.config import Axis
@@ -109,7 +110,12 @@ class Proposals:
             raise InputError(f"{model.author.name}: it needs {wanted} on this slice. Draw it first.")
 
     def propagate(
-        self, drawing: Drawing, axis: Axis, keys: Mapping[int, SlicePrompt], reach: range
+        self,
+        drawing: Drawing,
+        axis: Axis,
+        keys: Mapping[int, SlicePrompt],
+        reach: range,
+        empty: Container[int] = (),
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Index and mask of the slices without a prompt that belong to the structure, as they are drawn.
 
@@ -118,6 +124,7 @@ class Proposals:
             axis: the plane.
             keys: slice -> what a person drew there.
             reach: the slices that may be drawn on.
+            empty: slices that do not show the structure.
 
         Raises:
             InputError: as `check`, or no slice to start from.
@@ -127,7 +134,7 @@ class Proposals:
         for prompt in keys.values():
             self.check(axis, prompt)
         slices = self._slices(drawing, axis)
-        return follow(lambda index, prompt: self._draw(slices, index, prompt), keys, reach)
+        return follow(lambda index, prompt: self._draw(slices, index, prompt), keys, reach, empty)
 
     def prepare(self, drawing: Drawing, axis: Axis, index: int) -> None:
         """Embed a slice and those beside it in the background, the nearest first."""
@@ -194,9 +201,15 @@ class Proposals:
             with self._before_the_background():
                 slices.embed(index)
         if self.prompted.predictor.segmenter.detail is None:
-            return slices.draw(index, prompt)
+            return self._mask(slices, index, prompt)
         with self._before_the_background():  # it looks at the image, of which one slice is prepared at a time
+            return self._mask(slices, index, prompt)
+
+    def _mask(self, slices: SliceLogits, index: int, prompt: SlicePrompt) -> np.ndarray:
+        if self.prompted.points or prompt.box is None or not prompt.points:
             return slices.draw(index, prompt)
+        logits = slices.draw_logits(index, SlicePrompt(box=prompt.box)).cpu().numpy()
+        return apply_points(logits, slices.grey_levels(index), prompt.points, prompt.box) > 0
 
     @contextmanager
     def _before_the_background(self) -> Iterator[None]:

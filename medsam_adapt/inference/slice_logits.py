@@ -164,6 +164,12 @@ class SliceLogits:
         if index not in self._known:
             self._embedding(index, self.images(np.array([index])).to(self._device))
 
+    def grey_levels(self, index: int) -> np.ndarray:
+        """Grey levels (rows, columns) from 0 to 255 of one slice; of a colour slice their mean."""
+        window, voxels = self.images.window, self.images.voxels[index].astype(np.float32)
+        levels = voxels if window is None else window.apply(voxels)
+        return levels.mean(axis=-1) if levels.ndim == 3 else levels
+
     def has_embedding(self, index: int) -> bool:
         """Whether the embedding of a slice is kept."""
         return index in self._known

@@ -57,7 +57,7 @@ class JsonReport:
             "device": device,
             "runs": [{"folder": str(folder), "bundle": each.bundle} for folder, each in records.items()],
             "classes": dict(zip(record.class_names, record.label_ids, strict=True)),
-            "options": {name: self._told(value) for name, value in options.items()},
+            "options": {name: self._as_reported(value) for name, value in options.items()},
             "notes": list(notes),
             "finished": False,
             "cases": dict(earlier),
@@ -78,13 +78,13 @@ class JsonReport:
 
     def add(self, name: str, entry: Mapping[str, Any], source: Path) -> None:
         """A case that is done, and the file or folder that it was read from."""
-        self._append("cases", name, {**entry, "input": self._told(source)})
+        self._append("cases", name, {**entry, "input": self._as_reported(source)})
 
     def fail(self, name: str, error: InputError, source: Path) -> None:
         """A case that could not be done."""
-        self._append("failed", name, str(error).replace(str(source), self._told(source)))
+        self._append("failed", name, str(error).replace(str(source), self._as_reported(source)))
 
-    def _told(self, value: Any) -> Any:
+    def _as_reported(self, value: Any) -> Any:
         """A value as the report has it: of a path, what it is called; folders are often called after patients."""
         if isinstance(value, Path):
             return str(value) if self.keep_identifiers else value.name
