@@ -22,7 +22,9 @@ Sampling = Literal["balanced", "slices"]
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
 InputScaling = Literal["sam", "unit"]
-Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam"]
+Backbone = Literal[
+    "vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam", "sam2_hiera_tiny", "sam2_hiera_base_plus"
+]
 Intensity: TypeAlias = str | list[str]  # the rules of `core.intensity_rules`
 PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may contain folders of a machine
 
