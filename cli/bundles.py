@@ -41,7 +41,9 @@ def list_bundles(as_json: Json = False) -> None:
 @app.command()
 def show(
     name: Bundle,
-    backbone: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")] = "vit_b",
+    backbone: Annotated[
+        str, typer.Option(help="vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
+    ] = "vit_b",
     classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes.")] = 1,
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Count a folder's parameters too, which runs its code.")

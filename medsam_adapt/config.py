@@ -21,7 +21,9 @@ Sampling = Literal["balanced", "slices"]
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
 InputScaling = Literal["sam", "unit"]
-Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam"]
+Backbone = Literal[
+    "vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam", "sam2_hiera_tiny", "sam2_hiera_base_plus"
+]
 Intensity = Literal[
     "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
 ]

@@ -11,7 +11,7 @@ from torch import nn
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json, written_whole
-from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.adapter import UNREACHED, Adapter
 from medsam_adapt.networks.adapter_config import CONFIG_FILE, read_adapter_config
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages
@@ -23,9 +23,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def freeze_unreachable(segmenter: Segmenter) -> None:
-    """Freeze the tensors that no loss can reach: the mask-quality head and the hypernetworks of unused masks."""
+    """Freeze the tensors that no loss can reach: heads that judge masks, and the hypernetworks of unused masks."""
     decoder = segmenter.sam.mask_decoder
-    decoder.iou_prediction_head.requires_grad_(False)
+    for name, parameter in decoder.named_parameters():
+        if name.startswith(UNREACHED):
+            parameter.requires_grad_(False)
     for unused in decoder.output_hypernetworks_mlps[segmenter.out_channels :]:
         unused.requires_grad_(False)
 
