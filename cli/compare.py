@@ -21,6 +21,7 @@ from .options import (
     CacheDir,
     Checkpoint,
     Classes,
+    Cluster,
     Data,
     Device,
     Epochs,
@@ -58,6 +59,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method and fold, with seeds from 0.")] = 1,
     recipe: Recipe = "default",
     protocol: Protocol = "default",
+    cluster: Cluster = None,
     device: Device = "auto",
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="key=value for all methods, or method.key=value for one.")
@@ -92,6 +94,7 @@ def compare(
         seeds=seeds,
         recipe=recipe,
         protocol=protocol,
+        cluster=cluster,
         device=device,
         sets=parse_sets(sets or []),
         overwrite=overwrite,

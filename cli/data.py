@@ -13,7 +13,8 @@ from medsam_adapt.core.parts import parse_part, part_of_environment
 from medsam_adapt.core.text import shortened
 
 from .console import print_json, progress_bar, say, show_table, warn
-from .options import Json, Overwrite, Part, Series
+from .options import Cluster, Json, Overwrite, Part, Series
+from .reporter import TERMINAL
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -100,24 +101,20 @@ def convert(
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to keep, as in liver,spleen.")] = None,
     part: Part = None,
+    cluster: Cluster = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Copy a data set as NIfTI and a datalist.json, relabelled if wanted; goes on after an interruption."""
-    from medsam_adapt.data.datasets.convert import convert_cases
     from medsam_adapt.data.datasets.relabel import read_map, read_pairs
+    from medsam_adapt.workflows.convert import Conversion
 
     if mapping is not None and rename:
         raise InputError("--map and --rename exclude each other: put all changes into the map.")
     changes = read_map(mapping) if mapping is not None else read_pairs(rename) if rename else None
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+    conversion = Conversion(folder, output, layout, changes, names, overwrite, series)
     share = part_of_environment() if part is None else parse_part(part)
-    with progress_bar() as progress:
-        task = progress.add_task("checking", total=None, detail="")
-
-        def advance(doing: str, case: str, total: int) -> None:
-            progress.update(task, description=doing, advance=1, total=2 * total, detail=case)
-
-        made = convert_cases(folder, output, layout, changes, names, overwrite, advance, series, share)
+    made = conversion.convert(share, TERMINAL) if cluster is None else conversion.convert_on(cluster, TERMINAL)
     listed = ", ".join(f"{class_id} {name}" for class_id, name in made.classes.items())
     if made.unlabelled:
         warn(f"without a label: {', '.join(made.unlabelled)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import rich.progress
 
@@ -19,8 +20,11 @@ class _Bar(Progress):
         self.bar = bar
         self.task = bar.add_task(title, total=total, detail="")
 
-    def update(self, advance: int = 0, *, completed: int | None = None, detail: str | None = None) -> None:
-        shown = {} if detail is None else {"detail": detail}
+    def update(
+        self, advance: int = 0, *, completed: int | None = None, detail: str | None = None, total: int | None = None
+    ) -> None:
+        given = {"detail": detail, "total": total}
+        shown: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.bar.update(self.task, advance=advance if completed is None else None, completed=completed, **shown)
 
     def line(self, text: str, in_log: bool = False) -> None:

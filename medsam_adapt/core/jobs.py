@@ -9,26 +9,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-Item = TypeVar("Item")
+
+class Named(Protocol):
+    """What has a name that no other item has."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+Item = TypeVar("Item", bound=Named)
 Result = TypeVar("Result")
+Taken = TypeVar("Taken", contravariant=True)  # the item of a protocol that only takes it
+Given = TypeVar("Given", covariant=True)  # the result of a protocol that only gives it
 
 Progress = Callable[[Any, int], None]  # an item, and how much of it was just done
 
 
-class Worker(Protocol[Item, Result]):
-    """A job that one process has prepared."""
+class Worker(Protocol[Taken, Given]):
+    """A job that one process has prepared, which does single items."""
 
-    def run(self, item: Item) -> Result:
+    def run(self, item: Taken) -> Given:
         """One item; several threads may call this. What is wrong with the item alone is a result, not an error."""
 
-    def run_all(self, items: Iterable[Item], progress: Progress | None = None) -> Iterator[tuple[Item, Result]]:
-        """Items in turn; takes one from ``items`` when it is about to read it."""
+
+class Stream(Protocol[Item, Given]):
+    """A job that one process has prepared, which does items in turn and reads ahead."""
+
+    def run_all(self, items: Iterable[Item], progress: Progress | None = None) -> Iterator[tuple[Item, Given]]:
+        """Items and results; an item is taken from ``items`` when it is about to be read."""
 
 
-class Job(Protocol[Item, Result]):
-    """What is to be done; pickled to get to each process."""
+class Job(Protocol[Taken, Given]):
+    """What is to be done with single items; pickled to get to each process."""
 
-    def start(self, device: int | None) -> Worker[Item, Result]:
+    def start(self, device: int | None) -> Worker[Taken, Given]:
         """Prepare the work in the process that will do it.
 
         Args:
@@ -38,5 +53,15 @@ class Job(Protocol[Item, Result]):
             InputError: the job cannot be done here.
         """
 
-    def lost(self, item: Item, reason: str) -> Result:
+    def lost(self, item: Taken, reason: str) -> Given:
         """The result of an item that ended every process that began it, such as for lack of memory."""
+
+
+class StreamJob(Protocol[Item, Given]):
+    """As `Job`, for processes that read ahead."""
+
+    def start(self, device: int | None) -> Stream[Item, Given]:
+        """As `Job.start`."""
+
+    def lost(self, item: Item, reason: str) -> Given:
+        """As `Job.lost`."""

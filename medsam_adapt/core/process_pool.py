@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from medsam_adapt.core.errors import RunError
-from medsam_adapt.core.jobs import Item, Job, Progress, Result
+from medsam_adapt.core.jobs import Item, Progress, Result, StreamJob
 
 _DEATHS = 3  # of processes, after which the item that they all had begun is given up
 
@@ -31,7 +31,7 @@ class _Process:
 
 
 def run_in_processes(
-    count: int, job: Job[Item, Result], items: Iterable[Item], progress: Progress | None = None
+    count: int, job: StreamJob[Item, Result], items: Iterable[Item], progress: Progress | None = None
 ) -> Iterator[tuple[Item, Result]]:
     """Items and their results, in the order in which they are done.
 
@@ -43,7 +43,7 @@ def run_in_processes(
 
     Raises:
         Exception: what preparing the job raised.
-        RunError: a process ended before it had prepared the job.
+        RunError: several processes ended before they had prepared the job.
     """
     waiting = deque(items)
     left, deaths = len(waiting), Counter[str]()
@@ -102,7 +102,9 @@ def _given_up(dead: _Process, deaths: Counter[str], waiting: deque[Any]) -> Iter
     code = dead.process.exitcode
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     if not dead.works:
-        raise RunError(f"process {dead.number + 1} ended with {reason} while it loaded the run: free some memory.")
+        deaths[""] += 1
+        if deaths[""] >= _DEATHS:
+            raise RunError(f"processes ended while they loaded the run, the last one with {reason}: free some memory.")
     for name, item in reversed(dead.begun.items()):
         deaths[name] += 1
         if deaths[name] < _DEATHS:
@@ -111,7 +113,7 @@ def _given_up(dead: _Process, deaths: Counter[str], waiting: deque[Any]) -> Iter
             yield item, f"{_DEATHS} processes ended while they had it, the last one with {reason}"
 
 
-def _begun(job: Job[Any, Any], number: int, count: int) -> _Process:
+def _begun(job: StreamJob[Any, Any], number: int, count: int) -> _Process:
     # Spawned, not forked: a fork in a process with running threads (torch's, BLAS's) may hang.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -124,7 +126,7 @@ def _begun(job: Job[Any, Any], number: int, count: int) -> _Process:
 # ------------------------------------------------------------------------------------------------- in such a process
 
 
-def _work(pipe: Connection, job: Job[Any, Any], number: int, count: int) -> None:
+def _work(pipe: Connection, job: StreamJob[Any, Any], number: int, count: int) -> None:
     """Prepare the job, then do items until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     try:

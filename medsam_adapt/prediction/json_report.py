@@ -146,6 +146,17 @@ def earlier_cases(path: Path) -> dict[str, Any]:
     return cases
 
 
+def recorded_cases(path: Path) -> set[str] | None:
+    """The cases in a report whose command was interrupted; None where there is no such report.
+
+    A case that was being finished then may have its masks and no record.
+    """
+    content = peek_object(path)
+    if content.get("finished", bool(content)) or not (content or lines_of(path).is_file()):
+        return None
+    return {*earlier_cases(path)}
+
+
 def complete_report(path: Path) -> None:
     """Put the lines that a killed process left into its report, where both are there."""
     if not lines_of(path).is_file() or not path.is_file():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +132,7 @@ def plan_cases(
     layout: str = "auto",
     fail_fast: bool = False,
     part: Part | None = None,
+    recorded: Collection[str] | None = None,
 ) -> PredictionPlan:
     """Find the volumes and check every header.
 
@@ -146,6 +147,7 @@ def plan_cases(
         layout: of the inputs; "auto" recognises it.
         fail_fast: whether one volume that cannot be read is an error for all.
         part: of the volumes, by their names; all of them when None.
+        recorded: of the cases whose outputs exist, those that need not be done again; all of them when None.
 
     Raises:
         InputError: no volume; outputs that exist or cannot be written; all volumes that cannot be read, or that a DICOM
@@ -166,7 +168,8 @@ def plan_cases(
     wanted = []
     for name, paths in paths_of.items():
         existing = [path for path in paths.values() if path.name in there]
-        if skip_existing and all(there.get(path.name) for path in paths.values()):
+        known = recorded is None or name in recorded
+        if skip_existing and known and all(there.get(path.name) for path in paths.values()):
             plan.skipped.append(name)
         elif existing and not (overwrite or skip_existing):
             refused.append(

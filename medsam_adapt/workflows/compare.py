@@ -24,6 +24,7 @@ from medsam_adapt.scoring.summary import METRICS_FILE
 from medsam_adapt.weights.store import resolve
 from medsam_adapt.workflows import command
 from medsam_adapt.workflows.arguments import Names, PathLike, names, path_or_none, paths
+from medsam_adapt.workflows.cluster_trainings import score_arguments, train_on_cluster
 from medsam_adapt.workflows.reporter import SILENT, Reporter
 
 _SPLIT_SETTINGS = ("split_file", "fold", "folds", "seed")
@@ -67,6 +68,7 @@ def compare(
     seeds: int = 1,
     recipe: str = "default",
     protocol: str = "default",
+    cluster: str | None = None,
     device: str = "auto",
     sets: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -93,6 +95,7 @@ def compare(
         seeds: trainings of each method and fold, with seeds from 0.
         recipe: ``default`` (ours) or ``paper`` (the papers' settings).
         protocol: default, segrap or papers.
+        cluster: address of a Dask scheduler whose workers train, or ``local:N`` for N workers of this machine.
         device: auto, cpu, cuda, cuda:N or mps.
         sets: any other setting by name, or as ``method.name`` for one method (``--set``).
         overwrite: replace the comparison in ``output``.
@@ -119,7 +122,7 @@ def compare(
     given = {name: value for name, value in options.items() if value is not None} | dict(sets or {})
     finished = [] if from_runs is None else paths(from_runs)
     if finished:
-        if bundles or data or given:
+        if bundles or data or given or cluster:
             raise InputError("compare takes --from RUN RUN …, or --bundles, --data and settings: not both.")
         check_output(folder, overwrite, "compare.json")
         runs = _score_all(finished, rules, device, reporter)
@@ -127,6 +130,8 @@ def compare(
         plan, splits = _prepare(
             folder, names(bundles), path_or_none(data), layout, folds, seeds, recipe, given, overwrite, reporter
         )
+        if cluster is not None:
+            train_on_cluster(plan, splits.absolute(), folder.absolute(), rules, device, cluster, reporter)
         runs = _train_all(plan, splits, folder, rules, device, reporter)
     content = compare_runs(runs)
     files = write_comparison(folder, content, runs)
@@ -215,5 +220,4 @@ def _score(run: Path, rules: MetricRules, device: str, reporter: Reporter) -> No
     """Evaluate a run, unless it has its scores."""
     if not is_scored(run, rules):
         reporter.note(f"Scoring {run} …")
-        arguments = ["evaluate", str(run), "--protocol", rules.protocol, "--device", device, "--part", "1/1"]
-        command.run_command(arguments, f"evaluation of {run}", quiet=True)
+        command.run_command(score_arguments(run, rules, device), f"evaluation of {run}", quiet=True)

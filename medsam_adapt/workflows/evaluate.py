@@ -17,7 +17,7 @@ from medsam_adapt.scoring.parts import part_file
 from medsam_adapt.scoring.protocols import check_tolerances, choose_rules
 from medsam_adapt.scoring.summary import METRICS_FILE, TABLE_FILE
 from medsam_adapt.workflows.arguments import Names, PathLike, names, path_or_none
-from medsam_adapt.workflows.cluster_scoring import score_on_cluster
+from medsam_adapt.workflows.cluster_parts import do_on_cluster
 from medsam_adapt.workflows.mask_scoring import MaskScoring
 from medsam_adapt.workflows.reporter import SILENT, Reporter
 from medsam_adapt.workflows.run_scoring import RunScoring
@@ -122,9 +122,12 @@ def evaluate(
         scoring = MaskScoring(Path(pred), Path(ref), path_or_none(labels), rules, tolerance, workers, folder)
     missing: list[int] = []
     if cluster is not None:
-        summary = score_on_cluster(scoring, cluster, reporter)
+        parts = do_on_cluster(scoring, cluster, "scoring", reporter)
+        summary, _ = scoring.merged(len(parts), reporter)
+        for each in parts:
+            part_file(folder, each).unlink(missing_ok=True)
     elif share is not None:
-        scoring.score_part(share, reporter)
+        scoring.do_part(share, reporter)
         summary, missing = scoring.merged(share.count, reporter)
         if missing:
             return Evaluation({}, (part_file(folder, share),), tuple(missing))

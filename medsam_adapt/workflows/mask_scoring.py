@@ -31,6 +31,7 @@ class MaskScoring:
         tolerance: of NSD, as the user said.
         workers: processes.
         output: folder of the scores; None to write none.
+        device: none is used.
     """
 
     predictions: Path
@@ -40,6 +41,7 @@ class MaskScoring:
     tolerance: str | None
     workers: int
     output: Path | None
+    device: str = "cpu"
 
     def elsewhere(self) -> MaskScoring:
         """The same for processes with another working folder."""
@@ -76,7 +78,7 @@ class MaskScoring:
         classes, scores = self._score(pairs, pairs, reporter)
         return self._summary(classes, scores)
 
-    def score_part(self, part: Part, reporter: Reporter) -> None:
+    def do_part(self, part: Part, reporter: Reporter) -> None:
         """Score one part of the cases, and store its scores."""
         pairs, own = list(self._matched.pairs), {*part.of(self.ids)}
         reporter.note(f"part {part.number} of {part.count}: {len(own)} of {len(pairs)} cases.")

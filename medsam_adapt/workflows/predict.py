@@ -11,6 +11,7 @@ from medsam_adapt.config import checked_precision
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.parts import parse_part, part_of_environment
 from medsam_adapt.inference.zero_shot import names_weights, record_for_prompts
+from medsam_adapt.prediction.json_report import recorded_cases
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from medsam_adapt.prediction.prompt_sources import PromptOptions
 from medsam_adapt.runs.record import RunRecord, read_runs
@@ -124,7 +125,10 @@ def predict(
         options = options.of_part(share)
     outputs = options.outputs.checked(record.overlapping, record.class_names)
     with _content_of(source) as found:
-        plan = plan_cases(found, folder, outputs, overwrite, skip_existing, series, record, layout, fail_fast, share)
+        recorded = None if options.report is None else recorded_cases(options.report)
+        plan = plan_cases(
+            found, folder, outputs, overwrite, skip_existing, series, record, layout, fail_fast, share, recorded
+        )
         archive = source if found != source else None
         return segment_cases(plan, folder, archive, records, replace(options, outputs=outputs), reporter)
 

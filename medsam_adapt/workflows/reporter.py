@@ -10,13 +10,16 @@ from contextlib import contextmanager
 class Progress:
     """How far one task is; this one shows nothing."""
 
-    def update(self, advance: int = 0, *, completed: int | None = None, detail: str | None = None) -> None:
+    def update(
+        self, advance: int = 0, *, completed: int | None = None, detail: str | None = None, total: int | None = None
+    ) -> None:
         """Show progress.
 
         Args:
             advance: how many units of work are done since the last call.
             completed: how many are done in all, in place of ``advance``.
             detail: what is being worked on.
+            total: units of work, where they are known only now.
         """
 
     def line(self, text: str, in_log: bool = False) -> None:

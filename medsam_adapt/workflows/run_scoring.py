@@ -98,7 +98,7 @@ class RunScoring:
         self._run_bundle(self._values["cases"], self.output, reporter)
         return read_metrics(self.output)
 
-    def score_part(self, part: Part, reporter: Reporter) -> None:
+    def do_part(self, part: Part, reporter: Reporter) -> None:
         """Score one part of the cases, and store its scores."""
         require_trained(self.run)
         own = {*part.of(self.ids)}

@@ -36,8 +36,10 @@ from medsam_adapt.workflows.training_run import (
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 # Arguments that are settings of a run under the same name.
-_SETTINGS = ("layout", "backbone", "image_size", "epochs", "minutes", "prompt", "precision", "low_memory", "seed")
-_SETTINGS += ("fold", "folds")
+_SETTINGS = (
+    "layout", "backbone", "image_size", "epochs", "minutes", "prompt", "precision", "low_memory", "seed", "fold",
+    "folds",
+)  # fmt: skip
 
 
 def train(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.workflows.evaluate import evaluate
 from tests.made_runs import make_run
@@ -11,7 +12,8 @@ from tests.made_runs import make_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("made") / "run")
+    knobs = {**resolve_knobs("blosam", "default").model_dump(), "checkpoint": "random"}
+    return make_run(tmp_path_factory.mktemp("made") / "run", knobs=knobs)
 
 
 def written(folder):

@@ -29,7 +29,7 @@ class Kept(Progress):
 
     done = 0
 
-    def update(self, advance=0, *, completed=None, detail=None):
+    def update(self, advance=0, *, completed=None, detail=None, total=None):
         self.done = self.done + advance if completed is None else completed
 
 
