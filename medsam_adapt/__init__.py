@@ -24,9 +24,10 @@ _MODULES = (
     "report",
     "runs",
     "scoring",
+    "suggestion",
     "training",
     "weights",
 )
-_FUNCTIONS = {"load_run": "inference.predictor", "load_weights": "inference.zero_shot"}
+_FUNCTIONS = {"load_run": "inference.predictor", "load_weights": "inference.zero_shot", "suggest": "suggestion.suggest"}
 __getattr__ = lazy_exports(__name__, _FUNCTIONS, _MODULES)
 print_errors_as_sentences()
