@@ -44,6 +44,14 @@ def tell_data(bundle: str, data: TrainingData) -> None:
         f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
     )
     say(f"Grey levels: {data.policy_reason}")
+    if data.earlier is not None:
+        if kept := data.earlier.ever_held_out & {*split.held_out}:
+            say(f"Held out by the run to start from, and still: {', '.join(sorted(kept))}.")
+        if seen := data.earlier.ever_trained & {*split.held_out}:
+            warn(
+                f"the run to start from was trained on {', '.join(sorted(seen))}, which the given split holds out: "
+                "their scores will be too good."
+            )
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         warn(f"{why}: nothing is held out, so scores will be on the training cases.")

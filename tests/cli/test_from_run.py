@@ -62,6 +62,39 @@ def test_a_run_goes_on_with_more_data(run, more, tmp_path, capsys):
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # so small a rate leaves them where they began
 
 
+def test_held_out_patients_stay_held_out_over_three_rounds(run, phantoms, tmp_path, capsys):
+    (held_out,) = record(run)["held_out"]
+    trained = record(run)["train"]
+    away = shutil.copytree(phantoms, tmp_path / "away")  # the second round does not have the held-out case
+    for part in ("images", "labels"):
+        (away / part / f"{held_out}.nii.gz").unlink()
+        (away / part / f"{trained[0]}.nii.gz").rename(away / part / "new.nii.gz")
+    options = ["--epochs", 1, "--device", "cpu", "--set", "held_out=0.34"]
+    second, third = tmp_path / "second", tmp_path / "third"
+    assert call(capsys, "train", "--from", run, "--data", away, *options, "--output", second)[0] == 0
+    assert record(second)["train"] == sorted([trained[1], "new"])  # of two patients none is held out
+    assert record(second)["held_out_before"] == [held_out]
+    assert record(second)["trained_before"] == [trained[0]]
+    for seed in range(3):  # whatever another split would hold out
+        again = [*options, "--seed", seed, "--overwrite", "--output", third]
+        code, out, _ = call(capsys, "train", "--from", second, "--data", phantoms, *again)
+        assert code == 0
+        assert f"Held out by the run to start from, and still: {held_out}." in out
+        assert record(third)["held_out"] == [held_out]
+        assert record(third)["train"] == trained
+        assert record(third)["trained_before"] == ["new"]
+
+
+def test_a_split_that_holds_out_what_was_trained_on_is_noted(run, phantoms, tmp_path, capsys):
+    trained = record(run)["train"]
+    split = {"train": [record(run)["held_out"][0], trained[1]], "held_out": [trained[0]]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    options = ["--split-file", tmp_path / "split.json", "--dry-run", "--device", "cpu"]
+    code, out, _ = call(capsys, "train", "--from", run, "--data", phantoms, *options)
+    assert code == 0
+    assert f"was trained on {trained[0]}, which the given split holds out" in out
+
+
 def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkeypatch):
     from medsam_adapt.training.setup import RunHandler
 
