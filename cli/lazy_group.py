@@ -15,6 +15,7 @@ from typer.main import get_command, get_group
 
 SUMMARIES = {
     "demo": "Run the whole workflow on synthetic scans in a few minutes.",
+    "annotate": "Label scans in the browser, with a model that proposes.",
     "train": "Fine-tune SAM to a folder of labelled volumes.",
     "evaluate": "Score a run, or a folder of masks, against reference labels.",
     "compare": "Compare methods on the same cases.",

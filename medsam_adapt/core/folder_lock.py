@@ -18,10 +18,11 @@ class FolderLock:
 
     Args:
         folder: which exists.
+        use: what the holder does to the folder, for the message.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_FILE
+    def __init__(self, folder: Path, use: str = "trained") -> None:
+        self.path, self.use = folder / LOCK_FILE, use
         self._file: TextIO | None = None
 
     def hold(self) -> None:
@@ -36,7 +37,7 @@ class FolderLock:
             holder = file.read().strip() or "another process"
             file.close()
             raise InputError(
-                f"{self.path.parent} is being trained by {holder}: wait for its end, or name another --output."
+                f"{self.path.parent} is being {self.use} by {holder}: wait for its end, or name another --output."
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -1,10 +1,11 @@
-"""Package namespaces that import their modules on first use, so that listings and ``--help`` load no torch."""
+"""Packages and modules that are imported on first use, so that listings and ``--help`` load no torch and no SciPy."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 
@@ -31,3 +32,22 @@ def lazy_exports(package: str, exports: dict[str, str], modules: Iterable[str] =
     namespace = vars(sys.modules[package])
     namespace["__dir__"] = __dir__
     return __getattr__
+
+
+def lazy_module(name: str) -> ModuleType:
+    """A module that is imported when one of its attributes is first used.
+
+    Unlike :class:`importlib.util.LazyLoader`, which two threads may confuse in Python 3.10 and 3.11, it takes the lock
+    of an ordinary import. Type checkers do not see through it: give them an ordinary import.
+
+    Args:
+        name: full name of the module, a submodule included.
+    """
+    return _LazyModule(name)
+
+
+class _LazyModule(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(importlib.import_module(self.__name__), name)
+        setattr(self, name, value)
+        return value

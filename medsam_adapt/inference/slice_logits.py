@@ -146,18 +146,35 @@ class SliceLogits:
     @torch.no_grad()
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
         """The mask (rows, columns) bool that one prompt draws on one slice."""
-        image = self.images(np.array([index])).to(self._device)
-        logits = self._decode(self._embedding(index, image), [prompt.resized(self.plan)], image)
-        return (self.plan.restore_logits(logits[:, None].float()) > 0)[0, 0].cpu().numpy()
+        return (self.draw_logits(index, prompt) > 0).cpu().numpy()
 
-    def _embedding(self, index: int, image: Tensor) -> Tensor:
-        """The embedding (1, D, h, w) of one slice; structures that are followed one by one come to the same slices."""
+    @torch.no_grad()
+    def draw_logits(self, index: int, prompt: SlicePrompt) -> Tensor:
+        """The logits (rows, columns) that one prompt gives on one slice; above 0 is inside."""
+        known = index in self._known and getattr(self.segmenter, "detail", None) is None
+        image = None if known else self.images(np.array([index])).to(self._device)
+        logits = self._decode(self._embedding(index, image), [prompt.resized(self.plan)], image)
+        return self.plan.restore_logits(logits[:, None].float())[0, 0]
+
+    @torch.no_grad()
+    def embed(self, index: int) -> None:
+        """Compute the embedding of one slice, unless it is kept already: `draw` is then several times faster there."""
         if index not in self._known:
-            embedding = self.segmenter.encode(image)
-            if (len(self._known) + 1) * embedding.nbytes > _KNOWN:
+            self._embedding(index, self.images(np.array([index])).to(self._device))
+
+    def has_embedding(self, index: int) -> bool:
+        """Whether the embedding of a slice is kept."""
+        return index in self._known
+
+    def _embedding(self, index: int, image: Tensor | None) -> Tensor:
+        """The embedding (1, D, h, w) of one slice; structures that are followed one by one come to the same slices."""
+        known = self._known.get(index)  # another thread may remove it from the table
+        if known is None:
+            known = self.segmenter.encode(image)
+            if (len(self._known) + 1) * known.nbytes > _KNOWN:
                 self._known.pop(next(iter(self._known)))
-            self._known[index] = embedding
-        return self._known[index]
+            self._known[index] = known
+        return known
 
     @property
     def _device(self) -> torch.device:
@@ -244,13 +261,13 @@ class SliceLogits:
             for label in labels
         ]
 
-    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]], images: Tensor) -> Tensor:
+    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]], images: Tensor | None) -> Tensor:
         """(n, S, S) logits of the structures that prompts of one kind point at, each on its own slice.
 
         Args:
             embedding: of the slices (n, D, h, w).
             prompts: one for each.
-            images: the slices (n, 3, S, S).
+            images: the slices (n, 3, S, S); only a detail branch looks at them.
         """
         batch: Any = {
             name: torch.from_numpy(np.stack([prompt[name] for prompt in prompts])).to(embedding.device)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
@@ -28,11 +28,13 @@ class Segmentation:
         voxels: (X, Y, Z) label ids, 0 is background; or (C, X, Y, Z) masks of 0 and 1 where structures may overlap.
         names: of the C structures.
         label_ids: of the C structures, in the order of ``names``.
+        drawn: by whom, which DICOM segmentations state.
     """
 
     voxels: np.ndarray
     names: Sequence[str]
     label_ids: Sequence[int]
+    drawn: Literal["by a model", "by people", "by both"] = "by a model"
 
     @property
     def overlapping(self) -> bool:

@@ -34,6 +34,7 @@ SUFFIX = "_seg.dcm"
 DESCRIPTION = "DICOM segmentation, for a hospital's archive"
 HOLDS_OVERLAP = True
 NEEDS_DICOM = True
+_ALGORITHM = {"by a model": "AUTOMATIC", "by people": "MANUAL", "by both": "SEMIAUTOMATIC"}
 
 
 def require() -> None:
@@ -67,7 +68,7 @@ def _object(segmentation: Segmentation, series: SeriesHeader) -> Any:
         source_images=images,
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_describe(index, *each) for index, each in enumerate(named, start=1)],
+        segment_descriptions=[_describe(index, *each, segmentation.drawn) for index, each in enumerate(named, start=1)],
         series_instance_uid=hd.UID(),
         series_number=SERIES_NUMBER,
         sop_instance_uid=hd.UID(),
@@ -93,21 +94,22 @@ def _frames(segmentation: Segmentation) -> np.ndarray:
     return np.ascontiguousarray(numbers[voxels].transpose(2, 1, 0))
 
 
-def _describe(number: int, label: str, name: str, label_id: int) -> Any:
+def _describe(number: int, label: str, name: str, label_id: int, drawn: str = "by a model") -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
     from pydicom.sr.codedict import codes
 
     structure = describe(name, label_id)
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=MANUFACTURER, family=codes.cid7162.ArtificialIntelligence, version=version()
+    )
     description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=label,
         segmented_property_category=coded(ANATOMICAL_STRUCTURE),
         segmented_property_type=coded(structure.code),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=MANUFACTURER, family=codes.cid7162.ArtificialIntelligence, version=version()
-        ),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues[_ALGORITHM[drawn]],
+        algorithm_identification=None if drawn == "by people" else algorithm,
         tracking_uid=hd.UID(),
         tracking_id=label,
         display_color=CIELabColor.from_rgb(*structure.colour),

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
-from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.scoring.surface import surface_distances
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = lazy_module("scipy.ndimage")
 
 Convention: TypeAlias = Literal["ours", "monai", "medpy", "seg-metrics", "surface-distance"]
 METRICS = ("dsc", "iou", "hd95", "msd")
@@ -93,11 +98,13 @@ def _seg_metrics(
 ) -> dict[str, float]:
     if not any(sizes):
         return {"dsc": 1.0, "iou": 1.0, "hd95": 0.0, "msd": 0.0}
-    surfaces = [mask & ~binary_erosion(mask, np.ones((3, 3, 3)), border_value=1) for mask in (prediction, reference)]
+    surfaces = [
+        mask & ~ndimage.binary_erosion(mask, np.ones((3, 3, 3)), border_value=1) for mask in (prediction, reference)
+    ]
     pooled = []
     for source, target, size in zip(surfaces, surfaces[::-1], sizes[::-1], strict=True):
         # A mask without a surface fills the volume; one without a voxel is 0 away from everything.
-        away = distance_transform_edt(~target, sampling=spacing) if size else np.zeros(source.shape)
+        away = ndimage.distance_transform_edt(~target, sampling=spacing) if size else np.zeros(source.shape)
         pooled.append(away[source])
     distances = np.concatenate(pooled)
     return {"hd95": float(np.percentile(distances, 95)), "msd": float(distances.mean())} if distances.size else {}

@@ -11,14 +11,19 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.scoring.conventions import Convention, convention_scores
 from medsam_adapt.scoring.surface import hausdorff95, surface_dice, surface_dice_by_area, surface_distances
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = lazy_module("scipy.ndimage")
 
 Scores = dict[str, dict[str, float]]  # class -> metric -> value, NaN where undefined
 Masks = np.ndarray | Mapping[str, np.ndarray]
@@ -243,11 +248,11 @@ def _boxes(volume: Masks, class_names: Sequence[str]) -> Iterator[tuple[slice, .
     """The bounding box of each class, None where it has no voxel."""
     if isinstance(volume, np.ndarray) and volume.ndim == 3:
         labels = volume if volume.dtype.kind in "iu" else volume.astype(np.int32)
-        yield from find_objects(labels, max_label=len(class_names))
+        yield from ndimage.find_objects(labels, max_label=len(class_names))
         return
     masks = volume if isinstance(volume, np.ndarray) else [volume[name] for name in class_names]
     for mask in masks:
-        yield find_objects((np.asarray(mask) > 0).view(np.uint8), max_label=1)[0]
+        yield ndimage.find_objects((np.asarray(mask) > 0).view(np.uint8), max_label=1)[0]
 
 
 def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:

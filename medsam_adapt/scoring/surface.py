@@ -9,10 +9,17 @@ is not needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
+
+from medsam_adapt.core.lazy import lazy_module
+
+if TYPE_CHECKING:
+    from scipy import ndimage, spatial
+else:
+    ndimage = lazy_module("scipy.ndimage")
+    spatial = lazy_module("scipy.spatial")
 
 # A distance transform costs by the voxel, a search by the point: beyond this share of surface voxels (a mask of
 # scattered voxels) the transform is faster.
@@ -40,10 +47,10 @@ def surface_distances(first: np.ndarray, second: np.ndarray, spacing: Sequence[f
     """
     surfaces = surface_voxels(first), surface_voxels(second)
     if max(np.count_nonzero(surface) for surface in surfaces) > _DENSE * first.size:
-        there, back = (distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
+        there, back = (ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
         return back[surfaces[0]], there[surfaces[1]]
     points = [np.argwhere(surface) * np.asarray(spacing, dtype=np.float64) for surface in surfaces]
-    there, back = (KDTree(target, leafsize=32).query(source)[0] for source, target in (points, points[::-1]))
+    there, back = (spatial.KDTree(target, leafsize=32).query(source)[0] for source, target in (points, points[::-1]))
     return there, back
 
 

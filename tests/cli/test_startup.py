@@ -15,6 +15,7 @@ TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "
 TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
 START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy", "core.monai_door"}
 PRINTED = {"cli.console", "core.*"}
+HELP = TYPER | PYDANTIC | {"markdown_it", "mdurl", "numpy"}
 BUNDLES = {"bundle", "bundle.*", "bundles", "cli.bundles", "config"}
 
 PROBE = """
@@ -22,14 +23,15 @@ import contextlib, io, sys
 sys.path = [place for place in sys.path if place]
 before = set(sys.modules)
 from medsam_adapt.cli.main import main
-with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-    main(sys.argv[1:])
+for line in " ".join(sys.argv[1:]).split(","):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main(line.split())
 print(*(set(sys.modules) - before))
 """
 
 
 def imported(*arguments):
-    """Top names of third-party modules, and this package's modules, that a command imports."""
+    """Top names of third-party modules, and this package's modules, that a command imports, or several after commas."""
     command = [sys.executable, "-c", PROBE, *arguments]
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     top = {name.partition(".")[0] for name in names}
@@ -52,6 +54,12 @@ def test_a_quick_command_imports_nothing_else(arguments, third_party, own):
     assert third <= third_party
     assert {name for name in ours if not any(fnmatch(name, allowed) for allowed in own)} == set()
     assert f"cli.{arguments[0]}" in ours or arguments == ["--help"]
+
+
+def test_the_help_of_no_command_imports_a_library_for_images_or_networks():
+    third, ours = imported(", ".join(f"{name} --help" for name in SUMMARIES))
+    assert third <= HELP
+    assert {f"cli.{name}" for name in SUMMARIES} <= ours
 
 
 @pytest.mark.parametrize("name", SUMMARIES)

@@ -44,6 +44,7 @@ ORDER = (
     ("evaluation",),
     ("comparison", "export"),
     ("report",),
+    ("annotation",),
     ("hub",),
     ("cli",),
 )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from nibabel import orientations
 
 from medsam_adapt.config import Axis, PromptMode
 from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.simulated import SlicePrompt
+
+if TYPE_CHECKING:
+    from nibabel import orientations
+else:
+    orientations = lazy_module("nibabel.orientations")
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy import ndimage
 
 from medsam_adapt.config import PromptMode
+from medsam_adapt.core.lazy import lazy_module
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = lazy_module("scipy.ndimage")
 
 BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
 BOX_SLACK = 0.1  # of the structure's own width or height: a looser box says little of where a small one ends

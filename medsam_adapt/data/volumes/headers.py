@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import nibabel as nib
+from typing import TYPE_CHECKING
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.files import file_format
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import DICOM, holds_dicom, read_series_header
 from medsam_adapt.data.volumes.image_pair import PAIR, pair_files
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 
 def read_header(path: str | Path, series: int | str | None = None) -> VolumeHeader:

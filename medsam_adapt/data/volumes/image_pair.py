@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import nibabel as nib
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.files import file_format, read_voxels, volume_files, volume_stem
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.same_grid import align
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 ImageName: TypeAlias = Literal["image", "image_contrast"]
 IMAGE_PAIR: tuple[ImageName, ImageName] = ("image", "image_contrast")

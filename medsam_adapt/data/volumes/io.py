@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from nibabel import orientations
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels
 from medsam_adapt.data.volumes.files import (
     FORMATS,
@@ -33,6 +34,11 @@ from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.headers import format_of, read_header, stored_label_header
 from medsam_adapt.data.volumes.label_numbers import read_label_map
 from medsam_adapt.data.volumes.same_grid import align
+
+if TYPE_CHECKING:
+    from nibabel import orientations
+else:
+    orientations = lazy_module("nibabel.orientations")
 
 __all__ = [
     "FORMATS",

@@ -9,12 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from nibabel import orientations
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.formats.base import VolumeHeader, listed_size
+
+if TYPE_CHECKING:
+    from nibabel import orientations
+else:
+    orientations = lazy_module("nibabel.orientations")
 
 # A volume this share of its smallest voxel side away from another is rounding; more is another grid.
 ALIGNMENT_TOLERANCE = 0.1

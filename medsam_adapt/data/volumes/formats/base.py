@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import nibabel as nib
+else:
+    nib = lazy_module("nibabel")
 
 DEFLATE_RATIO = 1100  # deflate compresses by at most 1032, so a header that claims more voxels than this lies
 CHUNK = 1 << 20  # bytes

@@ -7,12 +7,12 @@ import itertools
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import nibabel as nib
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.formats.base import (
     CHUNK,
     DEFLATE_RATIO,
@@ -22,6 +22,11 @@ from medsam_adapt.data.volumes.formats.base import (
     listed_size,
     unreadable,
 )
+
+if TYPE_CHECKING:
+    import nibabel as nib
+else:
+    nib = lazy_module("nibabel")
 
 _FORMS_AGREE = 0.1  # of the smallest voxel side: what sform and qform may be apart
 _FIX_GEOMETRY = "Find out which of the two is right, and store that one as sform and qform, with codes above 0."

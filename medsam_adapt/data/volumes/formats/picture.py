@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.formats.base import (
     DEFLATE_RATIO,
     LPS_TO_RAS,
@@ -24,6 +25,11 @@ from medsam_adapt.data.volumes.formats.base import (
     plain_label_header,
     unreadable,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
+else:
+    Image = lazy_module("PIL.Image")
 
 _SAME_COLOUR = 16  # grey levels between the colours of a grey JPEG, at most
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, width and height change places
@@ -129,7 +135,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with picture:
             check_size(path, picture.width * picture.height // 8, path.stat().st_size, DEFLATE_RATIO)
             yield picture
-    except UnidentifiedImageError as error:
+    except Image.UnidentifiedImageError as error:
         raise InputError(f"{path} is no PNG and no JPEG, whatever its name says; export it again") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's own for a damaged PNG
         raise unreadable(path, error) from error

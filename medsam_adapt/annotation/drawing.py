@@ -1,0 +1,232 @@
+"""One scan that is open for drawing: its voxels, the label, and who drew each voxel of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from medsam_adapt.config import Axis
+from medsam_adapt.data.prompts.simulated import SlicePrompt, tight_box
+from medsam_adapt.data.slices.geometry import volume_to_slices
+from medsam_adapt.data.volumes.io import VolumeHeader, from_ras, to_ras
+
+AuthorKind = Literal["person", "model", "imported"]
+#: class id -> axis -> slice -> the prompt that a person drew there
+Prompts = dict[int, dict[Axis, dict[int, SlicePrompt]]]
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who drew voxels.
+
+    Attributes:
+        kind: a person, a model, or ``imported`` for a label that existed before.
+        name: the person's, the model's, or the file's.
+        version: of a model, to find it again.
+    """
+
+    kind: AuthorKind
+    name: str
+    version: str = ""
+
+
+@dataclass(eq=False)
+class Drawing:
+    """A scan in RAS order with the label that is being drawn on it.
+
+    Attributes:
+        id: the scan's.
+        header: of the image; labels are written on its grid.
+        image: (X, Y, Z) float32, or (X, Y, Z, 3) in colour.
+        label: (X, Y, Z) uint8 class ids, 0 is background.
+        drawn_by: (X, Y, Z) uint8, the author's number from 1 of each labelled voxel.
+        authors: by number, the first one is number 1.
+        prompts: that a person drew.
+        erased: author's number -> class id -> axial slice -> how many voxels of others this author removed.
+        version: counts the changes.
+        saved: the version that is on disk.
+        lock: held while the label is read or changed.
+    """
+
+    id: str
+    header: VolumeHeader
+    image: np.ndarray
+    label: np.ndarray
+    drawn_by: np.ndarray
+    authors: list[Author] = field(default_factory=list)
+    prompts: Prompts = field(default_factory=dict)
+    erased: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
+    version: int = 0
+    saved: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @classmethod
+    def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader) -> Drawing:
+        """A drawing without any label yet, of voxels in the axis order of their file."""
+        image, _ = to_ras(voxels, header.affine)
+        shape = image.shape[:3]
+        return cls(id, header, image, np.zeros(shape, np.uint8, order="F"), np.zeros(shape, np.uint8, order="F"))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(X, Y, Z) in RAS order."""
+        return self.label.shape
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Of the voxels in RAS order, mm."""
+        _, affine = to_ras(np.broadcast_to(np.uint8(0), self.header.shape), self.header.affine)
+        return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
+
+    def slices(self, axis: Axis) -> np.ndarray:
+        """A view (N, rows, columns) of the label that changes it when written to."""
+        return volume_to_slices(self.label, axis)
+
+    def native(self, values: np.ndarray) -> np.ndarray:
+        """A view of ``values`` (X, Y, Z) in the axis order of the scan's file."""
+        return from_ras(values, self.header.affine)
+
+    def place(self, native: np.ndarray, author: Author, drawn_by: np.ndarray | None = None) -> None:
+        """Take over a whole label (X, Y, Z) in the axis order of the scan's file.
+
+        Args:
+            native: class ids.
+            author: of all voxels, unless ``drawn_by`` has the number of each one's author.
+            drawn_by: (X, Y, Z) numbers of `authors`.
+        """
+        with self.lock:
+            self.label[...] = to_ras(native, self.header.affine)[0]
+            self.drawn_by[...] = 0
+            if drawn_by is not None and int(drawn_by.max(initial=0)) <= len(self.authors):
+                self.drawn_by[...] = to_ras(drawn_by, self.header.affine)[0]
+            self.drawn_by[self.label == 0] = 0
+            missing = (self.label > 0) & (self.drawn_by == 0)
+            if missing.any():
+                self.drawn_by[missing] = self.number_of(author)
+
+    def number_of(self, author: Author) -> int:
+        """The author's number, a new one if this author has drawn nothing yet."""
+        if author not in self.authors:
+            if len(self.authors) == 255:
+                raise ValueError("a label has at most 255 authors")
+            self.authors.append(author)
+        return self.authors.index(author) + 1
+
+    def paint(self, axis: Axis, slices: Mapping[int, np.ndarray], author: Author) -> int:
+        """Replace slices of the label, and note who changed which voxels.
+
+        Args:
+            axis: the plane.
+            slices: index -> (rows, columns) class ids.
+            author: of the voxels that change.
+
+        Returns:
+            The new version.
+        """
+        with self.lock:
+            number = self.number_of(author)
+            label, drawn_by = self.slices(axis), volume_to_slices(self.drawn_by, axis)
+            places = volume_to_slices(self._axial_numbers(), axis)
+            for index, values in slices.items():
+                changed = label[index] != values
+                self._note_erased(number, label[index], drawn_by[index], places[index], changed)
+                drawn_by[index][changed] = np.where(values[changed] > 0, number, 0)
+                label[index][changed] = values[changed]
+            self.version += 1
+            return self.version
+
+    def note_prompt(self, class_id: int, axis: Axis, index: int, prompt: SlicePrompt | None) -> None:
+        """Remember the prompt that a person drew on a slice, or forget it."""
+        with self.lock:
+            there = self.prompts.setdefault(class_id, {}).setdefault(axis, {})
+            if prompt is None:
+                there.pop(index, None)
+            else:
+                there[index] = prompt
+
+    def key_boxes(self, class_id: int, axis: Axis) -> dict[int, SlicePrompt]:
+        """Slices from which a class can be propagated, with a box on each: those that a person worked on.
+
+        A box that was drawn is taken as it is; where a person drew or corrected the mask, the box around the mask.
+        """
+        with self.lock:
+            prompts = self.prompts.get(class_id, {}).get(axis, {})
+            people = [number for number, each in enumerate(self.authors, start=1) if each.kind != "model"]
+            masks = self.slices(axis) == class_id
+            by_people = volume_to_slices(np.isin(self.drawn_by, people), axis) & masks
+            found: dict[int, SlicePrompt] = {}
+            for index in np.flatnonzero(masks.any(axis=(1, 2))).tolist():
+                prompt = prompts.get(index)
+                if prompt is not None and prompt.box is not None:
+                    found[index] = prompt
+                elif prompt is not None or by_people[index].any():
+                    found[index] = box_of(masks[index])
+            return found
+
+    def _axial_numbers(self) -> np.ndarray:
+        return np.broadcast_to(np.arange(self.shape[2]), self.shape)
+
+    def _note_erased(
+        self, number: int, before: np.ndarray, drawn_by: np.ndarray, places: np.ndarray, changed: np.ndarray
+    ) -> None:
+        """Count voxels that ``number`` took from other authors."""
+        lost = changed & (before > 0) & (drawn_by != number)
+        pairs, counts = np.unique(np.stack([before[lost], places[lost]]), axis=1, return_counts=True)
+        for (class_id, index), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+            there = self.erased.setdefault(number, {}).setdefault(class_id, {})
+            there[index] = there.get(index, 0) + count
+
+    def provenance(self, classes: Mapping[int, str], status: str) -> dict[str, Any]:
+        """Who drew what, by class and axial slice (from 0, from inferior to superior)."""
+        with self.lock:
+            return {
+                "format": 1,
+                "scan": self.id,
+                "status": status,
+                "authors": [{"number": number, **asdict(each)} for number, each in enumerate(self.authors, start=1)],
+                "classes": {
+                    name: {"label": class_id, "axial_slices": self._slices_of(class_id)}
+                    for class_id, name in classes.items()
+                },
+                "prompts": [
+                    {"label": class_id, "axis": axis, "slice": index, **asdict(prompt)}
+                    for class_id, axes in self.prompts.items()
+                    for axis, there in axes.items()
+                    for index, prompt in sorted(there.items())
+                ],
+            }
+
+    def _slices_of(self, class_id: int) -> dict[str, dict[str, dict[str, int]]]:
+        """Axial slice -> how many voxels each author drew and erased."""
+        there = self.label == class_id
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for index in np.flatnonzero(there.any(axis=(0, 1))).tolist():
+            counts = np.bincount(self.drawn_by[:, :, index][there[:, :, index]])
+            found[str(index)] = {"drawn": {str(author): int(counts[author]) for author in np.flatnonzero(counts)}}
+        for author, classes in self.erased.items():
+            for index, count in classes.get(class_id, {}).items():
+                found.setdefault(str(index), {}).setdefault("erased", {})[str(author)] = count
+        return found
+
+
+def box_of(mask: np.ndarray) -> SlicePrompt:
+    """The box around a mask (rows, columns) that is not empty."""
+    box = tight_box(mask)
+    assert box is not None, "the mask is not empty"
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return SlicePrompt(box=(x0, y0, x1, y1))
+
+
+def prompts_from(entries: Sequence[Mapping[str, Any]]) -> Prompts:
+    """The prompts that `Drawing.provenance` wrote."""
+    found: Prompts = {}
+    for entry in entries:
+        box = None if entry["box"] is None else tuple(float(value) for value in entry["box"])
+        points = tuple((float(x), float(y), bool(inside)) for x, y, inside in entry["points"])
+        prompt = SlicePrompt(box, points)  # type: ignore[arg-type]
+        found.setdefault(int(entry["label"]), {}).setdefault(entry["axis"], {})[int(entry["slice"])] = prompt
+    return found

@@ -1,0 +1,63 @@
+"""A structure from the slices on which a person has pointed at it to all others.
+
+Between two such slices the box moves evenly from one to the other. Beyond them the mask just drawn gives the next
+slice's box, until it vanishes, jumps in size, or leaves the place of the last one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from medsam_adapt.annotation.drawing import box_of
+from medsam_adapt.annotation.interpolation import box_between
+from medsam_adapt.data.prompts.simulated import SlicePrompt
+
+#: draws the mask (rows, columns) of a prompt on a slice
+Draw = Callable[[int, SlicePrompt], np.ndarray]
+
+JUMP = 2.5  # a mask this many times larger or smaller than the last one is of something else
+OVERLAP = 0.3  # of the smaller of two neighbouring masks that must lie within the other
+
+
+def follow(draw: Draw, keys: Mapping[int, SlicePrompt], reach: range) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and mask (rows, columns) of slices without a box, in the order in which they are drawn.
+
+    Args:
+        draw: draws the mask of a prompt on a slice.
+        keys: slice -> box, at least one.
+        reach: the slices that may be drawn on.
+    """
+    order = sorted(keys)
+    for first, last in itertools.pairwise(order):
+        for index in range(first + 1, last):
+            if index in reach:
+                yield index, draw(index, box_between(keys[first], keys[last], (index - first) / (last - first)))
+    yield from _outwards(draw, order[-1], keys[order[-1]], range(order[-1] + 1, reach.stop))
+    yield from _outwards(draw, order[0], keys[order[0]], range(order[0] - 1, reach.start - 1, -1))
+
+
+def _outwards(draw: Draw, start: int, prompt: SlicePrompt, ahead: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Masks of the slices ``ahead`` of the one with a box, as long as they look like one structure."""
+    ahead = list(ahead)
+    if not ahead:
+        return
+    mask = draw(start, prompt)
+    for index in ahead:
+        if not mask.any():
+            return
+        drawn = draw(index, box_of(mask))
+        if not _continues(mask, drawn):
+            return
+        yield index, drawn
+        mask = drawn
+
+
+def _continues(mask: np.ndarray, drawn: np.ndarray) -> bool:
+    """Whether a mask is of the structure that the neighbouring slice's mask is of."""
+    area, last = int(drawn.sum()), int(mask.sum())
+    if area == 0 or not 1 / JUMP <= area / last <= JUMP:
+        return False
+    return int((mask & drawn).sum()) >= OVERLAP * min(area, last)
