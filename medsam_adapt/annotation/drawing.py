@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt, tight_box
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.io import VolumeHeader, from_ras, to_ras
 
+_UNDO_BYTES = 2**28  # that a scan keeps of slices as they were
+_UNDO_STEPS = 200
 AuthorKind = Literal["person", "model", "imported"]
 #: class id -> axis -> slice -> the prompt that a person drew there
 Prompts = dict[int, dict[Axis, dict[int, SlicePrompt]]]
@@ -32,6 +35,20 @@ class Author:
     kind: AuthorKind
     name: str
     version: str = ""
+
+
+@dataclass(eq=False)
+class _Step:
+    """Slices as they were before a change, or after it: (axis, index) -> label and authors."""
+
+    number: int
+    slices: dict[tuple[Axis, int], tuple[np.ndarray, np.ndarray]]
+    prompts: Prompts
+    erased: dict[int, dict[int, dict[int, int]]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(label.nbytes + drawn_by.nbytes for label, drawn_by in self.slices.values())
 
 
 @dataclass(eq=False)
@@ -63,6 +80,8 @@ class Drawing:
     version: int = 0
     saved: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
+    _undo: list[_Step] = field(default_factory=list)
+    _redo: list[_Step] = field(default_factory=list)
 
     @classmethod
     def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader) -> Drawing:
@@ -116,19 +135,29 @@ class Drawing:
             self.authors.append(author)
         return self.authors.index(author) + 1
 
-    def paint(self, axis: Axis, slices: Mapping[int, np.ndarray], author: Author) -> int:
+    def paint(
+        self,
+        axis: Axis,
+        slices: Mapping[int, np.ndarray],
+        author: Author,
+        step: int | None = None,
+        prompts: Mapping[tuple[int, int], SlicePrompt] | None = None,
+    ) -> int:
         """Replace slices of the label, and note who changed which voxels.
 
         Args:
             axis: the plane.
             slices: index -> (rows, columns) class ids.
             author: of the voxels that change.
+            step: calls of the same number are undone together; every call by itself when None.
+            prompts: (class id, index) -> what a person drew to get these slices.
 
         Returns:
             The new version.
         """
         with self.lock:
             number = self.number_of(author)
+            self._remember(axis, slices, step)
             label, drawn_by = self.slices(axis), volume_to_slices(self.drawn_by, axis)
             places = volume_to_slices(self._axial_numbers(), axis)
             for index, values in slices.items():
@@ -136,17 +165,48 @@ class Drawing:
                 self._note_erased(number, label[index], drawn_by[index], places[index], changed)
                 drawn_by[index][changed] = np.where(values[changed] > 0, number, 0)
                 label[index][changed] = values[changed]
+            for (class_id, index), prompt in (prompts or {}).items():
+                self.prompts.setdefault(class_id, {}).setdefault(axis, {})[index] = prompt
             self.version += 1
             return self.version
 
-    def note_prompt(self, class_id: int, axis: Axis, index: int, prompt: SlicePrompt | None) -> None:
-        """Remember the prompt that a person drew on a slice, or forget it."""
+    def _remember(self, axis: Axis, indices: Iterable[int], step: int | None) -> None:
+        """Keep slices as they are, to go back to them."""
+        self._redo.clear()
+        if step is None or not self._undo or self._undo[-1].number != step:
+            number = -1 if step is None else step
+            self._undo.append(_Step(number, {}, copy.deepcopy(self.prompts), copy.deepcopy(self.erased)))
+        self._keep(self._undo[-1], ((axis, index) for index in indices))
+        while len(self._undo) > _UNDO_STEPS or sum(each.nbytes for each in self._undo[:-1]) > _UNDO_BYTES:
+            self._undo.pop(0)
+
+    def _keep(self, step: _Step, places: Iterable[tuple[Axis, int]]) -> None:
+        for axis, index in places:
+            label, drawn_by = self.slices(axis)[index], volume_to_slices(self.drawn_by, axis)[index]
+            step.slices.setdefault((axis, index), (label.copy(), drawn_by.copy()))
+
+    def undo(self) -> dict[tuple[Axis, int], np.ndarray]:
+        """Take the last change back; (axis, index) -> the slices (rows, columns) that are different now."""
+        return self._go_back(self._undo, self._redo)
+
+    def redo(self) -> dict[tuple[Axis, int], np.ndarray]:
+        """Make the change again that `undo` took back; slices as `undo`."""
+        return self._go_back(self._redo, self._undo)
+
+    def _go_back(self, steps: list[_Step], others: list[_Step]) -> dict[tuple[Axis, int], np.ndarray]:
         with self.lock:
-            there = self.prompts.setdefault(class_id, {}).setdefault(axis, {})
-            if prompt is None:
-                there.pop(index, None)
-            else:
-                there[index] = prompt
+            if not steps:
+                return {}
+            step = steps.pop()
+            present = _Step(step.number, {}, self.prompts, self.erased)
+            self._keep(present, step.slices)
+            others.append(present)
+            for (axis, index), (label, drawn_by) in step.slices.items():
+                self.slices(axis)[index] = label
+                volume_to_slices(self.drawn_by, axis)[index] = drawn_by
+            self.prompts, self.erased = step.prompts, step.erased
+            self.version += 1
+            return {place: label for place, (label, _) in step.slices.items()}
 
     def key_boxes(self, class_id: int, axis: Axis) -> dict[int, SlicePrompt]:
         """Slices from which a class can be propagated, with a box on each: those that a person worked on.

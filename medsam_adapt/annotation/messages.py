@@ -78,11 +78,13 @@ class Changes(Message):
     Attributes:
         version: of the label that the page changed: changes to an older one are refused.
         author: who drew the voxels that are different now.
+        step: changes of the same number are undone together.
     """
 
     axis: Axis
     version: Annotated[int, Field(ge=0)]
-    author: Literal["person", "model"]
+    author: Literal["person", "model", "interpolation"]
+    step: Annotated[int, Field(ge=0, le=2**53)]
     slices: Annotated[list[DrawnSlice], Field(min_length=1, max_length=10_000)]
     prompts: Annotated[list[DrawnPrompt], Field(max_length=1000)] = []
 

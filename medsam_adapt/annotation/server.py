@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -15,18 +13,21 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from medsam_adapt.annotation.access import Access
-from medsam_adapt.annotation.drawing import Drawing
+from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.interpolation import fill_between
-from medsam_adapt.annotation.messages import Changes, Finished, Place, ProposalRequest, Structure
+from medsam_adapt.annotation.messages import Changes, DrawnSlice, Finished, Place, ProposalRequest, Structure
 from medsam_adapt.annotation.proposals import Proposals
 from medsam_adapt.annotation.run_lengths import from_run_lengths, to_run_lengths
 from medsam_adapt.annotation.session import Session
+from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.report.page import class_colour
+from medsam_adapt.report.colours import class_colour
+from medsam_adapt.report.markup import content_hash
 
-_SCRIPTS: tuple[str, ...] = ()
+_SCRIPTS = ("geometry.js", "server.js", "scan.js", "view.js", "tools.js", "keys.js", "app.js")
+FILLED = Author("model", "interpolation between slices")
 _LINES = "application/x-ndjson"
 
 
@@ -103,15 +104,10 @@ def page() -> HTMLResponse:
     content = folder.joinpath("page.html").read_text(encoding="utf-8")
     content = content.replace("/* style */", style).replace("/* script */", script)
     policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; connect-src 'self'; "
+        f"default-src 'none'; script-src {content_hash(script)}; style-src {content_hash(style)}; connect-src 'self'; "
         "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return HTMLResponse(content, headers={"content-security-policy": policy})
-
-
-def _digest(text: str) -> str:
-    """A hash as a content security policy names an inline script."""
-    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 @_routes.get("/api/session")
@@ -195,26 +191,65 @@ def change(request: Request, scan: str, changes: Changes) -> dict[str, Any]:
     """Replace slices of the label; answers 409 to changes of an older version than the present one."""
     session = session_of(request)
     drawing_of(request, scan)
-    author = session.person if changes.author == "person" else proposals_of(request).prompted.author
+    author = _author_of(request, changes.author)
     with session.changing(scan) as drawing:
         if changes.version != drawing.version:
             raise HTTPException(409, "The label was changed elsewhere. It is loaded again.")
-        current = drawing.slices(changes.axis)
-        slices = {}
-        for each in changes.slices:
-            shape = slice_shape(drawing, Place(axis=changes.axis, index=each.index))
-            allowed = {0, *session.classes, *np.unique(current[each.index]).tolist()}
-            try:
-                slices[each.index] = from_run_lengths(each.runs, (shape[0], shape[1]), sorted(allowed))
-            except ValueError as error:
-                raise HTTPException(422, f"Slice {each.index}: {error}.") from error
+        slices = {each.index: _values(session, drawing, changes.axis, each) for each in changes.slices}
+        prompts = {}
         for prompt in changes.prompts:
             shape = slice_shape(drawing, Place(axis=changes.axis, index=prompt.index))
-            if prompt.label not in session.classes:
-                raise HTTPException(422, "There is no such class.")
-            drawing.note_prompt(prompt.label, changes.axis, prompt.index, _prompt(prompt, shape))
-        version = drawing.paint(changes.axis, slices, author)
+            prompts[_class_of(session, prompt.label), prompt.index] = _prompt(prompt, shape)
+        version = drawing.paint(changes.axis, slices, author, changes.step, prompts)
     return {"version": version, "status": session.status(scan)}
+
+
+def _author_of(request: Request, kind: str) -> Author:
+    if kind == "person":
+        return session_of(request).person
+    return FILLED if kind == "interpolation" else proposals_of(request).prompted.author
+
+
+def _values(session: Session, drawing: Drawing, axis: Axis, drawn: DrawnSlice) -> np.ndarray:
+    """The class ids (rows, columns) of a slice; answers 422 where they do not fit it."""
+    shape = slice_shape(drawing, Place(axis=axis, index=drawn.index))
+    allowed = {0, *session.classes, *np.unique(drawing.slices(axis)[drawn.index]).tolist()}
+    try:
+        return from_run_lengths(drawn.runs, (shape[0], shape[1]), sorted(allowed))
+    except ValueError as error:
+        raise HTTPException(422, f"Slice {drawn.index}: {error}.") from error
+
+
+def _class_of(session: Session, label: int) -> int:
+    if label not in session.classes:
+        raise HTTPException(422, "There is no such class.")
+    return label
+
+
+@_routes.post("/api/scans/{scan}/undo")
+def undo(request: Request, scan: str) -> dict[str, Any]:
+    """Take the last change back; the slices that are different now."""
+    drawing_of(request, scan)
+    with session_of(request).changing(scan) as drawing:
+        return _restored(drawing, drawing.undo())
+
+
+@_routes.post("/api/scans/{scan}/redo")
+def redo(request: Request, scan: str) -> dict[str, Any]:
+    """Make a change again that was taken back."""
+    drawing_of(request, scan)
+    with session_of(request).changing(scan) as drawing:
+        return _restored(drawing, drawing.redo())
+
+
+def _restored(drawing: Drawing, slices: Mapping[tuple[Axis, int], np.ndarray]) -> dict[str, Any]:
+    return {
+        "version": drawing.version,
+        "slices": [
+            {"axis": axis, "index": index, "runs": to_run_lengths(values)} for (axis, index), values in slices.items()
+        ],
+        "prompts": drawing.provenance({}, "")["prompts"],
+    }
 
 
 def _prompt(given: Any, shape: tuple[int, ...]) -> Any:
@@ -264,8 +299,7 @@ def fill(request: Request, scan: str, wanted: Structure) -> StreamingResponse:
 
 def _reach(request: Request, scan: str, wanted: Structure) -> range:
     """The slices that a request may draw on."""
-    if wanted.label not in session_of(request).classes:
-        raise HTTPException(422, "There is no such class.")
+    _class_of(session_of(request), wanted.label)
     count = len(volume_to_slices(drawing_of(request, scan).label, wanted.axis))
     return range(wanted.first or 0, count if wanted.last is None else min(count, wanted.last + 1))
 

@@ -7,12 +7,12 @@ and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from medsam_adapt.report.colours import class_colour
 from medsam_adapt.report.curves import Curve, draw_curve
 from medsam_adapt.report.facts import Facts, Rows
 from medsam_adapt.report.figures import draw_case, heading
@@ -20,12 +20,6 @@ from medsam_adapt.report.markup import Markup, content_hash, data_uri, element, 
 from medsam_adapt.report.tables import case_table, class_table, key_figures, named, number
 from medsam_adapt.report.volumes import PackedCase
 
-# Bright enough on black, distinct beside each other; more classes get hues by the golden ratio.
-_COLOURS = (
-    "#ff5d5d", "#4cc2ff", "#ffd166", "#58e08a", "#d58bff", "#ff9f45", "#2fe0d0", "#ff8fc7", "#c3e04b",
-    "#8fa8ff", "#f2c6a0", "#e6e6e6", "#b5835a",
-)  # fmt: skip
-_GOLDEN = 0.61803398875
 _LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, right, top, bottom
 
 
@@ -107,14 +101,6 @@ def _asset(name: str) -> str:
 def _class_colours(count: int) -> str:
     """Style rules that give each class its colour."""
     return "".join(f".c{index}{{--class:{class_colour(index)}}}\n" for index in range(1, count + 1))
-
-
-def class_colour(index: int) -> str:
-    """Colour of the class with this number, from 1."""
-    if index <= len(_COLOURS):
-        return _COLOURS[index - 1]
-    red, green, blue = (round(255 * part) for part in hsv_to_rgb(index * _GOLDEN % 1, 0.55, 1))
-    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _notes(notes: Sequence[str]) -> Markup | None:

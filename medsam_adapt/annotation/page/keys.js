@@ -1,0 +1,121 @@
+"use strict";
+
+// Every function of the page by its key; the help overlay lists this table.
+
+const KEYS = [
+  ["Tools", [
+    ["b", "Box: drag around the structure, or Enter at two corners", (app) => app.setTool("box")],
+    ["p", "Points: click inside; with Alt or Shift outside", (app) => app.setTool("point")],
+    ["d", "Brush", (app) => app.setTool("brush")],
+    ["e", "Eraser", (app) => app.setTool("eraser")],
+    ["v", "Move the crosshair", (app) => app.setTool("navigate")],
+    ["Enter", "Use the tool at the crosshair", (app) => app.useTool(true)],
+    ["Shift+Enter", "Point outside the structure at the crosshair", (app) => app.useTool(false)],
+    ["[", "Smaller brush", (app) => app.setBrush(app.brush / 1.25)],
+    ["]", "Larger brush", (app) => app.setBrush(app.brush * 1.25)],
+    ["k", "Draw over other classes, or keep them", (app) => app.toggle("over")],
+    ["Escape", "Cancel a box or a propagation", (app) => app.cancel()],
+  ]],
+  ["Structure", [
+    ["1", "Structure 1; 2 to 9 for others", (app) => app.setClass(0)],
+    ["Tab", "Next structure (on a plane)", (app) => app.nextClass()],
+    ["g", "Propagate up and down", (app) => app.propagate("both")],
+    [".", "Propagate up from this slice", (app) => app.propagate("up")],
+    [",", "Propagate down from this slice", (app) => app.propagate("down")],
+    ["f", "Fill between drawn slices", (app) => app.fill()],
+    ["Delete", "Clear the structure on this slice", (app) => app.clearSlice()],
+    ["Ctrl+z", "Undo", (app) => app.goBack("undo")],
+    ["Ctrl+y", "Redo", (app) => app.goBack("redo")],
+    ["a", "Label the whole scan with the run", (app) => app.segment()],
+  ]],
+  ["View", [
+    ["PageUp", "Next slice up (Shift: ten)", (app) => app.scroll(app.active, 1)],
+    ["PageDown", "Next slice down (Shift: ten)", (app) => app.scroll(app.active, -1)],
+    ["Shift+PageUp", "", (app) => app.scroll(app.active, 10)],
+    ["Shift+PageDown", "", (app) => app.scroll(app.active, -10)],
+    ["Home", "First slice", (app) => app.scroll(app.active, -1e6)],
+    ["End", "Last slice", (app) => app.scroll(app.active, 1e6)],
+    ["ArrowLeft", "Arrows: move the crosshair (Shift: ten pixels)", (app) => app.nudge(-1, 0)],
+    ["ArrowRight", "", (app) => app.nudge(1, 0)],
+    ["ArrowUp", "", (app) => app.nudge(0, -1)],
+    ["ArrowDown", "", (app) => app.nudge(0, 1)],
+    ["Shift+ArrowLeft", "", (app) => app.nudge(-10, 0)],
+    ["Shift+ArrowRight", "", (app) => app.nudge(10, 0)],
+    ["Shift+ArrowUp", "", (app) => app.nudge(0, -10)],
+    ["Shift+ArrowDown", "", (app) => app.nudge(0, 10)],
+    ["Alt+ArrowLeft", "Alt and arrows: move the picture", (app) => app.pan(40, 0)],
+    ["Alt+ArrowRight", "", (app) => app.pan(-40, 0)],
+    ["Alt+ArrowUp", "", (app) => app.pan(0, 40)],
+    ["Alt+ArrowDown", "", (app) => app.pan(0, -40)],
+    ["+", "Zoom in", (app) => app.zoom(app.active, 1.25)],
+    ["-", "Zoom out", (app) => app.zoom(app.active, 0.8)],
+    ["0", "Whole slice", (app) => app.resetView()],
+    ["m", "Next plane in the large view", (app) => app.nextPlane()],
+    ["w", "Wider window (Shift: narrower)", (app) => app.scaleWindow(1.15)],
+    ["Shift+w", "", (app) => app.scaleWindow(1 / 1.15)],
+    ["l", "Window up, darker (Shift: down)", (app) => app.shiftWindow(0.05)],
+    ["Shift+l", "", (app) => app.shiftWindow(-0.05)],
+    ["o", "More opaque (Shift: less)", (app) => app.setOpacity(app.opacity + 0.1)],
+    ["Shift+o", "", (app) => app.setOpacity(app.opacity - 0.1)],
+    ["h", "Hide or show this structure (Shift: all)", (app) => app.hide(app.label)],
+    ["Shift+h", "", (app) => app.hideAll()],
+  ]],
+  ["Scans", [
+    ["n", "Next scan (Shift: previous)", (app) => app.nextScan(1)],
+    ["Shift+n", "", (app) => app.nextScan(-1)],
+    ["Ctrl+Enter", "The label is finished, or not", (app) => app.finish()],
+    ["Ctrl+s", "Save now (it is saved while you draw)", (app) => app.save()],
+    ["?", "This help", (app) => app.help()],
+  ]],
+];
+
+const ACTIONS = new Map(KEYS.flatMap(([, rows]) => rows.map(([key, , action]) => [key, action])));
+for (let number = 2; number <= 9; number++) ACTIONS.set(String(number), (app) => app.setClass(number - 1));
+ACTIONS.set("Ctrl+Shift+z", (app) => app.goBack("redo"));
+ACTIONS.set("=", ACTIONS.get("+"));
+ACTIONS.set("Backspace", ACTIONS.get("Delete"));
+
+function nameOf(event) {
+  const isLetter = /^[a-z]$/i.test(event.key);
+  const isNamed = event.key.length > 1;
+  const shift = event.shiftKey && (isLetter || isNamed) ? "Shift+" : "";
+  const control = event.ctrlKey || event.metaKey ? "Ctrl+" : "";
+  return control + (event.altKey ? "Alt+" : "") + shift + (isLetter ? event.key.toLowerCase() : event.key);
+}
+
+function listenToKeys(app) {
+  document.addEventListener("keydown", (event) => {
+    const target = event.target;
+    const isField = ["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName);
+    const isControl = isField || target.tagName === "BUTTON";
+    if (document.querySelector("dialog[open]")) return;
+    const name = nameOf(event);
+    if (isControl && ["Enter", "Tab", " "].includes(name)) return;
+    if (isField && /^(Shift\+)?(Arrow|Home|End|Page)/.test(name)) return;
+    if (name === "Tab" && !target.closest("[data-plane]")) return;
+    const action = ACTIONS.get(name);
+    if (!action) return;
+    event.preventDefault();
+    app.attempt(() => action(app));
+  });
+}
+
+function fillHelp(dialog) {
+  for (const [title, rows] of KEYS) {
+    const section = document.createElement("section");
+    const heading = document.createElement("h3");
+    heading.textContent = title;
+    const list = document.createElement("dl");
+    for (const [key, meaning] of rows) {
+      if (!meaning) continue;
+      const term = document.createElement("dt");
+      term.append(document.createElement("kbd"));
+      term.firstChild.textContent = key.replace("Arrow", "");
+      const text = document.createElement("dd");
+      text.textContent = meaning;
+      list.append(term, text);
+    }
+    section.append(heading, list);
+    dialog.querySelector("#key-list").append(section);
+  }
+}
