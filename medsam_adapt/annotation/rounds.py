@@ -117,6 +117,18 @@ class Rounds:
         finished = [path for path in sorted(self.folder.glob("round_*")) if is_finished(path)]
         return finished[-1] if finished else self.start_run
 
+    def use_latest(self) -> Path | None:
+        """Have the last run of an earlier session propose, where no other run does; returns it.
+
+        Raises:
+            InputError: a damaged run.
+        """
+        run = self.latest()
+        if self.proposals.automatic is not None or run is None or not self._knows_classes(run):
+            return None
+        self.proposals.automatic = run_model(run, self.device)
+        return run
+
     def train(self, minutes: float | None = None) -> Progress:
         """Begin a round with a training; returns at once.
 
@@ -128,7 +140,8 @@ class Rounds:
         """
         with self._begin("training"):
             data = self.session.training_folder()
-            run = self.folder / f"round_{len([*self.folder.glob('round_*')]) + 1:02d}"
+            earlier = [path for path in self.folder.glob("round_*") if path.is_dir()]
+            run = self.folder / f"round_{len(earlier) + 1:02d}"
             labelled = len([scan for scan in self.session.scans if self.session.status(scan) == "labelled"])
             self._update(run=run.name, labelled=labelled)
             self._work(self._train, data, run, minutes)

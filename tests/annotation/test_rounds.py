@@ -105,6 +105,9 @@ def test_a_round_trains_ranks_and_proposes(session, made_rounds):
     command = rounds.command(session.output, session.output / "runs" / "round_02", 3)
     assert command[command.index("--from") + 1] == str(run)
     assert command[command.index("--minutes") + 1] == "3"
+    later = made_rounds()  # the server is started again
+    assert later.use_latest() == run
+    assert later.proposals.automatic.author.name == "round_01"
 
 
 def test_scans_are_ranked_before_any_training(session, made_rounds):
