@@ -45,6 +45,7 @@ class _Step:
     slices: dict[tuple[Axis, int], tuple[np.ndarray, np.ndarray]]
     prompts: Prompts
     erased: dict[int, dict[int, dict[int, int]]]
+    edited: dict[int, dict[Axis, set[int]]]
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +64,7 @@ class Drawing:
         drawn_by: (X, Y, Z) uint8, the author's number from 1 of each labelled voxel.
         authors: by number, the first one is number 1.
         prompts: that a person drew.
+        edited: class id -> axis -> slices on which a person changed the class.
         erased: author's number -> class id -> axial slice -> how many voxels of others this author removed.
         version: counts the changes.
         saved: the version that is on disk.
@@ -76,6 +78,7 @@ class Drawing:
     drawn_by: np.ndarray
     authors: list[Author] = field(default_factory=list)
     prompts: Prompts = field(default_factory=dict)
+    edited: dict[int, dict[Axis, set[int]]] = field(default_factory=dict)
     erased: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     version: int = 0
     saved: int = 0
@@ -163,6 +166,9 @@ class Drawing:
             for index, values in slices.items():
                 changed = label[index] != values
                 self._note_erased(number, label[index], drawn_by[index], places[index], changed)
+                if author.kind == "person":
+                    for class_id in {*np.unique(label[index][changed]), *np.unique(values[changed])} - {0}:
+                        self.edited.setdefault(int(class_id), {}).setdefault(axis, set()).add(index)
                 drawn_by[index][changed] = np.where(values[changed] > 0, number, 0)
                 label[index][changed] = values[changed]
             for (class_id, index), prompt in (prompts or {}).items():
@@ -175,7 +181,7 @@ class Drawing:
         self._redo.clear()
         if step is None or not self._undo or self._undo[-1].number != step:
             number = -1 if step is None else step
-            self._undo.append(_Step(number, {}, copy.deepcopy(self.prompts), copy.deepcopy(self.erased)))
+            self._undo.append(_Step(number, {}, *copy.deepcopy((self.prompts, self.erased, self.edited))))
         self._keep(self._undo[-1], ((axis, index) for index in indices))
         while len(self._undo) > _UNDO_STEPS or sum(each.nbytes for each in self._undo[:-1]) > _UNDO_BYTES:
             self._undo.pop(0)
@@ -198,13 +204,13 @@ class Drawing:
             if not steps:
                 return {}
             step = steps.pop()
-            present = _Step(step.number, {}, self.prompts, self.erased)
+            present = _Step(step.number, {}, self.prompts, self.erased, self.edited)
             self._keep(present, step.slices)
             others.append(present)
             for (axis, index), (label, drawn_by) in step.slices.items():
                 self.slices(axis)[index] = label
                 volume_to_slices(self.drawn_by, axis)[index] = drawn_by
-            self.prompts, self.erased = step.prompts, step.erased
+            self.prompts, self.erased, self.edited = step.prompts, step.erased, step.edited
             self.version += 1
             return {place: label for place, (label, _) in step.slices.items()}
 
@@ -215,17 +221,25 @@ class Drawing:
         """
         with self.lock:
             prompts = self.prompts.get(class_id, {}).get(axis, {})
+            edited = self.edited.get(class_id, {}).get(axis, set())
             people = [number for number, each in enumerate(self.authors, start=1) if each.kind != "model"]
             masks = self.slices(axis) == class_id
             by_people = volume_to_slices(np.isin(self.drawn_by, people), axis) & masks
             found: dict[int, SlicePrompt] = {}
             for index in np.flatnonzero(masks.any(axis=(1, 2))).tolist():
                 prompt = prompts.get(index)
-                if prompt is not None and prompt.box is not None:
+                if prompt is not None and prompt.box is not None and index not in edited:
                     found[index] = prompt
-                elif prompt is not None or by_people[index].any():
+                elif prompt is not None or index in edited or by_people[index].any():
                     found[index] = box_of(masks[index])
             return found
+
+    def emptied(self, class_id: int, axis: Axis) -> set[int]:
+        """Slices from which a person removed a class: it is not propagated to them again."""
+        with self.lock:
+            masks = self.slices(axis)
+            edited = self.edited.get(class_id, {}).get(axis, set())
+            return {index for index in edited if not (masks[index] == class_id).any()}
 
     def _axial_numbers(self) -> np.ndarray:
         return np.broadcast_to(np.arange(self.shape[2]), self.shape)
@@ -252,6 +266,11 @@ class Drawing:
                     name: {"label": class_id, "axial_slices": self._slices_of(class_id)}
                     for class_id, name in classes.items()
                 },
+                "edited": [
+                    {"label": class_id, "axis": axis, "slices": sorted(there)}
+                    for class_id, axes in self.edited.items()
+                    for axis, there in axes.items()
+                ],
                 "prompts": [
                     {"label": class_id, "axis": axis, "slice": index, **asdict(prompt)}
                     for class_id, axes in self.prompts.items()

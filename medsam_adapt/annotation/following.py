@@ -7,7 +7,7 @@ slice's box, until it vanishes, jumps in size, or leaves the place of the last o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,26 +22,30 @@ JUMP = 2.5  # a mask this many times larger or smaller than the last one is of s
 OVERLAP = 0.3  # of the smaller of two neighbouring masks that must lie within the other
 
 
-def follow(draw: Draw, keys: Mapping[int, SlicePrompt], reach: range) -> Iterator[tuple[int, np.ndarray]]:
+def follow(
+    draw: Draw, keys: Mapping[int, SlicePrompt], reach: range, empty: Container[int] = ()
+) -> Iterator[tuple[int, np.ndarray]]:
     """Index and mask (rows, columns) of slices without a box, in the order in which they are drawn.
 
     Args:
         draw: draws the mask of a prompt on a slice.
         keys: slice -> box, at least one.
         reach: the slices that may be drawn on.
+        empty: slices that do not show the structure, behind which it is not followed.
     """
     order = sorted(keys)
     for first, last in itertools.pairwise(order):
         for index in range(first + 1, last):
-            if index in reach:
+            if index in reach and index not in empty:
                 yield index, draw(index, box_between(keys[first], keys[last], (index - first) / (last - first)))
-    yield from _outwards(draw, order[-1], keys[order[-1]], range(order[-1] + 1, reach.stop))
-    yield from _outwards(draw, order[0], keys[order[0]], range(order[0] - 1, reach.start - 1, -1))
+    up, down = range(order[-1] + 1, reach.stop), range(order[0] - 1, reach.start - 1, -1)
+    for start, ahead in ((order[-1], up), (order[0], down)):
+        before = list(itertools.takewhile(lambda index: index not in empty, ahead))
+        yield from (each for each in _outwards(draw, start, keys[start], before) if each[0] in reach)
 
 
-def _outwards(draw: Draw, start: int, prompt: SlicePrompt, ahead: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+def _outwards(draw: Draw, start: int, prompt: SlicePrompt, ahead: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Masks of the slices ``ahead`` of the one with a box, as long as they look like one structure."""
-    ahead = list(ahead)
     if not ahead:
         return
     mask = draw(start, prompt)

@@ -173,10 +173,12 @@ def _restore_provenance(drawing: Drawing, record: Mapping[str, Any]) -> None:
     try:
         drawing.authors = [Author(each["kind"], each["name"], each["version"]) for each in record.get("authors", ())]
         drawing.prompts = prompts_from(record.get("prompts", ()))
+        for each in record.get("edited", ()):
+            drawing.edited.setdefault(int(each["label"]), {})[each["axis"]] = {int(index) for index in each["slices"]}
         for content in record.get("classes", {}).values():
             for index, there in content["axial_slices"].items():
                 for author, count in there.get("erased", {}).items():
                     of_author = drawing.erased.setdefault(int(author), {})
                     of_author.setdefault(int(content["label"]), {})[int(index)] = int(count)
     except (KeyError, TypeError, ValueError, AttributeError):
-        drawing.authors, drawing.prompts, drawing.erased = [], {}, {}
+        drawing.authors, drawing.prompts, drawing.erased, drawing.edited = [], {}, {}, {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,12 @@ class Proposals:
             raise InputError(f"{model.author.name}: it needs {wanted} on this slice. Draw it first.")
 
     def propagate(
-        self, drawing: Drawing, axis: Axis, keys: Mapping[int, SlicePrompt], reach: range
+        self,
+        drawing: Drawing,
+        axis: Axis,
+        keys: Mapping[int, SlicePrompt],
+        reach: range,
+        empty: Container[int] = (),
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Index and mask of the slices without a prompt that belong to the structure, as they are drawn.
 
@@ -118,6 +123,7 @@ class Proposals:
             axis: the plane.
             keys: slice -> what a person drew there.
             reach: the slices that may be drawn on.
+            empty: slices that do not show the structure.
 
         Raises:
             InputError: as `check`, or no slice to start from.
@@ -127,7 +133,7 @@ class Proposals:
         for prompt in keys.values():
             self.check(axis, prompt)
         slices = self._slices(drawing, axis)
-        return follow(lambda index, prompt: self._draw(slices, index, prompt), keys, reach)
+        return follow(lambda index, prompt: self._draw(slices, index, prompt), keys, reach, empty)
 
     def prepare(self, drawing: Drawing, axis: Axis, index: int) -> None:
         """Embed a slice and those beside it in the background, the nearest first."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from medsam_adapt.annotation.access import Access
@@ -54,6 +55,7 @@ def create_app(
     app.state.session, app.state.proposals = session, proposals
     app.add_middleware(Access, token=token, hosts=hosts, origins=origins)
     app.add_exception_handler(InputError, _explained)
+    app.add_exception_handler(RequestValidationError, _invalid)
     for router in (_routes, *routers):
         app.include_router(router)
     if proposals is not None:
@@ -63,6 +65,14 @@ def create_app(
 
 async def _explained(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a request, without repeating what it holds."""
+    assert isinstance(error, RequestValidationError), "registered for these"
+    fault = error.errors()[0]
+    where = ".".join(str(part)[:60] for part in fault["loc"] if part != "body")
+    return JSONResponse({"detail": f"{where}: {fault['msg'][:200]}."}, 422)
 
 
 _routes = APIRouter()
@@ -283,7 +293,8 @@ def propagate(request: Request, scan: str, wanted: Structure) -> StreamingRespon
     """Masks of a class on the slices around those that a person worked on: a line of JSON for each, as it is drawn."""
     drawing, reach = drawing_of(request, scan), _reach(request, scan, wanted)
     keys = drawing.key_boxes(wanted.label, wanted.axis)
-    found = proposals_of(request).propagate(drawing, wanted.axis, keys, reach)
+    empty = drawing.emptied(wanted.label, wanted.axis)
+    found = proposals_of(request).propagate(drawing, wanted.axis, keys, reach, empty)
     return StreamingResponse(_lines(found), media_type=_LINES)
 
 

@@ -18,7 +18,7 @@ const KEYS = [
   ]],
   ["Structure", [
     ["1", "Structure 1; 2 to 9 for others", (app) => app.setClass(0)],
-    ["Tab", "Next structure (on a plane)", (app) => app.nextClass()],
+    ["c", "Next structure", (app) => app.nextClass()],
     ["g", "Propagate up and down", (app) => app.propagate("both")],
     [".", "Propagate up from this slice", (app) => app.propagate("up")],
     [",", "Propagate down from this slice", (app) => app.propagate("down")],
@@ -86,13 +86,11 @@ function nameOf(event) {
 function listenToKeys(app) {
   document.addEventListener("keydown", (event) => {
     const target = event.target;
-    const isField = ["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName);
-    const isControl = isField || target.tagName === "BUTTON";
     if (document.querySelector("dialog[open]")) return;
     const name = nameOf(event);
-    if (isControl && ["Enter", "Tab", " "].includes(name)) return;
-    if (isField && /^(Shift\+)?(Arrow|Home|End|Page)/.test(name)) return;
-    if (name === "Tab" && !target.closest("[data-plane]")) return;
+    if (target.matches("input[type=number]") && !name.startsWith("Ctrl+")) return;
+    if (target.matches("button, input") && name === "Enter") return;
+    if (target.matches("input") && /^(Shift\+)?(Arrow|Home|End|Page)/.test(name)) return;
     const action = ACTIONS.get(name);
     if (!action) return;
     event.preventDefault();

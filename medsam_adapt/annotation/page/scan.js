@@ -60,7 +60,7 @@ class Scan {
     if (prompt) this.prompts.set(`${prompt.label} ${axis} ${index}`, { ...prompt, axis, slice: index });
     const prompts = prompt ? [{ ...prompt, index }] : [];
     this.queue.push({ axis, author, step, slices: [{ index, runs: toRuns(values) }], prompts });
-    this.send();
+    this.send().catch(() => {}); // it is shown as trouble
     this.onChange();
   }
 
@@ -87,15 +87,26 @@ class Scan {
         this.trouble = "";
       } catch (error) {
         this.trouble = error.message;
-        if (error instanceof Refused) {
+        if (error.status === 409) await this.catchUp();
+        else if (error instanceof Refused && error.status !== 401) {
           this.queue = [];
           await this.reload();
           throw error;
+        } else {
+          if (!(error instanceof Refused)) this.trouble = "The server does not answer: changes wait in this page.";
+          await new Promise((resolve) => setTimeout(resolve, RETRY));
         }
-        this.trouble = "The server does not answer: changes wait in this page.";
-        await new Promise((resolve) => setTimeout(resolve, RETRY));
       }
       this.onChange();
+    }
+  }
+
+  /** Load a label that was changed elsewhere, and put the changes that wait onto it. */
+  async catchUp() {
+    await this.reload();
+    for (const { axis, slices } of this.queue) {
+      const plane = this.planes[axis];
+      for (const { index, runs } of slices) plane.write(this.label, index, fromRuns(runs, plane.rows * plane.columns));
     }
   }
 

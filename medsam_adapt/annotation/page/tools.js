@@ -15,7 +15,8 @@ class Tools {
   }
 
   listen(view) {
-    const { canvas } = view;
+    const { canvas, root } = view;
+    root.addEventListener("focusin", () => this.app.activate(view));
     canvas.addEventListener("pointerdown", (event) => this.onDown(view, event));
     canvas.addEventListener("pointermove", (event) => this.onMove(view, event));
     canvas.addEventListener("pointerup", (event) => this.onUp(view, event));
@@ -32,6 +33,7 @@ class Tools {
     const { app } = this;
     if (!app.scan || this.drag) return;
     event.preventDefault();
+    view.root.focus({ preventScroll: true });
     view.canvas.setPointerCapture(event.pointerId);
     app.activate(view);
     const place = view.place(event);

@@ -1,0 +1,86 @@
+"""``medsam-adapt annotate``: what it refuses before it starts, and what a killed server leaves on the disk."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from medsam_adapt.cli.annotate import read_token
+from medsam_adapt.cli.main import main
+from medsam_adapt.core.errors import InputError
+from tests.annotation.conftest import changes, painted
+
+LOST = 2.0  # seconds of work that a crash may cost
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["annotate", *map(str, arguments)])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_wrong_input_is_named_and_nothing_is_written(scans, capsys, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert "--classes: none are given" in refused(capsys, scans)
+    assert "is no folder. Give a folder of scans." in refused(capsys, tmp_path / "nothing", "--classes", "liver")
+    assert "Add --token-file" in refused(capsys, scans, "--classes", "liver", "--host", "0.0.0.0")
+    assert "begin it with https://" in refused(capsys, scans, "--classes", "liver", "--public-address", "example.org")
+    wrong = refused(capsys, scans, "--classes", "liver", "--model", tmp_path / "no_run")
+    assert "no_run" in wrong
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_token_file_is_made_once_and_only_for_its_owner(tmp_path):
+    path = tmp_path / "token"
+    token = read_token(path)
+    assert len(token) >= 40
+    assert read_token(path) == token
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o644)
+        with pytest.raises(InputError, match="other users can read it"):
+            read_token(path)
+
+
+@pytest.mark.parametrize("content", ["short", "with a space in the middle of it", "ä" * 40])
+def test_a_weak_token_is_refused(tmp_path, content):
+    path = tmp_path / "token"
+    path.write_text(content, encoding="utf-8")
+    path.chmod(0o600)
+    with pytest.raises(InputError, match="a token has at least 24"):
+        read_token(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
+def test_a_killed_server_loses_two_seconds_at_most(scans, boxes_run, tmp_path):
+    import httpx
+
+    from medsam_adapt.annotation.session import open_session
+
+    command = [sys.executable, "-u", "-m", "medsam_adapt.cli", "annotate", str(scans), "--classes", "liver,spleen"]
+    command += ["--model", str(boxes_run), "--device", "cpu", "--no-browser", "--output", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            printed = ""
+            while (address := re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", printed)) is None:
+                line = server.stdout.readline()
+                assert line, f"the server did not start: {printed}"
+                printed += line
+            headers = {"Authorization": f"Bearer {address[2]}"}
+            with httpx.Client(base_url=address[1], headers=headers, timeout=60, trust_env=False) as page:
+                for version in range(3):
+                    body = changes(painted((36, 40), 2), index=version, version=version, step=version)
+                    page.patch("/api/scans/phantom_001/label", json=body).raise_for_status()
+            time.sleep(LOST)
+        finally:
+            server.send_signal(signal.SIGKILL)
+    found = open_session(scans, output=tmp_path / "out").drawing("phantom_001")
+    assert np.flatnonzero(found.label.any(axis=(0, 1))).tolist() == [0, 1, 2]
+    assert np.count_nonzero(found.label == 2) == 3 * 72
+    assert [each.kind for each in found.authors] == ["person"]
