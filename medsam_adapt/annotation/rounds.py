@@ -267,8 +267,10 @@ class Rounds:
         for done, scan in enumerate(self.order, start=1):
             if self._stopped.is_set():
                 return
-            label = self.proposals.segment(self.session.drawing(scan.name), self.session.classes)
-            self.session.propose(scan.name, label, self.proposals.automatic.author)
+            drawing = self.session.drawing(scan.name)
+            if not drawing.prompts:  # else a person has drawn boxes there, and looks at what became of them
+                label = self.proposals.segment(drawing, self.session.classes)
+                self.session.propose(scan.name, label, self.proposals.automatic.author)
             self._update(done=done)
 
 

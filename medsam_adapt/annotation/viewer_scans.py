@@ -118,16 +118,15 @@ def save_final(session: Session, scan: str, path: Path, label_info: Sequence[Map
     Raises:
         InputError: a file that is no label of this scan, or a class that the session does not have.
     """
-    drawing = session.drawing(scan)
-    native, _ = read_label(path, like=drawing.header)
+    native, _ = read_label(path, like=session.drawing(scan).header)
     renumbered = _renumbered(native, session.classes, label_info)
-    with drawing.lock:
+    with session.changing(scan) as drawing:
         wanted = np.zeros(drawing.shape, np.uint8, order="F")
         drawing.native(wanted)[...] = renumbered
         new, old = volume_to_slices(wanted, "axial"), drawing.slices("axial")
         changed = {index: new[index] for index in range(len(new)) if not np.array_equal(new[index], old[index])}
-    if changed:
-        session.paint(scan, "axial", changed, session.person)
+        if changed:
+            drawing.paint("axial", changed, session.person)
     session.set_labelled(scan, True)
 
 

@@ -48,10 +48,10 @@ def made_rounds(session, runs):
 
 def label(session, scan):
     """A person draws two structures and finishes."""
-    drawing = session.drawing(scan)
-    values = np.zeros(drawing.slices("axial").shape[1:], np.uint8)
-    values[3:9, 3:9], values[11:15, 4:12] = 1, 3
-    session.paint(scan, "axial", {1: values, 2: values}, session.person)
+    with session.changing(scan) as drawing:
+        values = np.zeros(drawing.slices("axial").shape[1:], np.uint8)
+        values[3:9, 3:9], values[11:15, 4:12] = 1, 3
+        drawing.paint("axial", {1: values, 2: values}, session.person)
     session.set_labelled(scan, True)
 
 
