@@ -5,7 +5,8 @@
         [--sets hippocampus_mr headneck_ct abdomen_mr] [--part test] [--page docs/real_patients.md]
 
 Each data set is split once into test, development and pool patients (`split_of`). A seed draws k training patients from
-the pool. ``default`` is ``medsam-adapt train --data --output`` and nothing else; another name is a bundle. With
+the pool. ``default`` is ``medsam-adapt train --data --output`` and nothing else; another name is a bundle. Settings may
+follow either, as in ``default+planes=three``. With
 ``--minutes`` all of ours get that option. An ``nnunet-`` arm gets as many seconds as the ``default`` arm's training
 took on the same patients, times each of ``--times``, and plans and preprocesses before that, which is not counted.
 ``--nnunet`` names a Python with nnunetv2 2.8.1. Every finished run leaves a JSON file, and the same command goes on
@@ -165,7 +166,9 @@ def run_trial(trial: Trial, arguments: argparse.Namespace) -> None:
 
 
 def train_ours(trial: Trial, folders: Mapping[str, Path], masks: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    run, options = trial.folder / "run", [] if trial.arm == "default" else ["--bundle", trial.arm]
+    bundle, *settings = trial.arm.split("+")
+    run, options = trial.folder / "run", [] if bundle == "default" else ["--bundle", bundle]
+    options += [part for setting in settings for part in ("--set", setting)]
     if arguments.minutes:
         options += ["--minutes", str(arguments.minutes)]
     started = time.monotonic()

@@ -29,9 +29,13 @@ Series = Annotated[
 
 # Of a training, for commands that train.
 Data = Annotated[Path | None, typer.Option(help="Folder of the labelled volumes.", show_default=False)]
-Backbone = Annotated[str | None, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
+]
 Checkpoint = Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT).")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of a slice in pixels, a multiple of 16 (32 for TinyViT and SAM 2).")
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training slices.")]
 Recipe = Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")]
 Prompt = Annotated[str | None, typer.Option(help="none, box or points.")]

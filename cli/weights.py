@@ -44,6 +44,7 @@ def download_weights(
     if (path := local_path(name)) and (weights.shipped or not overwrite):
         say(f"{name} is here already: {path}")
         return
+    say(f"Licence: {weights.licence} ({weights.page})")
     with download_bar(name) as advance:
         path = download(name, advance, overwrite)
     say(f"Downloaded: {path}\n{_next(weights)}")
@@ -57,7 +58,7 @@ def import_weights(
     """Import a weights file that was downloaded manually, for a machine without internet."""
     path = import_file(file, name)
     weights = next(weights for weights in WEIGHTS.values() if weights.file_name == path.name)
-    say(f"Imported {weights.name}: {path}\n{_next(weights)}")
+    say(f"Imported {weights.name} (licence: {weights.licence}): {path}\n{_next(weights)}")
 
 
 @app.command("verify")

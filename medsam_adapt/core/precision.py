@@ -60,15 +60,16 @@ class Running:
         return value
 
 
-def _give_back(value: Tensor) -> None:
+def _give_back(state: Tensor | tuple[Tensor, ...]) -> None:
     """Give the system the memory that this process has freed but cannot use again, where the C library can (glibc).
 
     It finds no room for a tensor in the hole that one of the same size has left, for it wants some bytes more to
     align it: holes of all stages that are computed again add up, to half a gigabyte for ViT-B at 1024 pixels.
 
     Args:
-        value: what is being computed; nothing is done if it is small, or not in this memory.
+        state: what is being computed; nothing is done if it is small, or not in this memory.
     """
+    value = state if isinstance(state, Tensor) else state[0]
     if sys.platform == "linux" and value.device.type == "cpu" and value.nbytes >= _LARGE and not is_recorded():
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

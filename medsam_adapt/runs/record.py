@@ -105,9 +105,21 @@ class RunRecord(SlicingSpec):
     detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
     trainable: dict[str, int]
     knobs: dict[str, Any]
+    trained_before: list[str] = Field([])  # cases that the weights saw before this run, and are not among its cases
+    held_out_before: list[str] = Field([])  # cases that an earlier run held out, and are not among its cases
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
     processes: int = Field(1, ge=1)  # that trained together, each on separate batches
     statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a separate file
+
+    @property
+    def ever_trained(self) -> set[str]:
+        """Ids of all cases that the weights have seen, in this run or in those that it continues."""
+        return {*self.train, *self.trained_before}
+
+    @property
+    def ever_held_out(self) -> set[str]:
+        """Ids of all cases that this run, or one that it continues, held out."""
+        return {*self.held_out, *self.held_out_before}
 
     def config_values(self) -> dict[str, Any]:
         """Values of the ``knobs``, ``settings`` and ``slicing`` of the bundle's configs, by name."""
@@ -120,6 +132,11 @@ class RunRecord(SlicingSpec):
             "detail": self.detail,
             "tune_encoder": self.tune_encoder,
         }
+
+    @property
+    def may_lack_images(self) -> bool:
+        """Whether training left out images of a case at random, so that prediction may lack one."""
+        return bool(self.images) and bool(self.knobs.get("channel_dropout"))
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -246,8 +263,6 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
         record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
     configs = complete_configs(bundle_root, record.config_values(), record.knobs)
     _describe_output(configs["metadata"], record)
-    if record.images:
-        configs["inference"]["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
     for name in ("train", "evaluate"):
         configs[name]["dataset_dir"] = literal(record.dataset_dir) or configs[name]["dataset_dir"]
     write_bundle(bundle_root, folder, configs)
@@ -262,6 +277,6 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"] = len(names)
     if record.images:
-        channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
+        channels = {str(index): name for index, name in enumerate(record.input_channels)}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}

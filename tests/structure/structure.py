@@ -41,6 +41,7 @@ ORDER = (
     ("scoring",),
     ("outputs",),
     ("prediction",),
+    ("suggestion",),
     ("evaluation",),
     ("comparison", "export"),
     ("report",),
