@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.interrupts import stopped_by_signals
 from medsam_adapt.core.output_folder import check_output
 
 from .console import say, warn
@@ -92,14 +93,13 @@ def annotate(
         if host not in _LOCAL:
             warn(f"{address} is reachable from other machines, unencrypted: put a reverse proxy with TLS before it.")
         secret = f"?token={token}" if token_file is None else f"?token=…, with the token of {token_file}"
-        say(
-            f"Open {public_address or address}{secret}" if public_address is None else f"Open {public_address}/{secret}"
-        )
+        say(f"Open {address if public_address is None else public_address.rstrip('/') + '/'}{secret}")
         say("Ctrl+C ends the server.")
         if browser:
             webbrowser.open(f"{address}?token={token}")
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        with stopped_by_signals():  # uvicorn ends in order and then raises the signal again
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         proposals.close()
         session.close()

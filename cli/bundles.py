@@ -45,6 +45,7 @@ def show(
         str, typer.Option(help="vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
     ] = "vit_b",
     classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes.")] = 1,
+    images: Annotated[int, typer.Option(min=1, max=4, help="Images of a case that are seen together.")] = 1,
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Count a folder's parameters too, which runs its code.")
     ] = False,
@@ -54,7 +55,7 @@ def show(
 
     Of a folder's bundle nothing is run, and so nothing counted, without --trust-bundle.
     """
-    facts = describe(name, backbone, classes, trust_bundle)
+    facts = describe(name, backbone, classes, trust_bundle, images)
     if as_json:
         print_json(facts)
         return
@@ -123,7 +124,7 @@ def copy(
     say(f"Copied {len(files)} files: {folder}\nNext: medsam-adapt train --bundle {folder} --trust-bundle --data …")
 
 
-def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> dict[str, Any]:
+def describe(name: str, backbone: str, classes: int, trusted: bool = False, images: int = 1) -> dict[str, Any]:
     """The output of ``show`` as data; without ``trainable`` for a folder's bundle that is not ``trusted``."""
     metadata, base = read_config(name, "metadata"), base_bundle(name)
     values = {recipe: recipe_values(name, recipe) for recipe in RECIPES}
@@ -143,5 +144,5 @@ def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> d
         "classes": classes,
         "settings": settings,
         "released_counts": metadata.get("released_counts"),
-        **(describe_network(name, backbone, classes, trusted) if trusted or not is_untrusted(name) else {}),
+        **(describe_network(name, backbone, classes, trusted, images) if trusted or not is_untrusted(name) else {}),
     }

@@ -56,6 +56,8 @@ def _print(folder: Path, seen: Survey) -> None:
     if seen.cases is None:
         return
     say(f"{folder}: {len(seen.looks)} case{'s' * (len(seen.looks) != 1)} in layout '{seen.cases.layout}'.")
+    if seen.cases.images:
+        say(f"Images of a case: {', '.join(seen.cases.images)}.")
     table = Table("case", *(Column(name, no_wrap=True) for name in MEASURES), "labelled voxels", box=None)
     for row in seen.as_json()["cases"]:
         if row["shape"] is None:

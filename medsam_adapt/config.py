@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.intensity_rules import checked_setting
 
 Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
@@ -24,9 +25,7 @@ InputScaling = Literal["sam", "unit"]
 Backbone = Literal[
     "vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam", "sam2_hiera_tiny", "sam2_hiera_base_plus"
 ]
-Intensity = Literal[
-    "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
-]
+Intensity: TypeAlias = str | list[str]  # the rules of `core.intensity_rules`
 PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may contain folders of a machine
 
 
@@ -74,7 +73,19 @@ class Knobs(BaseModel):
         description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "
         "unless a case has several images",
     )
-    intensity: Intensity = Field("auto", description="window or percentiles that become grey levels")
+    channel_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="where a case has several images: probability with which training leaves out each of them, so that "
+        "prediction may lack one",
+    )
+    intensity: Annotated[Intensity, AfterValidator(checked_setting)] = Field(
+        "auto",
+        description="what becomes black to white: auto (by modality), a name such as ct-abdomen, mr, adc or pet, "
+        "LOW:HIGH, percentile:LOW:HIGH, or ct-windows:abdomen,lung,bone as colours; one for each image of a case, "
+        "separated by commas",
+    )
     prompt: PromptMode = Field("none", description="prompt simulated from the label in training")
     held_out: float | None = Field(
         0.2, ge=0, lt=1, description="share of the patients that is held out; null: a tenth, and none of fewer than ten"
@@ -229,6 +240,8 @@ def check_knobs(model: type[Knobs], values: Mapping[str, Any], where: str) -> Kn
 
 def _explain(fault: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in fault["loc"] if part != "literal") or "value"
+    if fault["type"] == "value_error":  # a sentence of this package, which names the value
+        return f"{name}: {fault['ctx']['error']}"
     given = "" if fault["type"] == "missing" else f" (given {fault['input']!r})"
     return f"{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{given}"
 

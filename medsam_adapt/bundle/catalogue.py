@@ -127,8 +127,17 @@ def workflow(
     return flow
 
 
-def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool = False) -> dict[str, Any]:
+def describe_network(
+    name: str, backbone: str, classes: int = 1, trusted: bool = False, images: int = 1
+) -> dict[str, Any]:
     """How much a bundle trains, counted on the network itself, which is built without memory for its weights.
+
+    Args:
+        name: of the bundle.
+        backbone: of the network.
+        classes: that it draws.
+        trusted: whether a foreign bundle's code may run.
+        images: of a case that it sees together.
 
     Returns:
         ``trainable`` (``encoder``, ``decoder``, ``other``, ``total``), ``sam_parameters`` and ``share`` of them.
@@ -150,7 +159,7 @@ def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool =
         parameters = sum(parameter.numel() for parameter in sam.parameters())
         adapter, detail = parser.get_parsed_content("adapter"), parser.get_parsed_content("knobs").detail
         segmenter = attach_adapter(
-            Segmenter(sam), adapter, learn_prompt=config.get("learn_prompt", False), detail=detail
+            Segmenter(sam), adapter, config.get("learn_prompt", False), detail=detail, images=images
         )
         parser["network_def"] = segmenter  # a module that is trained beside the network takes its sizes from it
         beside = [parser.get_parsed_content("distillation_def")] if "distillation_def" in config else []

@@ -11,7 +11,7 @@ import numpy as np
 from ignite.engine import Events
 
 from medsam_adapt.core.literals import as_typed
-from medsam_adapt.evaluation.evaluator import VolumeScores, comparable
+from medsam_adapt.evaluation.evaluator import VolumeScores, comparable, without_classes
 from medsam_adapt.evaluation.packing import Volumes, pack
 from medsam_adapt.evaluation.pictures import mean_dsc, save_pictures
 from medsam_adapt.evaluation.shown_cases import PackedCase, ShownCases, choose_cases, write_shown_cases
@@ -70,6 +70,9 @@ class WriteScores:
         classes = engine.scores.class_names
         mask = np.frombuffer(zlib.decompress(self._file(case).read_bytes()), np.min_scalar_type(len(classes)))
         prediction, reference = comparable(mask.reshape(-1, *label.shape[-3:]), label, item.get("table"))
+        hidden = [int(number) for number in str(item.get("unannotated", "")).split()]
+        prediction, reference = (without_classes(each, hidden) for each in (prediction, reference))
         spacing = tuple(float(side) for side in item["image"].pixdim)
-        volumes = Volumes(case, image if len(image) > 1 else image[0], prediction, reference, spacing)
+        in_colour = len(image) > 1 and not engine.inferer.slicing.images  # of several images the first is shown
+        volumes = Volumes(case, image if in_colour else image[0], prediction, reference, spacing)
         return pack(volumes, engine.inferer.slicing.axis, len(classes))

@@ -40,10 +40,12 @@ class Agreement:
     real: bool
 
 
-def random_inputs(image_size: int, prompt: PromptMode, batch: int, points: int = 3, seed: int = 0) -> Inputs:
-    """Noise (batch, 3, S, S) on the 0-255 scale, and for a prompted run random boxes or points."""
+def random_inputs(
+    image_size: int, prompt: PromptMode, batch: int, points: int = 3, seed: int = 0, channels: int = 3
+) -> Inputs:
+    """Noise (batch, channels, S, S) on the 0-255 scale, and for a prompted run random boxes or points."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = {"image": 255 * torch.rand(batch, 3, image_size, image_size, generator=generator)}
+    inputs = {"image": 255 * torch.rand(batch, channels, image_size, image_size, generator=generator)}
     places = image_size * torch.rand(batch, points, 2, generator=generator)
     if prompt == "box":
         ends = image_size * torch.rand(batch, 2, 2, generator=generator)
@@ -63,7 +65,7 @@ def real_slice(record: RunRecord) -> Tensor | None:
         case = next((case for case in cases if case.id in {*record.held_out, *record.train}), None)
         if case is None:
             return None
-        image, header = read_volume(case.image)
+        image, header = read_volume(case.image, suv=record.policy.suv)
     except (InputError, OSError):
         return None
     volume, affine = to_ras(image, header.affine)
@@ -109,8 +111,9 @@ def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Te
 
 
 def _examples(record: RunRecord, real: Tensor | None) -> Iterator[Inputs]:
+    channels = len(record.input_channels)
     for batch, points in ((1, 1), (3, 4)):
-        yield random_inputs(record.image_size, record.prompt, batch, points, seed=batch)
+        yield random_inputs(record.image_size, record.prompt, batch, points, seed=batch, channels=channels)
     if real is not None:
         yield {**random_inputs(record.image_size, record.prompt, batch=1), "image": real}
 

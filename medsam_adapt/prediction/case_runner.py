@@ -135,7 +135,7 @@ class CaseRunner:
     def _read(self, case: PlannedCase) -> tuple[np.ndarray, VolumeHeader, float]:
         """Voxels, header, and the seconds it took."""
         started = time.perf_counter()
-        image, header = read_volume(case.header.path, case.series)
+        image, header = read_volume(case.source, case.series, self.predictor.record.policy.suv)
         return image, header, time.perf_counter() - started
 
     def _segment(
@@ -149,7 +149,7 @@ class CaseRunner:
         started = time.perf_counter()
         record = self.predictor.record
         flags: list[Flag] = []
-        if warning := record.policy.warning_for(image, header.modality):
+        if warning := record.policy.warning_for(image, header.modalities if case.images else header.modality):
             flags.append(Flag(structure=None, kind="modality", text=f"{warning}; do not trust its mask"))
         folder = case.outputs["segmentation"].parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,13 +212,24 @@ class CaseRunner:
             write_label(paths["uncertainty"], segmented.uncertainty, header, slope=1 / LEVELS)
         chosen = get_format(self.outputs.format)
         if not self.outputs.per_class:
-            chosen.write(paths["segmentation"], segmentation, header)
+            one_map = segmentation.overlapping and not chosen.HOLDS_OVERLAP
+            whole = paint(segmentation, self.predictor.record.painted) if one_map else segmentation
+            chosen.write(paths["segmentation"], whole, header)
             return
         suffix = chosen.SUFFIX[chosen.SUFFIX.index(".") :]
         with folder_written_whole(paths["segmentation"]) as folder:
             for file_name, (name, _, mask) in zip(names, segmentation.structures(), strict=True):
                 alone = Segmentation(mask.astype(np.uint8), [name], [1])
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
+
+
+def paint(segmentation: Segmentation, labels: Sequence[int]) -> Segmentation:
+    """Masks (C, X, Y, Z) as one label map: each class over those before it, with its label of ``labels``."""
+    dtype = np.uint16 if max(labels) > 255 else np.uint8
+    painted = np.zeros(segmentation.voxels.shape[1:], dtype)
+    for mask, label in zip(segmentation.voxels, labels, strict=True):
+        painted[mask > 0] = label
+    return Segmentation(painted, segmentation.names, list(labels), segmentation.drawn)
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:

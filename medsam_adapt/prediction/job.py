@@ -13,6 +13,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.jobs import Progress
 from medsam_adapt.core.parts import device_of_process
 from medsam_adapt.data.prompts.file import Prompt, prompts_in
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.inference.zero_shot import names_weights, predictor_of
 from medsam_adapt.prediction.plan import Outputs, PlannedCase
 from medsam_adapt.prediction.prompt_sources import PromptOptions
@@ -26,18 +27,23 @@ if TYPE_CHECKING:  # they import torch
 
 @dataclass(frozen=True)
 class CasePaths:
-    """What a cluster's scheduler learns of a case: its name, where it is, and where its outputs go."""
+    """What a cluster's scheduler learns of a case: its name, where it is, and where its outputs go.
+
+    Where several images are taken together, ``images`` are these.
+    """
 
     name: str
     path: Path
     outputs: Mapping[str, Path]
     series: str | None = None
+    images: ImageSet | None = None
 
     @classmethod
     def of(cls, case: PlannedCase) -> CasePaths:
         """Of a planned case, with absolute paths."""
         outputs = {kind: path.absolute() for kind, path in case.outputs.items()}
-        return cls(case.name, case.header.path.absolute(), outputs, case.series)
+        images = None if case.images is None else case.images.absolute()
+        return cls(case.name, case.header.path.absolute(), outputs, case.series, images)
 
 
 @dataclass(frozen=True)
@@ -141,10 +147,10 @@ class PredictionWorker:
         from medsam_adapt.data.volumes.io import read_header
 
         try:
-            header = read_header(item.path, item.series)
+            header = read_header(item.images or item.path, item.series)
         except InputError as error:
             return error
-        return self.runner.outcome(PlannedCase(item.name, header, dict(item.outputs), item.series))
+        return self.runner.outcome(PlannedCase(item.name, header, dict(item.outputs), item.series, item.images))
 
     def run_all(
         self, items: Iterable[PlannedCase], progress: Progress | None = None

@@ -18,6 +18,7 @@ from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
 from medsam_adapt.prediction.inputs import find_inputs
@@ -57,12 +58,13 @@ class Outputs:
         paths["segmentation"] = folder / (f"{name}_seg" if self.per_class else f"{name}{suffix}")
         return paths
 
-    def checked(self, overlapping: bool, names: Sequence[str] = ()) -> Outputs:
+    def checked(self, overlapping: bool, names: Sequence[str] = (), painted: bool = False) -> Outputs:
         """These, with a file for each class where the format cannot hold classes that overlap.
 
         Args:
             overlapping: whether the run's classes may overlap.
             names: of the run's classes.
+            painted: whether classes that overlap are painted into one label map.
 
         Raises:
             InputError: an unknown format, one whose library is not installed or that takes none of these classes, or
@@ -74,7 +76,7 @@ class Outputs:
             check_names(names)
             if self.per_class:
                 raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
-        per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP)
+        per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP and not painted)
         if self.itk_snap and (self.format != "nifti" or per_class):
             raise InputError("--itk-snap goes with one NIfTI label map for all classes: leave out the other options.")
         return Outputs(self.format, per_class, self.itk_snap, self.probabilities, self.uncertainty)
@@ -82,12 +84,21 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class PlannedCase:
-    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is."""
+    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is.
+
+    Where several images are taken together, ``images`` are these.
+    """
 
     name: str
     header: VolumeHeader
     outputs: dict[str, Path]
     series: str | None = None
+    images: ImageSet | None = None
+
+    @property
+    def source(self) -> ImageSource:
+        """What `read_volume` reads."""
+        return self.images or self.header.path
 
 
 @dataclass(frozen=True)
@@ -154,10 +165,10 @@ def plan_cases(
             output cannot refer to, if ``fail_fast`` or if no other is left.
     """
     _check_folder(inputs, folder)
-    pairs = record is not None and bool(record.images)
     known, classes = (record.layout, record.class_names) if record else ("", [])
-    found = find_inputs(inputs, layout, known, pairs, series, classes)
-    if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
+    images, may_lack = (record.images, record.may_lack_images) if record else ([], False)
+    found = find_inputs(inputs, layout, known, images, series, classes, may_lack)
+    if series is not None and (images or not any(_is_folder(source) for source in found.volumes.values())):
         raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
     plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
@@ -180,18 +191,23 @@ def plan_cases(
     for name, header in _headers(wanted, found.volumes, series, outputs.format):
         source = found.volumes[name]
         if isinstance(header, InputError):
-            plan.failed.append(Unreadable(name, source, header))
+            plan.failed.append(Unreadable(name, Path(str(source)), header))
             continue
         if get_format(outputs.format).NEEDS_DICOM and not isinstance(header, SeriesHeader):
             refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
-        plan.cases.append(PlannedCase(name, header, paths_of[name], _chosen(series, source)))
+        several = source if isinstance(source, ImageSet) else None
+        plan.cases.append(PlannedCase(name, header, paths_of[name], _chosen(series, source), several))
     if refused or (plan.failed and (fail_fast or not plan.cases)):
         raise problems_error([*refused, *(str(each.error) for each in plan.failed)])
     return plan
 
 
+def _is_folder(source: ImageSource) -> bool:
+    return isinstance(source, Path) and source.is_dir()
+
+
 def _headers(
-    names: Sequence[str], volumes: Mapping[str, Path], series: str | None, format: str
+    names: Sequence[str], volumes: Mapping[str, ImageSource], series: str | None, format: str
 ) -> Iterator[tuple[str, VolumeHeader | InputError]]:
     """The header of each volume, or what is wrong with it; several at a time, as a shared disk answers late."""
     needs_dicom = get_format(format).NEEDS_DICOM
@@ -213,9 +229,9 @@ def _headers(
         yield from zip(names, readers.map(read, names), strict=True)
 
 
-def _chosen(series: str | None, source: Path) -> str | None:
+def _chosen(series: str | None, source: ImageSource) -> str | None:
     """The series wanted of a DICOM folder; files have none."""
-    return series if series is not None and source.is_dir() else None
+    return series if series is not None and _is_folder(source) else None
 
 
 def _check_folder(inputs: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.file import Prompt, read_prompts
 from medsam_adapt.data.prompts.placement import prompts_on_slices
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels, ids_by_name, translate
 from medsam_adapt.prediction.plan import PlannedCase, PredictionPlan
 from medsam_adapt.runs.record import RunRecord, read_runs

@@ -121,6 +121,11 @@ class RunRecord(SlicingSpec):
             "tune_encoder": self.tune_encoder,
         }
 
+    @property
+    def may_lack_images(self) -> bool:
+        """Whether training left out images of a case at random, so that prediction may lack one."""
+        return bool(self.images) and bool(self.knobs.get("channel_dropout"))
+
 
 def read_run(folder: str | Path) -> RunRecord:
     """The record of a run's folder.
@@ -243,8 +248,6 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
         record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
     configs = complete_configs(bundle_root, record.config_values(), record.knobs)
     _describe_output(configs["metadata"], record)
-    if record.images:
-        configs["inference"]["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
     for name in ("train", "evaluate"):
         configs[name]["dataset_dir"] = literal(record.dataset_dir) or configs[name]["dataset_dir"]
     write_bundle(bundle_root, folder, configs)
@@ -259,6 +262,6 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"] = len(names)
     if record.images:
-        channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
+        channels = {str(index): name for index, name in enumerate(record.input_channels)}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}

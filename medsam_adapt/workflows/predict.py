@@ -123,7 +123,7 @@ def predict(
     _check(options, record, folders[0], overwrite and skip_existing)
     if share is not None:
         options = options.of_part(share)
-    outputs = options.outputs.checked(record.overlapping, record.class_names)
+    outputs = options.outputs.checked(record.overlapping, record.class_names, bool(record.painted))
     with _content_of(source) as found:
         recorded = None if options.report is None else recorded_cases(options.report)
         plan = plan_cases(

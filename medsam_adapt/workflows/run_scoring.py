@@ -19,7 +19,7 @@ from medsam_adapt.core.parts import Part, device_of_process, local_rank
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.volumes.case import CaseList
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.evaluation.shown_cases import SHOWN_FILE, choose_cases
 from medsam_adapt.runs.record import RunRecord, data_of, read_run, require_trained
 from medsam_adapt.scoring.metrics import MetricRules

@@ -45,6 +45,8 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
         f"classes: {', '.join(data.class_names)}; {tiles or f'slices of {data.image_size} pixels'}."
     )
     reporter.note(f"Grey levels: {data.policy_reason}")
+    if data.cases.images:
+        reporter.note(f"Images of a case: {data.slicing.describe_images()}.")
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         reporter.warn(f"{why}: nothing is held out, so scores will be on the training cases.")

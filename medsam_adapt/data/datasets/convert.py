@@ -1,7 +1,7 @@
 """A data set of any layout as a plain copy: compressed NIfTI and a datalist.json.
 
     OUT/datalist.json         classes and cases, written last: without it the copy is not finished
-        images/<id>.nii.gz
+        images/<id>.nii.gz    or images/<id>/<name>.nii.gz, of several images of a case, all on the first one's grid
         labels/<id>.nii.gz    or labels/<id>/<class id>_<name>.nii.gz, where classes overlap
         .converting.json      what is being copied, until all parts of it are finished
 
@@ -27,6 +27,7 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.relabel import Changes, relabel
 from medsam_adapt.data.datasets.survey import survey_cases
 from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import picture_files, read_volume, write_label, write_volume
 from medsam_adapt.data.volumes.label_coding import IGNORED, MOST_CLASSES, PartMasks, read_classes
 
@@ -90,11 +91,7 @@ def convert_cases(
         raise InputError(f"{root} has {len(cases.classes)} classes, {MOST_CLASSES} are the most that can be converted")
     if cases.coding.ignored and cases.coding.overlapping:
         raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
-    if cases.images:
-        raise InputError(
-            f"{root} gives {' and '.join(cases.images)} together, and a copy holds one image a case; choose one of them"
-        )
-    if pictures := picture_files(cases.cases[0].image.parent):
+    if pictures := picture_files(cases.cases[0].first_image.parent):
         raise InputError(
             f"{root} holds pictures, as {pictures[0].name}, and a copy holds volumes; train on it as it is"
         )
@@ -106,7 +103,7 @@ def convert_cases(
     seen = survey_cases(
         own if cases.classes else cases,
         None if progress is None else lambda case, total: progress("checking", case, total),
-        lambda case: not (begun and _is_newer(_image(output, case), [case.image])),
+        lambda case: not (begun and _are_newer(_images(output, case), case.images)),
     )
     if seen.problems:
         raise problems_error(seen.problems)
@@ -126,8 +123,11 @@ def convert_cases(
                 progress("copying", case.id, len(own.cases))
         finished = part is None or all(_is_copied(case, cases, output, names) for case in cases.cases)
         if finished:
-            entries = [_entry(case, cases, output, names) for case in cases.cases]
-            write_json(output / LIST_FILE, {MARK: True, "labels": labels, "training": entries})
+            entries = [_entry(case, cases, output, names, new_ids) for case in cases.cases]
+            content: dict[str, Any] = {MARK: True, "labels": labels}
+            if cases.images:
+                content["channel_names"] = _text_keys(dict(enumerate(cases.images)))
+            write_json(output / LIST_FILE, {**content, "training": entries})
             (output / STATE_FILE).unlink(missing_ok=True)
     unlabelled = tuple(case.id for case in own.cases if case.label_source is None)
     return Converted(names, tuple(case.id for case in own.cases), unlabelled, finished)
@@ -157,7 +157,7 @@ def _is_begun(output: Path, cases: CaseList, overwrite: bool, own: CaseList | No
     unfinished, finished = (output / STATE_FILE).is_file(), MARK in peek_object(output / LIST_FILE)
     if not (unfinished or finished):
         raise InputError(f"{output} holds other files and will not be written to; name another folder")
-    if own is not None and finished and all(_is_newer(_image(output, case), [case.image]) for case in own.cases):
+    if own is not None and finished and all(_are_newer(_images(output, case), case.images) for case in own.cases):
         return True
     if finished and not unfinished and not overwrite:
         raise InputError(f"{output} already exists; name another folder, or add --overwrite")
@@ -183,11 +183,16 @@ def _begin(output: Path, state: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------------------- one case
 
 
-def _entry(case: Case, cases: CaseList, output: Path, names: dict[int, str]) -> dict[str, Any]:
+def _entry(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> dict[str, Any]:
     """The case's entry in the datalist."""
-    entry: dict[str, Any] = {"id": case.id, "image": _image(output, case).relative_to(output).as_posix()}
+    images = _images(output, case)
+    listed = [image.relative_to(output).as_posix() for image in images]
+    entry: dict[str, Any] = {"id": case.id, "image": listed if isinstance(case.image, ImageSet) else listed[0]}
     if case.patient is not None:
         entry["patient"] = case.patient
+    if case.unannotated:
+        hidden = {new_id for old_id, new_id in new_ids.items() if old_id in case.unannotated}
+        entry["annotated"] = [name for class_id, name in names.items() if class_id not in hidden]
     labels = _labels(output, case, cases, names)
     if labels:
         paths = {class_id: path.relative_to(output).as_posix() for class_id, path in labels.items()}
@@ -198,17 +203,19 @@ def _entry(case: Case, cases: CaseList, output: Path, names: dict[int, str]) -> 
 def _is_copied(case: Case, cases: CaseList, output: Path, names: dict[int, str]) -> bool:
     """Whether all files of a case are there, and newer than what they were copied from."""
     labels = _labels(output, case, cases, names).values()
-    return _is_newer(_image(output, case), [case.image]) and all(_is_newer(path, case.files()) for path in labels)
+    return _are_newer(_images(output, case), case.images) and all(_is_newer(path, case.files()) for path in labels)
 
 
 def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> None:
     """Copy the case's files where that has not been done."""
-    image, labels = _image(output, case), _labels(output, case, cases, names)
+    images, labels = _images(output, case), _labels(output, case, cases, names)
     undone = [path for path in labels.values() if not _is_newer(path, case.files())]
-    if undone or not _is_newer(image, [case.image]):
+    if undone or not _are_newer(images, case.images):
         voxels, header = read_volume(case.image, case.series)
-        if not _is_newer(image, [case.image]):
-            write_volume(image, voxels, header)
+        if not _are_newer(images, case.images):
+            for index, image in enumerate(images):
+                image.parent.mkdir(exist_ok=True)
+                write_volume(image, voxels if voxels.ndim == 3 else voxels[..., index], header)
         if undone:
             for class_id, label in _relabelled(case, cases, new_ids, names, header):
                 labels[class_id].parent.mkdir(exist_ok=True)
@@ -234,8 +241,13 @@ def _relabelled(
         yield class_id, np.any(merged, axis=0).astype(np.uint8)
 
 
-def _image(output: Path, case: Case) -> Path:
-    return output / "images" / f"{case.id}.nii.gz"
+def _images(output: Path, case: Case) -> list[Path]:
+    if not isinstance(case.image, ImageSet):
+        return [output / "images" / f"{case.id}.nii.gz"]
+    words = [re.sub(r"[^\w-]+", "_", name).strip("_") for name in case.image.names]
+    unique = len({word.casefold() for word in words if word}) == len(words)
+    names = words if unique else [f"{number}_{word}" for number, word in enumerate(words)]
+    return [output / "images" / case.id / f"{name}.nii.gz" for name in names]
 
 
 def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) -> dict[int, Path]:
@@ -246,6 +258,10 @@ def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) ->
         return {0: output / "labels" / f"{case.id}.nii.gz"}
     words = {class_id: re.sub(r"[^\w-]+", "_", name).strip("_") for class_id, name in names.items()}
     return {class_id: output / "labels" / case.id / f"{class_id}_{word}.nii.gz" for class_id, word in words.items()}
+
+
+def _are_newer(paths: Sequence[Path], sources: Sequence[Path]) -> bool:
+    return all(_is_newer(path, sources) for path in paths)
 
 
 def _is_newer(path: Path, sources: Sequence[Path]) -> bool:

@@ -39,23 +39,22 @@ from medsam_adapt.data.slices.geometry import (
     suits_three_planes,
     volume_to_slices,
 )
-from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
-from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
-from medsam_adapt.data.volumes.io import read_volume, to_ras
+from medsam_adapt.data.volumes.image_set import refuse_other_images
+from medsam_adapt.data.volumes.io import to_ras
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES, read_classes
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
-_POLICY_SAMPLE = 3  # volumes read to determine the modality
 _LABEL_SAMPLE, _LABEL_SLICES = 6, 32  # volumes read, and slices of each, to determine how large structures are
 
 
@@ -108,6 +107,7 @@ class TrainingData:
         checkpoint: the weights that training starts from, which decide the input scaling.
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
         detail: channels of the network's detail branch.
+        channel_dropout: probability with which training leaves out each of several images of a case.
 
     Raises:
         InputError: for all the problems of the files, reported together.
@@ -139,18 +139,21 @@ class TrainingData:
         checkpoint: str | Path | None = None,
         input_scaling: InputScaling | None = None,
         detail: int = 0,
+        channel_dropout: float = 0.0,
     ) -> None:
         variant = get_variant(backbone)
         fits_size = image_size is None and detail > 0 and variant.small
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
         self.axis, self.prompt, self.augment = axis, prompt, augment
+        if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
+            channels = "repeat"  # the windows fill the colours
         self.three_planes = planes == "three"
         self.slice_size = None if earlier is None else earlier.slice_size
         if self.three_planes and prompt != "none":
             raise InputError("planes=three: a prompt lies on slices of one direction. Leave out --prompt or planes.")
         self.channels: Channels = "adjacent" if channels == "auto" else channels
-        self.held_out, self.split_file = held_out, split_file
+        self.held_out, self.split_file, self.channel_dropout = held_out, split_file, channel_dropout
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = earlier
         if earlier is not None:
@@ -224,11 +227,13 @@ class TrainingData:
     @property
     def slicing(self) -> SlicingSpec:
         """How the volumes become slices, and what is learned on them."""
+        painted = self.cases.coding.painted
         return SlicingSpec(
             class_names=self.class_names,
             label_ids=self.label_ids,
             absent=self.absent,
             overlapping=self.overlapping,
+            painted=[painted[label_id] for label_id in self.label_ids] if painted else [],
             axis=self.axis,
             three_planes=self.three_planes,
             slice_size=self.slice_size,
@@ -266,7 +271,7 @@ class TrainingData:
 
     def store_bytes(self) -> int:
         """About how many bytes :meth:`store` takes in the cache."""
-        channels = 3 if self.cases.images else 1
+        channels = max(3, len(self.cases.images)) if self.cases.images or self.policy.kind == "windows" else 1
         return sum(
             stored_bytes(self.check.headers[case_id], self._slicing(axis), channels)
             for case_id in self.split.train
@@ -315,7 +320,7 @@ class TrainingData:
         """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
         images = views is None or views.images
         settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
-        transform = training_transforms(self._views(), *settings)
+        transform = training_transforms(self._views(), *settings, self.channel_dropout, len(self.cases.images))
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
         return SliceDataset(samples, transform, weights, views)
@@ -323,7 +328,8 @@ class TrainingData:
     def views(self, count: int, images: bool) -> Views:
         """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
         settings = self.image_size, self.channels, self.augment
-        return Views(self._views(), self.samples(), *settings, count, self.seed, images, self.input_scaling)
+        dropout = self.channel_dropout, len(self.cases.images)
+        return Views(self._views(), self.samples(), *settings, count, self.seed, images, self.input_scaling, *dropout)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
@@ -337,6 +343,8 @@ class TrainingData:
             raise InputError(
                 f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
             )
+        if self.channel_dropout and not cases.images:
+            raise InputError(f"channel_dropout: {root} has one image a case. Leave it out.")
         if earlier is not None:
             refuse_other_images(cases.images, earlier.images, root, "the run to start from")
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
@@ -374,16 +382,11 @@ class TrainingData:
         """The policy, and a sentence that says which it is and why."""
         if self.earlier is not None:
             return self.earlier.policy, "the policy of the run to start from."
-        stated = [self.check.headers[case_id].modality for case_id in self.split.train]
-        sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
-        name = self.cases.intensity if intensity == "auto" else intensity
-        if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
-            name = "percentile"  # shown as a viewer does, they are all but black
-        unstated = [case for case in sample if self.check.headers[case.id].modality is None]
-        policy = choose_policy(name, (read_volume(case.image)[0] for case in unstated), stated)
-        return policy, describe_choice(
-            policy, name, stated, "intensity" if intensity != "auto" else "the intensity of the layout"
-        )
+        train = self._cases(self.split.train)
+        policy, reason = policy_of_cases(train, self.check.headers, intensity, self.cases.intensity, self.cases.images)
+        if policy.kind == "windows" and self.channels != "repeat":
+            raise InputError("intensity: three windows fill SAM's channels. Leave out channels=adjacent.")
+        return policy, reason
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]

@@ -38,7 +38,8 @@ class VolumeHeader:
         notes: warnings about the file, whole sentences that begin with its path.
         layers: of a 3D Slicer segmentation with overlapping segments; 1 for everything else.
         is_cropped: whether the header states that the volume covers a part of another one.
-        modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
+        modality: what the header says that the numbers are: "CT", "MR", "PT", …, or "ADC" of an MR series of
+            diffusion coefficients; None where it says nothing.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
     """
 
@@ -52,6 +53,11 @@ class VolumeHeader:
     layers: int = field(default=1, kw_only=True)
     modality: str | None = field(default=None, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
+
+    @property
+    def modalities(self) -> tuple[str | None, ...]:
+        """`modality` of each image of the volume."""
+        return (self.modality,)
 
     def __post_init__(self) -> None:
         with np.errstate(all="ignore"):  # what overflows here is refused below
