@@ -75,7 +75,7 @@ class Outputs:
         if (check_names := getattr(chosen, "check_names", None)) is not None:
             check_names(names)
             if self.per_class:
-                raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
+                raise InputError(f"--format {self.format}: it holds all classes in one file. Leave out --per-class.")
         per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP and not painted)
         if self.itk_snap and (self.format != "nifti" or per_class):
             raise InputError(
@@ -171,7 +171,7 @@ def plan_cases(
     images, may_lack = (record.images, record.may_lack_images) if record else ([], False)
     found = find_inputs(inputs, layout, known, images, series, classes, may_lack)
     if series is not None and (images or not any(_is_folder(source) for source in found.volumes.values())):
-        raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
+        raise InputError(f"{inputs}: it holds no DICOM series to choose from. Leave out --series.")
     plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
@@ -196,7 +196,10 @@ def plan_cases(
             plan.failed.append(Unreadable(name, Path(str(source)), header))
             continue
         if get_format(outputs.format).NEEDS_DICOM and not isinstance(header, SeriesHeader):
-            refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
+            refused.append(
+                f"{source}: it is not a DICOM series, which --format {outputs.format} refers to. Choose another "
+                "--format."
+            )
         several = source if isinstance(source, ImageSet) else None
         plan.cases.append(PlannedCase(name, header, paths_of[name], _chosen(series, source), several))
     if refused or (plan.failed and (fail_fast or not plan.cases)):

@@ -108,7 +108,7 @@ def not_gzip(data):
         (truncated, ["images/phantom_001.nii.gz: it cannot be read", "Copy or download it again"]),
         (
             four_dimensional,
-            ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a separate file, or"],
+            ["images/phantom_001.nii.gz: it is 4D (40 × 36 × 12 × 2), not 3D. Give each volume in a separate file"],
         ),
         (not_finite, ["images/phantom_001.nii.gz: it has 1 NaN or infinite voxels. Replace them"]),
         (outside_the_map, ["phantom_001", "77", "label map"]),

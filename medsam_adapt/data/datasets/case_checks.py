@@ -169,7 +169,7 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     voxels = {key: {class_id: count.get(class_id, 0) for class_id in classes} for key, count in counts.items()}
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
-        problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
+        problems.append(f"{case_list.root}: no case has a labelled voxel{names}. Check its labels and --classes.")
     notes = (*(note for look in looks for note in look.notes), *annotation_notes(case_list))
     unannotated = {case.id: case.unannotated for case in case_list.cases if case.unannotated}
     return CaseCheck(dict(classes), voxels, headers, notes, unannotated), problems
