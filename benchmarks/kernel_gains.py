@@ -38,7 +38,7 @@ def _plain_attention(tensors: Any, table_h: Any, table_w: Any, scale: float) -> 
 
 
 PARTS: dict[str, list[tuple[Any, str, Any]]] = {
-    "GELU gradients in 16 bits": [(feed_forward, "keeps_slope", lambda *_: False)],
+    "GELU gradients in 16 bits": [(feed_forward, "can_keep_gelu_gradients", lambda *_: False)],
     "malloc_trim": [(precision, "_give_back", lambda _: None)],
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
     "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],

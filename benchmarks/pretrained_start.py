@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from pages import into_page
 
-from medsam_adapt.bundle.catalogue import resolve_knobs
-from medsam_adapt.cli.evaluate import run_evaluation
-from medsam_adapt.cli.train import run_training
 from medsam_adapt.core.files import write_json
 from medsam_adapt.data.datasets.layouts.adome import CLASSES
 from medsam_adapt.data.datasets.splits import Split, save_split
 from medsam_adapt.data.phantom.phantom import write_phantoms
+from medsam_adapt.workflows.evaluate import evaluate_run
+from medsam_adapt.workflows.train import train
 
 METHODS = ("blosam", "infosam", "samcobot", "samparser")
 STARTS = ("sam_nano", "random")
@@ -79,8 +78,8 @@ def fine_tune(data: Path, split: Path, run: Path, method: str, **values: Any) ->
     sets["cache_frozen"] = "off"  # every method and start draws its augmentation anew
     if method == "blosam":
         sets["order"] = "first"  # as in the demo: quicker
-    run_training(method, data, run, resolve_knobs(method, sets=sets), overwrite=run.exists())
-    return float(run_evaluation(run)["mean"]["dsc"])
+    train(data, run, bundle=method, sets=sets, overwrite=run.exists())
+    return float(evaluate_run(run)["mean"]["dsc"])
 
 
 def table(rows: list[dict[str, str]]) -> str:

@@ -24,12 +24,11 @@ import torch
 from pretrained_start import BLOCK, phantoms, real_blocks
 
 from medsam_adapt import load_run
-from medsam_adapt.bundle.catalogue import resolve_knobs
-from medsam_adapt.cli.train import run_training
 from medsam_adapt.data.datasets.splits import load_split
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.simulated import tight_box
 from medsam_adapt.inference.predictor import Predictor
+from medsam_adapt.workflows.train import train
 
 Boxes = dict[int, tuple[int, int, int, int]]  # slice -> x0, y0, x1, y1: first and last voxel
 LARGE = 1000  # voxels from which an organ counts
@@ -51,7 +50,7 @@ def trained(
             "image_size": size,
             "val_interval": epochs + 1,  # never: nothing is chosen on the slices that are scored
         }
-        run_training(bundle, data, run, resolve_knobs(bundle, sets=sets), overwrite=run.exists())
+        train(data, run, bundle=bundle, sets=sets, overwrite=run.exists())
     return load_run(run, merge=True)
 
 

@@ -5,11 +5,12 @@
         [--sets hippocampus_mr headneck_ct abdomen_mr] [--part test] [--page docs/real_patients.md]
 
 Each data set is split once into test, development and pool patients (`split_of`). A seed draws k training patients from
-the pool. ``default`` is ``medsam-adapt train --data --output`` and nothing else; another name is a bundle. With
+the pool. ``default`` is ``medsam-adapt train --data --output`` and nothing else; another name is a bundle. Settings may
+follow either, as in ``default+planes=three``. With
 ``--minutes`` all of ours get that option. An ``nnunet-`` arm gets as many seconds as the ``default`` arm's training
 took on the same patients, times each of ``--times``, and plans and preprocesses before that, which is not counted.
 ``--nnunet`` names a Python with nnunetv2 2.8.1. Every finished run leaves a JSON file, and the same command goes on
-where it was interrupted. Writes ``results.json`` and ``results.md``.
+where it was interrupted. After every run ``results.json`` and ``results.md`` hold what there is.
 """
 
 from __future__ import annotations
@@ -79,13 +80,20 @@ def main() -> None:
         if not trial.result.is_file():
             print(f"{number}/{len(trials)} {trial.folder.relative_to(trial.output)}", flush=True)
             run_trial(trial, arguments)
-    results = [json.loads(trial.result.read_text(encoding="utf-8")) for trial in trials]
-    write_json(arguments.output / "results.json", results)
-    table = as_markdown(results)
-    (arguments.output / "results.md").write_text(table, encoding="utf-8")
+            write_results(trials, arguments.output)
+    table = write_results(trials, arguments.output)
     print(table)
     if arguments.page:
         into_page(arguments.page, table)
+
+
+def write_results(trials: Sequence[Trial], folder: Path) -> str:
+    """Write those that there are, and return their table."""
+    results = [json.loads(trial.result.read_text(encoding="utf-8")) for trial in trials if trial.result.is_file()]
+    write_json(folder / "results.json", results)
+    table = as_markdown(results)
+    (folder / "results.md").write_text(table, encoding="utf-8")
+    return table
 
 
 def parse() -> argparse.Namespace:
@@ -158,7 +166,9 @@ def run_trial(trial: Trial, arguments: argparse.Namespace) -> None:
 
 
 def train_ours(trial: Trial, folders: Mapping[str, Path], masks: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    run, options = trial.folder / "run", [] if trial.arm == "default" else ["--bundle", trial.arm]
+    bundle, *settings = trial.arm.split("+")
+    run, options = trial.folder / "run", [] if bundle == "default" else ["--bundle", bundle]
+    options += [part for setting in settings for part in ("--set", setting)]
     if arguments.minutes:
         options += ["--minutes", str(arguments.minutes)]
     started = time.monotonic()

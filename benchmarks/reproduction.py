@@ -33,11 +33,10 @@ from pages import into_page
 from reproduction_data import DataSet, few_slices, phantom_set, real_set
 from reproduction_table import table
 
-from medsam_adapt.bundle.catalogue import resolve_knobs
-from medsam_adapt.cli.evaluate import run_evaluation
-from medsam_adapt.cli.train import run_training
 from medsam_adapt.runs.record import read_run
 from medsam_adapt.scoring.metrics import MetricRules
+from medsam_adapt.workflows.evaluate import evaluate_run
+from medsam_adapt.workflows.train import train
 
 COLUMNS = ("data", "arm", "slices", "seed", "scored_on", "dsc", "trained_in_encoder", "trained")
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -93,7 +92,7 @@ def fine_tune(
         **length,
         **settings,
     }
-    run_training(bundle, data.train, run, resolve_knobs(bundle, sets=sets), overwrite=run.exists())
+    train(data.train, run, bundle=bundle, sets=sets, overwrite=run.exists())
     scores = {"training": mean_dsc(run)} if arm in FEW else {}
     for name, folder in data.tests.items():
         scores[name] = mean_dsc(run, folder)
@@ -102,7 +101,7 @@ def fine_tune(
 
 def mean_dsc(run: Path, data: Path | None = None) -> float:
     """Mean over the classes that can be scored; on the run's own training cases without ``data``."""
-    return float(run_evaluation(run, data, rules=RULES)["mean"]["dsc"])
+    return float(evaluate_run(run, data, rules=RULES)["mean"]["dsc"])
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """Print the DSC of pretrained weights under tight boxes, beside the filled box and the ellipse in it.
 
-    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py [--weights sam_nano lite_medsam] [--sets …]
+    PYTHONPATH=. MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py [--weights sam_nano lite_medsam]
 
 Every slice of a structure gives the tight box around it; DSC is that of the whole volume. FOLDER holds data sets in any
-layout, or single volumes with ``image.nii.gz``, ``labels.nii.gz`` and ``labels.json``. Without it, or with
+layout, or single volumes with ``image.nii.gz``, ``labels.nii.gz`` and ``labels.json``. Of the data sets in
+benchmarks/real_patients.py, the first of the development patients are scored. Without it, or with
 ``--phantoms``, phantoms are scored. ``--each`` prints every structure instead of the means alone.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from real_patients import SETS as DEVELOPMENT
+from real_patients import split_of
 
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.phantom.phantom import PHANTOM_CLASSES, case_seed, make_phantom
@@ -44,8 +47,10 @@ def set_scores(network: Segmenter, folder: Path, patients: int) -> dict[str, Sco
     if (folder / "image.nii.gz").is_file():
         return score_folder(network, folder)
     cases = find_cases(folder, "auto")
+    wanted = split_of(folder)["dev"] if folder.name in DEVELOPMENT else [case.id for case in cases.cases]
+    by_id = {case.id: case for case in cases.cases}
     scores = {}
-    for case in cases.cases[:patients]:
+    for case in (by_id[name] for name in wanted[:patients]):
         image, header = read_volume(case.image)
         label = read_label(case.label)[0]
         classes = {name: number for number, name in cases.classes.items()}
@@ -87,8 +92,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     real = os.environ.get("MEDSAM_ADAPT_REAL_DATA")
-    rows = ["| weights | volumes | structures | DSC | filled box | ellipse | better than both | s |"]
-    rows.append("|---|---|---:|---:|---:|---:|---:|---:|")
+    if real and not options.phantoms:
+        print("| weights | volumes | structures | DSC | filled box | ellipse | better than both | processor s |")
+        print("|---|---|---:|---:|---:|---:|---:|---:|", flush=True)
     for name in options.weights:
         network = Segmenter(build_sam(WEIGHTS[name].backbone, checkpoint=name), head="structure")
         if options.phantoms or not real:
@@ -96,13 +102,11 @@ def main() -> None:
             print(table(f"{name}: {count} phantoms", phantom_scores(network, count, options.seed)), end="\n\n")
             continue
         for each in options.sets:
-            begun = time.perf_counter()
+            begun = time.process_time()
             scores = set_scores(network, Path(real) / each, options.patients)
-            rows.append(row(each, name, scores, time.perf_counter() - begun))
+            print(row(each, name, scores, time.process_time() - begun), flush=True)
             if options.each:
                 print(table(f"{name}: {each}", scores), end="\n\n")
-    if len(rows) > 2:
-        print("\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import typer
 from rich.filesize import decimal
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.output_folder import check_output
 from medsam_adapt.hub.places import ORIGIN_FILE, LocalFolder, place_of
 from medsam_adapt.runs.record import MODEL_FILE
 from medsam_adapt.weights.registry import WEIGHTS
 
-from .console import Overwrite, RunFolder, check_output, say, warn
+from .console import say, warn
+from .options import Overwrite, RunFolder
 
 app = typer.Typer(help="Publish a run's adapter, and take one over.", no_args_is_help=True)
 Source = Annotated[

@@ -14,8 +14,11 @@ from typing import Annotated
 import typer
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.interrupts import stopped_by_signals
+from medsam_adapt.core.output_folder import check_output
 
-from .console import Device, Series, check_output, say, warn
+from .console import say, warn
+from .options import Device, Series
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _NETWORK = "From a network"
@@ -96,16 +99,15 @@ def annotate(
         if host not in _LOCAL:
             warn(f"{address} is reachable from other machines, unencrypted: put a reverse proxy with TLS before it.")
         secret = f"?token={token}" if token_file is None else f"?token=…, with the token of {token_file}"
-        say(
-            f"Open {public_address or address}{secret}" if public_address is None else f"Open {public_address}/{secret}"
-        )
+        say(f"Open {address if public_address is None else public_address.rstrip('/') + '/'}{secret}")
         viewers = f"{(public_address or address).rstrip('/')}{PREFIX}/{'TOKEN' if token_file else token}"
         say(f"Server address for 3D Slicer's MONAI Label module: {viewers}")
         say("Ctrl+C ends the server.")
         if browser:
             webbrowser.open(f"{address}?token={token}")
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        with stopped_by_signals():  # uvicorn ends in order and then raises the signal again
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         rounds.stop()
         proposals.close()

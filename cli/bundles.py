@@ -14,10 +14,11 @@ from rich.table import Table
 from medsam_adapt.bundle.catalogue import RECIPES, describe_network, read_config, recipe_values
 from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.bundle.settings import knobs_model
-from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_foreign
+from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_untrusted
 from medsam_adapt.core.errors import InputError
 
-from .console import Json, print_json, say, show_table, warn
+from .console import print_json, say, show_table, warn
+from .options import Json
 
 app = typer.Typer(help="List, describe, check and copy bundles.", no_args_is_help=True)
 Bundle = Annotated[str, typer.Argument(help="Name of a bundle, or the folder of one.", show_default=False)]
@@ -40,8 +41,11 @@ def list_bundles(as_json: Json = False) -> None:
 @app.command()
 def show(
     name: Bundle,
-    backbone: Annotated[str, typer.Option(help="vit_nano, vit_b, vit_l, vit_h, lite_medsam or mobile_sam.")] = "vit_b",
+    backbone: Annotated[
+        str, typer.Option(help="vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
+    ] = "vit_b",
     classes: Annotated[int, typer.Option(min=1, max=255, help="Number of classes.")] = 1,
+    images: Annotated[int, typer.Option(min=1, max=4, help="Images of a case that are seen together.")] = 1,
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Count a folder's parameters too, which runs its code.")
     ] = False,
@@ -51,7 +55,7 @@ def show(
 
     Of a folder's bundle nothing is run, and so nothing counted, without --trust-bundle.
     """
-    facts = describe(name, backbone, classes, trust_bundle)
+    facts = describe(name, backbone, classes, trust_bundle, images)
     if as_json:
         print_json(facts)
         return
@@ -102,7 +106,7 @@ def check(
 def _zoo_problems(name: str, folder: Path) -> list[str]:
     from medsam_adapt.bundle.zoo_rules import network_problem, zoo_problems
 
-    if is_foreign(name):
+    if is_untrusted(name):
         return list(zoo_problems(folder))
     with TemporaryDirectory() as temporary:  # the zoo has complete bundles
         copied = Path(temporary) / name
@@ -120,7 +124,7 @@ def copy(
     say(f"Copied {len(files)} files: {folder}\nNext: medsam-adapt train --bundle {folder} --trust-bundle --data …")
 
 
-def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> dict[str, Any]:
+def describe(name: str, backbone: str, classes: int, trusted: bool = False, images: int = 1) -> dict[str, Any]:
     """The output of ``show`` as data; without ``trainable`` for a folder's bundle that is not ``trusted``."""
     metadata, base = read_config(name, "metadata"), base_bundle(name)
     values = {recipe: recipe_values(name, recipe) for recipe in RECIPES}
@@ -140,5 +144,5 @@ def describe(name: str, backbone: str, classes: int, trusted: bool = False) -> d
         "classes": classes,
         "settings": settings,
         "released_counts": metadata.get("released_counts"),
-        **(describe_network(name, backbone, classes, trusted) if trusted or not is_foreign(name) else {}),
+        **(describe_network(name, backbone, classes, trusted, images) if trusted or not is_untrusted(name) else {}),
     }

@@ -10,7 +10,8 @@ from rich.filesize import decimal
 
 from medsam_adapt.core.cache import cache_info, clear_cache
 
-from .console import Json, print_json, say
+from .console import print_json, say
+from .options import Json
 
 app = typer.Typer(help="Show and empty the cache of slices.", no_args_is_help=True)
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of the slice cache, where it is not the usual one.")]

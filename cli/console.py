@@ -1,16 +1,13 @@
-"""What commands print: messages, progress bars, and options that several commands share."""
+"""What commands print: messages, tables and progress bars."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
@@ -33,22 +30,6 @@ _LONGEST_NAME, _UNLIMITED = 40, 10_000  # columns of a terminal
 console = Console(highlight=False, soft_wrap=True)
 _errors = Console(highlight=False, soft_wrap=True, stderr=True)
 _verbose = False
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Series = Annotated[
-    str | None,
-    typer.Option(
-        help="A DICOM series' number, UID or description, where a folder has several; 3:EchoTime=30 selects one volume "
-        "of a series.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]
-
-
-IN_BF16 = "The image encoder computes in bf16: --precision fp32 is slower and more exact."
 
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
@@ -90,12 +71,6 @@ def warn(message: str) -> None:
     (_errors if console.quiet else console).print(f"[yellow]note:[/] {escape(message)}")
 
 
-def shortened(sentences: Sequence[str], limit: int = 5) -> list[str]:
-    """The first few of many sentences, and how many more there are."""
-    rest = len(sentences) - limit
-    return [*sentences[:limit], *([f"... and {rest} more of this kind."] if rest > 0 else [])]
-
-
 def show_table(table: Table) -> None:
     """Print a table without cutting a name or a number short, however narrow the terminal is.
 
@@ -131,29 +106,3 @@ def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def check_output(path: Path, overwrite: bool, marker: str | None = None) -> None:
-    """Refuse an output that exists, unless it is an empty folder or may be replaced.
-
-    Args:
-        path: the folder to make.
-        overwrite: whether the user asked to replace it.
-        marker: a file that shows that the folder is one of ours; one without it is never replaced.
-
-    Raises:
-        InputError: the output exists, or cannot be written.
-    """
-    if path.is_file():
-        raise InputError(f"{path} is a file: name another folder.")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"{path} already exists: name another folder, or add --overwrite.")
-    if marker and path.is_dir() and any(path.iterdir()) and not (path / marker).is_file():
-        raise InputError(f"{path} holds other files (no {marker}) and will not be replaced: name another folder.")
-    parent = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    if not (parent.is_dir() and _writable(parent)):
-        raise InputError(f"{parent} cannot be written to: name another folder.")
-
-
-def _writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK)

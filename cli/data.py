@@ -9,8 +9,12 @@ import typer
 from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.parts import parse_part, part_of_environment
+from medsam_adapt.core.text import shortened
 
-from .console import Json, Overwrite, Series, print_json, progress_bar, say, shortened, show_table, warn
+from .console import print_json, progress_bar, say, show_table, warn
+from .options import Cluster, Json, Overwrite, Part, Series
+from .reporter import TERMINAL
 
 if TYPE_CHECKING:
     from medsam_adapt.data.datasets.survey import Survey
@@ -52,6 +56,8 @@ def _print(folder: Path, seen: Survey) -> None:
     if seen.cases is None:
         return
     say(f"{folder}: {len(seen.looks)} case{'s' * (len(seen.looks) != 1)} in layout '{seen.cases.layout}'.")
+    if seen.cases.images:
+        say(f"Images of a case: {', '.join(seen.cases.images)}.")
     table = Table("case", *(Column(name, no_wrap=True) for name in MEASURES), "labelled voxels", box=None)
     for row in seen.as_json()["cases"]:
         if row["shape"] is None:
@@ -96,26 +102,27 @@ def convert(
         typer.Option("--rename", help="OLD=NEW; a label's id or name, again for more.", show_default=False),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to keep, as in liver,spleen.")] = None,
+    part: Part = None,
+    cluster: Cluster = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Copy a data set as NIfTI and a datalist.json, relabelled if wanted; goes on after an interruption."""
-    from medsam_adapt.data.datasets.convert import convert_cases
     from medsam_adapt.data.datasets.relabel import read_map, read_pairs
+    from medsam_adapt.workflows.convert import Conversion
 
     if mapping is not None and rename:
         raise InputError("--map and --rename exclude each other: put all changes into the map.")
     changes = read_map(mapping) if mapping is not None else read_pairs(rename) if rename else None
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
-    with progress_bar() as progress:
-        task = progress.add_task("checking", total=None, detail="")
-
-        def advance(doing: str, case: str, total: int) -> None:
-            progress.update(task, description=doing, advance=1, total=2 * total, detail=case)
-
-        made = convert_cases(folder, output, layout, changes, names, overwrite, advance, series)
+    conversion = Conversion(folder, output, layout, changes, names, overwrite, series)
+    share = part_of_environment() if part is None else parse_part(part)
+    made = conversion.convert(share, TERMINAL) if cluster is None else conversion.convert_on(cluster, TERMINAL)
     listed = ", ".join(f"{class_id} {name}" for class_id, name in made.classes.items())
     if made.unlabelled:
         warn(f"without a label: {', '.join(made.unlabelled)}.")
+    if not made.finished:
+        say(f"Converted {len(made.cases)} cases, part {share}. datalist.json is written once all parts are done.")
+        return
     say(f"Converted {len(made.cases)} case{'s' * (len(made.cases) != 1)}: {output}; labels: {listed or 'none'}")
 
 

@@ -9,7 +9,8 @@ import typer
 
 from medsam_adapt.export.exporter import export_run
 
-from .console import Overwrite, RunFolder, say
+from .console import say
+from .options import Overwrite, RunFolder
 
 
 def export(

@@ -7,7 +7,8 @@ from typing import Any
 
 from medsam_adapt.core.files import home
 
-from .console import Json, print_json, say
+from .console import print_json, say
+from .options import Json
 
 
 def info(as_json: Json = False) -> None:

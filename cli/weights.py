@@ -14,7 +14,8 @@ from medsam_adapt.core.files import home
 from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 from medsam_adapt.weights.store import download, import_file, local_path, verify
 
-from .console import Json, Overwrite, download_bar, print_json, say, show_table
+from .console import download_bar, print_json, say, show_table
+from .options import Json, Overwrite
 
 app = typer.Typer(help="List, fetch and check pretrained SAM weights.", no_args_is_help=True)
 
@@ -43,6 +44,7 @@ def download_weights(
     if (path := local_path(name)) and (weights.shipped or not overwrite):
         say(f"{name} is here already: {path}")
         return
+    say(f"Licence: {weights.licence} ({weights.page})")
     with download_bar(name) as advance:
         path = download(name, advance, overwrite)
     say(f"Downloaded: {path}\n{_next(weights)}")
@@ -56,7 +58,7 @@ def import_weights(
     """Import a weights file that was downloaded manually, for a machine without internet."""
     path = import_file(file, name)
     weights = next(weights for weights in WEIGHTS.values() if weights.file_name == path.name)
-    say(f"Imported {weights.name}: {path}\n{_next(weights)}")
+    say(f"Imported {weights.name} (licence: {weights.licence}): {path}\n{_next(weights)}")
 
 
 @app.command("verify")

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.intensity_rules import checked_setting
 
 Axis = Literal["axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
+PlaneChoice = Literal["auto", "one", "three"]
+Tiles = Literal["off", "auto"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "strong", "free"]
 Sampling = Literal["balanced", "slices"]
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto", "on", "off"]
 InputScaling = Literal["sam", "unit"]
-Backbone = Literal["vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam"]
-Intensity = Literal[
-    "auto", "percentile", "picture", "ct-abdomen", "ct-head-neck", "ct-brain", "ct-lung", "ct-mediastinum", "ct-bone"
+Backbone = Literal[
+    "vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam", "sam2_hiera_tiny", "sam2_hiera_base_plus"
 ]
+Intensity: TypeAlias = str | list[str]  # the rules of `core.intensity_rules`
 PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may contain folders of a machine
 
 
@@ -53,12 +56,36 @@ class Knobs(BaseModel):
         "branch on a small backbone the resolution of the training volumes, from 64 to 256",
     )
     axis: Axis = Field("axial", description="slicing direction")
+    planes: PlaneChoice = Field(
+        "one",
+        description="one: slices along axis; three: axial, coronal and sagittal slices train one network, and its "
+        "probabilities on all of them are averaged; auto: three, without a prompt and where the voxels of all training "
+        "volumes are about as long as wide",
+    )
+    tiles: Tiles = Field(
+        "off",
+        description="auto: where all structures are small for their slices, the network sees overlapping tiles of 64 "
+        "pixels instead of whole slices, without a prompt and where image_size is chosen from the volumes; off: whole "
+        "slices",
+    )
     channels: ChannelChoice = Field(
         "repeat",
         description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "
         "unless a case has several images",
     )
-    intensity: Intensity = Field("auto", description="window or percentiles that become grey levels")
+    channel_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="where a case has several images: probability with which training leaves out each of them, so that "
+        "prediction may lack one",
+    )
+    intensity: Annotated[Intensity, AfterValidator(checked_setting)] = Field(
+        "auto",
+        description="what becomes black to white: auto (by modality), a name such as ct-abdomen, mr, adc or pet, "
+        "LOW:HIGH, percentile:LOW:HIGH, or ct-windows:abdomen,lung,bone as colours; one for each image of a case, "
+        "separated by commas",
+    )
     prompt: PromptMode = Field("none", description="prompt simulated from the label in training")
     held_out: float | None = Field(
         0.2, ge=0, lt=1, description="share of the patients that is held out; null: a tenth, and none of fewer than ten"
@@ -80,7 +107,10 @@ class Knobs(BaseModel):
     )
     epochs: int = Field(40, ge=1, description="passes over the training slices")
     minutes: float | None = Field(
-        None, gt=0, le=100_000, description="time budget from which 'train --minutes' chose the epochs; null: none"
+        None,
+        gt=0,
+        le=100_000,
+        description="time budget instead of epochs: the learning rate falls with the time used; null: none",
     )
     min_steps: int = Field(50, ge=1, description="steps an epoch has at least; few slices are then drawn repeatedly")
     max_steps: int | None = Field(None, ge=1, description="steps an epoch has at most; null: a pass over all slices")
@@ -210,6 +240,8 @@ def check_knobs(model: type[Knobs], values: Mapping[str, Any], where: str) -> Kn
 
 def _explain(fault: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in fault["loc"] if part != "literal") or "value"
+    if fault["type"] == "value_error":  # a sentence of this package, which names the value
+        return f"{name}: {fault['ctx']['error']}"
     given = "" if fault["type"] == "missing" else f" (given {fault['input']!r})"
     return f"{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{given}"
 

@@ -23,6 +23,7 @@ from medsam_adapt.data.volumes.io import read_label, read_volume, to_ras
 from medsam_adapt.networks.segmenter import Segmenter
 
 SMALLEST_STRUCTURE = 200  # voxels
+_SLICES = 8  # encoded at a time
 
 
 class Scores(NamedTuple):
@@ -78,31 +79,39 @@ def score_volume(
     plan = SlicePlan.of(grey.shape, (x, y, z), "axial", network.image_size)
     slices = as_tensor(volume_to_slices(grey, "axial"))
     labels = volume_to_slices(to_ras(label, affine)[0], "axial")
-    embeddings = _encode(network, plan, slices, batch_size)
+    sizes = {name: int((labels == number).sum()) for name, number in structures.items()}
+    scored = {name: number for name, number in structures.items() if sizes[name] >= SMALLEST_STRUCTURE}
+    shown = np.isin(labels, list(scored.values())).any(axis=(1, 2))  # the others have no box
+    embeddings = _encode(network, plan, slices[torch.from_numpy(shown)], batch_size)
+    rows = np.cumsum(shown) - 1
     scores = {}
-    for name, number in structures.items():
+    for name, number in scored.items():
         truth = labels == number
-        if (voxels := int(truth.sum())) >= SMALLEST_STRUCTURE:
-            drawn = _draw(network, plan, embeddings, truth, batch_size)
-            boxes, ellipses = (np.stack([shape(mask) for mask in truth]) for shape in (filled_box, inscribed_ellipse))
-            scores[name] = Scores(voxels, *(dice(prediction, truth) for prediction in (drawn, boxes, ellipses)))
+        drawn = _draw(network, plan, embeddings, rows, truth, batch_size)
+        boxes, ellipses = (np.stack([shape(mask) for mask in truth]) for shape in (filled_box, inscribed_ellipse))
+        scores[name] = Scores(sizes[name], *(dice(prediction, truth) for prediction in (drawn, boxes, ellipses)))
     return scores
 
 
 def _encode(network: Segmenter, plan: SlicePlan, slices: Tensor, batch_size: int) -> Tensor:
     resized = plan.resize_image(slices)
     square = pad_image(resized[:, None].repeat(1, 3, 1, 1), plan.image_size, network.input_scaling)
-    return torch.cat([network.encode(part) for part in square.split(batch_size)])
+    return torch.cat([network.encode(part) for part in square.split(min(batch_size, _SLICES))])
 
 
-def _draw(network: Segmenter, plan: SlicePlan, embeddings: Tensor, truth: np.ndarray, batch_size: int) -> np.ndarray:
-    """What the network draws (N, rows, columns) when it is given the box of each slice of ``truth``."""
+def _draw(
+    network: Segmenter, plan: SlicePlan, embeddings: Tensor, rows: np.ndarray, truth: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """What the network draws (N, rows, columns) when it is given the box of each slice of ``truth``.
+
+    ``rows`` (N,) is where the slices' embeddings are.
+    """
     resized = plan.resize_label(as_tensor(truth, torch.uint8)).numpy() > 0
     places = [(index, box) for index, mask in enumerate(resized) if (box := tight_box(mask)) is not None]
     drawn = np.zeros(truth.shape, dtype=bool)
     for first in range(0, len(places), batch_size):
         indices, boxes = zip(*places[first : first + batch_size], strict=True)
-        logits = network.decode(embeddings[list(indices)], boxes=torch.from_numpy(np.stack(boxes))).logits
+        logits = network.decode(embeddings[rows[list(indices)]], boxes=torch.from_numpy(np.stack(boxes))).logits
         drawn[list(indices)] = plan.restore_logits(logits)[:, 0].numpy() > 0
     return drawn
 

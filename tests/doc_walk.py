@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsam_adapt.cli import compare
 from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.data.phantom.phantom import PHANTOM_CLASSES, make_phantom, write_phantoms
 from medsam_adapt.data.volumes.io import write_label
+from medsam_adapt.workflows import command
 
 from .doc_blocks import REPOSITORY, SHELL, blocks, parse
 
@@ -36,7 +36,7 @@ def walk(page, folder, monkeypatch):
     Blocks with a reason above them are left out, and so are commands that fetch something or need what was fetched.
     """
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(compare, "run_command", lambda words, title, quiet=False: run_ours(words))
+    monkeypatch.setattr(command, "run_command", lambda words, title, quiet=False: run_ours(words))
     for name in ("bundles", "benchmarks"):
         (folder / name).symlink_to(REPOSITORY / name)
     ran, names = [], {}
@@ -93,7 +93,7 @@ def _made_small(words):
     if given["name"] == "demo":
         more += ["--epochs", "1"]
     if given["name"] == "train" and not given["resume"]:
-        more += FEW if given["start"] else SMALL
+        more += FEW if given["from_run"] else SMALL
     if given["name"] == "compare" and given["bundles"]:
         more += [*SMALL, *(["--folds", "2"] if given["folds"] > 1 else []), "--seeds", "1"]
     goes_on = given.get("resume") or given.get("dry_run") or given.get("skip_existing") or given["name"] == "compare"
@@ -118,6 +118,8 @@ def _provide(words):
             _hospital(Path("hospital"))
         elif maker := _MAKERS.get(word):
             maker(Path(word))
+    if words[1] == "report" and not (Path(words[2]) / "metrics.json").is_file():
+        run_ours(["evaluate", words[2]])
 
 
 def _phantoms(folder):

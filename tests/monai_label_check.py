@@ -31,10 +31,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from medsam_adapt.bundle.catalogue import resolve_knobs
-from medsam_adapt.cli.predict import run_prediction
-from medsam_adapt.cli.train import run_training
 from medsam_adapt.data.phantom.phantom import write_phantoms
+from medsam_adapt.workflows.predict import predict
+from medsam_adapt.workflows.train import train
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_NEEDS = "monailabel==0.8.5 pydicom-seg==0.4.1"  # MONAI Label asks for packages that do not go together
@@ -57,7 +56,7 @@ def make_environment(folder: Path) -> None:
 def make_run(data: Path, folder: Path) -> Path:
     """A run with little training whose masks have several classes."""
     sets = {"image_size": 32, "min_steps": 1, "epochs": 1, "batch_size": 2}
-    run_training("lora", data, folder, resolve_knobs("lora", sets=sets), "cpu")
+    train(data, folder, bundle="lora", sets=sets, device="cpu")
     path = folder / "models" / "model.pt"
     weights, random = torch.load(path, weights_only=True), torch.Generator().manual_seed(0)
     for name, tensor in weights.items():
@@ -141,7 +140,7 @@ def main() -> None:
         run = make_run(data, folder / "run")
         (folder / "scans").mkdir()
         scan = turned_volume(data, folder / "scans" / "turned.nii.gz")
-        (ours,) = run_prediction(run, scan, folder / "masks", "cpu")
+        (ours,) = predict(run, scan, folder / "masks", device="cpu")
         with server(environment, run, folder) as address:
             theirs = asked(address, "turned", folder / "theirs.nii.gz")
         expected, mask = nib.load(ours), nib.load(theirs)

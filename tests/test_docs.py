@@ -17,7 +17,7 @@ from .doc_blocks import REPOSITORY, SHELL, blocks, pages, parse
 from .doc_walk import TYPED, walk
 
 PAGES = [pytest.param(page, id=page.relative_to(REPOSITORY).as_posix()) for page in pages()]
-_NOT_SHIPPED = ("start", "repeat", "from_runs", "trust_bundle")  # settings come from a run or a folder
+_NOT_SHIPPED = ("from_run", "repeat", "from_runs", "trust_bundle")  # settings come from a run or a folder
 every_page = pytest.mark.parametrize("page", PAGES)
 
 

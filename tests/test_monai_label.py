@@ -25,13 +25,13 @@ def turned(phantoms, tmp_path):
 def test_monai_label_segments_as_predict_does(run, turned, tmp_path):
     from monailabel.tasks.infer.bundle import BundleInferTask
 
-    from medsam_adapt.cli.predict import run_prediction
+    from medsam_adapt.workflows.predict import predict
 
     task = BundleInferTask(str(run), {})
     assert task.is_valid()
     assert task.labels == {"liver": 1, "right kidney": 2, "spleen": 3, "left kidney": 4, "aorta": 5}
     theirs, _ = task({"image": str(turned), "device": "cpu"})
-    (ours,) = run_prediction(run, turned, tmp_path / "masks", "cpu")
+    (ours,) = predict(run, turned, tmp_path / "masks", device="cpu")
     expected, mask = nib.load(ours), nib.load(theirs)
     assert np.allclose(mask.affine, expected.affine)
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(expected.dataobj))

@@ -118,7 +118,7 @@ def done(tmp_path_factory):
         ["train", "--bundle", "decoder", "--data", source, "--output", out / "second", *small],
         ["evaluate", out / "run", "--device", "cpu"],
         ["evaluate", out / "second", "--device", "cpu"],
-        ["report", out / "run", "--device", "cpu"],
+        ["report", out / "run"],
         [
             "predict",
             out / "run",
@@ -159,7 +159,16 @@ def test_the_search_finds_what_is_planted(done, tmp_path):
 def test_no_output_holds_what_a_header_says(done):
     files = [path for folder in (done["out"], done["home"]) for path in folder.rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert {"model.pt", "state.pt", "report.html", "metrics.csv", "a.json", "compare.md", "datalist.json"} <= names
+    assert {
+        "model.pt",
+        "state.pt",
+        "report.html",
+        "shown_cases.json",
+        "metrics.csv",
+        "a.json",
+        "compare.md",
+        "datalist.json",
+    } <= names
     assert any("tfevents" in name for name in names)
     assert any(path.suffix == ".png" for path in files)
     assert found_in([done["out"], done["home"]], done["marks"] - {"Doe"}) == []

@@ -2,5 +2,5 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ("access", "drawing", "interpolation", "label_files", "proposals", "run_lengths", "server", "session")
+_MODULES = ("access", "clicks", "drawing", "interpolation", "label_files", "proposals", "server", "session")
 __getattr__ = lazy_exports(__name__, {}, _MODULES)

@@ -1,7 +1,7 @@
 """A structure from the slices on which a person has pointed at it to all others.
 
-Between two such slices the box moves evenly from one to the other. Beyond them the mask just drawn gives the next
-slice's box, until it vanishes, jumps in size, or leaves the place of the last one.
+Between two such slices the box moves evenly from one to the other, a little larger than drawn. Beyond them the mask
+just drawn gives the next slice's box, until it vanishes, jumps in size, or leaves the place of the last one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt
 #: draws the mask (rows, columns) of a prompt on a slice
 Draw = Callable[[int, SlicePrompt], np.ndarray]
 
+# Structures bulge between two boxes, and a network that was trained with loose boxes loses less in a box that is too
+# large than in one that cuts the structure off; chosen on development patients (benchmarks/scripted_annotator.py).
+SLACK = 0.05
 JUMP = 2.5  # a mask this many times larger or smaller than the last one is of something else
 OVERLAP = 0.3  # of the smaller of two neighbouring masks that must lie within the other
 
@@ -37,7 +40,8 @@ def follow(
     for first, last in itertools.pairwise(order):
         for index in range(first + 1, last):
             if index in reach and index not in empty:
-                yield index, draw(index, box_between(keys[first], keys[last], (index - first) / (last - first)))
+                share = (index - first) / (last - first)
+                yield index, draw(index, box_between(keys[first], keys[last], share, SLACK))
     up, down = range(order[-1] + 1, reach.stop), range(order[0] - 1, reach.start - 1, -1)
     for start, ahead in ((order[-1], up), (order[0], down)):
         before = list(itertools.takewhile(lambda index: index not in empty, ahead))

@@ -35,9 +35,17 @@ def fill_between(masks: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
             yield index, (1 - share) * before + share * after > 0
 
 
-def box_between(first: SlicePrompt, last: SlicePrompt, share: float) -> SlicePrompt:
-    """The box at a share from 0 to 1 of the way from one slice's box to another's."""
+def box_between(first: SlicePrompt, last: SlicePrompt, share: float, slack: float = 0.0) -> SlicePrompt:
+    """The box at a share from 0 to 1 of the way from one slice's box to another's.
+
+    Args:
+        first: a box.
+        last: another one.
+        share: how far it is on the way from the first to the last.
+        slack: by which each side lies further out, as a share of the box's width or height.
+    """
     assert first.box is not None, "only boxes are interpolated"
     assert last.box is not None, "only boxes are interpolated"
     sides = [(1 - share) * a + share * b for a, b in zip(first.box, last.box, strict=True)]
-    return SlicePrompt(box=(sides[0], sides[1], sides[2], sides[3]))
+    across, down = slack * (sides[2] - sides[0]), slack * (sides[3] - sides[1])
+    return SlicePrompt(box=(sides[0] - across, sides[1] - down, sides[2] + across, sides[3] + down))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medsam_adapt.annotation.clicks import apply_points
 from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.following import follow
 from medsam_adapt.config import Axis
@@ -200,9 +201,15 @@ class Proposals:
             with self._before_the_background():
                 slices.embed(index)
         if self.prompted.predictor.segmenter.detail is None:
-            return slices.draw(index, prompt)
+            return self._mask(slices, index, prompt)
         with self._before_the_background():  # it looks at the image, of which one slice is prepared at a time
+            return self._mask(slices, index, prompt)
+
+    def _mask(self, slices: SliceLogits, index: int, prompt: SlicePrompt) -> np.ndarray:
+        if self.prompted.points or prompt.box is None or not prompt.points:
             return slices.draw(index, prompt)
+        logits = slices.draw_logits(index, SlicePrompt(box=prompt.box)).cpu().numpy()
+        return apply_points(logits, slices.grey_levels(index), prompt.points, prompt.box) > 0
 
     @contextmanager
     def _before_the_background(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medsam_adapt.bundle import contents
 from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.bundle.settings import run_knobs
-from medsam_adapt.bundle.untrusted import base_bundle, is_foreign, read_foreign, require_trust
+from medsam_adapt.bundle.untrusted import base_bundle, is_untrusted, read_untrusted, require_trust
 from medsam_adapt.config import Knobs, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import decoded, literal
@@ -27,8 +27,8 @@ DEFAULT_BUNDLE = "detail"
 @cache
 def read_config(name: str, config: str) -> dict[str, Any]:
     """One config of a bundle, ``metadata`` or ``train`` say, as plain data."""
-    if is_foreign(name):
-        return read_foreign(Path(name), config)
+    if is_untrusted(name):
+        return read_untrusted(Path(name), config)
     return contents.complete_configs(bundle_folder(name))[config]
 
 
@@ -114,7 +114,7 @@ def workflow(
     require_trust(name, trusted)
     from monai.bundle import ConfigWorkflow
 
-    folder = Path(name) if is_foreign(name) else bundle_folder(name)
+    folder = Path(name) if is_untrusted(name) else bundle_folder(name)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it announces files that are known
     flow = ConfigWorkflow(
         config_file=[str(contents.config_file(folder, part)) for part in (config, overlay) if part],
@@ -127,14 +127,23 @@ def workflow(
     return flow
 
 
-def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool = False) -> dict[str, Any]:
+def describe_network(
+    name: str, backbone: str, classes: int = 1, trusted: bool = False, images: int = 1
+) -> dict[str, Any]:
     """How much a bundle trains, counted on the network itself, which is built without memory for its weights.
+
+    Args:
+        name: of the bundle.
+        backbone: of the network.
+        classes: that it draws.
+        trusted: whether a foreign bundle's code may run.
+        images: of a case that it sees together.
 
     Returns:
         ``trainable`` (``encoder``, ``decoder``, ``other``, ``total``), ``sam_parameters`` and ``share`` of them.
 
     Raises:
-        InputError: unknown bundle or backbone, or a foreign bundle that is not ``trusted``, for this runs its code.
+        InputError: unknown bundle or backbone, or an untrusted bundle that is not ``trusted``, for this runs its code.
     """
     require_trust(name, trusted)
     import torch
@@ -150,7 +159,7 @@ def describe_network(name: str, backbone: str, classes: int = 1, trusted: bool =
         parameters = sum(parameter.numel() for parameter in sam.parameters())
         adapter, detail = parser.get_parsed_content("adapter"), parser.get_parsed_content("knobs").detail
         segmenter = attach_adapter(
-            Segmenter(sam), adapter, learn_prompt=config.get("learn_prompt", False), detail=detail
+            Segmenter(sam), adapter, config.get("learn_prompt", False), detail=detail, images=images
         )
         parser["network_def"] = segmenter  # a module that is trained beside the network takes its sizes from it
         beside = [parser.get_parsed_content("distillation_def")] if "distillation_def" in config else []

@@ -32,6 +32,7 @@ _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy
     "overlapping": False,
     "whole": [],
     "images": [],
+    "painted": [],
     "input_scaling": "sam",
     "image_size": 128,
     "policy": {"kind": "window", "low": -160.0, "high": 240.0, "modality": "CT"},

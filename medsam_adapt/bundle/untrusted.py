@@ -43,18 +43,18 @@ class Inspection:
     problems: tuple[str, ...]
 
 
-def is_foreign(bundle: str) -> bool:
+def is_untrusted(bundle: str) -> bool:
     """Whether a ``--bundle`` is the folder of one that is not shipped."""
     return bundle not in bundle_names() and Path(bundle).is_dir()
 
 
 def require_trust(bundle: str, trusted: bool) -> None:
-    """Refuse to run a foreign bundle that the user did not declare as trusted.
+    """Refuse to run an untrusted bundle that the user did not declare as trusted.
 
     Raises:
         InputError: with what running it would mean.
     """
-    if is_foreign(bundle) and not trusted:
+    if is_untrusted(bundle) and not trusted:
         raise InputError(
             f"{bundle} is not one of the shipped bundles, and running it runs whatever Python its configs hold, with "
             f"your rights: read it ('medsam-adapt bundles check {bundle}' lists what would run), and add "
@@ -62,7 +62,7 @@ def require_trust(bundle: str, trusted: bool) -> None:
         )
 
 
-def read_foreign(folder: Path, config: str) -> dict[str, Any]:
+def read_untrusted(folder: Path, config: str) -> dict[str, Any]:
     """One config of a bundle's folder as plain data.
 
     Raises:
@@ -84,9 +84,9 @@ def base_bundle(bundle: str) -> str:
     Raises:
         InputError: a folder that names none of the shipped bundles.
     """
-    if not is_foreign(bundle):
+    if not is_untrusted(bundle):
         return bundle
-    knobs = read_foreign(Path(bundle), "train").get("knobs")
+    knobs = read_untrusted(Path(bundle), "train").get("knobs")
     base = knobs.get("bundle") if isinstance(knobs, Mapping) else None
     if base not in bundle_names():
         raise InputError(
@@ -110,18 +110,18 @@ def inspect(bundle: str) -> Inspection:
     Raises:
         InputError: no such bundle.
     """
-    folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
+    folder = Path(bundle) if is_untrusted(bundle) else bundle_folder(bundle)
     problems: list[str] = []
     code: list[tuple[str, str, str]] = []
     base = None
-    shared = read_foreign(contents.shared_folder(), "metadata")
+    shared = read_untrusted(contents.shared_folder(), "metadata")
     try:
         base = base_bundle(bundle)
     except InputError as error:
         problems.append(str(error))
     for path in sorted((folder / "configs").glob("*.json")):
         try:
-            config = read_foreign(folder, path.stem)
+            config = read_untrusted(folder, path.stem)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -148,13 +148,13 @@ def copy_bundle(bundle: str, target: Path) -> list[str]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} already exists: name another folder.")
-    folder = Path(bundle) if is_foreign(bundle) else bundle_folder(bundle)
+    folder = Path(bundle) if is_untrusted(bundle) else bundle_folder(bundle)
     files = contents.own_files(folder)
     if "configs/train.json" not in files:
         raise InputError(f"{folder} is no bundle: it has no configs/train.json.")
     try:
         with folder_written_whole(target) as temporary:
-            if not is_foreign(bundle):
+            if not is_untrusted(bundle):
                 return contents.write_bundle(folder, temporary)
             for name, path in files.items():
                 place = temporary / name
@@ -210,7 +210,7 @@ def _unknown_settings(folder: Path, base: str | None) -> list[str]:
     if base is None:
         return []
     try:
-        knobs = read_foreign(folder, "train").get("knobs", {})
+        knobs = read_untrusted(folder, "train").get("knobs", {})
         run_knobs(base, **{key: value for key, value in knobs.items() if key not in ("_target_", "bundle")})
     except InputError as error:
         return [str(error)]

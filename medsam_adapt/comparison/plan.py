@@ -32,7 +32,7 @@ State = Literal["new", "begun", "trained"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What is compared.
 
     Attributes:
@@ -78,7 +78,7 @@ class PlannedRun:
             return "new"
         return "trained" if is_finished(self.folder) else "begun"
 
-    def train_arguments(self, plan: Plan, splits: Path, device: str) -> list[str]:
+    def train_arguments(self, plan: ComparisonPlan, splits: Path, device: str) -> list[str]:
         """What ``medsam-adapt`` gets to train it, or to resume it."""
         if self.state() == "begun":
             return ["train", "--resume", "--output", str(self.folder), "--device", device]
@@ -90,7 +90,7 @@ class PlannedRun:
         ]
 
 
-def begin(plan: Plan, folder: Path, cases: CaseList) -> tuple[Plan, Path]:
+def begin(plan: ComparisonPlan, folder: Path, cases: CaseList) -> tuple[ComparisonPlan, Path]:
     """Make the folder of a comparison, or continue it; methods and seeds may be added to an earlier one.
 
     Returns:
@@ -155,7 +155,7 @@ def name_runs(folders: Sequence[Path]) -> dict[str, Path]:
     return {"/".join(path.parts[-length:]): folder for path, folder in zip(paths, folders, strict=True)}
 
 
-def _extended(plan: Plan, folder: Path) -> Plan:
+def _extended(plan: ComparisonPlan, folder: Path) -> ComparisonPlan:
     """The plan of the folder with the methods and seeds of a later one."""
     path = folder / PLAN_FILE
     before = read_object(path)
@@ -171,6 +171,6 @@ def _extended(plan: Plan, folder: Path) -> Plan:
             raise InputError(f"{folder} was begun with other settings of {bundle}: name another folder.")
     settings = {**before["settings"], **plan.settings}
     seeds = max(before["seeds"], plan.seeds)
-    extended = Plan(plan.data, plan.layout, tuple(settings), settings, plan.recipe, plan.folds, seeds)
+    extended = ComparisonPlan(plan.data, plan.layout, tuple(settings), settings, plan.recipe, plan.folds, seeds)
     write_json(path, {"format": FORMAT, **asdict(extended)})
     return extended

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +24,7 @@ if TYPE_CHECKING:  # listings need no pydantic
 
 Record = TypeVar("Record", bound="BaseModel")
 
+_TEMPORARY = re.compile(r"\.(\w+-\d+-[0-9a-f]{8})\.(.+)", re.ASCII | re.DOTALL)
 _OWNER = re.compile(r"(\w+)-(\d+)-[0-9a-f]{8}(?=-|$)", re.ASCII)
 _FIRST_NAMESPACE = "4026531836"  # of processes on Linux, the same on every machine
 
@@ -73,14 +73,13 @@ def folder_replaced(folder: str | Path) -> Iterator[None]:
 
 
 def forget_replaced(folder: str | Path) -> None:
-    """Remove what `folder_replaced` had moved out of the way of ``folder`` when its process was killed."""
-    previous = _moved_away(Path(folder))
-    if previous.is_dir():
-        shutil.rmtree(previous)
+    """Remove what `folder_replaced` moved out of the way of ``folder`` before its process, of this host, was killed."""
+    folder = Path(folder)
+    remove_leftovers(folder.with_name(f"{folder.name}.previous"))
 
 
 def _moved_away(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
+    return folder.with_name(f".{owner_tag()}.{folder.name}.previous")
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -194,14 +193,31 @@ def _host() -> str:
 
 def remove_leftovers(path: str | Path) -> None:
     """Remove what processes of this host that were killed left of writing ``path``; all else stays."""
-    path = Path(path)
-    for leftover in path.parent.glob(f".*.{glob.escape(path.name)}"):
-        if not is_left_behind(leftover.name.removesuffix(f".{path.name}")[1:]):
-            continue
+    look_for_outputs(Path(path).parent, {Path(path).name})
+
+
+def look_for_outputs(folder: Path, names: Collection[str]) -> dict[str, bool]:
+    """Which of ``names`` are in a folder, and whether each is whole; lists the folder once, however many they are.
+
+    An empty file is not whole: nothing here writes one, but a machine that lost its power may leave one. What processes
+    of this host that were killed left of writing ``names`` is removed.
+    """
+    found: dict[str, bool] = {}
+    leftovers = []
+    if not folder.is_dir():
+        return found
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name in names:
+                found[entry.name] = entry.is_dir() or entry.stat().st_size > 0
+            elif (named := _TEMPORARY.fullmatch(entry.name)) and named[2] in names and is_left_behind(named[1]):
+                leftovers.append(Path(entry.path))
+    for leftover in leftovers:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+    return found
 
 
 def is_writable(folder: str | Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TextIO
 from medsam_adapt.core.errors import InputError
 
 LOCK_FILE = ".lock"
+_log = logging.getLogger(__name__)
 
 
 class FolderLock:
@@ -71,8 +73,40 @@ def _lock(file: TextIO) -> bool:
     except ImportError:
         return True
     try:
-        # lockf, not flock: processes that prepare slices inherit the latter and may outlive a killed training
+        # lockf, not flock: processes that prepare slices inherit the latter and may outlive a killed training.
+        # On NFS it is also the kind of lock that the server knows, and so all hosts.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        _log.warning(
+            "%s: this disk has no locks (%s). Start one process only in this folder.", file.name, error.strerror
+        )
+        return True
+    if is_local_lock(Path(file.name), _mounts()):
+        _log.warning("%s: locks of this disk hold on this host only. Start no process here on another host.", file.name)
     return True
+
+
+def is_local_lock(path: Path, mounts: str) -> bool:
+    """Whether a file lies on an NFS disk that is mounted without locks that other hosts see.
+
+    Args:
+        path: of the file.
+        mounts: content of Linux's /proc/self/mounts, a line for each disk: device, place, kind, options, two numbers.
+    """
+    places = [line.split(" ") for line in mounts.splitlines()]
+    path = path.resolve()
+    above = [fields for fields in places if len(fields) > 3 and path.is_relative_to(fields[1].replace("\\040", " "))]
+    if not above:
+        return False
+    _, _, kind, options, *_ = max(above, key=lambda fields: len(fields[1]))
+    local = {"nolock", "local_lock=all", "local_lock=posix"}
+    return kind.startswith("nfs") and not local.isdisjoint(options.split(","))
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return ""

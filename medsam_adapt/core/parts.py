@@ -81,6 +81,16 @@ def local_rank(environment: Mapping[str, str] | None = None) -> int | None:
     return None if name is None else _number(given, name, 0)
 
 
+def device_of_process(device: str, number: int | None) -> str:
+    """A GPU for each process of this machine, where there are several and the user names none."""
+    if device not in ("auto", "cuda") or number is None:
+        return device
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{number % count}" if count > 1 else device
+
+
 def _checked(index: int, count: int, name: str) -> Part:
     if not 0 <= index < count:
         raise InputError(f"{name} is not below the number of processes, {count}: start them by torchrun or srun.")

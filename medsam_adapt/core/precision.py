@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+IN_BF16 = "The image encoder computes in bf16: --precision fp32 is slower and more exact."
 _KEPT_STAGES = 2  # of the encoder's end: the last block, with whose gradient a step's memory is at its most, and neck
 _LARGE = 2**22  # bytes of what enters a block; holes of that size in the process's memory are worth giving back
 _GIVE_BACK_EVERY = 6  # stages, and before those that are kept; for ViT-B more often frees little more and takes longer
@@ -59,15 +60,16 @@ class Running:
         return value
 
 
-def _give_back(value: Tensor) -> None:
+def _give_back(state: Tensor | tuple[Tensor, ...]) -> None:
     """Give the system the memory that this process has freed but cannot use again, where the C library can (glibc).
 
     It finds no room for a tensor in the hole that one of the same size has left, for it wants some bytes more to
     align it: holes of all stages that are computed again add up, to half a gigabyte for ViT-B at 1024 pixels.
 
     Args:
-        value: what is being computed; nothing is done if it is small, or not in this memory.
+        state: what is being computed; nothing is done if it is small, or not in this memory.
     """
+    value = state if isinstance(state, Tensor) else state[0]
     if sys.platform == "linux" and value.device.type == "cpu" and value.nbytes >= _LARGE and not is_recorded():
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -132,7 +134,7 @@ def is_second_pass() -> bool:
     return again is not None and again.passes > 1
 
 
-def keeps_slopes() -> bool:
+def keeps_gelu_gradients() -> bool:
     """Whether it will, and may keep half as much as its hidden features to spare the time for some of that."""
     again = _Again.current()
     return again is not None and again.whole

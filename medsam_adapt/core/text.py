@@ -1,8 +1,8 @@
-"""Names as people write them: compared, and the nearest known one suggested."""
+"""Names as people write them, compared and suggested; and long lists of sentences shortened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -15,3 +15,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 def class_key(name: str) -> str:
     """A class's name as names are compared: upper and lower case, spaces, underscores and hyphens are equal."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def shortened(sentences: Sequence[str], limit: int = 5) -> list[str]:
+    """The first few of many sentences, and how many more there are."""
+    rest = len(sentences) - limit
+    return [*sentences[:limit], *([f"... and {rest} more of this kind."] if rest > 0 else [])]

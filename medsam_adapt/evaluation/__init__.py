@@ -2,5 +2,5 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ("evaluator", "pictures")
+_MODULES = ("evaluator", "packing", "pictures", "shown_cases", "write_scores")
 __getattr__ = lazy_exports(__name__, {}, _MODULES)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
 from ignite.metrics import Metric
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
@@ -24,11 +23,12 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.transforms import volume_transforms
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import IGNORED
-from medsam_adapt.evaluation.pictures import CaseView, save_pictures
+from medsam_adapt.evaluation.pictures import CaseView
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.scoring.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
-from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise, write_metrics
+from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise
 from medsam_adapt.training.setup import prepare_volume
 
 KEY_METRIC = "val_mean_dsc"
@@ -65,12 +65,18 @@ class VolumeScores(Metric):
             prediction, reference = comparable(output["pred"], output["label"], batch.get("table"))
             image = np.asarray(output["image"])
             spacing = tuple(float(side) for side in output["image"].pixdim)
-            self.update((batch["id"], prediction, reference, spacing))
-            self.views[batch["id"]] = CaseView.of(image if len(image) > 1 else image[0], prediction, reference, spacing)
+            unannotated = [int(number) for number in str(batch.get("unannotated", "")).split()]
+            prediction, reference = (without_classes(each, unannotated) for each in (prediction, reference))
+            self.update((batch["id"], prediction, reference, spacing), [self.class_names[n - 1] for n in unannotated])
+            shown = image if len(image) == 3 else image[0]  # colours; of four images the first
+            self.views[batch["id"]] = CaseView.of(shown, prediction, reference, spacing)
 
-    def update(self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]]) -> None:
+    def update(
+        self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]], unannotated: Sequence[str] = ()
+    ) -> None:
         case_id, prediction, reference, spacing = output
-        self.cases[case_id] = score_volume(prediction, reference, self.class_names, spacing, self.rules, self.absent)
+        undefined = [*self.absent, *unannotated]
+        self.cases[case_id] = score_volume(prediction, reference, self.class_names, spacing, self.rules, undefined)
         self.facts[case_id] = CaseFacts(spacing, reference.shape[-3:], background_iou(prediction, reference))
 
     def compute(self) -> float:
@@ -80,28 +86,6 @@ class VolumeScores(Metric):
     def summary(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
         return summarise(self.cases, self.class_names, self.rules, self.facts, self.absent, self.notes)
-
-
-class WriteReport:
-    """Handler of an evaluator from :func:`volume_evaluator`: ``metrics.csv``, ``metrics.json``, ``pictures/``.
-
-    Args:
-        folder: where they are written when all volumes are scored.
-        rules: which metrics are computed; all of them by default.
-    """
-
-    def __init__(self, folder: str | Path, rules: MetricRules | None = None) -> None:
-        self.folder, self.rules = Path(as_typed(folder, "output_dir")), rules or MetricRules()
-
-    def attach(self, engine: Any) -> None:
-        """Register with the evaluator."""
-        engine.scores.rules = self.rules
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Any) -> None:
-        scores: VolumeScores = engine.scores
-        write_metrics(self.folder, scores.summary())
-        save_pictures(self.folder / "pictures", scores.cases, scores.views, scores.class_names)
 
 
 def volume_evaluator(
@@ -160,10 +144,12 @@ def labelled_volumes(
         slicing: of the run; its label ids are those in this data set.
 
     Raises:
-        InputError: a case that is not there, or whatever the layout refuses.
+        InputError: a case that is not there, other images of a case than the run takes, or whatever the layout
+            refuses.
     """
     root = as_typed(root, "dataset_dir")
     case_list = find_cases(root, layout)
+    refuse_other_images(case_list.images, slicing.images, root, "the run")
     found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))
     if missing:
@@ -172,6 +158,16 @@ def labelled_volumes(
     check_cases(replace(case_list, cases=wanted))
     volumes = [case.entry() for case in wanted]
     return Dataset(volumes, volume_transforms(slicing.policy, slicing.label_ids, _KEYS, case_list.coding))
+
+
+def without_classes(labels: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """Classes (X, Y, Z), or masks (C, X, Y, Z), in which nothing is of the classes with these numbers (from 1)."""
+    if not numbers:
+        return labels
+    if labels.ndim == 4:
+        kept = ~np.isin(np.arange(1, len(labels) + 1), numbers)
+        return labels * kept[:, None, None, None]
+    return np.where(np.isin(labels, numbers), 0, labels)
 
 
 def comparable(prediction: Any, reference: Any, table: Any = None) -> tuple[np.ndarray, np.ndarray]:

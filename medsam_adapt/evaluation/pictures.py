@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ import numpy as np
 
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.data.slices.geometry import volume_to_slices
+from medsam_adapt.evaluation.shown_cases import ROLES, choose_cases
 from medsam_adapt.scoring.metrics import Scores, mean_ignoring_undefined
-
-ROLES = ("worst", "median", "best", "only")  # what a case is shown as; ``only`` where no other case has a score
 
 
 @dataclass(frozen=True)
@@ -56,19 +54,11 @@ def _axial_slice(volume: np.ndarray, index: int) -> np.ndarray:
     return volume_to_slices(volume, "axial")[index].copy()
 
 
-def choose_cases(means: Mapping[str, float]) -> dict[str, str]:
-    """Which cases to show: some of :data:`ROLES`, in this order -> a case, each case once.
-
-    Args:
-        means: mean DSC by case. Cases with NaN are left out.
-    """
-    ranked = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: means[case])
-    if len(ranked) == 1:
-        return {"only": ranked[0]}
-    chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]} if ranked else {}
-    if len(ranked) == 2:
-        del chosen["median"]
-    return chosen
+def mean_dsc(cases: Mapping[str, Scores]) -> dict[str, float]:
+    """Case -> mean DSC over its classes, NaN where no class has one."""
+    return {
+        case: mean_ignoring_undefined([score["dsc"] for score in scores.values()]) for case, scores in cases.items()
+    }
 
 
 def save_pictures(
@@ -78,9 +68,7 @@ def save_pictures(
 
     Pictures that an evaluation of more or fewer cases left in the folder are removed.
     """
-    means = {
-        case: mean_ignoring_undefined([score["dsc"] for score in scores.values()]) for case, scores in cases.items()
-    }
+    means = mean_dsc(cases)
     chosen = choose_cases(means)
     if not chosen:
         return []

@@ -40,10 +40,12 @@ class Agreement:
     real: bool
 
 
-def random_inputs(image_size: int, prompt: PromptMode, batch: int, points: int = 3, seed: int = 0) -> Inputs:
-    """Noise (batch, 3, S, S) on the 0-255 scale, and for a prompted run random boxes or points."""
+def random_inputs(
+    image_size: int, prompt: PromptMode, batch: int, points: int = 3, seed: int = 0, channels: int = 3
+) -> Inputs:
+    """Noise (batch, channels, S, S) on the 0-255 scale, and for a prompted run random boxes or points."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = {"image": 255 * torch.rand(batch, 3, image_size, image_size, generator=generator)}
+    inputs = {"image": 255 * torch.rand(batch, channels, image_size, image_size, generator=generator)}
     places = image_size * torch.rand(batch, points, 2, generator=generator)
     if prompt == "box":
         ends = image_size * torch.rand(batch, 2, 2, generator=generator)
@@ -63,15 +65,16 @@ def real_slice(record: RunRecord) -> Tensor | None:
         case = next((case for case in cases if case.id in {*record.held_out, *record.train}), None)
         if case is None:
             return None
-        image, header = read_volume(case.image)
+        image, header = read_volume(case.image, suv=record.policy.suv)
     except (InputError, OSError):
         return None
     volume, affine = to_ras(image, header.affine)
     slices = volume_to_slices(record.policy.apply(volume), record.axis)
-    plan = SlicePlan.of(volume.shape, np.linalg.norm(affine[:3, :3], axis=0), record.axis, record.image_size)
+    size = record.slice_size or record.image_size
+    plan = SlicePlan.of(volume.shape, np.linalg.norm(affine[:3, :3], axis=0), record.axis, size)
     offsets = (0,) if slices.ndim == 4 else (0, 0, 0) if record.channels == "repeat" else (-1, 0, 1)
     chosen = np.clip(len(slices) // 2 + np.array(offsets), 0, len(slices) - 1)
-    resized = plan.resize_image(as_tensor(slices[chosen]))
+    resized = plan.resize_image(as_tensor(slices[chosen]))[..., : record.image_size, : record.image_size]
     return pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
 
 
@@ -108,8 +111,9 @@ def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Te
 
 
 def _examples(record: RunRecord, real: Tensor | None) -> Iterator[Inputs]:
+    channels = len(record.input_channels)
     for batch, points in ((1, 1), (3, 4)):
-        yield random_inputs(record.image_size, record.prompt, batch, points, seed=batch)
+        yield random_inputs(record.image_size, record.prompt, batch, points, seed=batch, channels=channels)
     if real is not None:
         yield {**random_inputs(record.image_size, record.prompt, batch=1), "image": real}
 

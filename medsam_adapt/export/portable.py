@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medsam_adapt.networks.sam2 import Sam2PromptEncoder
 from medsam_adapt.networks.segmenter import Prediction, Segmenter, padded
 
 ABSENT_LOGIT = -1e4  # as in prediction: no softmax and no argmax brings it back, finite in half precision too
@@ -54,7 +55,10 @@ class PortableSegmenter(Segmenter):
     def _embed_prompts(self, batch: int, boxes: Tensor | None, points: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         no_mask = self.sam.prompt_encoder.no_mask_embed.weight
         if boxes is not None:
-            sparse = self._embed_points(boxes.reshape(-1, 2, 2), self.corners.expand(batch, -1))
+            corners = boxes.reshape(-1, 2, 2), self.corners.expand(batch, -1)
+            if isinstance(self.sam.prompt_encoder, Sam2PromptEncoder):
+                corners = padded(torch.cat([corners[0], corners[1][..., None]], dim=2))
+            sparse = self._embed_points(*corners)
         elif points is not None:
             sparse = self._embed_points(*padded(points))
         else:

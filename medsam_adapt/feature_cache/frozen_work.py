@@ -115,7 +115,7 @@ class FrozenWork:
             self.parts["teacher_embedding"] = FrozenPart(teacher, stage_count(teacher.sam.image_encoder))
         self.cache = cache_folder(knobs.cache_dir)
         images = "features" not in self.parts or segmenter.detail is not None
-        self._every_view = data.views(1 if knobs.augment == "none" else knobs.cached_views, images)
+        self._every_view = data.views(1 if _is_fixed(knobs) else knobs.cached_views, images)
         self._kept: dict[str, Features] = {}
         self.place: Place | None = None
         self.done, self.seconds, self._rehearses = 0, 0.0, False
@@ -198,7 +198,7 @@ class FrozenWork:
             return "training reaches the first block of the image encoder"
         if knobs.cache_frozen == "auto":
             front = self.parts.get("features")
-            if knobs.augment != "none" and (front is None or not front.whole_trunk):
+            if not _is_fixed(knobs) and (front is None or not front.whole_trunk):
                 return "slices are augmented anew each time, and much of the image encoder is trained"
             # In an epoch of few slices each is drawn several times.
             draws = knobs.epochs * max(1, knobs.min_steps * knobs.batch_size / len(views.slices))
@@ -239,3 +239,8 @@ class FrozenWork:
             return store_features(self._folder(name), *how, progress, self.data.cases.root)
         assert self.place is not None, "features have a place where they are kept"
         return hold_features(*how, self.place, progress)
+
+
+def _is_fixed(knobs: Knobs) -> bool:
+    """Whether a slice looks alike in every draw."""
+    return knobs.augment == "none" and not knobs.channel_dropout

@@ -24,6 +24,9 @@ _ON_THE_HUB = {
     "sam_vit_l": "facebook/sam-vit-large",
     "sam_vit_h": "facebook/sam-vit-huge",
     "medsam_vit_b": "wanglab/medsam-vit-base",
+    "sam2_hiera_tiny": "facebook/sam2.1-hiera-tiny",
+    "sam2_hiera_base_plus": "facebook/sam2.1-hiera-base-plus",
+    "medsam2": "wanglab/MedSAM2",
 }
 _SHOWN = ("dsc", "iou", "hd95", "nsd")
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.volumes.pieces import without_fragments
+from medsam_adapt.inference.ensemble import Scores
+from medsam_adapt.inference.other_axis import OtherAxis
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 
@@ -63,13 +66,25 @@ class SlicewiseInferer(Inferer):
         volume = colours[0] if len(colours) == 1 else np.moveaxis(colours, 0, -1)
         spacing = affine_to_spacing(inputs.affine.squeeze(0)) if isinstance(inputs, MetaTensor) else np.ones(3)
         sides = [float(side) for side in spacing]
-        slices = SliceLogits(self.slicing, volume, sides, network, source, batch_size=self.batch_size)
+        slices, *others = (
+            SliceLogits(plane, volume, sides, network, source, batch_size=self.batch_size)
+            for plane in self.slicing.planes
+        )
         of_batch = slices.logits if self.output == "logits" else slices.classes
+        if others:
+            of_batch = partial(self._fused, [slices, *(OtherAxis(each, self.slicing.axis) for each in others)])
         found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
         together = np.concatenate([of_slices for _, (of_slices,) in found])
         if self.output == "labels" and self.slicing.whole:
             together[:, 0] = without_fragments(together[:, 0], self.slicing.whole_classes)
         return self._assemble(together, inputs)
+
+    def _fused(self, planes: Sequence[SliceLogits | OtherAxis], indices: np.ndarray) -> Tensor:
+        """What the mean of the probabilities of all planes gives for the slices ``indices``."""
+        scores = Scores((plane.logits(indices) for plane in planes), self.slicing.overlapping)
+        if self.output == "labels":
+            return scores.decide()
+        return scores.probabilities.logit() if self.slicing.overlapping else scores.probabilities.log()
 
     def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
         """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
-from medsam_adapt.data.slices.geometry import slices_to_volume, volume_to_slices
+from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume, volume_to_slices
+from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import renumber
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
@@ -31,6 +34,7 @@ from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import RunRecord, read_runs
 
+Image: TypeAlias = np.ndarray | str | Path | ImageSet | Sequence[str | Path]
 _FLIPS = ((), (-1,), (-2,), (-2, -1))  # of rows and columns: never from slice to slice
 
 
@@ -82,7 +86,8 @@ class Predictor:
         record, runs = self.record, len(self._members)
         return (
             f"Predictor({record.bundle}, {record.backbone} at {record.image_size} pixels, "
-            f"{record.axis} slices, classes {', '.join(self.class_names)}"
+            f"{'axial, coronal and sagittal' if record.three_planes else record.axis} slices, "
+            f"classes {', '.join(self.class_names)}"
             + f", prompt {record.prompt}" * (record.prompt != "none")
             + f", mean of {runs} runs" * (runs > 1)
             + f", {self.precision} on {self.device})"
@@ -110,12 +115,11 @@ class Predictor:
 
     def slices_in(self, shape: Sequence[int], affine: np.ndarray) -> int:
         """How many slices a volume of this shape and affine has in the run's slicing direction."""
-        view, _ = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
-        return len(volume_to_slices(view, self.record.axis))
+        return count_slices(shape, affine, self.record.axis)
 
     def __call__(
         self,
-        image: np.ndarray | str | Path,
+        image: Image,
         affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
@@ -132,7 +136,7 @@ class Predictor:
 
     def probabilities(
         self,
-        image: np.ndarray | str | Path,
+        image: Image,
         affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
@@ -143,7 +147,7 @@ class Predictor:
 
         Where classes exclude each other, background has what is left to 1.
         """
-        image, affine = _voxels_of(image, affine)
+        image, affine = _voxels_of(image, affine, self.record.policy)
         first, slices = self._slices(image, affine, prompts, reference, propagate)
         maps = np.empty((len(self.record.class_names), *first.shape), np.float32)
         found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(first, slices, flips))
@@ -153,7 +157,7 @@ class Predictor:
 
     def segment(
         self,
-        image: np.ndarray | str | Path,
+        image: Image,
         affine: np.ndarray | None = None,
         prompts: Sequence[Prompt] | None = None,
         reference: np.ndarray | None = None,
@@ -169,8 +173,9 @@ class Predictor:
         not knowing at all: of the softmax for classes that exclude each other, else the largest of the classes' own.
 
         Args:
-            image: (X, Y, Z) in the scanner's units (Hounsfield for CT), in any orientation; (X, Y, Z, 3) in colour.
-                Or the path of a file or of a DICOM series' folder.
+            image: (X, Y, Z) in the scanner's units (Hounsfield for CT), in any orientation; (X, Y, Z, 3) in colour;
+                (X, Y, Z, images) for a run on several images of a case, NaN where one is missing. Or the path of a
+                file or of a DICOM series' folder, or the paths of the images in the run's order.
             affine: (4, 4) from voxels to mm, as in NIfTI (RAS+); a file's own is used for a path.
             prompts: what points at the structures, for a run that was trained with prompts.
             reference: label ids (X, Y, Z), or masks (C, X, Y, Z), from which prompts are taken slice by slice instead.
@@ -185,7 +190,7 @@ class Predictor:
                 file that cannot be read.
             ValueError: an array without an affine.
         """
-        image, affine = _voxels_of(image, affine)
+        image, affine = _voxels_of(image, affine, self.record.policy)
         first, slices = self._slices(image, affine, prompts, reference, propagate)
         shape, count = first.shape, len(self.record.class_names)
         classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
@@ -241,8 +246,9 @@ class Predictor:
         source = self._prompt_source(image.shape, affine, prompts, reference)
         windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
         members = [
-            SliceLogits(slicing, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
+            SliceLogits(plane, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
             for slicing, network in self._members
+            for plane in slicing.planes
         ]
         slices: list[SliceLogits | OtherAxis] = [
             each if each.slicing.axis == record.axis else OtherAxis(each, record.axis) for each in members
@@ -296,10 +302,10 @@ class Predictor:
         return np.moveaxis(from_ras(volume, affine), -1, 0)
 
 
-def _voxels_of(image: np.ndarray | str | Path, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels and affine of an array or of a volume on disk."""
-    if isinstance(image, str | Path):
-        voxels, header = read_volume(image)
+def _voxels_of(image: Image, affine: np.ndarray | None, policy: IntensityPolicy) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels, in the units of a policy, and affine of an array or of a volume on disk."""
+    if not isinstance(image, np.ndarray):
+        voxels, header = read_volume(image, suv=policy.suv)
         return voxels, header.affine
     if affine is None:
         raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has its own affine")

@@ -14,6 +14,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.networks.adapter import Adapter
 from medsam_adapt.networks.adapter_config import saved_base
 from medsam_adapt.networks.build import build_segmenter
+from medsam_adapt.networks.image_channels import merge_images
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import ADAPTER_FOLDER, AdapterRecord, RunRecord, require_trained
 from medsam_adapt.weights.reading import read_weights
@@ -40,6 +41,7 @@ def load_network(folder: str | Path, record: RunRecord, merge: bool = False) -> 
     segmenter.base_sha256 = saved_base(Path(folder) / ADAPTER_FOLDER)  # not of the random weights just replaced
     if merge and segmenter.adapter is not None and segmenter.adapter.mergeable:
         segmenter.adapter.merge(segmenter.sam)
+        merge_images(segmenter.sam)
     return segmenter
 
 
@@ -68,6 +70,7 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
         detail=record.detail,
         input_scaling=record.input_scaling,
         kernels=record.knobs.get("kernels") is not False,
+        images=len(record.images),
     )
 
 

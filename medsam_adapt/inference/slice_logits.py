@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medsam_adapt.networks.segmenter import Segmenter
 
 _SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
+_TILES_AT_ONCE = 16
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
@@ -110,7 +111,8 @@ class SliceLogits:
         self.volume_shape = volume.shape[:3]
         self.reference = None if source.reference is None else volume_to_slices(source.reference, slicing.axis)
         size = self.segmenter.image_size
-        self.plan = SlicePlan.of(volume.shape, tuple(float(s) for s in spacing), slicing.axis, size)
+        sides = tuple(float(side) for side in spacing)
+        self.plan = SlicePlan.of(volume.shape, sides, slicing.axis, slicing.slice_size or size)
         neighbours = (-1, 0, 1) if slicing.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
         scaling = input_scaling_of(self.segmenter.sam)
@@ -162,6 +164,12 @@ class SliceLogits:
         if index not in self._known:
             self._embedding(index, self.images(np.array([index])).to(self._device))
 
+    def grey_levels(self, index: int) -> np.ndarray:
+        """Grey levels (rows, columns) from 0 to 255 of one slice; of a colour slice their mean."""
+        window, voxels = self.images.window, self.images.voxels[index].astype(np.float32)
+        levels = voxels if window is None else window.apply(voxels)
+        return levels.mean(axis=-1) if levels.ndim == 3 else levels
+
     def has_embedding(self, index: int) -> bool:
         """Whether the embedding of a slice is kept."""
         return index in self._known
@@ -205,16 +213,28 @@ class SliceLogits:
         Neither which they are nor what they give is asked of the device, which would have to come to an end first.
         """
         if all(shown):
-            return self.segmenter(images)
+            return self._segmented(images)
         if flip not in self._of_nothing:
             first = shown.index(False)
-            self._of_nothing[flip] = self.segmenter(images[first : first + 1])
+            self._of_nothing[flip] = self._segmented(images[first : first + 1])
         of_nothing = self._of_nothing[flip]
         if not any(shown):
             return of_nothing.repeat(len(images), 1, 1, 1)
         wanted = torch.stack([image for image, is_shown in zip(images, shown, strict=True) if is_shown])
-        computed = iter(self.segmenter(wanted))
+        computed = iter(self._segmented(wanted))
         return torch.stack([next(computed) if is_shown else of_nothing[0] for is_shown in shown])
+
+    def _segmented(self, images: Tensor) -> Tensor:
+        """(n, K, h, w) of images (n, 3, S, S): tile by tile, where the network sees less than a slice at once."""
+        size = self.segmenter.image_size
+        if self.plan.image_size <= size:
+            return self.segmenter(images)
+        from monai.inferers import sliding_window_inference  # only here, since it is slow to import
+
+        height, width = (max(side, size) for side in self.plan.resized)
+        return sliding_window_inference(
+            images[..., :height, :width], size, _TILES_AT_ONCE, self.segmenter, overlap=0.5, mode="gaussian"
+        )
 
     def _prompted(self, images: Tensor, indices: np.ndarray, flip: Sequence[int]) -> Tensor:
         """(n, C + 1, S, S): background 0, and each structure's logits on the slices where it has a prompt.

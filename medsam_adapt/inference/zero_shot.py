@@ -60,7 +60,7 @@ def weights_record(
         train=[],
         held_out=[],
         halves="patients",
-        image_size=get_variant(weights.backbone).pretraining_size,
+        image_size=weights.image_size or get_variant(weights.backbone).pretraining_size,
         axis="axial",
         channels="repeat",
         prompt=prompt,

@@ -13,6 +13,7 @@ _MODULES = (
     "conv_bands",
     "feed_forward",
     "gelu_gradients",
+    "onednn",
     "patches",
     "self_test",
 )

@@ -151,8 +151,8 @@ class _Fused(torch.autograd.Function):
             result = _plainly(qkv, fill, tables[: ends[0]], tables[ends[0] : ends[1]], shape.heads, window, scale)
             inputs = [each for each in (qkv, fill, tables) if each is not None]
             asked = [need for need, each in zip(wanted, (qkv, fill, tables), strict=True) if each is not None]
-            slopes = iter(derivable_gradients(result, inputs, asked, grad))
-            return *(None if each is None else next(slopes) for each in (qkv, fill, tables)), *[None] * 5
+            gradients = iter(derivable_gradients(result, inputs, asked, grad))
+            return *(None if each is None else next(gradients) for each in (qkv, fill, tables)), *[None] * 5
         with torch.autocast(qkv.device.type, enabled=False):
             found = _gradients(
                 (qkv, fill, tables), output, logsumexp, grad.to(qkv.dtype).contiguous(), shape, columns, scale, wanted

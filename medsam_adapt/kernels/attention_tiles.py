@@ -154,8 +154,8 @@ def _gradients(
     """
     query, key, value = apart(tensors)
     exact = torch.promote_types(query.dtype, torch.float32)
-    slopes = [torch.empty_like(each) for each in tensors]
-    to_query, to_key, to_value = apart(slopes)
+    to_qkv = [torch.empty_like(each) for each in tensors]
+    to_query, to_key, to_value = apart(to_qkv)
     to_tables = [
         torch.zeros_like(each, dtype=exact) if asked else None for each, asked in zip(tables, wanted, strict=False)
     ]
@@ -180,7 +180,7 @@ def _gradients(
         for total, sums in ((to_key, to_keys), (to_value, to_values)):
             _rows(total[group]).copy_(sums.transpose(1, 2))
         _add_through_biases(to_query[group].mul_(scale), query[group], to_rel, tables, to_tables)
-    return [*(None if each is None else each.to(query.dtype) for each in to_tables), *slopes]
+    return [*(None if each is None else each.to(query.dtype) for each in to_tables), *to_qkv]
 
 
 def _add_through_biases(
@@ -191,8 +191,8 @@ def _add_through_biases(
     to_tables: Sequence[Tensor | None],
 ) -> None:
     """Add what comes through :func:`biases` to the gradients of a group's queries (n, h, w, d) and of the tables."""
-    for side, slope, table, to_table in zip("hw", to_rel, tables, to_tables, strict=True):
-        by_place = slope.unflatten(1, query.shape[1:3])
+    for side, gradient, table, to_table in zip("hw", to_rel, tables, to_tables, strict=True):
+        by_place = gradient.unflatten(1, query.shape[1:3])
         to_query += torch.einsum(f"nhwk,{side}kd->nhwd", by_place, table)
         if to_table is not None:
             to_table += torch.einsum(f"nhwk,nhwd->{side}kd", by_place, query)

@@ -193,15 +193,15 @@ def query_gradients(
         biases = _column_bias(relative, token, column, known, span, rows, columns, COLUMNS)
         left += own * COLUMNS + token[:, None] * COLUMNS + number[None, :]
         tl.store(left, (biases / LOG2_E).to(left.dtype.element_ty), mask=of_biases)  # as they were
-        bias_slopes = tl.zeros([BLOCK, COLUMNS], tl.float32)
+        bias_grads = tl.zeros([BLOCK, COLUMNS], tl.float32)
     else:
         at_biases, of_biases = _biases_at(token, row, column, known, span, rows, columns, HALF)
         biases = tl.load(relative + at_biases, mask=of_biases, other=0.0)
         left += own * 2 * HALF + token[:, None] * 2 * HALF + tl.arange(0, 2 * HALF)[None, :]
         tl.store(left, biases, mask=known[:, None])
-        bias_slopes = tl.zeros([BLOCK, 2 * HALF], tl.float32)
+        bias_grads = tl.zeros([BLOCK, 2 * HALF], tl.float32)
     summed = tl.load(logsumexp + own + token, mask=known, other=0.0)
-    query_slopes = tl.zeros([BLOCK, DIM], tl.float32)
+    query_grads = tl.zeros([BLOCK, DIM], tl.float32)
     for at in range(tl.cdiv(rows * COLUMNS, KEYS)):
         key_row, key_column, key, inside, real = _tile(
             at, window, height, width, rows, columns, down, across, KEYS, COLUMNS
@@ -216,17 +216,17 @@ def query_gradients(
         if KEYS == COLUMNS:
             scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2_E) + biases
             bias = _row_bias(relative, token, row, known, span, rows, at)
-            slopes = tl.exp2(scores + (bias - summed)[:, None]) * to_weights
-            bias_slopes += slopes
+            score_grads = tl.exp2(scores + (bias - summed)[:, None]) * to_weights
+            bias_grads += score_grads
             row_place = token * span + (row - at + rows - 1)
-            tl.store(to_relative + row_place, tl.sum(slopes, 1).to(to_relative.dtype.element_ty), mask=known)
+            tl.store(to_relative + row_place, tl.sum(score_grads, 1).to(to_relative.dtype.element_ty), mask=known)
         else:
             marks = _marks(key_row, key_column, HALF, queries)
-            slopes = tl.exp2(_scores(queries, keys, biases, marks, inside, scale) - summed[:, None]) * to_weights
-            bias_slopes += tl.dot(slopes.to(marks.dtype), tl.trans(marks), input_precision="ieee")
-        query_slopes += tl.dot(slopes.to(keys.dtype), keys, input_precision="ieee")
-    tl.store(to_qkv + start + query_place, (query_slopes * scale).to(to_qkv.dtype.element_ty), mask=query_there)
-    tl.store(to_relative + at_biases, bias_slopes.to(to_relative.dtype.element_ty), mask=of_biases)
+            score_grads = tl.exp2(_scores(queries, keys, biases, marks, inside, scale) - summed[:, None]) * to_weights
+            bias_grads += tl.dot(score_grads.to(marks.dtype), tl.trans(marks), input_precision="ieee")
+        query_grads += tl.dot(score_grads.to(keys.dtype), keys, input_precision="ieee")
+    tl.store(to_qkv + start + query_place, (query_grads * scale).to(to_qkv.dtype.element_ty), mask=query_there)
+    tl.store(to_relative + at_biases, bias_grads.to(to_relative.dtype.element_ty), mask=of_biases)
 
 
 @triton.jit
@@ -255,7 +255,7 @@ def key_gradients(
     if PADDED:
         keys = _filled(keys, fill + (heads + head) * dim, inside, real, dim, DIM)
         values = _filled(values, fill + (2 * heads + head) * dim, inside, real, dim, DIM)
-    key_slopes = tl.zeros([KEYS, DIM], tl.float32)
+    key_grads = tl.zeros([KEYS, DIM], tl.float32)
     value_slopes = tl.zeros([KEYS, DIM], tl.float32)
     marks = _marks(key_row, key_column, HALF, keys)
     for at in range(tl.cdiv(rows * COLUMNS, BLOCK)):
@@ -279,16 +279,16 @@ def key_gradients(
             place_left = own * 2 * HALF + token[:, None] * 2 * HALF + tl.arange(0, 2 * HALF)[None, :]
             biases = tl.load(left + place_left, mask=known[:, None], other=0.0)
             weights = tl.exp2(_scores(queries, keys, biases, marks, inside, scale) - summed[:, None])
-        slopes = weights * (tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None])
+        score_grads = weights * (tl.dot(grads, tl.trans(values), input_precision="ieee") - alongs[:, None])
         value_slopes += tl.dot(tl.trans(weights.to(grads.dtype)), grads, input_precision="ieee")
-        key_slopes += tl.dot(tl.trans(slopes.to(queries.dtype)), queries, input_precision="ieee")
-    key_slopes *= scale
+        key_grads += tl.dot(tl.trans(score_grads.to(queries.dtype)), queries, input_precision="ieee")
+    key_grads *= scale
     to_qkv += start + place
-    tl.store(to_qkv + channels, key_slopes.to(to_qkv.dtype.element_ty), mask=there)
+    tl.store(to_qkv + channels, key_grads.to(to_qkv.dtype.element_ty), mask=there)
     tl.store(to_qkv + 2 * channels, value_slopes.to(to_qkv.dtype.element_ty), mask=there)
     if FILLED:
         beyond = (inside & (real == 0))[:, None]
         channel = tl.arange(0, DIM)
         to_fill += ((window.to(tl.int64) * tiles + tile) * heads + head) * 2 * dim + channel
-        tl.store(to_fill, tl.sum(tl.where(beyond, key_slopes, 0.0), 0), mask=channel < dim)
+        tl.store(to_fill, tl.sum(tl.where(beyond, key_grads, 0.0), 0), mask=channel < dim)
         tl.store(to_fill + dim, tl.sum(tl.where(beyond, value_slopes, 0.0), 0), mask=channel < dim)

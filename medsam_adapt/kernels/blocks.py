@@ -10,16 +10,23 @@ from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.conv_bands import install_bands
 from medsam_adapt.kernels.feed_forward import FeedForward
 from medsam_adapt.kernels.patches import PatchEmbedding
+from medsam_adapt.networks.hiera import Block as HieraBlock
+from medsam_adapt.networks.hiera import Hiera
 from medsam_adapt.networks.tiny_vit import TinyViT
 
 
-def install(encoder: ImageEncoderViT | TinyViT) -> None:
-    """Replace the patch embedding and all blocks of ``encoder``, or what is slow in a TinyViT, in place.
+def install(encoder: ImageEncoderViT | TinyViT | Hiera) -> None:
+    """Replace the patch embedding and all blocks of ``encoder``, or what is slow in a TinyViT or Hiera, in place.
 
     The names, shapes and values of all weights stay, and so does what the encoder computes, but for rounding.
     """
     if isinstance(encoder, TinyViT):
         install_bands(encoder)
+        return
+    if isinstance(encoder, Hiera):
+        for each in encoder.blocks:
+            assert isinstance(each, HieraBlock), "a Hiera has no others"
+            each.mlp = FeedForward(each.mlp)
         return
     encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
     encoder.blocks = nn.ModuleList(EncoderBlock(block) for block in encoder.blocks)

@@ -2,7 +2,7 @@
 
 Convolutions 1 x 1, 3 x 3 by channel, 1 x 1 have hidden features that are four times as many as those that go in and
 come out (64 MB for LiteMedSAM's first stage), and use each of them once or three times. In bands of rows, and the
-feed-forward layers in parts of the tokens, they stay in the caches.
+feed-forward layers in parts of the tokens, they stay in the caches, and go through GELU where they are made.
 """
 
 from __future__ import annotations
@@ -12,10 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsam_adapt.core.precision import is_recorded
+from medsam_adapt.kernels import onednn
 from medsam_adapt.kernels.feed_forward import by_parts
-from medsam_adapt.networks.tiny_vit import Block, ConvNorm, MBConv, NormMLP, PatchMerging, Stage, TinyViT
+from medsam_adapt.networks.tiny_vit import (
+    Block,
+    ConvNorm,
+    MBConv,
+    NormMLP,
+    PatchMerging,
+    Stage,
+    TinyViT,
+    WindowAttention,
+)
 
-_VALUES = 2**18  # of hidden features in a band; 1 MB in float32
+_VALUES = 2**19  # of hidden features in a band; 2 MB in float32
 
 
 def install_bands(encoder: TinyViT) -> None:
@@ -27,6 +37,7 @@ def install_bands(encoder: TinyViT) -> None:
                 stage.blocks[index] = BandedMBConv(block)
             elif isinstance(block, Block):
                 block.mlp = MLPByParts(block.mlp)
+                block.attn = AttentionByRows(block.attn)
         if stage.downsample is not None:
             stage.downsample = BandedMerging(stage.downsample)
 
@@ -65,7 +76,25 @@ class MLPByParts(NormMLP):
         self.norm, self.fc1, self.fc2 = plain.norm, plain.fc1, plain.fc2
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return by_parts(tokens, self.inside, self.fc2)
+        if not in_bands(tokens, self):
+            return by_parts(tokens, self.inside, self.fc2)
+        return by_parts(tokens, self._inside_at_once, lambda inside: onednn.by_layer(inside, self.fc2))
+
+    def _inside_at_once(self, tokens: Tensor) -> Tensor:
+        return onednn.by_layer(self.norm(tokens), self.fc1, gelu=True)
+
+
+class AttentionByRows(WindowAttention):
+    """Attention inside windows, its linear layers by oneDNN; the layers of ``plain`` are taken over."""
+
+    def __init__(self, plain: WindowAttention) -> None:
+        nn.Module.__init__(self)
+        self.window, self.num_heads = plain.window, plain.num_heads
+        self.norm, self.qkv, self.proj = plain.norm, plain.qkv, plain.proj
+        self.attention_biases = plain.attention_biases
+
+    def _project(self, tokens: Tensor, layer: nn.Module) -> Tensor:
+        return onednn.by_layer(tokens, layer) if in_bands(tokens, self) else layer(tokens)
 
 
 def in_bands(features: Tensor, module: nn.Module) -> bool:
@@ -88,33 +117,25 @@ def by_bands(features: Tensor, first: ConvNorm, middle: ConvNorm, last: ConvNorm
         residual: as above.
     """
     weights = [each.folded() for each in (first, middle, last)]
-    return torch.stack([_one_image(image, first, middle, last, weights, residual) for image in features])
+    return torch.stack([_one_image(image, middle, weights, residual) for image in features])
 
 
-def _one_image(
-    image: Tensor,
-    first: ConvNorm,
-    middle: ConvNorm,
-    last: ConvNorm,
-    weights: list[tuple[Tensor, Tensor]],
-    residual: bool,
-) -> Tensor:
+def _one_image(image: Tensor, middle: ConvNorm, weights: list[tuple[Tensor, Tensor]], residual: bool) -> Tensor:
     height, width, _ = image.shape
     stride = middle.c.stride[0]
-    hidden_channels = middle.c.out_channels
-    rows = max(2, _VALUES // (width * hidden_channels) // 2 * 2)
-    above = image.new_zeros(1, width, hidden_channels)  # hidden features of the row above; outside they are zero
+    rows = max(2, _VALUES // (width * middle.c.out_channels) // 2 * 2)
+    (into, of_hidden), (kernel, of_mixed), (out_of, of_result) = weights
+    into, out_of = into.flatten(1), out_of.flatten(1)
     results = []
-    # The 3 x 3 kernel of a band's last row needs the row below, so hidden features run one row ahead.
-    ahead = F.gelu(first.apply_folded(image[:1], *weights[0]))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        new = F.gelu(first.apply_folded(image[start + 1 : min(stop + 1, height)], *weights[0]))
-        below = [new] if stop < height else [new, new.new_zeros(1, width, hidden_channels)]
-        hidden = torch.cat([above, ahead, *below])
-        above, ahead = hidden[-2:-1], hidden[-1:]
-        used = hidden if stride == 1 else hidden[:-1]
-        mixed = F.gelu(middle.apply_folded(used[None], *weights[1], rows_padded=True)[0])
-        result = last.apply_folded(mixed, *weights[2])
+        # The kernel needs the rows beside the band: making them twice takes less time than keeping and joining them.
+        below = 1 if stride == 1 else 0
+        hidden = onednn.linear(image[max(start - 1, 0) : stop + below], into, of_hidden, gelu=True)
+        outside = int(start == 0), below * int(stop == height)  # there hidden features are zero
+        if any(outside):
+            hidden = F.pad(hidden, (0, 0, 0, 0, *outside))
+        mixed = onednn.depthwise_gelu(hidden[None], kernel, of_mixed, stride, (0, 1))[0]
+        result = onednn.linear(mixed, out_of, of_result)
         results.append(F.gelu(result.add_(image[start:stop])) if residual else result)
     return torch.cat(results)

@@ -9,7 +9,7 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from medsam_adapt.core.precision import is_computed_again, is_recorded, is_second_pass
-from medsam_adapt.kernels.gelu_gradients import feed_forward, keeps_slope
+from medsam_adapt.kernels.gelu_gradients import can_keep_gelu_gradients, feed_forward
 
 OfTokens = Callable[[Tensor], Tensor]
 _TOKENS = 512  # at a time at least; their hidden features are 6 MiB in ViT-B, of all tokens at 1024 pixels 48 MiB
@@ -58,7 +58,7 @@ class FeedForward(nn.Module):
         self.needed_again = False
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if keeps_slope(tokens, self.lin1, self.lin2, self.act):
+        if can_keep_gelu_gradients(tokens, self.lin1, self.lin2, self.act):
             keep = self.needed_again
             self.needed_again = keep or is_second_pass()  # a second pass that comes this far is after the result
             return feed_forward(tokens, self.lin1, self.lin2, _at_a_time(tokens), keep)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.core.precision import computed_once, is_recorded, keeps_slopes
+from medsam_adapt.core.precision import computed_once, is_recorded, keeps_gelu_gradients
 
 _WORTHWHILE = 2**17  # values of a weight; in a small network, as vit_nano is, there is nothing to gain
-_STEPS = 52_000.0  # of a slope, to 1; slopes are between -0.129 and 1.129, and 0.5 is the zero of what is kept
+_STEPS = 52_000.0  # of a GELU's gradient, to 1; it is between -0.129 and 1.129, and 0.5 is the zero of what is kept
 
 
 class _Layers(NamedTuple):
@@ -28,11 +28,11 @@ class _Layers(NamedTuple):
     outer_bias: Tensor | None
 
 
-def keeps_slope(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Module) -> bool:
+def can_keep_gelu_gradients(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Module) -> bool:
     """Whether :func:`feed_forward` can take the place of these layers, and is worth it: for them both to be kept."""
     layers = first, second
     return (
-        keeps_slopes()
+        keeps_gelu_gradients()
         and tokens.requires_grad
         and type(act) is nn.GELU
         and act.approximate == "none"
@@ -47,7 +47,7 @@ def keeps_slope(tokens: Tensor, first: nn.Module, second: nn.Module, act: nn.Mod
 
 
 def feed_forward(tokens: Tensor, first: nn.Linear, second: nn.Linear, size: int, once: bool) -> Tensor:
-    """W₂ GELU(W₁ x + b₁) + b₂ with a gradient for x alone, from slopes that are at most 1e-5 off.
+    """W₂ GELU(W₁ x + b₁) + b₂ with a gradient for x alone, from GELU gradients that are at most 1e-5 off.
 
     A gradient that is to be derived itself is exact: the hidden features are computed again for it.
 
@@ -63,7 +63,7 @@ def feed_forward(tokens: Tensor, first: nn.Linear, second: nn.Linear, size: int,
     """
     noted: Tensor = _Noted.apply(tokens)
     layers = _Layers(first.weight, first.bias, second.weight, second.bias)
-    with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):  # else a checkpoint would let the slopes go
+    with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):  # else a checkpoint would let them go
         result: Tensor = _FeedForward.apply(noted, noted.grad_fn, layers, size, once)
     return result
 
@@ -98,46 +98,46 @@ class _FeedForward(torch.autograd.Function):
         flat = tokens.flatten(0, -2)
 
         def compute() -> Tensor:
-            slopes = flat.new_empty(len(flat), len(layers.inner), dtype=torch.int16)
-            ctx.save_for_backward(slopes)
-            return _result(flat, layers, size, slopes).view_as(tokens)
+            gelu_gradients = flat.new_empty(len(flat), len(layers.inner), dtype=torch.int16)
+            ctx.save_for_backward(gelu_gradients)
+            return _result(flat, layers, size, gelu_gradients).view_as(tokens)
 
         return computed_once(compute) if once else compute()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        if torch.is_grad_enabled():  # a second derivative is wanted, which the slopes do not give
+        if torch.is_grad_enabled():  # a second derivative is wanted, which they do not give
             (tokens,) = ctx.noted.saved_tensors
             inner, inner_bias, outer, outer_bias = ctx.layers
             result = F.linear(F.gelu(F.linear(tokens, inner, inner_bias)), outer, outer_bias)
             return *torch.autograd.grad(result, [tokens], grad, create_graph=True), *[None] * 4
-        (slopes,) = ctx.saved_tensors
-        return _gradient(grad.flatten(0, -2), ctx.layers, ctx.size, slopes).view_as(grad), *[None] * 4
+        (gelu_gradients,) = ctx.saved_tensors
+        return _gradient(grad.flatten(0, -2), ctx.layers, ctx.size, gelu_gradients).view_as(grad), *[None] * 4
 
 
-def _result(tokens: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tensor:
-    """(M, C) of tokens (M, C); the slopes (M, H) are written down."""
+def _result(tokens: Tensor, layers: _Layers, size: int, gelu_gradients: Tensor) -> Tensor:
+    """(M, C) of tokens (M, C); the GELU gradients (M, H) are written down."""
     result = torch.empty_like(tokens)
     for part in _parts(len(tokens), size):
         hidden = F.linear(tokens[part], layers.inner, layers.inner_bias)
-        _write_slopes(hidden, slopes[part])
+        _write_gelu_gradients(hidden, gelu_gradients[part])
         result[part] = F.linear(F.gelu(hidden), layers.outer, layers.outer_bias)
     return result
 
 
-def _gradient(grad: Tensor, layers: _Layers, size: int, slopes: Tensor) -> Tensor:
-    """(M, C) of the tokens, from that of the result, (M, C), and the slopes (M, H)."""
+def _gradient(grad: Tensor, layers: _Layers, size: int, gelu_gradients: Tensor) -> Tensor:
+    """(M, C) of the tokens, from that of the result, (M, C), and the GELU gradients (M, H)."""
     result = torch.empty_like(grad)
     for part in _parts(len(grad), size):
-        hidden = slopes[part].float().add_(_STEPS / 2).mul_(grad[part] @ layers.outer)
+        hidden = gelu_gradients[part].float().add_(_STEPS / 2).mul_(grad[part] @ layers.outer)
         torch.div(hidden @ layers.inner, _STEPS, out=result[part])
     return result
 
 
-def _write_slopes(hidden: Tensor, slopes: Tensor) -> None:
+def _write_gelu_gradients(hidden: Tensor, gelu_gradients: Tensor) -> None:
     """The derivative of the GELU at the hidden features, as whole steps from 0.5."""
     steps = torch.full((), _STEPS).expand_as(hidden)
-    slopes.copy_(torch.ops.aten.gelu_backward(steps, hidden).sub_(_STEPS / 2).round_())
+    gelu_gradients.copy_(torch.ops.aten.gelu_backward(steps, hidden).sub_(_STEPS / 2).round_())
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:

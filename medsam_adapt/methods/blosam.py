@@ -71,8 +71,8 @@ def hypergradient(
         direct, *vector = gradients(loss_d2, prompt, *weights)
         if mode == "exact":
             _set(weights, before)
-            slopes = gradients(loss_d1, *weights, create_graph=True)
-            along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
+            of_weights = gradients(loss_d1, *weights, create_graph=True)
+            along = torch.stack([(gradient * v).sum() for gradient, v in zip(of_weights, vector, strict=True)]).sum()
             (mixed,) = average(torch.autograd.grad(along, prompt, allow_unused=True, materialize_grads=True))
         else:
             length = torch.linalg.vector_norm(torch.cat([v.flatten() for v in vector]), dtype=_EXACT)

@@ -27,6 +27,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.update import Prepared, Update, prepared
 from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
+from medsam_adapt.networks.sam2 import split_embedding
 from medsam_adapt.networks.segmenter import Head, Segmenter
 
 __all__ = [
@@ -243,22 +244,23 @@ class DistillationUpdate(Update):
 
         An ``embedding`` that the teacher gave before is not computed again.
         """
-        embedding = self.teacher.encode(image) if embedding is None else embedding
+        encoded = self.teacher.encode(image) if embedding is None else embedding
+        embedding, _ = split_embedding(self.teacher.sam.image_encoder, encoded)
         if prompts:
-            return embedding, self._token(embedding, **prompts)
+            return embedding, self._token(encoded, **prompts)
         boxes, found = tight_boxes(((label > 0) & (label != IGNORED)).any(dim=1))
         if not _answers_at_once(embedding):  # to ask which images have a box would take longer than both of all
-            both = self._token(embedding, boxes=boxes), self._token(embedding)
+            both = self._token(encoded, boxes=boxes), self._token(encoded)
             return embedding, torch.where(found[:, None, None], *both)
         tokens = embedding.new_empty(len(embedding), 1, embedding.shape[1])
         for chosen, prompt in ((found, boxes[found]), (~found, None)):
             if chosen.any():
-                tokens[chosen] = self._token(embedding[chosen], boxes=prompt)
+                tokens[chosen] = self._token(encoded[chosen], boxes=prompt)
         return embedding, tokens
 
-    def _token(self, embedding: Tensor, **prompts: Tensor | None) -> Tensor:
+    def _token(self, encoded: Tensor, **prompts: Tensor | None) -> Tensor:
         """The teacher's first mask token (B, 1, D)."""
-        return self.teacher.decode(embedding, **prompts, upsample=False).mask_tokens[:, :1]
+        return self.teacher.decode(encoded, **prompts, upsample=False).mask_tokens[:, :1]
 
 
 def _answers_at_once(tensor: Tensor) -> bool:

@@ -57,7 +57,7 @@ class LoRAQueryValue(nn.Module):
     The rows of a TinyViT's layer are [q | k | v] of each head in turn; those of B belong to the heads in turn then.
 
     Args:
-        qkv: the fused layer, (..., D) -> (..., 3 D).
+        qkv: the fused layer, (..., D) -> (..., 3 D); in SAM 2 the first of a stage gives (..., 6 D).
         rank: width of A x.
     """
 
@@ -65,9 +65,9 @@ class LoRAQueryValue(nn.Module):
         super().__init__()
         self.qkv = qkv
         self.heads = getattr(qkv, "heads", 1)  # parts of [q | k | v]
-        dim = qkv.in_features
-        self.a_q, self.b_q = low_rank_pair(dim, dim, rank)
-        self.a_v, self.b_v = low_rank_pair(dim, dim, rank)
+        dim, dim_out = qkv.in_features, qkv.out_features // 3
+        self.a_q, self.b_q = low_rank_pair(dim, dim_out, rank)
+        self.a_v, self.b_v = low_rank_pair(dim, dim_out, rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.added(self.qkv(tokens), self.b_q(self.a_q(tokens)), self.b_v(self.a_v(tokens)))

@@ -22,6 +22,11 @@ class SegmentationLoss(nn.Module):
     heads use softmax (background included), the others sigmoid and binary cross-entropy. A label larger than the
     logits is reduced to them by nearest neighbour.
 
+    Where classes were not annotated, the label of an ``exclusive`` head is what each pixel may be (B, C', H, W), 0 or
+    1: CE = -log of the summed probability of all that it may be, and in Dice such a pixel counts for the background
+    alone, with that sum (the marginal loss of Shi et al., Medical Image Analysis 70, 2021). For sigmoids an `IGNORED`
+    pixel of one mask counts in the others.
+
     Args:
         head: of the segmenter.
         ce_weight: w_ce.
@@ -33,12 +38,19 @@ class SegmentationLoss(nn.Module):
         self.head, self.ce_weight, self.dice_weight = head, ce_weight, dice_weight
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Scalar loss of logits (B, C', h, w); label: classes (B, 1, H, W), or masks (B, C', H, W) for sigmoids."""
+        """Scalar loss of logits (B, C', h, w).
+
+        Args:
+            logits: of the head.
+            label: classes (B, 1, H, W), or what pixels may be (B, C', H, W); for sigmoids masks (B, C', H, W).
+        """
         logits = _single_precision(logits)
         label = _reduced(label, logits)
-        known = (label != IGNORED).all(dim=1, keepdim=True)
+        known = label != IGNORED
         weights = known.to(logits.dtype)  # not an index: to count the known pixels, a step would wait for its device
-        if self.head == "exclusive":
+        if self.head == "exclusive" and label.shape[1] > 1:
+            probabilities, truth, cross_entropy, known = _marginal(logits, label > 0)
+        elif self.head == "exclusive":
             classes = torch.arange(logits.shape[1], device=label.device).view(1, -1, 1, 1)
             probabilities, truth = logits.softmax(dim=1) * weights, (label == classes).to(logits.dtype)
             target = label[:, 0].long()
@@ -48,12 +60,34 @@ class SegmentationLoss(nn.Module):
             cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, weights, reduction="sum")
         axes = [0, *range(2, truth.ndim)]
         counts = compute_tp_fp_fn(probabilities, truth, axes, ord=2, soft_label=False)
-        size = known.sum().to(logits.dtype) * label.shape[1]
+        size = known.sum().to(logits.dtype)
         sums = all_sum(torch.cat([*counts, torch.stack([cross_entropy, size])]))
         both, predicted_only, true_only = sums[:-2].chunk(3)
         dice = 1 - (2 * both + EPSILON) / (2 * both + predicted_only + true_only + EPSILON)
         # Without one known pixel there is nothing to learn from, and a gradient of zero all the same.
         return self.dice_weight * dice.mean() + self.ce_weight * sums[-2] / sums[-1].clamp(min=1)
+
+
+def _marginal(logits: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For Dice probabilities and truth (B, C', h, w), summed cross-entropy, and the pixels (B, 1, h, w) that count.
+
+    Args:
+        logits: (B, C', h, w), background first.
+        possible: (B, C', h, w) bool, what each pixel may be; one that may be anything does not count.
+    """
+    known = ~possible.all(dim=1, keepdim=True)
+    weights = known.to(logits.dtype)
+    together = logits.masked_fill(~possible, -torch.inf).logsumexp(dim=1, keepdim=True)
+    probability = (together - logits.logsumexp(dim=1, keepdim=True)).clamp(max=0)
+    cross_entropy = -(probability * weights).sum()
+    certain = possible.sum(dim=1, keepdim=True) == 1
+    background = possible[:, :1]  # what may be several things may be background: a class that was drawn is known
+    probabilities = logits.softmax(dim=1) * weights
+    unsure = ~certain & possible
+    marginal = torch.where(background, probability.exp() * weights, probabilities[:, :1])
+    kept = (probabilities * ~unsure)[:, 1:]
+    truth = torch.cat([background, possible[:, 1:] & certain], dim=1).to(logits.dtype) * weights
+    return torch.cat([marginal, kept], dim=1), truth, cross_entropy, known
 
 
 class StructureLoss(nn.Module):

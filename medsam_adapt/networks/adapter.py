@@ -10,6 +10,9 @@ from segment_anything.modeling import Sam
 
 from medsam_adapt.core.errors import InputError
 
+#: Parts of a mask decoder that judge what was drawn, mask quality and SAM 2's "is it there": no loss reaches them.
+UNREACHED = ("iou_prediction_head.", "pred_obj_score_head.")
+
 
 class Adapter(ABC):
     """A change to SAM with few trainable tensors.
@@ -52,15 +55,13 @@ class DecoderOnly(Adapter):
 
 
 def block_width(block: Any) -> int:
-    """Channels of the tokens in a transformer block of the image encoder; a TinyViT's blocks differ by stage."""
-    width: int = block.norm1.normalized_shape[0]
+    """Channels of the tokens behind a transformer block's attention and MLP; those of some encoders differ by stage."""
+    width: int = block.norm2.normalized_shape[0]
     return width
 
 
 def train_decoder(sam: Sam, transformer: bool = True) -> None:
-    """Mark the mask decoder as trainable, with or without its transformer; no loss reaches the mask-quality head."""
+    """Mark the mask decoder as trainable, with or without its transformer, but for what no loss reaches."""
     for name, parameter in sam.mask_decoder.named_parameters():
         inside_transformer = name.startswith("transformer.")
-        parameter.requires_grad_(
-            not name.startswith("iou_prediction_head.") and (transformer or not inside_transformer)
-        )
+        parameter.requires_grad_(not name.startswith(UNREACHED) and (transformer or not inside_transformer))

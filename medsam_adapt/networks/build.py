@@ -12,6 +12,7 @@ from medsam_adapt.config import InputScaling, Precision
 from medsam_adapt.core.distributed import unwrap
 from medsam_adapt.core.precision import run_as
 from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.image_channels import COLOURS, mix_images
 from medsam_adapt.networks.parameters import attach_adapter, trainable_tensors
 from medsam_adapt.networks.sam import build_sam
 from medsam_adapt.networks.segmenter import Head, Segmenter
@@ -39,6 +40,7 @@ def build_segmenter(
     detail: int = 0,
     input_scaling: InputScaling | None = None,
     kernels: bool = True,
+    images: int = 0,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -61,6 +63,7 @@ def build_segmenter(
         detail: channels of a branch that refines the masks, as for :func:`attach_adapter`; 0 adds none.
         input_scaling: pixel values that the weights expect, as for :func:`build_sam`.
         kernels: as for :func:`build_sam`.
+        images: of a case that are seen together, as for :func:`attach_adapter`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -76,7 +79,7 @@ def build_segmenter(
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
         run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
-        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned, detail)
+        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned, detail, images)
 
 
 def build_teacher(
@@ -87,6 +90,7 @@ def build_teacher(
     precision: Precision = "fp32",
     input_scaling: InputScaling | None = None,
     kernels: bool = True,
+    images: int = 0,
 ) -> Segmenter:
     """SAM itself, frozen and in evaluation mode, for the one structure that a prompt points at.
 
@@ -100,6 +104,7 @@ def build_teacher(
         precision: of the image encoder, as for :func:`build_segmenter`.
         input_scaling: that of the images, which is the student's.
         kernels: as for :func:`build_sam`.
+        images: of a case that are seen together; SAM itself sees the first three.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -110,6 +115,8 @@ def build_teacher(
         torch.manual_seed(seed)
         sam = build_sam(variant, image_size, checkpoint=checkpoint, input_scaling=input_scaling, kernels=kernels)
     run_as(sam.image_encoder, precision)
+    if images > COLOURS:
+        mix_images(sam, images)
     return Segmenter(sam, "structure").requires_grad_(False).eval()
 
 

@@ -29,12 +29,13 @@ class DetailBranch(nn.Module):
         embedding: D, channels of SAM's image embedding.
         width: channels at the slice's resolution, a multiple of 8.
         levels: number of resolutions, at most 5 (a slice's side is a multiple of 16).
+        colours: channels of the slice.
     """
 
-    def __init__(self, masks: int, embedding: int, width: int = 16, levels: int = 4) -> None:
+    def __init__(self, masks: int, embedding: int, width: int = 16, levels: int = 4, colours: int = 3) -> None:
         super().__init__()
         widths = [width * min(2**level, _WIDEST) for level in range(levels)]
-        first = [_convolution(3, widths[0], stride=1)]
+        first = [_convolution(colours, widths[0], stride=1)]
         self.down = nn.ModuleList(
             nn.Sequential(
                 *(first if level == 0 else [_convolution(widths[level - 1], own, stride=2)]), _convolution(own)
@@ -55,7 +56,7 @@ class DetailBranch(nn.Module):
         """Logits (B, K, S, S).
 
         Args:
-            image: (B, 3, S, S), normalised as SAM's encoder takes it.
+            image: (B, colours, S, S), normalised as SAM's encoder takes it.
             embedding: (B, D, h, w), of SAM's image encoder.
             masks: (B, K, s, s), logits of the mask decoder.
         """

@@ -1,15 +1,16 @@
 """The part of an image encoder that training never changes, whatever the adapter: its leading stages.
 
 An encoder is a chain of stages: the patch embedding with its positions, each block, and the neck. In a TinyViT the
-convolution blocks and the ways from one width to the next are stages too. What
-comes before the first stage with a trainable tensor gives the same features for the same image in every step, so it
-needs to be computed once.
+convolution blocks and the ways from one width to the next are stages too. A Hiera's neck and mask decoder need the
+results of earlier blocks as well, which lie beside the tokens in further channels. What comes before the first stage
+with a trainable tensor gives the same features for the same image in every step, so it needs to be computed once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,11 +18,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from medsam_adapt.core.precision import running_of
+from medsam_adapt.networks.hiera import Hiera
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.tiny_vit import FrozenNorm, TinyViT
 
 Stage = Callable[[Tensor], Tensor]
-Encoder = Any  # segment-anything's ImageEncoderViT, or TinyViT; their modules are found by name
+Encoder = Any  # segment-anything's ImageEncoderViT, TinyViT or Hiera; their modules are found by name
 
 
 def frozen_stages(encoder: Encoder) -> int:
@@ -49,17 +51,34 @@ def run_stages(encoder: Encoder, value: Tensor, first: int = 0, last: int | None
     Returns:
         tokens (B, h, w, C), or the embedding (B, D, h, w) where the neck has run.
     """
-    return running_of(encoder).run(_stages(encoder)[first:last], value)
+    stages: Sequence[Callable[[Any], Any]] = _stages(encoder)[first:last]
+    if isinstance(encoder, Hiera):
+        stages = _packed(encoder, stages, first, last)
+    return running_of(encoder).run(stages, value)
+
+
+def _packed(
+    encoder: Hiera, stages: Sequence[Callable[[Any], Any]], first: int, last: int | None
+) -> Sequence[Callable[[Any], Any]]:
+    """The stages of a Hiera, with one tensor at both ends."""
+    ends = last is None or last >= stage_count(encoder)
+    before = [partial(encoder.unpack, count=first - 1)] if 0 < first < stage_count(encoder) else []
+    behind = [] if ends else [encoder.pack]
+    return [*before, *stages, *behind]
 
 
 def features_shape(encoder: Encoder, stages: int) -> tuple[int, int, int]:
     """Shape of one image's features behind the first ``stages`` (1 or more): (h, w, C), or (D, h, w) behind all."""
+    whole = stages == stage_count(encoder)
+    if isinstance(encoder, Hiera):
+        side = encoder.img_size // 16
+        return (encoder.out_channels, side, side) if whole else encoder.trunk_shape(stages - 1)
     if isinstance(encoder, TinyViT):
         side, _, width = encoder.trunk_shape(stages - 1)
     else:
         side = encoder.img_size // encoder.patch_embed.proj.kernel_size[0]
         width = encoder.patch_embed.proj.out_channels
-    return (encoder.neck[0].out_channels, side, side) if stages == stage_count(encoder) else (side, side, width)
+    return (encoder.neck[0].out_channels, side, side) if whole else (side, side, width)
 
 
 def stage_count(encoder: Encoder) -> int:
@@ -88,7 +107,11 @@ def stages_sha256(encoder: Encoder, stages: int) -> str:
     return digest.hexdigest()
 
 
-def _stages(encoder: Encoder) -> list[Stage]:
+def _stages(encoder: Encoder) -> Sequence[Callable[[Any], Any]]:
+    if isinstance(encoder, Hiera):
+        blocks = [partial(encoder.run_block, index) for index in range(len(encoder.blocks))]
+        return [lambda image: (encoder.patch_embed(image),), *blocks, encoder.run_neck]
+
     def embed(image: Tensor) -> Tensor:
         tokens = encoder.patch_embed(image)
         return tokens if encoder.pos_embed is None else tokens + encoder.pos_embed

@@ -11,10 +11,11 @@ from torch import nn
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json, written_whole
-from medsam_adapt.networks.adapter import Adapter
+from medsam_adapt.networks.adapter import UNREACHED, Adapter
 from medsam_adapt.networks.adapter_config import CONFIG_FILE, read_adapter_config
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages
+from medsam_adapt.networks.image_channels import COLOURS, images_of, mix_images
 from medsam_adapt.networks.sam import weights_sha256
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.networks.tiny_vit import freeze_norms
@@ -23,9 +24,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def freeze_unreachable(segmenter: Segmenter) -> None:
-    """Freeze the tensors that no loss can reach: the mask-quality head and the hypernetworks of unused masks."""
+    """Freeze the tensors that no loss can reach: heads that judge masks, and the hypernetworks of unused masks."""
     decoder = segmenter.sam.mask_decoder
-    decoder.iou_prediction_head.requires_grad_(False)
+    for name, parameter in decoder.named_parameters():
+        if name.startswith(UNREACHED):
+            parameter.requires_grad_(False)
     for unused in decoder.output_hypernetworks_mlps[segmenter.out_channels :]:
         unused.requires_grad_(False)
 
@@ -36,6 +39,7 @@ def attach_adapter(
     learn_prompt: bool = False,
     tune_encoder: bool = False,
     detail: int = 0,
+    images: int = 0,
 ) -> Segmenter:
     """Freeze the segmenter, attach the adapter, and remember which base weights it belongs to.
 
@@ -45,6 +49,7 @@ def attach_adapter(
         learn_prompt: also train SAM's dense ``no_mask_embed``, BLO-SAM's learnable prompt.
         tune_encoder: also train the whole image encoder, for a backbone without pretrained weights.
         detail: channels of a :class:`DetailBranch` that is added and trained; 0 adds none.
+        images: how many images of a case are seen together; more than three are mixed by weights that are trained.
     """
     segmenter.base_sha256 = weights_sha256(segmenter.sam)
     segmenter.requires_grad_(False)
@@ -52,9 +57,16 @@ def attach_adapter(
         segmenter.sam.image_encoder.requires_grad_(True)
         freeze_norms(segmenter.sam.image_encoder)
     segmenter.tuned_encoder = tune_encoder
+    if images > COLOURS:
+        mix_images(segmenter.sam, images)
     adapter.attach(segmenter.sam)
     if detail:
-        segmenter.sam.detail = DetailBranch(segmenter.out_channels, segmenter.sam.prompt_encoder.embed_dim, detail)
+        segmenter.sam.detail = DetailBranch(
+            segmenter.out_channels,
+            segmenter.sam.prompt_encoder.embed_dim,
+            detail,
+            colours=images_of(segmenter.sam),
+        )
     segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
     freeze_unreachable(segmenter)
     segmenter.sam.prompt_encoder.no_mask_embed.requires_grad_(learn_prompt)

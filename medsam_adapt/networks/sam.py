@@ -13,6 +13,8 @@ from torch import nn
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.acceleration import accelerated
 from medsam_adapt.networks.checkpoints import load_checkpoint, masks_for_classes
+from medsam_adapt.networks.hiera import Hiera
+from medsam_adapt.networks.sam2 import Sam2MaskDecoder, Sam2PromptEncoder
 from medsam_adapt.networks.tiny_vit import TinyViT
 from medsam_adapt.weights.backbones import Variant, get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
@@ -37,7 +39,7 @@ def build_sam(
 
     Args:
         variant: a name of :data:`medsam_adapt.weights.backbones.VARIANTS`, such as ``vit_nano``.
-        image_size: side of the square input in pixels, a multiple of 16 (TinyViT: 32); the variant's default when None.
+        image_size: side of the square input in pixels, a multiple of 16 (TinyViT, Hiera: 32); its default when None.
         num_classes: None for SAM's own four mask tokens; otherwise one mask token per class, and one more
             (the first) for the background when ``exclusive``. Each draws as the pretrained mask token 0 does, with a
             tenth of its logits and from a separate random token.
@@ -49,8 +51,8 @@ def build_sam(
         kernels: whether the image encoder gets the faster layers of medsam_adapt.kernels, or keeps segment-anything's.
 
     Raises:
-        InputError: unknown variant, image size not divisible by 16 (TinyViT: 32), or a checkpoint that is not here or
-            does not fit.
+        InputError: unknown variant, image size not divisible by 16 (TinyViT, Hiera: 32), a checkpoint that is not here
+            or does not fit.
     """
     sizes = get_variant(variant)
     image_size = sizes.image_size if image_size is None else image_size
@@ -102,20 +104,25 @@ def plain_encoder(sizes: Variant, image_size: int) -> ImageEncoderViT:
 def _encoder(sizes: Variant, image_size: int) -> nn.Module:
     if sizes.encoder == "tiny_vit":
         return TinyViT(image_size, sizes.prompt_dim, stem_shrinks=sizes.patch_size == 16)
+    if sizes.encoder == "hiera":
+        wide = sizes.embed_dim, sizes.num_heads
+        rest = sizes.depths, sizes.global_attention, sizes.position_grid, sizes.prompt_dim
+        return Hiera(image_size, *wide, *rest)
     return plain_encoder(sizes, image_size)
 
 
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int, kernels: bool) -> Sam:
     grid = sizes.grid(image_size)
+    is_sam2 = sizes.encoder == "hiera"
     return Sam(
         image_encoder=accelerated(_encoder(sizes, image_size), kernels),
-        prompt_encoder=PromptEncoder(
+        prompt_encoder=(Sam2PromptEncoder if is_sam2 else PromptEncoder)(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(grid, grid),
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         ),
-        mask_decoder=MaskDecoder(
+        mask_decoder=(Sam2MaskDecoder if is_sam2 else MaskDecoder)(
             transformer_dim=sizes.prompt_dim,
             transformer=TwoWayTransformer(
                 depth=2, embedding_dim=sizes.prompt_dim, num_heads=8, mlp_dim=sizes.decoder_mlp_dim

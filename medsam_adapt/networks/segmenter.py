@@ -13,6 +13,7 @@ from medsam_adapt.config import InputScaling
 from medsam_adapt.core.precision import in_parts, is_recorded, running_of
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
+from medsam_adapt.networks.sam2 import enlarged, own_tokens, split_embedding
 from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Segmenter(nn.Module):
     def encode(self, image: Tensor | None, features: Tensor | None = None) -> Tensor:
         """Image embedding (B, D, h, w) of a batch (B, 3, S, S) on the 0-255 scale.
 
+        That of SAM 2 has the finer features of its encoder beside it, in further channels.
+
         Where :meth:`frozen_features` gave ``features`` of these images, only the stages behind them run, and the
         images are not looked at.
         """
@@ -158,12 +161,13 @@ class Segmenter(nn.Module):
         upsample: bool = True,
         image: Tensor | None = None,
     ) -> Prediction:
-        """Masks from image embeddings (B, D, h, w) and prompts; arguments as in :meth:`predict`.
+        """Masks from what :meth:`encode` gave, (B, D, h, w), and prompts; arguments as in :meth:`predict`.
 
         A segmenter with a detail branch needs the ``image`` (B, 3, S, S) too, and always gives logits of its size.
         """
+        embedding, finer = split_embedding(self.sam.image_encoder, embedding)
         sparse, dense, position = self._embed_prompts(embedding.shape[0], boxes, points)
-        low_res, tokens = self._draw_masks(embedding, sparse, dense, position)
+        low_res, tokens = self._draw_masks(embedding, finer, sparse, dense, position)
         logits = low_res
         if upsample or self.detail is not None:
             logits = F.interpolate(low_res, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
@@ -216,14 +220,18 @@ class Segmenter(nn.Module):
         learned = [encoder.not_a_point_embed.weight, *(each.weight for each in encoder.point_embeddings)]
         return place * (labels >= 0)[..., None] + torch.cat(learned)[labels.long() + 1]
 
-    def _draw_masks(self, embedding: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw_masks(
+        self, embedding: Tensor, finer: list[Tensor], sparse: Tensor, dense: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """One set of prompts per image; segment-anything's own forward pass takes one image and many prompts."""
         decoder = self.sam.mask_decoder
         batch, channels, height, width = embedding.shape
-        own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
-        tokens, pixels = decoder.transformer(embedding + dense, position, torch.cat([own_tokens, sparse], dim=1))
-        mask_tokens = tokens[:, 1 : 1 + decoder.num_mask_tokens]
-        pixels = decoder.output_upscaling(pixels.transpose(1, 2).reshape(batch, channels, height, width))
+        own = own_tokens(decoder)
+        all_tokens = torch.cat([own.expand(batch, -1, -1), sparse], dim=1)
+        tokens, pixels = decoder.transformer(embedding + dense, position, all_tokens)
+        mask_tokens = tokens[:, len(own) - decoder.num_mask_tokens : len(own)]
+        pixels = pixels.transpose(1, 2).reshape(batch, channels, height, width)
+        pixels = enlarged(decoder, self.sam.image_encoder, pixels, finer)
         used = range(self.out_channels)
         filters = torch.stack([decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in used], dim=1)
         return torch.einsum("bkc,bchw->bkhw", filters, pixels), mask_tokens

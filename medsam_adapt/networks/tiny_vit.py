@@ -66,14 +66,10 @@ class ConvNorm(nn.Module):
         return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.apply_folded(features, *self.folded())
-
-    def apply_folded(self, features: Tensor, weight: Tensor, bias: Tensor, rows_padded: bool = False) -> Tensor:
-        """The convolution with what :meth:`folded` gave; ``rows_padded`` where zeros are above and below already."""
+        weight, bias = self.folded()
         if weight.shape[-1] == 1:
             return F.linear(features, weight.flatten(1), bias)
-        side = weight.shape[-1] // 2
-        padding = (0 if rows_padded else side, side)
+        padding = weight.shape[-1] // 2
         result = F.conv2d(features.permute(0, 3, 1, 2), weight, bias, self.c.stride, padding, groups=self.c.groups)
         return result.permute(0, 2, 3, 1)
 
@@ -169,13 +165,16 @@ class WindowAttention(nn.Module):
         side = self.window
         grid = tokens.view(-1, height // side, side, width // side, side, channels)
         windows = grid.transpose(2, 3).reshape(-1, side * side, channels)
-        qkv = self.qkv(self.norm(windows))
+        qkv = self._project(self.norm(windows), self.qkv)
         heads = qkv.view(-1, side * side, self.num_heads, 3, channels // self.num_heads).transpose(1, 2)
         query, key, value = heads.unbind(3)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(heads.dtype))
-        result = self.proj(mixed.transpose(1, 2).flatten(2))
+        result = self._project(mixed.transpose(1, 2).flatten(2), self.proj)
         grid = result.view(-1, height // side, width // side, side, side, channels)
         return grid.transpose(2, 3).reshape(-1, height, width, channels)
+
+    def _project(self, tokens: Tensor, layer: nn.Module) -> Tensor:
+        return layer(tokens)
 
     def _bias(self) -> Tensor:
         """(heads, N, N) for the N tokens of a window."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from io import BytesIO
@@ -19,7 +19,11 @@ from medsam_adapt.data.volumes.dicom_labels import OWN_MODEL
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, quiet_dicom
 from medsam_adapt.data.volumes.io import VolumeHeader
+from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import Code
+
+#: makes a DICOM object of a segmentation and the series that it refers to
+Build = Callable[[Segmentation, SeriesHeader], Any]
 
 MANUFACTURER = OWN_MODEL
 SERIES_NUMBER = 900  # far from the scanner's own
@@ -176,6 +180,22 @@ def coded(code: Code) -> Any:
 def version() -> str:
     """Of this package."""
     return metadata.version("medsam-adapt")
+
+
+def write_object(build: Build, path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
+    """Write the object that ``build`` makes of a segmentation and the series that it refers to."""
+    series = series_of(like)
+    with refused_if_unusable(series):
+        save(build(segmentation, series), path)
+
+
+def check_object(build: Build, like: VolumeHeader) -> None:
+    """Raise an InputError where ``build`` can make nothing for these images, whatever the segmentation will be."""
+    series = series_of(like)
+    voxels = np.zeros(series.shape, dtype=np.uint8)
+    voxels[0, 0, 0] = 1
+    with refused_if_unusable(series):
+        encode(build(Segmentation(voxels, ["check"], [1]), series))
 
 
 def encode(dataset: Any) -> None:

@@ -22,16 +22,14 @@ from medsam_adapt.outputs._dicom import (
     LONGEST_TEXT,
     MANUFACTURER,
     SERIES_NUMBER,
+    check_object,
     coded,
     dicom_names,
-    encode,
     lps_affine,
-    refused_if_unusable,
     require_highdicom,
-    save,
-    series_of,
     source_images,
     version,
+    write_object,
 )
 from medsam_adapt.outputs._outlines import outlines
 
@@ -48,18 +46,12 @@ def require() -> None:
 
 def write(path: Path, segmentation: Segmentation, like: VolumeHeader) -> None:
     """Write the contours of all structures to one structure set that refers to the images."""
-    series = series_of(like)
-    with refused_if_unusable(series):
-        save(_object(segmentation, series), path)
+    write_object(_object, path, segmentation, like)
 
 
 def check(like: VolumeHeader) -> None:
     """Raise an InputError where contours on these images cannot be written, whatever they will be."""
-    series = series_of(like)
-    voxels = np.zeros(series.shape, dtype=np.uint8)
-    voxels[0, 0, 0] = 1
-    with refused_if_unusable(series):
-        encode(_object(Segmentation(voxels, ["check"], [1]), series))
+    check_object(_object, like)
 
 
 def _object(segmentation: Segmentation, series: SeriesHeader) -> Any:

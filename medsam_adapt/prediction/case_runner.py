@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,18 +22,22 @@ from medsam_adapt.inference.byte_maps import LEVELS
 from medsam_adapt.inference.predictor import Predictor, Segmented
 from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
-from medsam_adapt.prediction.plan import Case, Outputs, file_names
+from medsam_adapt.prediction.json_report import case_entry
+from medsam_adapt.prediction.plan import Outputs, PlannedCase, file_names
 from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
 from medsam_adapt.prediction.quality_flags import Flag, class_flags
 from medsam_adapt.runs.statistics import TrainingStatistics
+
+Item = TypeVar("Item")
+Outcome = dict[str, Any] | InputError  # a case's entry in the report, or what was wrong with it
 
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
     """A case that is segmented and not yet written."""
 
-    case: Case
+    case: PlannedCase
     segmentation: Segmentation
     segmented: Segmented
     header: VolumeHeader
@@ -63,38 +67,37 @@ class CaseRunner:
     follow: bool = False
     prompts: Mapping[str, Sequence[Prompt]] | None = None
     reference: ReferenceOf | None = None
+    _computes: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run_all(
         self,
-        cases: Sequence[Case],
-        progress: Callable[[Case, int], None] | None = None,
+        cases: Iterable[PlannedCase],
+        progress: Callable[[PlannedCase, int], None] | None = None,
         fail_fast: bool = False,
-    ) -> Iterator[tuple[Case, dict[str, Any] | InputError]]:
+    ) -> Iterator[tuple[PlannedCase, Outcome]]:
         """Each case in turn with its entry in the report, or with what was wrong with it, which stops no other case.
 
-        While one is computed, another thread writes the one before and reads the one after.
+        While one is computed, one thread reads the next one and another thread writes the one before. At most one
+        volume is read ahead and one waits to be written, so memory does not grow with the number of cases.
 
         Args:
-            cases: to segment.
+            cases: to segment; the next one is taken when its reading begins.
             progress: called with a case and the number of its slices just done, 0 as it begins.
             fail_fast: whether no further case is begun once one has failed.
         """
         report_progress = progress or (lambda case, count: None)
         # Threads that silence pydicom by turns would undo each other's silence, and its warnings quote values.
-        with quiet_dicom(), ThreadPoolExecutor(1) as beside:
-            reading = [beside.submit(self._read, case) for case in cases[:1]]
-            last: tuple[Case, Future[dict[str, Any]]] | None = None
-            for case, following in zip_longest(cases, cases[1:]):
-                volume = reading.pop()
-                volume.exception()  # waits: no more than one volume is read ahead
-                if following is not None:
-                    reading.append(beside.submit(self._read, following))
+        with quiet_dicom(), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            volumes = _ahead((case, reader.submit(self._read, case)) for case in cases)
+            last: tuple[PlannedCase, Future[dict[str, Any]]] | None = None
+            for case, volume in volumes:
                 report_progress(case, 0)
                 written: Future[dict[str, Any]] = Future()
                 failed = False
                 try:
                     drawn = self._segment(case, *volume.result(), partial(report_progress, case))
-                    written = beside.submit(self._write, drawn)
+                    written = writer.submit(self._write, drawn)
+                    del drawn
                 except Exception as error:  # `_outcome` decides whether the other cases go on
                     written.set_exception(error)
                     failed = True
@@ -109,7 +112,19 @@ class CaseRunner:
             if last is not None:
                 yield last[0], _outcome(*last)
 
-    def run(self, case: Case) -> dict[str, Any]:
+    def outcome(self, case: PlannedCase) -> Outcome:
+        """One case; several threads may call this, of which one computes while the others read and write."""
+        done: Future[dict[str, Any]] = Future()
+        try:
+            volume = self._read(case)
+            with self._computes:
+                drawn = self._segment(case, *volume)
+            done.set_result(self._write(drawn))
+        except Exception as error:
+            done.set_exception(error)
+        return _outcome(case, done)
+
+    def run(self, case: PlannedCase) -> dict[str, Any]:
         """Segment one case; returns its entry in the report.
 
         Raises:
@@ -117,15 +132,15 @@ class CaseRunner:
         """
         return self._write(self._segment(case, *self._read(case)))
 
-    def _read(self, case: Case) -> tuple[np.ndarray, VolumeHeader, float]:
+    def _read(self, case: PlannedCase) -> tuple[np.ndarray, VolumeHeader, float]:
         """Voxels, header, and the seconds it took."""
         started = time.perf_counter()
-        image, header = read_volume(case.header.path, case.series)
+        image, header = read_volume(case.source, case.series, self.predictor.record.policy.suv)
         return image, header, time.perf_counter() - started
 
     def _segment(
         self,
-        case: Case,
+        case: PlannedCase,
         image: np.ndarray,
         header: VolumeHeader,
         seconds: float,
@@ -134,7 +149,7 @@ class CaseRunner:
         started = time.perf_counter()
         record = self.predictor.record
         flags: list[Flag] = []
-        if warning := record.policy.warning_for(image, header.modality):
+        if warning := record.policy.warning_for(image, header.modalities if case.images else header.modality):
             flags.append(Flag(structure=None, kind="modality", text=f"{warning}; do not trust its mask"))
         folder = case.outputs["segmentation"].parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,12 +169,7 @@ class CaseRunner:
             voxels = self.cleaning(voxels, record.label_ids, _voxel_ml(header))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
-        entry = {
-            "seconds": seconds + time.perf_counter() - started,
-            "volumes_ml": volumes,
-            "flags": [flag.model_dump() for flag in (*flags, *more)],
-            "files": {kind: str(path) for kind, path in case.outputs.items()},
-        }
+        entry = case_entry(seconds + time.perf_counter() - started, volumes, [*flags, *more], case.outputs)
         return _Drawn(case, segmentation, segmented, header, entry)
 
     def _measure(
@@ -187,7 +197,9 @@ class CaseRunner:
         seconds = drawn.entry["seconds"] + time.perf_counter() - started
         return {**drawn.entry, "seconds": round(seconds, 2)}
 
-    def _write_files(self, case: Case, segmentation: Segmentation, segmented: Segmented, header: VolumeHeader) -> None:
+    def _write_files(
+        self, case: PlannedCase, segmentation: Segmentation, segmented: Segmented, header: VolumeHeader
+    ) -> None:
         names = list(file_names(segmentation.names, segmentation.label_ids))
         paths = case.outputs
         if "label description" in paths:
@@ -200,7 +212,9 @@ class CaseRunner:
             write_label(paths["uncertainty"], segmented.uncertainty, header, slope=1 / LEVELS)
         chosen = get_format(self.outputs.format)
         if not self.outputs.per_class:
-            chosen.write(paths["segmentation"], segmentation, header)
+            one_map = segmentation.overlapping and not chosen.HOLDS_OVERLAP
+            whole = paint(segmentation, self.predictor.record.painted) if one_map else segmentation
+            chosen.write(paths["segmentation"], whole, header)
             return
         suffix = chosen.SUFFIX[chosen.SUFFIX.index(".") :]
         with folder_written_whole(paths["segmentation"]) as folder:
@@ -209,7 +223,26 @@ class CaseRunner:
                 chosen.write(folder / f"{file_name}{suffix}", alone, header)
 
 
-def _outcome(case: Case, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
+def paint(segmentation: Segmentation, labels: Sequence[int]) -> Segmentation:
+    """Masks (C, X, Y, Z) as one label map: each class over those before it, with its label of ``labels``."""
+    dtype = np.uint16 if max(labels) > 255 else np.uint8
+    painted = np.zeros(segmentation.voxels.shape[1:], dtype)
+    for mask, label in zip(segmentation.voxels, labels, strict=True):
+        painted[mask > 0] = label
+    return Segmentation(painted, segmentation.names, list(labels), segmentation.drawn)
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each given when the next one has been taken."""
+    waiting: list[Item] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _outcome(case: PlannedCase, written: Future[dict[str, Any]]) -> dict[str, Any] | InputError:
     """The entry of a case once it is written, or what about this one case kept it from that; raises all else."""
     try:
         return written.result()

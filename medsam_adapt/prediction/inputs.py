@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_images, recognised_layout
 from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
-from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
+from medsam_adapt.data.volumes.files import suffix_of
+from medsam_adapt.data.volumes.image_search import find_image_sets
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, refuse_other_images
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, volume_files, volume_stem
 
 # What ends the names of labels that programs, ours among them, write beside an image.
 _LABEL_ENDINGS = ("_seg", "_label", "_labels", "_mask", "_uncertainty", "-label", "-seg", ".seg")
+_NUMBERS = {f"_{number:04d}" for number in range(4)}  # nnU-Net's, at the end of a channel's file name
 _DEPTH, _SUGGESTED, _MOST_FOLDERS = 3, 3, 2000  # of the search for volumes in folders below
 
 
@@ -23,11 +26,12 @@ class Inputs:
     """Volumes to segment.
 
     Attributes:
-        volumes: name -> file or folder; the name is the case's id in a layout, else the file's without its suffix.
+        volumes: name -> file or folder, or the images of a case; the name is the case's id in a layout, else the
+            file's without its suffix.
         notes: what was recognised and what was left out, in sentences.
     """
 
-    volumes: dict[str, Path]
+    volumes: Mapping[str, ImageSource]
     notes: tuple[str, ...] = ()
 
 
@@ -35,9 +39,10 @@ def find_inputs(
     source: Path,
     layout: str = "auto",
     known_layout: str = "",
-    pairs: bool = False,
+    images: Sequence[str] = (),
     series: str | None = None,
     classes: Sequence[str] = (),
+    may_lack: bool = False,
 ) -> Inputs:
     """The volumes that ``source`` names; opens none of them, and takes no label for an image.
 
@@ -45,9 +50,10 @@ def find_inputs(
         source: a volume, a DICOM folder, a folder of either, a data set's folder, or the JSON file of a datalist.
         layout: a layout's name, with a choice where it has one; "auto" recognises it.
         known_layout: of the run's training data; its choice, as in "segrap:contrast", holds for the same layout here.
-        pairs: whether the run takes two images of a case together.
+        images: names of the images of a case that the run takes together; none for one.
         series: number, UID or description of the DICOM series wanted.
         classes: names of what the run segments: files of these names beside others are masks.
+        may_lack: whether an image of a case may be missing.
 
     Raises:
         InputError: nothing there, no volume, volumes whose outputs would have one name, or what a layout refuses.
@@ -55,29 +61,29 @@ def find_inputs(
     if not source.exists():
         raise InputError(f"{source} does not exist: give a volume or a folder of volumes.")
     if layout == "auto":
-        if not pairs and source.is_dir() and (image := dicom.case_image(source)) is not None:
+        if not images and source.is_dir() and (image := dicom.case_image(source)) is not None:
             return Inputs({source.absolute().name: image})
         layout = _recognised(source)
     if layout:
-        return _of_layout(source, layout, known_layout, pairs, series)
-    if pairs:
-        return Inputs(_by_name(_pairs(source)))
+        return _of_layout(source, layout, known_layout, images, series, may_lack)
+    if images:
+        return _image_sets(source, images, may_lack)
     if source.is_file():
         return Inputs(_by_name([source]))
     files = volume_files(source) or picture_files(source)
-    cases = dicom.images(source, series) if dicom.looks_like(source) else {}
-    found = [
-        *(path for path in files if path.is_file()),
-        *(cases.values() or [path for path in files if path.is_dir()]),
-    ]
-    if not found:
+    cases = dicom.images(source, series=series) if dicom.looks_like(source) else {}
+    folders = [path for path in files if path.is_dir()]
+    alone = sorted({*files} - {*folders}) if folders else files
+    names = {path: path.name[: -len(suffix_of(path))] for path in alone}  # `volume_stem` would ask the disk again
+    names |= {path: case_id for case_id, path in cases.items()} or {path: volume_stem(path) for path in folders}
+    if not names:
         raise InputError(_no_volume(source))
-    images, labels = _apart(found, {class_key(name) for name in classes})
+    kept, labels = _apart(names, {*alone}, {class_key(name) for name in classes})
     notes: tuple[str, ...] = ()
     if labels:
         named = ", ".join(path.name for path in labels[:_SUGGESTED]) + ", …" * (len(labels) > _SUGGESTED)
         notes = (f"{source}: left out {len(labels)} file{'s' * (len(labels) > 1)} named as labels ({named}).",)
-    return Inputs(_by_name(images, {path: case_id for case_id, path in cases.items()}), notes)
+    return Inputs(_by_name(kept, names), notes)
 
 
 def _recognised(source: Path) -> str:
@@ -93,38 +99,77 @@ def _recognised(source: Path) -> str:
     return "" if layout == "dicom" and any(path.is_file() for path in volume_files(source)) else layout
 
 
-def _of_layout(source: Path, layout: str, known_layout: str, pairs: bool, series: str | None) -> Inputs:
+def _of_layout(
+    source: Path, layout: str, known_layout: str, images: Sequence[str], series: str | None, may_lack: bool
+) -> Inputs:
     name, _, choice = layout.partition(":")
     if not choice and known_layout.partition(":")[0] == name:
         layout = known_layout
-    if pairs and name == segrap.NAME:
+    if images and name == segrap.NAME:
         layout = f"{segrap.NAME}:both"
-    elif pairs:
-        raise InputError(
-            f"{source} looks like the layout '{name}', which has one image for each case, and this run takes "
-            f"{' and '.join(IMAGE_PAIR)} together. Give the folder of a case with both, or a folder of such folders."
-        )
-    layout, volumes = find_images(source, layout, series)
-    count = f"{len(volumes)} image{'s' * (len(volumes) > 1)}"
-    return Inputs(volumes, (f"{source} looks like the layout '{layout}': {count} to segment.",))
+    if images and name in ("dicom", "folder") and not choice:  # their images are found by the run's own names
+        found = _image_sets(source / "images" if (source / "images").is_dir() else source, images, may_lack)
+        volumes, notes = dict(found.volumes), found.notes
+    else:
+        layout, listed = find_images(source, layout, series)
+        volumes, notes = _in_order(source, listed, images)
+    count = f"{len(volumes)} case{'s' * (len(volumes) > 1)}" if images else _images(len(volumes))
+    return Inputs(volumes, (f"{source} looks like the layout '{layout}': {count} to segment.", *notes))
 
 
-def _pairs(source: Path) -> list[Path]:
-    folders = pair_folders(source)
-    if not folders:
-        raise InputError(
-            f"{source} holds no folder of {' and '.join(IMAGE_PAIR)}, which this run takes together: give the folder "
-            "of a case, or one of such folders."
-        )
-    return folders
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count > 1)}"
+
+
+def _in_order(
+    source: Path, volumes: Mapping[str, ImageSource], images: Sequence[str]
+) -> tuple[dict[str, ImageSource], tuple[str, ...]]:
+    """The images of each case in the order of the run, by their names, and a note where that is another order.
+
+    Raises:
+        InputError: a data set with other images than the run takes.
+    """
+    ordered: dict[str, ImageSource] = {}
+    notes: tuple[str, ...] = ()
+    for case, image in volumes.items():
+        names = image.names if isinstance(image, ImageSet) else ()
+        if names == tuple(images):
+            ordered[case] = image
+            continue
+        is_same = len(names) == len(images) and {*map(class_key, names)} == {*map(class_key, images)}
+        if not isinstance(image, ImageSet) or not is_same or image.is_4d:
+            refuse_other_images(names, images, source, "this run")
+            ordered[case] = image
+            continue
+        places = [[class_key(name) for name in names].index(class_key(name)) for name in images]
+        ordered[case] = replace(image, names=tuple(images), files=tuple(image.files[place] for place in places))
+        notes = (f"{source}: its images are {', '.join(names)}; the run takes them as {', '.join(images)}.",)
+    return ordered, notes
+
+
+def _image_sets(source: Path, images: Sequence[str], may_lack: bool) -> Inputs:
+    """The images of each case by the run's names; a note where the files do not state which image is which."""
+    found = find_image_sets(source, images, may_lack)
+    notes = [
+        f"{source}: the case {case} has no {', '.join(each.missing)}; it is segmented without."
+        for case, each in found.items()
+        if each.missing
+    ]
+    order = ", ".join(images)
+    if any(each.is_4d for each in found.values()):
+        notes.append(f"{source}: its images are taken to be {order}, in this order, which 4D files do not name.")
+    elif any(each.first.name.split(".")[0][-5:] in _NUMBERS for each in found.values()):
+        notes.append(f"{source}: _0000, _0001, … are taken to be {order}, in this order, which the files do not name.")
+    return Inputs(found, tuple(notes))
 
 
 def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) -> dict[str, Path]:
     """Name -> volume, by what ``names_of`` calls it or else its file; refuses two whose outputs would have one name."""
     names: dict[str, Path] = {}
+    known = names_of or {}
     problems = []
     for path in paths:
-        name = (names_of or {}).get(path) or volume_stem(path)
+        name = known.get(path) or volume_stem(path)
         if (other := names.setdefault(name, path)) != path:
             problems.append(f"{path} and {other.name} would give outputs of the same name: rename one of them.")
     if problems:
@@ -132,15 +177,13 @@ def _by_name(paths: Sequence[Path], names_of: Mapping[Path, str] | None = None) 
     return names
 
 
-def _apart(found: Sequence[Path], classes: set[str]) -> tuple[list[Path], list[Path]]:
-    """Images, and the labels among them; where all are named as labels, they are what is wanted."""
-    stems = {volume_stem(path) for path in found}
-    labels = [
-        path
-        for path in found
-        if path.is_file() and (is_slicer_label(path) or _is_label(volume_stem(path), stems, classes))
-    ]
-    return ([path for path in found if path not in labels], labels) if len(labels) < len(found) else (list(found), [])
+def _apart(names: Mapping[Path, str], files: Collection[Path], classes: set[str]) -> tuple[list[Path], list[Path]]:
+    """Images, and the labels among them, which are files; where all are named as labels, they are what is wanted."""
+    stems = {*names.values()}
+    labels = {path for path in files if is_slicer_label(path) or _is_label(names[path], stems, classes)}
+    if len(labels) == len(names):
+        return list(names), []
+    return [path for path in names if path not in labels], [path for path in names if path in labels]
 
 
 def _is_label(stem: str, stems: set[str], classes: set[str]) -> bool:

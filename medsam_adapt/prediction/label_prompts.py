@@ -26,7 +26,7 @@ from medsam_adapt.data.volumes.io import (
 )
 from medsam_adapt.data.volumes.same_grid import check_same_grid
 from medsam_adapt.data.volumes.slicer_labels import segments_of
-from medsam_adapt.prediction.plan import Case
+from medsam_adapt.prediction.plan import PlannedCase
 from medsam_adapt.runs.record import RunRecord
 
 _ENDINGS = ("_0000", "_rtstruct")
@@ -48,7 +48,7 @@ class PromptsFromLabels:
             a label without any of the run's structures.
     """
 
-    def __init__(self, source: Path, cases: Sequence[Case], record: RunRecord) -> None:
+    def __init__(self, source: Path, cases: Sequence[PlannedCase], record: RunRecord) -> None:
         if not source.exists():
             raise InputError(f"{source} does not exist: give --prompts-from a label file or a folder of them.")
         if not source.is_dir() and len(cases) > 1:
@@ -71,7 +71,7 @@ class PromptsFromLabels:
         if problems:
             raise problems_error(problems)
 
-    def __call__(self, case: Case, image: np.ndarray) -> np.ndarray:
+    def __call__(self, case: PlannedCase, image: np.ndarray) -> np.ndarray:
         """Label ids of the run (X, Y, Z), or masks (C, X, Y, Z)."""
         path, record = self.files[case.name], self.record
         if path.is_dir():

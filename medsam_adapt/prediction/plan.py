@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.files import remove_leftovers
+from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
 from medsam_adapt.prediction.inputs import find_inputs
 from medsam_adapt.runs.record import RunRecord
+
+_READERS = 8  # threads that read headers
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,13 @@ class Outputs:
         paths["segmentation"] = folder / (f"{name}_seg" if self.per_class else f"{name}{suffix}")
         return paths
 
-    def checked(self, overlapping: bool, names: Sequence[str] = ()) -> Outputs:
+    def checked(self, overlapping: bool, names: Sequence[str] = (), painted: bool = False) -> Outputs:
         """These, with a file for each class where the format cannot hold classes that overlap.
 
         Args:
             overlapping: whether the run's classes may overlap.
             names: of the run's classes.
+            painted: whether classes that overlap are painted into one label map.
 
         Raises:
             InputError: an unknown format, one whose library is not installed or that takes none of these classes, or
@@ -70,20 +76,29 @@ class Outputs:
             check_names(names)
             if self.per_class:
                 raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
-        per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP)
+        per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP and not painted)
         if self.itk_snap and (self.format != "nifti" or per_class):
             raise InputError("--itk-snap goes with one NIfTI label map for all classes: leave out the other options.")
         return Outputs(self.format, per_class, self.itk_snap, self.probabilities, self.uncertainty)
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is."""
+class PlannedCase:
+    """One volume to segment, its header checked, the paths of its outputs by kind, and which DICOM series it is.
+
+    Where several images are taken together, ``images`` are these.
+    """
 
     name: str
     header: VolumeHeader
     outputs: dict[str, Path]
     series: str | None = None
+    images: ImageSet | None = None
+
+    @property
+    def source(self) -> ImageSource:
+        """What `read_volume` reads."""
+        return self.images or self.header.path
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class Unreadable:
 
 
 @dataclass
-class Plan:
+class PredictionPlan:
     """What is to be done.
 
     Attributes:
@@ -106,7 +121,7 @@ class Plan:
         notes: what was recognised and what was left out, in sentences.
     """
 
-    cases: list[Case] = field(default_factory=list)
+    cases: list[PlannedCase] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[Unreadable] = field(default_factory=list)
     notes: tuple[str, ...] = ()
@@ -128,7 +143,8 @@ def plan_cases(
     layout: str = "auto",
     fail_fast: bool = False,
     part: Part | None = None,
-) -> Plan:
+    recorded: Collection[str] | None = None,
+) -> PredictionPlan:
     """Find the volumes and check every header.
 
     Args:
@@ -142,49 +158,80 @@ def plan_cases(
         layout: of the inputs; "auto" recognises it.
         fail_fast: whether one volume that cannot be read is an error for all.
         part: of the volumes, by their names; all of them when None.
+        recorded: of the cases whose outputs exist, those that need not be done again; all of them when None.
 
     Raises:
         InputError: no volume; outputs that exist or cannot be written; all volumes that cannot be read, or that a DICOM
             output cannot refer to, if ``fail_fast`` or if no other is left.
     """
     _check_folder(inputs, folder)
-    pairs = record is not None and bool(record.images)
     known, classes = (record.layout, record.class_names) if record else ("", [])
-    found = find_inputs(inputs, layout, known, pairs, series, classes)
-    if series is not None and (pairs or not any(source.is_dir() for source in found.volumes.values())):
+    images, may_lack = (record.images, record.may_lack_images) if record else ([], False)
+    found = find_inputs(inputs, layout, known, images, series, classes, may_lack)
+    if series is not None and (images or not any(_is_folder(source) for source in found.volumes.values())):
         raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
-    plan, refused = Plan(notes=found.notes), []
+    plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
         plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {len(found.volumes)} volumes.",)
-    for name in names:
-        source = found.volumes[name]
-        paths = outputs.of(name, folder)
-        for path in paths.values():
-            remove_leftovers(path)
-        existing = [path for path in paths.values() if path.exists()]
-        if skip_existing and len(existing) == len(paths):
+    paths_of = {name: outputs.of(name, folder) for name in names}
+    there = look_for_outputs(folder, {path.name for paths in paths_of.values() for path in paths.values()})
+    wanted = []
+    for name, paths in paths_of.items():
+        existing = [path for path in paths.values() if path.name in there]
+        known = recorded is None or name in recorded
+        if skip_existing and known and all(there.get(path.name) for path in paths.values()):
             plan.skipped.append(name)
-            continue
-        if existing and not (overwrite or skip_existing):
+        elif existing and not (overwrite or skip_existing):
             refused.append(
                 f"{existing[0]} already exists: name another --output, or add --skip-existing or --overwrite."
             )
+        else:
+            wanted.append(name)
+    for name, header in _headers(wanted, found.volumes, series, outputs.format):
+        source = found.volumes[name]
+        if isinstance(header, InputError):
+            plan.failed.append(Unreadable(name, Path(str(source)), header))
             continue
-        chosen = series if source.is_dir() else None
-        try:
-            case = Case(name, read_header(source, chosen), paths, chosen)
-            if get_format(outputs.format).NEEDS_DICOM and isinstance(case.header, SeriesHeader):
-                get_format(outputs.format).check(case.header)
-        except InputError as error:
-            plan.failed.append(Unreadable(name, source, error))
-            continue
-        if get_format(outputs.format).NEEDS_DICOM and not isinstance(case.header, SeriesHeader):
+        if get_format(outputs.format).NEEDS_DICOM and not isinstance(header, SeriesHeader):
             refused.append(f"{source} is no DICOM series, to which --format {outputs.format} refers: use another.")
-        plan.cases.append(case)
+        several = source if isinstance(source, ImageSet) else None
+        plan.cases.append(PlannedCase(name, header, paths_of[name], _chosen(series, source), several))
     if refused or (plan.failed and (fail_fast or not plan.cases)):
         raise problems_error([*refused, *(str(each.error) for each in plan.failed)])
     return plan
+
+
+def _is_folder(source: ImageSource) -> bool:
+    return isinstance(source, Path) and source.is_dir()
+
+
+def _headers(
+    names: Sequence[str], volumes: Mapping[str, ImageSource], series: str | None, format: str
+) -> Iterator[tuple[str, VolumeHeader | InputError]]:
+    """The header of each volume, or what is wrong with it; several at a time, as a shared disk answers late."""
+    needs_dicom = get_format(format).NEEDS_DICOM
+
+    def read(name: str) -> VolumeHeader | InputError:
+        try:
+            header = read_header(volumes[name], _chosen(series, volumes[name]))
+            if needs_dicom and isinstance(header, SeriesHeader):
+                get_format(format).check(header)
+        except InputError as error:
+            return error
+        return header
+
+    if len(names) <= 1:
+        yield from ((name, read(name)) for name in names)
+        return
+    # Threads that silence pydicom by turns would undo each other's silence.
+    with quiet_dicom(), ThreadPoolExecutor(_READERS) as readers:
+        yield from zip(names, readers.map(read, names), strict=True)
+
+
+def _chosen(series: str | None, source: ImageSource) -> str | None:
+    """The series wanted of a DICOM folder; files have none."""
+    return series if series is not None and _is_folder(source) else None
 
 
 def _check_folder(inputs: Path, folder: Path) -> None:

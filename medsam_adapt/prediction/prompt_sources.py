@@ -16,16 +16,16 @@ from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.file import Prompt, read_prompts
 from medsam_adapt.data.prompts.placement import prompts_on_slices
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
+from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels, ids_by_name, translate
-from medsam_adapt.prediction.plan import Case
+from medsam_adapt.prediction.plan import PlannedCase, PredictionPlan
 from medsam_adapt.runs.record import RunRecord, read_runs
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.inference.predictor import Predictor
 
 #: gives a case's label ids, or masks, from which prompts are taken; also takes its voxels
-ReferenceOf = Callable[[Case, np.ndarray], np.ndarray]
+ReferenceOf = Callable[[PlannedCase, np.ndarray], np.ndarray]
 
 SEES_THE_ANSWER = (
     "the prompts were taken from labels: the model saw where the answer is, so these masks are for evaluation only"
@@ -74,7 +74,17 @@ class PromptOptions:
                 "none, or give --prompts, --prompts-from-run or --prompts-from."
             )
 
-    def reference(self, cases: Sequence[Case], record: RunRecord) -> Callable[[str, int | None], ReferenceOf | None]:
+    def of_cases(self, plan: PredictionPlan, record: RunRecord) -> dict[str, list[Prompt]] | None:
+        """The prompts of the file by case, None without a file.
+
+        Raises:
+            InputError: as `read_case_prompts`.
+        """
+        return None if self.file is None else read_case_prompts(self.file, plan.cases, plan.names, record)
+
+    def reference(
+        self, cases: Sequence[PlannedCase], record: RunRecord
+    ) -> Callable[[str, int | None], ReferenceOf | None]:
         """What gives the labels from which prompts are taken, once a device and a batch size are known.
 
         Raises:
@@ -95,9 +105,21 @@ class PromptOptions:
 
         return load
 
+    def absolute(self) -> PromptOptions:
+        """The same with absolute paths."""
+        paths = (None if path is None else path.absolute() for path in (self.file, self.from_run, self.from_labels))
+        return PromptOptions(*paths, propagate=self.propagate)
+
+    def reference_of_each(self, record: RunRecord, device: str, batch_size: int | None) -> ReferenceOf | None:
+        """As `reference`, for cases that are not known beforehand: the label of each is looked for when it comes."""
+        if self.from_labels is not None:
+            labels = self.from_labels
+            return lambda case, image: PromptsFromLabels(labels, [case], record)(case, image)
+        return self.reference([], record)(device, batch_size)
+
 
 def read_case_prompts(
-    path: Path, cases: Sequence[Case], names: Sequence[str], record: RunRecord
+    path: Path, cases: Sequence[PlannedCase], names: Sequence[str], record: RunRecord
 ) -> dict[str, list[Prompt]]:
     """The prompts of all cases, checked against the run and the volumes.
 
@@ -134,7 +156,7 @@ class PromptsFromRun:
     def __init__(self, proposer: Predictor, record: RunRecord) -> None:
         self.proposer, self.record = proposer, record
 
-    def __call__(self, case: Case, image: np.ndarray) -> np.ndarray:
+    def __call__(self, case: PlannedCase, image: np.ndarray) -> np.ndarray:
         """Label ids of the prompted run, (X, Y, Z), or masks (C, X, Y, Z) of a proposer whose classes overlap."""
         proposed = self.proposer(image, case.header.affine)
         theirs = ids_by_name(self.proposer.record.class_names, self.proposer.record.label_ids)

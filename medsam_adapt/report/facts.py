@@ -72,10 +72,6 @@ def _model(run: Path, record: RunRecord) -> Rows:
     adapter = record.adapter.name.rpartition(".")[2]
     settings = ", ".join(f"{name} {value}" for name, value in record.adapter.settings.items())
     prompts = {"none": "none: no click, no box", "box": "a box", "points": "points"}
-    policy = record.policy
-    window = "percentiles 0.5 to 99.5 become black to white"
-    if policy.kind == "window":
-        window = f"{policy.low:g} to {policy.high:g}{' HU' * (policy.modality == 'CT')} become black to white"
     scaling = {
         "sam": "sam: 0 to 255, minus SAM's mean, divided by its standard deviation",
         "unit": "unit: each slice from 0 to 1",
@@ -87,8 +83,12 @@ def _model(run: Path, record: RunRecord) -> Rows:
         ("trained values", NOT_RECORDED if total is None else f"{total:,}" + f" ({parts})" * bool(parts)),
         ("image encoder", "trained whole" if record.tune_encoder else "frozen but for the adapter"),
         ("prompt", prompts[record.prompt] + ", and one that is learnt" * record.learn_prompt),
-        ("slices", f"{record.axis}, {record.image_size} pixels"),
-        ("grey levels", window.replace("-", "−")),
+        (
+            "slices",
+            f"{'axial, coronal and sagittal' if record.three_planes else record.axis}, {record.image_size} pixels",
+        ),
+        *([("images of a case", record.describe_images())] if record.images else []),
+        ("grey levels", record.policy.describe().replace("-", "−")),
         ("input scaling", scaling[record.input_scaling]),
     ]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from medsam_adapt.evaluation.pictures import ROLES
-from medsam_adapt.report.contours import path_data
+from medsam_adapt.evaluation.contours import path_data
+from medsam_adapt.evaluation.shown_cases import PackedCase
 from medsam_adapt.report.markup import Markup, data_uri, element
-from medsam_adapt.report.volumes import PackedCase
 
 
 def heading(roles: Sequence[str]) -> str:
@@ -48,19 +46,3 @@ def _panel(packed: PackedCase, outlines: Mapping[int, str], name: str) -> Markup
     image = element("image", href=data_uri(packed.key_slice, "jpeg"), width=packed.width, height=packed.height)
     title = element("title", f"{packed.case}, slice {packed.numbers[packed.key_index]}: outlines of the {name}")
     return element("svg", title, image, *paths, viewBox=f"0 0 {packed.width} {packed.height}", role="img")
-
-
-def saved_pictures(run: Path) -> dict[str, Markup]:
-    """Role -> picture saved by the evaluation, for a run whose volumes are not available."""
-    paths = [(role, run / "pictures" / f"{role}.png") for role in ROLES]
-    return {role: saved_figure(role, path.read_bytes()) for role, path in paths if path.is_file()}
-
-
-def saved_figure(role: str, png: bytes) -> Markup:
-    """The figure of a saved picture.
-
-    Args:
-        role: what the case is shown as, ``worst`` say.
-        png: content of the file.
-    """
-    return element("figure", element("img", src=data_uri(png, "png"), alt=f"{role} case"), class_="saved")

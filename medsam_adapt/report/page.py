@@ -7,24 +7,24 @@ and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from medsam_adapt.evaluation.shown_cases import PackedCase
 from medsam_adapt.report.colours import class_colour
 from medsam_adapt.report.curves import Curve, draw_curve
 from medsam_adapt.report.facts import Facts, Rows
 from medsam_adapt.report.figures import draw_case, heading
 from medsam_adapt.report.markup import Markup, content_hash, data_uri, element, embedded_json, join
 from medsam_adapt.report.tables import case_table, class_table, key_figures, named, number
-from medsam_adapt.report.volumes import PackedCase
 
 _LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, right, top, bottom
 
 
 @dataclass(frozen=True)
-class Report:
+class PageContent:
     """Content of a page.
 
     Attributes:
@@ -36,7 +36,6 @@ class Report:
         axis: slicing direction.
         letters: whether the sides of a slice are those of a patient.
         shown: what a case is shown as, ``worst`` say, and the packed case; worst first.
-        pictures: role -> saved picture, for a page without packed cases.
         notes: remarks on the interpretation, in addition to the notes in ``metrics``.
         about_slices: how the slices in the page differ from the volumes, and their size.
     """
@@ -49,39 +48,38 @@ class Report:
     axis: str = "axial"
     letters: bool = True
     shown: Sequence[tuple[str, PackedCase]] = ()
-    pictures: Mapping[str, Markup] = field(default_factory=dict)
     notes: Sequence[str] = ()
     about_slices: Sequence[str] = ()
 
 
-def make_page(report: Report) -> str:
+def make_page(content: PageContent) -> str:
     """The whole HTML file."""
-    style = _asset("page.css") + _class_colours(len(report.metrics["classes"]))
+    style = _asset("page.css") + _class_colours(len(content.metrics["classes"]))
     script = _asset("page.js")
     policy = (
         f"default-src 'none'; script-src {content_hash(script)}; style-src {content_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    facts = report.facts
+    facts = content.facts
     parts = {
         "policy": join(policy),
-        "title": join(f"{report.run}: {facts.method}, report"),
+        "title": join(f"{content.run}: {facts.method}, report"),
         "style": style,
         "script": script,
-        "run": join(report.run),
+        "run": join(content.run),
         "method": join(facts.method),
         "summary": join(facts.summary),
-        "figures": key_figures(report.metrics),
-        "notes": _notes([*report.metrics["notes"], *report.notes]),
-        "class_scores": class_table(report.metrics),
-        "empty_rule": join(report.metrics["rules"]["empty_rule"]),
-        "tolerance": join(_tolerances(report.metrics)),
-        "interval": join(report.metrics["rules"]["interval"]),
-        "case_scores": case_table(report.metrics, [packed.case for _, packed in report.shown], report.trained_on),
-        "shown": join(heading([role for role, _ in report.shown] or list(report.pictures))),
-        "pictures": _pictures(report),
-        "viewer": _viewer(report),
-        "curves": join(*(draw_curve(curve) for curve in report.curves))
+        "figures": key_figures(content.metrics),
+        "notes": _notes([*content.metrics["notes"], *content.notes]),
+        "class_scores": class_table(content.metrics),
+        "empty_rule": join(content.metrics["rules"]["empty_rule"]),
+        "tolerance": join(_tolerances(content.metrics)),
+        "interval": join(content.metrics["rules"]["interval"]),
+        "case_scores": case_table(content.metrics, [packed.case for _, packed in content.shown], content.trained_on),
+        "shown": join(heading([role for role, _ in content.shown])),
+        "pictures": _pictures(content),
+        "viewer": _viewer(content),
+        "curves": join(*(draw_curve(curve) for curve in content.curves))
         or element("p", "The run folder contains no training curves.", class_="quiet"),
         "references": join(*(element("li", reference) for reference in facts.references)),
         "model": _rows(facts.model),
@@ -89,7 +87,7 @@ def make_page(report: Report) -> str:
         "training": _rows(facts.training),
         "settings": _rows(facts.settings),
         "versions": _rows(facts.versions),
-        "data_json": embedded_json(_viewer_data(report)),
+        "data_json": embedded_json(_viewer_data(content)),
     }
     return Template(_asset("page.html")).substitute(parts)
 
@@ -125,35 +123,35 @@ def _rows(rows: Rows) -> Markup:
     )
 
 
-def _pictures(report: Report) -> Markup:
-    if report.shown:
-        key = [element("li", named(index, name)) for index, name in enumerate(report.metrics["classes"], start=1)]
-        scores = report.metrics["cases"]
-        drawn = [draw_case(packed, role, number(scores[packed.case]["mean"]["dsc"])) for role, packed in report.shown]
+def _pictures(content: PageContent) -> Markup:
+    if content.shown:
+        key = [element("li", named(index, name)) for index, name in enumerate(content.metrics["classes"], start=1)]
+        scores = content.metrics["cases"]
+        drawn = [draw_case(packed, role, number(scores[packed.case]["mean"]["dsc"])) for role, packed in content.shown]
         return join(element("ul", *key, class_="key"), element("div", *drawn, class_="cases"))
-    return join(*report.pictures.values()) or element("p", "The page was made without pictures.", class_="quiet")
+    return element("p", "The page was made without pictures.", class_="quiet")
 
 
-def _viewer(report: Report) -> Markup:
-    if not report.shown:
+def _viewer(content: PageContent) -> Markup:
+    if not content.shown:
         return Markup("")
-    return Markup(Template(_asset("viewer.html")).substitute(about=join(" ".join(report.about_slices))))
+    return Markup(Template(_asset("viewer.html")).substitute(about=join(" ".join(content.about_slices))))
 
 
-def _viewer_data(report: Report) -> dict[str, Any]:
+def _viewer_data(content: PageContent) -> dict[str, Any]:
     """Data for the script of the page."""
     return {
-        "axis": report.axis,
-        "letters": _LETTERS[report.axis] if report.letters else "",
+        "axis": content.axis,
+        "letters": _LETTERS[content.axis] if content.letters else "",
         "classes": [
             {"name": name, "colour": class_colour(index)}
-            for index, name in enumerate(report.metrics["classes"], start=1)
+            for index, name in enumerate(content.metrics["classes"], start=1)
         ],
         "cases": [
             {
                 "id": packed.case,
                 "role": role,
-                "dsc": [score["dsc"] for score in report.metrics["cases"][packed.case]["classes"].values()],
+                "dsc": [score["dsc"] for score in content.metrics["cases"][packed.case]["classes"].values()],
                 "slices": packed.slices,
                 "numbers": packed.numbers,
                 "start": packed.key_index,
@@ -164,6 +162,6 @@ def _viewer_data(report: Report) -> dict[str, Any]:
                 "prediction": packed.prediction,
                 "reference": packed.reference,
             }
-            for role, packed in report.shown
+            for role, packed in content.shown
         ],
     }

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medsam_adapt.bundle.contents import complete_configs, write_bundle
-from medsam_adapt.bundle.untrusted import is_foreign, origin_sha256
+from medsam_adapt.bundle.untrusted import is_untrusted, origin_sha256
 from medsam_adapt.config import Backbone, refuse_code
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json
@@ -133,6 +133,11 @@ class RunRecord(SlicingSpec):
             "tune_encoder": self.tune_encoder,
         }
 
+    @property
+    def may_lack_images(self) -> bool:
+        """Whether training left out images of a case at random, so that prediction may lack one."""
+        return bool(self.images) and bool(self.knobs.get("channel_dropout"))
+
 
 def read_run(folder: str | Path) -> RunRecord:
     """The record of a run's folder.
@@ -174,7 +179,7 @@ def data_of(record: RunRecord, run: str | Path) -> Path:
 
 
 def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
-    """The bundle to train by as a run was: the shipped one, or the same foreign one, which must be given again.
+    """The bundle to train by as a run was: the shipped one, or the same untrusted one, which must be given again.
 
     Args:
         record: of the run.
@@ -186,7 +191,7 @@ def same_origin(record: RunRecord, bundle: str | None, run: str | Path) -> str:
     """
     if record.bundle_sha256 is None:
         return record.bundle
-    given = origin_sha256(Path(bundle), record.bundle) if bundle is not None and is_foreign(bundle) else None
+    given = origin_sha256(Path(bundle), record.bundle) if bundle is not None and is_untrusted(bundle) else None
     if bundle is not None and given == record.bundle_sha256:
         return bundle
     raise InputError(
@@ -255,8 +260,6 @@ def write_run(folder: Path, record: RunRecord, bundle_root: Path) -> None:
         record = record.model_copy(update={"bundle_sha256": origin_sha256(bundle_root, record.bundle)})
     configs = complete_configs(bundle_root, record.config_values(), record.knobs)
     _describe_output(configs["metadata"], record)
-    if record.images:
-        configs["inference"]["dataset"]["data"] = "$medsam_adapt.data.volumes_in(@dataset_dir, pairs=True)"
     for name in ("train", "evaluate"):
         configs[name]["dataset_dir"] = literal(record.dataset_dir) or configs[name]["dataset_dir"]
     write_bundle(bundle_root, folder, configs)
@@ -271,6 +274,6 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"] = len(names)
     if record.images:
-        channels = {str(index): name for index, name in enumerate([*record.images, "mean"])}
+        channels = {str(index): name for index, name in enumerate(record.input_channels)}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}

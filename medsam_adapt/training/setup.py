@@ -90,6 +90,7 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         detail=knobs.detail,
         input_scaling=data.input_scaling,
         kernels=knobs.kernels,
+        images=len(data.cases.images),
     )
 
 

@@ -1,25 +1,125 @@
-"""``train --minutes``: how many epochs fit into a time budget, and the end of a training that would exceed it."""
+"""``train --minutes``: a training that ends when its time is over, and what a time budget buys.
+
+The learning rate follows the share of the time that is used, not the number of steps: it reaches zero at the end
+however fast the steps turn out to be, as in Li et al., Budgeted Training, ICLR 2020.
+"""
 
 from __future__ import annotations
 
+import statistics
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 from pydantic import BaseModel
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import read_record
-from medsam_adapt.runs.record import COST_FILE, CostRecord
+from medsam_adapt.core.distributed import from_main_process
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
+    from monai.engines import SupervisedEvaluator
 
-_TIMED_STEPS = 6  # after two that also allocate and start workers
-_MARGIN = 0.1  # of the time left, for steps that turn out slower, and for writing the run
-_LAST = 0.97  # of the budget: a step that would begin later is not begun
+PARTS = 1000  # of the budget, in which the schedules of the learning rates move
+_TIMED_STEPS = 7  # after two that also allocate and start workers
+_CLOSING = 1.0  # seconds that are kept for writing the weights and leaving the process
+_CLOSING_SHARE = 0.02  # of the budget, at most
+_SLOWER = 1.2  # a validation may take that much longer than the volume that was timed
+_ENDLESS = 10**9  # epochs
+
+
+class TimeBudget:
+    """Handler of the trainer that moves the learning rates along the time used, and ends the training at its end.
+
+    What is used is part of the checkpoint, so a resumed training has what is left. Of several processes that train
+    together the first one's clock decides.
+
+    Args:
+        seconds: of the budget, from :attr:`started` to the end of the last validation.
+        schedules: of the learning rates, `PARTS` steps long.
+        validator: runs once when the training has ended; its time is kept free. None without held-out volumes.
+        clock: seconds of a clock that never goes back.
+
+    Attributes:
+        started: when the budget began, by the clock; set it to count what came before the trainer was made.
+        share: of the training's time that is used, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        schedules: Iterable[Any] = (),
+        validator: SupervisedEvaluator | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.seconds, self.schedules, self.validator, self.clock = seconds, list(schedules), validator, clock
+        self.started = clock()
+        self.share = 0.0
+        self._before = 0.0  # seconds used up to the checkpoint that the training continues from
+        self._first = self._last = self._longest = 0.0  # seconds used before the first step and the last; of a step
+
+    parts = PARTS
+
+    @property
+    def part(self) -> int:
+        """How many of the `parts` of the budget are used."""
+        return round(self.share * PARTS)
+
+    def attach(self, engine: Any) -> None:
+        """Register with the trainer, after what restores a checkpoint."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def state_dict(self) -> dict[str, float]:
+        """What is needed to resume."""
+        return {"used": self._used(), "first": self._first}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Resume from what `state_dict` gave."""
+        self._before, self._first = state["used"], state["first"]
+
+    def _used(self) -> float:
+        return self._before + self.clock() - self.started
+
+    def _start(self, engine: Any) -> None:
+        engine.state.max_epochs = _ENDLESS
+        validation = 0.0 if self.validator is None else _SLOWER * seconds_of_validation(self.validator, self.clock)
+        closing = min(_CLOSING, _CLOSING_SHARE * self.seconds)
+        self._end = self.seconds - validation - closing
+        self._last = self._used()
+        if not self._before:
+            self._first = self._last
+
+    def _step(self, engine: Any) -> None:
+        now = self._used()
+        # Not a mean: a step that waits for a checkpoint or another program says nothing about the next one.
+        self._longest = max(now - self._last, 0.9 * self._longest) if engine.state.iteration > 1 else 0.0
+        self._last = now
+        left = self._end - now
+        share = 1.0 if left <= 0 else (now - self._first) / (self._end - self._first)
+        self.share, over = from_main_process((min(share, 1.0), left < self._longest / 2))
+        for schedule in self.schedules:
+            while schedule.last_epoch < self.part:
+                schedule.step()
+        if over:
+            engine.terminate()
+
+
+def seconds_of_validation(validator: SupervisedEvaluator, clock: Callable[[], float] = time.monotonic) -> float:
+    """About how long a validation takes, from one volume; the validator's state stays as it is."""
+    volumes: Any = validator.data_loader
+    started = clock()
+    batch = next(iter(volumes), None)
+    if batch is None:
+        return 0.0
+    training = validator.network.training
+    validator.network.eval()
+    try:
+        image, _, args, keywords = validator.prepare_batch(batch, validator.state.device)
+        validator.inferer(image, validator.network, *args, **keywords)
+    finally:
+        validator.network.train(training)
+    return (clock() - started) * len(volumes)
 
 
 class StepTimes(BaseModel):
@@ -31,7 +131,7 @@ class StepTimes(BaseModel):
 
     def epochs(self, seconds: float, steps_per_epoch: int) -> int:
         """How many epochs of so many steps fit into ``seconds``; at least 1."""
-        left = seconds * (1 - _MARGIN) - self.validation - self.frozen
+        left = seconds - self.validation - self.frozen
         return max(1, int(left / (self.step * steps_per_epoch)))
 
 
@@ -39,10 +139,9 @@ def measure(flow: ConfigWorkflow) -> StepTimes:
     """Time real steps, and a validation on one held-out volume; the workflow's network is changed by it."""
     trainer: Any = flow.trainer
     frozen = flow.parser.get_parsed_content("frozen") if "frozen" in flow.parser else None
-    batches, started, done = iter(trainer.data_loader), 0.0, 0
-    while done < _TIMED_STEPS + 2:
-        if done == 2:
-            started = time.perf_counter()
+    batches, seconds = iter(trainer.data_loader), []
+    while len(seconds) < _TIMED_STEPS + 2:
+        started = time.perf_counter()
         batch = next(batches, None)
         if batch is None:
             batches = iter(trainer.data_loader)
@@ -50,62 +149,11 @@ def measure(flow: ConfigWorkflow) -> StepTimes:
         if frozen is not None:
             frozen.rehearse()
         trainer._process_function(trainer, batch)
-        done += 1
-    seconds = (time.perf_counter() - started) / _TIMED_STEPS
-    rest = 0.0
+        seconds.append(time.perf_counter() - started)
+    step, rest = statistics.median(seconds[2:]), 0.0
     if frozen is not None and frozen.done:
         one = frozen.seconds / frozen.done
-        seconds, rest = max(seconds - one * trainer.data_loader.batch_size, seconds / 10), one * frozen.steps
-    return StepTimes(step=seconds, validation=_validation_seconds(flow), frozen=rest)
-
-
-def _validation_seconds(flow: ConfigWorkflow) -> float:
-    data = flow.parser.get_parsed_content("data")
-    volumes = len(data.volumes())
-    if not volumes:
-        return 0.0
-    started = time.perf_counter()
-    validator: Any = flow.parser.get_parsed_content("validate#evaluator")
-    validator.state.epoch_length = 1
-    validator.run()
-    return (time.perf_counter() - started) * volumes
-
-
-@dataclass
-class Deadline:
-    """Handler of the trainer that ends the training when its time is over.
-
-    Args:
-        seconds: of the budget.
-        started: `time.monotonic` when it began.
-    """
-
-    seconds: float
-    started: float
-
-    @classmethod
-    def of(cls, minutes: float, started: float, run: Path, resume: bool) -> Deadline:
-        """The deadline of a command that began at ``started``; a resumed run has what it has not used yet.
-
-        Raises:
-            InputError: the run has used all its time.
-        """
-        used = 0.0
-        if resume and (run / COST_FILE).is_file():
-            used = read_record(run / COST_FILE, CostRecord, "restore it or train again").seconds or 0.0
-        if used >= 60 * minutes:
-            raise InputError(f"{run} has used its {minutes:g} minutes. Begin another run with --from {run}.")
-        return cls(60 * minutes - used, started)
-
-    @property
-    def left(self) -> float:
-        """Seconds until it."""
-        return self.started + self.seconds - time.monotonic()
-
-    def attach(self, engine: Any) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end)
-
-    def _end(self, engine: Any) -> None:
-        if self.left < (1 - _LAST) * self.seconds:
-            engine.terminate()
+        step, rest = max(step - one * trainer.data_loader.batch_size, step / 10), one * frozen.steps
+    held_out = flow.parser.get_parsed_content("data").volumes()
+    validator: Any = flow.parser.get_parsed_content("validate#evaluator") if held_out else None
+    return StepTimes(step=step, validation=0.0 if validator is None else seconds_of_validation(validator), frozen=rest)

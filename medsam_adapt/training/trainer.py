@@ -29,6 +29,7 @@ from medsam_adapt.runs.record import LOG_FOLDER
 from medsam_adapt.training.average import AverageWeights
 from medsam_adapt.training.run_handler import RunHandler
 from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
+from medsam_adapt.training.time_budget import PARTS, TimeBudget
 
 Schedule = Literal["polynomial", "cosine", "warmup_cosine"]
 _WARMUP_STEPS = 50
@@ -58,7 +59,8 @@ def build_trainer(
     """The trainer that the ``train.json`` of every bundle runs; its folder is a run when it has ended.
 
     Args:
-        max_epochs: passes over the training slices.
+        max_epochs: passes over the training slices; not used where ``knobs.minutes`` is a time budget, which begins
+            when the trainer is made, or when its ``budget.started`` says.
         train_data_loader: batches of slices.
         inferer: applies the network to a batch.
         knobs: the settings of the run.
@@ -88,32 +90,38 @@ def build_trainer(
         parameters = model_weights(network) + [tensor for module in beside.values() for tensor in module.parameters()]
     optimizer = adamw(parameters, knobs.learning_rate, knobs.weight_decay)
     others = {name: item for name, item in (states or {}).items() if isinstance(item, Optimizer)}
-    steps = max_epochs * len(train_data_loader)
+    steps = max_epochs * len(train_data_loader) if knobs.minutes is None else PARTS
     schedules = {
         name.replace("optimizer", "schedule"): _schedule(schedule, item, steps, knobs)
         for name, item in {"optimizer": optimizer, **others}.items()
     }
     loss = SegmentationLoss(segmenter.head) if loss is None else loss
     validates = bool(data.volumes())
+    budget = None
+    if knobs.minutes is not None:
+        budget = TimeBudget(60 * knobs.minutes, schedules.values(), validator if validates else None)
+    budgets = {} if budget is None else {"budget": budget}
     average = AverageWeights(segmenter, knobs.average) if knobs.average else None
     averages = {} if average is None else {"average": average}
     handlers: list[Any] = [
-        *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values()),
+        *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values() if budget is None),
         *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_main_process() else []),
         *averages.values(),  # before a checkpoint is written
-        *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates else []),
+        # Within a time budget the last weights, whose learning rate came to zero, are validated alone.
+        *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates and not budget else []),
         RunHandler(
             record_of(data, segmenter, knobs, *beside.values()),
             segmenter,
             folder,
             bundle_root,
-            {"optimizer": optimizer, **(states or {}), **schedules, **beside, **averages},
+            {"optimizer": optimizer, **(states or {}), **schedules, **beside, **averages, **budgets},
             validator if validates else None,
             resume,
             average,
         ),
+        *budgets.values(),  # after a checkpoint is restored
     ]
-    return SupervisedTrainer(
+    trainer: Any = SupervisedTrainer(  # Any: it gets an attribute
         device=device,
         max_epochs=max_epochs,
         train_data_loader=train_data_loader,
@@ -127,6 +135,8 @@ def build_trainer(
         iteration_update=update,
         train_handlers=handlers,
     )
+    trainer.budget = budget
+    return trainer
 
 
 def adamw(parameters: Iterable[Any], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

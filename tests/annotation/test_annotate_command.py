@@ -84,3 +84,31 @@ def test_a_killed_server_loses_two_seconds_at_most(scans, boxes_run, tmp_path):
     assert np.flatnonzero(found.label.any(axis=(0, 1))).tolist() == [0, 1, 2]
     assert np.count_nonzero(found.label == 2) == 3 * 72
     assert [each.kind for each in found.authors] == ["person"]
+
+
+def test_a_server_that_is_stopped_saves_what_was_drawn(scans, boxes_run, tmp_path, monkeypatch, capsys):
+    """Ctrl+C and SIGTERM: uvicorn ends in order and raises the signal again."""
+    import uvicorn
+
+    from medsam_adapt.annotation import server
+
+    sessions = []
+    make = server.create_app
+    monkeypatch.setattr(
+        server, "create_app", lambda session, *others: sessions.append(session) or make(session, *others)
+    )
+
+    def draw_and_stop(self, sockets):
+        with sessions[0].changing("phantom_000") as drawing:
+            drawing.paint("axial", {3: painted((36, 40))}, sessions[0].person)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(uvicorn.Server, "run", draw_and_stop)
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["annotate", str(scans), "--classes", "liver", "--model", str(boxes_run), "--no-browser", "-o", str(output)]
+        )
+    assert not stopped.value.code
+    assert "All labels are saved" in capsys.readouterr().out
+    assert (output / "drafts" / "phantom_000.nii.gz").is_file()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medsam_adapt.annotation.following import follow
+from medsam_adapt.annotation.following import SLACK, follow
 from medsam_adapt.data.prompts.simulated import SlicePrompt
 
 
@@ -21,7 +21,7 @@ def test_between_two_boxes_the_box_moves_evenly():
     keys = boxes(s2=(0, 0, 10, 10), s6=(8, 8, 18, 26))
     found = dict(follow(lambda index, prompt: filled(prompt.box), keys, range(2, 7)))
     assert sorted(found) == [3, 4, 5]
-    np.testing.assert_array_equal(found[4], filled((4, 4, 14, 18)))
+    np.testing.assert_array_equal(found[4], filled((4 - 10 * SLACK, 4 - 14 * SLACK, 14 + 10 * SLACK, 18 + 14 * SLACK)))
 
 
 def test_beyond_the_boxes_the_mask_is_followed_until_it_vanishes():

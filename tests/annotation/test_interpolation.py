@@ -1,6 +1,7 @@
 """Masks and boxes between drawn slices."""
 
 import numpy as np
+import pytest
 
 from medsam_adapt.annotation.interpolation import box_between, fill_between
 from medsam_adapt.data.prompts.simulated import SlicePrompt
@@ -29,3 +30,4 @@ def test_nothing_is_drawn_outside_or_between_neighbours():
 def test_a_box_moves_evenly():
     first, last = SlicePrompt(box=(0, 10, 20, 30)), SlicePrompt(box=(8, 10, 40, 50))
     assert box_between(first, last, 0.25).box == (2, 10, 25, 35)
+    assert box_between(first, last, 0.25, slack=0.2).box == pytest.approx((-2.6, 5, 29.6, 40))

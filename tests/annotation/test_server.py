@@ -100,6 +100,18 @@ def test_a_box_gives_the_mask_that_predict_gives(client, proposals, scans):
     np.testing.assert_array_equal(mask, turned[::-1, ::-1].T > 0)
 
 
+def test_a_point_corrects_the_box_of_a_run_that_takes_boxes_only(client):
+    def mask(points):
+        reply = client.post(f"{SCAN}/proposal", json={"axis": "axial", "index": 5, **BOX, "points": points})
+        return from_run_lengths(reply.json()["mask"], SHAPE, [0, 1])
+
+    plain = mask([])
+    is_inside = bool(plain[12, 15])
+    corrected = mask([[15, 12, not is_inside]])
+    assert bool(corrected[12, 15]) != is_inside
+    assert (corrected != plain).sum() < plain.size / 4
+
+
 def test_a_prompt_that_the_run_does_not_take_is_refused_in_a_sentence(client):
     cases = {
         "this run was trained on axial slices": {"axis": "coronal", "index": 5, **BOX},

@@ -108,7 +108,7 @@ def not_gzip(data):
         (truncated, ["images/phantom_001.nii.gz cannot be read, truncated or damaged", "copy or download it again"]),
         (
             four_dimensional,
-            ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a separate file"],
+            ["images/phantom_001.nii.gz is 4D (40 × 36 × 12 × 2), not 3D; give each volume in a separate file, or"],
         ),
         (not_finite, ["images/phantom_001.nii.gz has 1 NaN or infinite voxels; replace them"]),
         (outside_the_map, ["phantom_001", "77", "label map"]),
@@ -188,7 +188,7 @@ def test_an_output_that_cannot_be_written(phantoms, tmp_path, capsys, monkeypatc
         assert f"{tmp_path / 'file'}" in err
         assert any(words in err for words in ("cannot be written", "cannot write to"))
         assert "name a" in err
-    monkeypatch.setattr("medsam_adapt.cli.console._writable", lambda folder: False)
+    monkeypatch.setattr("medsam_adapt.core.output_folder._writable", lambda folder: False)
     code, err = call(capsys, *commands["train"], tmp_path / "run")
     assert code == 2
     assert f"{tmp_path} cannot be written to: name another folder" in err

@@ -5,17 +5,18 @@ import pytest
 from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.cli.main import main
 
-# On ViT-B with one class: encoder, and other.
+# With one class, on ViT-B, TinyViT and SAM 2's Hiera: encoder; and other, the same on all of them.
 COUNTS = {
-    "adaptformer": (322_752, 0),
-    "blosam": (0, 256),
-    "decoder": (0, 0),
-    "detail": (0, 730_050),
-    "infosam": (5_948_160, 132_608),
-    "lora": (147_456, 0),
-    "samcobot": (147_456 + 864, 0),
-    "samparser": (512, 0),
+    "adaptformer": ((322_752, 65_120, 164_832), 0),
+    "blosam": ((0, 0, 0), 256),
+    "decoder": ((0, 0, 0), 0),
+    "detail": ((0, 0, 0), 730_050),
+    "infosam": ((5_948_160, 368_800, 2_276_256), 132_608),
+    "lora": ((147_456, 29_696, 69_888), 0),
+    "samcobot": ((147_456 + 864, 29_696 + 640, 69_888 + 864), 0),
+    "samparser": ((512, 512, 800), 0),
 }
+BACKBONES = ("vit_b", "lite_medsam", "sam2_hiera_tiny")
 
 
 def out_of(capsys, *arguments):
@@ -32,11 +33,13 @@ def test_the_list_is_the_folders(capsys):
     assert all(name in text for name in bundle_names())
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("bundle", bundle_names())
-def test_the_counts_are_exact(capsys, bundle):
-    facts = json.loads(out_of(capsys, "bundles", "show", bundle, "--json"))
+def test_the_counts_are_exact(capsys, bundle, backbone):
+    facts = json.loads(out_of(capsys, "bundles", "show", bundle, "--backbone", backbone, "--json"))
     counts = facts["trainable"]
-    assert (counts["encoder"], counts["other"]) == COUNTS[bundle]
+    encoder, other = COUNTS[bundle]
+    assert (counts["encoder"], counts["other"]) == (encoder[BACKBONES.index(backbone)], other)
     assert counts["total"] == counts["encoder"] + counts["decoder"] + counts["other"]
     assert facts["share"] == counts["total"] / facts["sam_parameters"]
 

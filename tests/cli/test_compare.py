@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from medsam_adapt.cli import compare
 from medsam_adapt.cli.main import main
-from medsam_adapt.comparison.plan import Plan, PlannedRun, begin, is_scored, name_runs
+from medsam_adapt.comparison.plan import ComparisonPlan, PlannedRun, begin, is_scored, name_runs
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.runs.cost import TrainingCost
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.protocols import choose_rules
+from medsam_adapt.workflows import command
 
 SETTINGS = ["--epochs", "2", "--image-size", "32", "--set", "min_steps=1", "--set", "lora.rank=2"]
 
@@ -37,7 +37,7 @@ def commands(monkeypatch):
         if stopped.value.code:
             raise RunError(title)
 
-    monkeypatch.setattr(compare, "run_command", run_command)
+    monkeypatch.setattr(command, "run_command", run_command)
     return given
 
 
@@ -109,19 +109,19 @@ def test_methods_are_trained_scored_and_compared_and_an_interrupted_comparison_g
 
 
 def test_a_failed_training_is_told(monkeypatch):
-    monkeypatch.setattr(compare.sys, "executable", "/bin/false")
+    monkeypatch.setattr(command.sys, "executable", "/bin/false")
     with pytest.raises(RunError, match="the training of lora ended with exit code 1: fix the error above"):
-        compare.run_command(["train"], "lora")
+        command.run_command(["train"], "lora")
 
 
 def test_a_schedulers_signal_reaches_the_training(tmp_path, monkeypatch):
     training = tmp_path / "training"
     training.write_text("#!/bin/sh\ntrap 'exit 143' TERM\nkill -TERM $PPID\nwhile :; do sleep 0.05; done\n")
     training.chmod(0o755)
-    monkeypatch.setattr(compare.sys, "executable", str(training))
+    monkeypatch.setattr(command.sys, "executable", str(training))
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
-        compare.run_command(["train"], "lora")
+        command.run_command(["train"], "lora")
     assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is handler
 
@@ -152,7 +152,8 @@ def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
 def test_options_of_train_are_settings_of_all_methods(phantoms, tmp_path, capsys, monkeypatch):
     plans = []
     monkeypatch.setattr(
-        compare, "_train_all", lambda plan, *_: plans.append(plan) or (_ for _ in ()).throw(RunError("x"))
+        "medsam_adapt.workflows.compare._train_all",
+        lambda plan, *_: plans.append(plan) or (_ for _ in ()).throw(RunError("x")),
     )
     options = [
         "--backbone",
@@ -179,7 +180,9 @@ def test_options_of_train_are_settings_of_all_methods(phantoms, tmp_path, capsys
 
 @pytest.fixture
 def plan(phantoms):
-    return Plan(str(phantoms), "folder", ("lora", "decoder"), {"lora": {"rank": 2}, "decoder": {}}, folds=3, seeds=2)
+    return ComparisonPlan(
+        str(phantoms), "folder", ("lora", "decoder"), {"lora": {"rank": 2}, "decoder": {}}, folds=3, seeds=2
+    )
 
 
 def test_each_fold_and_seed_is_a_run_on_the_same_splits(plan, phantoms, tmp_path):
@@ -197,10 +200,10 @@ def test_each_fold_and_seed_is_a_run_on_the_same_splits(plan, phantoms, tmp_path
 def test_a_comparison_may_grow(plan, phantoms, tmp_path):
     folder, cases = tmp_path / "out", find_cases(phantoms)
     begin(plan, folder, cases)
-    later = Plan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=3, seeds=1)
+    later = ComparisonPlan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=3, seeds=1)
     grown, _ = begin(later, folder, cases)
     assert (grown.bundles, grown.seeds) == (("lora", "decoder", "infosam"), 2)
-    other = Plan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=2)
+    other = ComparisonPlan(plan.data, "folder", ("infosam",), {"infosam": {}}, folds=2)
     with pytest.raises(InputError, match=r"was begun with another folds \(3\)"):
         begin(other, folder, cases)
 

@@ -13,12 +13,11 @@ from .test_train import SMALL, call
 
 @pytest.fixture(scope="module")
 def run(phantoms, tmp_path_factory):
-    from medsam_adapt.bundle.catalogue import resolve_knobs
-    from medsam_adapt.cli.train import run_training
+    from medsam_adapt.workflows.train import train
 
     folder = tmp_path_factory.mktemp("earlier") / "run"
     sets = {"rank": 2, "intensity": "ct-bone", "image_size": 32, "min_steps": 1, "epochs": 1, "batch_size": 2}
-    run_training("lora", phantoms, folder, resolve_knobs("lora", sets=sets), "cpu")
+    train(phantoms, folder, bundle="lora", sets=sets, device="cpu")
     return folder
 
 

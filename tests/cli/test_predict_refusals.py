@@ -129,10 +129,10 @@ def test_volumes_that_are_all_bad_are_refused_before_the_model_is_loaded(made, t
     ],
 )
 def test_a_volume_too_large_or_on_a_bad_disk_stops_no_other(made, tmp_path, capsys, monkeypatch, error, words):
-    def read(path, series=None):
+    def read(path, series=None, suv=()):
         if path.name == "case_2.nii.gz":
             raise error
-        return read_volume(path, series)
+        return read_volume(path, series, suv)
 
     monkeypatch.setattr("medsam_adapt.prediction.case_runner.read_volume", read)
     err = refused(capsys, made / "run", "-i", made / "scans", "-o", tmp_path / "out")

@@ -14,7 +14,7 @@ PYDANTIC = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
 TORCH = {"PIL", "cuda", "cython_runtime", "functorch", "jinja2", "markupsafe", "mpmath", "networkx", "numpy"}
 TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
 START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy", "core.monai_door"}
-PRINTED = {"cli.console", "core.*"}
+PRINTED = {"cli.console", "cli.options", "core.*"}
 HELP = TYPER | PYDANTIC | {"markdown_it", "mdurl", "numpy"}
 BUNDLES = {"bundle", "bundle.*", "bundles", "cli.bundles", "config"}
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -107,14 +108,19 @@ def test_a_dry_run_tells_and_writes_nothing(phantoms, tmp_path, capsys, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_minutes_choose_the_epochs(phantoms, tmp_path, capsys):
-    options = ["--minutes", 0.3, "--image-size", 32, "--device", "cpu", "--set", "max_steps=2", "--set", "min_steps=2"]
+def test_minutes_instead_of_epochs(phantoms, tmp_path, capsys):
+    options = ["--minutes", 0.1, "--image-size", 32, "--device", "cpu", "--set", "max_steps=2", "--set", "min_steps=2"]
+    code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--dry-run")
+    assert code == 0
+    epochs = int(re.search(r"0\.1 min: about (\d+) epochs of 2 steps", out)[1])
+    assert f", {2 * epochs} steps of" in out
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
     assert code == 0
+    assert "epoch 1, " in out
+    assert " of the time: loss" in out
     knobs = json.loads((tmp_path / "run" / "run.json").read_text())["knobs"]
-    assert f"0.3 min: {knobs['epochs']} epoch" in out
-    assert knobs["minutes"] == 0.3
-    assert json.loads((tmp_path / "run" / "training.json").read_text())["seconds"] < 0.3 * 60
+    assert knobs["minutes"] == 0.1
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["finished"]
     code, _, err = call(capsys, "train", "--data", phantoms, *options, "--epochs", 3, "--output", tmp_path / "other")
     assert code == 2
     assert "--minutes: it chooses the number of epochs. Leave out --epochs." in err

@@ -9,7 +9,8 @@ from ignite.engine import Engine
 from rich.console import Console
 
 from medsam_adapt.cli import console
-from medsam_adapt.cli.training_notes import Display
+from medsam_adapt.cli.reporter import TERMINAL
+from medsam_adapt.workflows.training_notes import Display
 
 LOSSES = [[3.0, 1.0], [0.5, 0.25], [0.125, 0.0625]]
 
@@ -21,7 +22,7 @@ def trained(monkeypatch, is_terminal):
     monkeypatch.setattr(console, "console", Console(file=file, force_terminal=is_terminal, width=80, soft_wrap=True))
     trainer = Engine(lambda engine, loss: [{"loss": loss}])
     trainer.data_loader = LOSSES[0]
-    with console.progress_bar() as progress:
+    with TERMINAL.progress("training", 6) as progress:
         Display(progress, len(LOSSES)).attach(trainer, None)
         for epoch, losses in enumerate(LOSSES, start=1):
             trainer.run(losses, max_epochs=epoch)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from medsam_adapt.cli.processes import count_processes
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.sampling import DrawSampler, slice_loader
+from medsam_adapt.workflows.processes import count_processes
 from tests.cli.test_train import SMALL, call
 from tests.distributed_equality import differences
 

@@ -1,4 +1,6 @@
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,32 @@ def test_folders_are_shared_with_the_group_where_the_one_above_is(tmp_path, mode
     else:
         assert not any(mode & 0o020 for mode in modes)
         assert modes[1:] == [0, 0, 0]
+
+
+def test_two_hosts_that_replace_one_folder_keep_each_others_previous_one(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / f".{tag(DEAD)}.run.previous").mkdir()
+    theirs = tmp_path / f".{tag(DEAD, 'node7')}.run.previous"
+    theirs.mkdir()
+    with folder_replaced(folder):
+        folder.mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", theirs.name}
+
+
+AWAY = """import sys; from pathlib import Path; from medsam_adapt.core.files import owner_tag, remove_leftovers
+folder = Path(sys.argv[1]); remove_leftovers(folder / "a.nii.gz"); (folder / f".{owner_tag()}.a.nii.gz").touch()"""
+
+
+def test_a_process_on_a_host_of_another_name_leaves_our_leftovers_and_we_leave_its(tmp_path):
+    command = ["unshare", "--uts", "sh", "-c", 'hostname node7 && exec "$@"', "sh", sys.executable, "-c", AWAY]
+    ours = tmp_path / f".{tag(DEAD)}.a.nii.gz"
+    ours.touch()
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "hostname" in done.stderr or done.returncode == 127:
+        pytest.skip("a separate host name is not permitted here")
+    assert (done.returncode, done.stderr) == (0, "")
+    (theirs,) = {*tmp_path.iterdir()} - {ours}
+    assert theirs.name.startswith(".node7-")
+    remove_leftovers(tmp_path / "a.nii.gz")
+    assert [*tmp_path.iterdir()] == [theirs]

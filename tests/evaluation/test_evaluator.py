@@ -7,7 +7,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medsam_adapt.evaluation.evaluator import VolumeScores, WriteReport
+from medsam_adapt.evaluation.evaluator import VolumeScores
+from medsam_adapt.evaluation.write_scores import WriteScores
 from medsam_adapt.runs.cost import TrainingCost
 from medsam_adapt.scoring.metrics import ALL, QUICK, MetricRules
 from medsam_adapt.training.setup import prepare_volume
@@ -48,11 +49,14 @@ def test_a_class_that_training_never_saw_counts_for_nothing():
 
 
 def test_a_report_asks_for_all_metrics_in_mm(tmp_path, monkeypatch):
-    monkeypatch.setattr("medsam_adapt.evaluation.evaluator.save_pictures", lambda *arguments: [])
+    monkeypatch.setattr("medsam_adapt.evaluation.write_scores.save_pictures", lambda *arguments: [])
+    monkeypatch.setattr("medsam_adapt.evaluation.write_scores.choose_cases", lambda means: {})
     engine = Engine(lambda engine, batch: None)
+    engine.data_loader = SimpleNamespace(dataset=SimpleNamespace(data=[]))
     engine.scores = scores = VolumeScores(NAMES)
-    report = WriteReport(tmp_path)
+    report = WriteScores(tmp_path)
     report.attach(engine)
+    report._start(engine)
     assert scores.rules == MetricRules()
     scores.update(("a", *volumes(), SPACING))
     scores.notes.append("reported")

@@ -57,9 +57,8 @@ def _run_with(rng, samples, folder, name, content, *commands):
         return command("train", "--repeat", run, "--output", folder / "out", "--data", samples.folder / "nowhere")
     if chosen == "resume":
         return command("train", "--resume", "--output", run, "--data", samples.folder / "nowhere")
-    return command(
-        "report", run, "-o" if rng.random() < 0 else "--output", folder / "home" / "page.html", "--no-images"
-    )
+    images = ["--no-images"] if rng.random() < 0.3 else []
+    return command("report", run, "--output", folder / "home" / "page.html", *images)
 
 
 @kind
@@ -71,7 +70,10 @@ def run_record(rng, samples, folder):
 
 @kind
 def run_files(rng, samples, folder):
-    name = pick(rng, ("metrics.json", "training.json", "statistics.json", "models/adapter/adapter_config.json"))
+    name = pick(
+        rng,
+        ("metrics.json", "shown_cases.json", "training.json", "statistics.json", "models/adapter/adapter_config.json"),
+    )
     changed = mutations.json_bytes(rng, json.loads((samples.folder / "run" / name).read_text()))
     return _run_with(rng, samples, folder, name, changed, "predict" if name == "statistics.json" else "report")
 

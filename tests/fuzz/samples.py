@@ -124,7 +124,7 @@ def _dicom(samples, hu, classes):
 
 def _run_files(run):
     """What training and scoring leave in a run, as far as other commands read it."""
-    from medsam_adapt.cli.evaluate import run_evaluation
+    from medsam_adapt.workflows.evaluate import evaluate_run
 
     cost = {"epochs": 1, "seconds": 1.0, "device": "cpu", "peak_memory_bytes": 10**8, "memory": "process"}
     write_json(run / "training.json", cost)
@@ -132,7 +132,7 @@ def _run_files(run):
     write_json(run / "statistics.json", {"format": 1, "classes": classes})
     write_json(run / "splits.json", {"seed": 0, "train": ["case_0", "case_1"], "held_out": ["case_2"]})
     save_adapter(load_run(run, "cpu").segmenter, run / "models" / "adapter")
-    run_evaluation(run, device="cpu")
+    evaluate_run(run, device="cpu")
     shutil.rmtree(run / "pictures")
 
 

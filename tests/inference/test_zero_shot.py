@@ -43,6 +43,16 @@ def test_classes_come_from_the_prompts(tmp_path):
     assert (record.prompt, record.image_size, record.input_scaling) == ("box", 128, "sam")
 
 
+def test_each_file_of_weights_has_its_image_size_and_scaling():
+    records = {name: weights_record(name, ["liver"]) for name in ("lite_medsam", "sam2_hiera_tiny", "medsam2")}
+    found = {name: (record.backbone, record.image_size, record.input_scaling) for name, record in records.items()}
+    assert found == {
+        "lite_medsam": ("lite_medsam", 256, "unit"),
+        "sam2_hiera_tiny": ("sam2_hiera_tiny", 1024, "sam"),
+        "medsam2": ("sam2_hiera_tiny", 512, "sam"),
+    }
+
+
 def test_the_command_and_python_draw_what_boxes_point_at(scan, tmp_path, capsys):
     prompts = write(tmp_path / "p.json", {"prompts": [box("liver"), box("spleen", 1)]})
     code, err = command(

@@ -1,4 +1,4 @@
-"""Feed-forward layers that keep the slope of their GELU in 16 bits: near the exact gradient, in no second product."""
+"""Feed-forward layers that keep the gradients of their GELU in 16 bits: near the exact ones, in no second product."""
 
 import copy
 import weakref
@@ -10,8 +10,7 @@ from segment_anything.modeling.common import MLPBlock
 from torch import nn
 
 from medsam_adapt.core.precision import Running
-from medsam_adapt.kernels import feed_forward
-from medsam_adapt.kernels import gelu_gradients as slopes
+from medsam_adapt.kernels import feed_forward, gelu_gradients
 from medsam_adapt.kernels.feed_forward import FeedForward
 from medsam_adapt.methods import AdaptFormer, CobotAdaptFormer, CobotLoRA, LoRA, SeriesAdapters
 from medsam_adapt.networks.adapter import Adapter, train_decoder
@@ -27,7 +26,7 @@ ADAPTERS = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def small_is_worth_it(monkeypatch):
-    monkeypatch.setattr(slopes, "_WORTHWHILE", 0)
+    monkeypatch.setattr(gelu_gradients, "_WORTHWHILE", 0)
     monkeypatch.setattr(feed_forward, "_TOKENS", 24)
     monkeypatch.setattr(feed_forward, "_FEATURES", 0)
 
@@ -55,19 +54,19 @@ def as_a_stage(layer):
 
 
 def taken(monkeypatch):
-    """How often slopes were written down."""
-    calls, write = [], slopes._write_slopes
-    monkeypatch.setattr(slopes, "_write_slopes", lambda *given: calls.append(given) or write(*given))
+    """How often GELU gradients were written down."""
+    calls, write = [], gelu_gradients._write_gelu_gradients
+    monkeypatch.setattr(gelu_gradients, "_write_gelu_gradients", lambda *given: calls.append(given) or write(*given))
     return calls
 
 
-def test_a_slope_is_at_most_1e_5_off():
+def test_a_gelu_gradient_is_at_most_1e_5_off():
     hidden = torch.cat([torch.linspace(-6, 6, 100_001), torch.tensor([-1e4, -30.0, 30.0, 1e4])])
     kept = torch.empty(hidden.shape, dtype=torch.int16)
-    slopes._write_slopes(hidden, kept)
+    gelu_gradients._write_gelu_gradients(hidden, kept)
     exact = hidden.double().requires_grad_()
-    (slope,) = torch.autograd.grad(F.gelu(exact).sum(), exact)
-    assert (kept.double() / slopes._STEPS + 0.5 - slope).abs().max() <= 1e-5
+    (exact_gradient,) = torch.autograd.grad(F.gelu(exact).sum(), exact)
+    assert (kept.double() / gelu_gradients._STEPS + 0.5 - exact_gradient).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("grid", [2, 5, 8])  # 8, 50 and 128 tokens, in parts of 24
@@ -166,7 +165,7 @@ def test_where_it_steps_aside(reason, monkeypatch):
     elif reason == "a subclass":
         layer.lin1.__class__ = type("Other", (nn.Linear,), {})
     elif reason == "small":
-        monkeypatch.setattr(slopes, "_WORTHWHILE", layer.lin1.weight.numel() + 1)
+        monkeypatch.setattr(gelu_gradients, "_WORTHWHILE", layer.lin1.weight.numel() + 1)
     exact = copy.deepcopy(layer)
     with torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"):
         results = [each(tokens) for each in (as_a_stage(layer), exact)]
@@ -186,11 +185,13 @@ def test_without_a_gradient_or_low_memory_nothing_is_written_down(low_memory, mo
     assert bool(calls) == low_memory
 
 
-def test_slopes_go_with_the_gradient_of_their_layer(monkeypatch):
+def test_gelu_gradients_go_with_the_gradient_of_their_layer(monkeypatch):
     """Not only with the whole graph."""
-    kept, write, left = [], slopes._write_slopes, []
+    kept, write, left = [], gelu_gradients._write_gelu_gradients, []
     monkeypatch.setattr(
-        slopes, "_write_slopes", lambda *given: kept.append(weakref.ref(given[1]._base)) or write(*given)
+        gelu_gradients,
+        "_write_gelu_gradients",
+        lambda *given: kept.append(weakref.ref(given[1]._base)) or write(*given),
     )
     layer, tokens = layers(), torch.randn(2, 5, 5, 8, requires_grad=True)
     inside = as_a_stage(layer)(tokens)
@@ -202,7 +203,7 @@ def test_slopes_go_with_the_gradient_of_their_layer(monkeypatch):
     assert not any(each() is not None for each in kept)
 
 
-def test_slices_one_after_the_other_keep_no_slopes(monkeypatch):
+def test_slices_one_after_the_other_keep_no_gelu_gradients(monkeypatch):
     """Each of them would keep its own until the gradient of the whole batch."""
     calls = taken(monkeypatch)
     plain, small = network(LoRA()), network(LoRA(), low_memory=True, slices_at_once=1)

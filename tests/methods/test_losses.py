@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from medsam_adapt.data.slices.transforms import possible_classes
 from medsam_adapt.methods import SegmentationLoss
 from tests import golden
 
@@ -52,3 +53,59 @@ def test_pixels_that_nobody_knows_count_nothing(head):
     assert slope[:, :, :4].any()
     nothing = torch.autograd.grad(SegmentationLoss(head)(logits, torch.full_like(label, 255)), logits)[0]
     assert torch.equal(nothing, torch.zeros_like(logits))
+
+
+def test_what_pixels_may_be_is_the_label_where_every_class_was_drawn():
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 4, 6, 8, generator=random)
+    label = torch.randint(4, (2, 1, 6, 8), generator=random)
+    label[0, :, 4:] = 255
+    possible = torch.stack([possible_classes(each[0], torch.zeros(3, dtype=torch.bool)) for each in label])
+    torch.testing.assert_close(SegmentationLoss()(logits, possible), SegmentationLoss()(logits, label))
+
+
+def test_a_class_that_nobody_drew_is_not_trained_as_background():
+    """Per sample: the first lacks class 2, whose pixels are labelled background there."""
+    random = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 3, 6, 8, generator=random, requires_grad=True)
+    label = torch.zeros(2, 6, 8, dtype=torch.long)
+    label[:, :2] = 1
+    label[1, 2:4] = 2
+    lacking = torch.tensor([[False, True], [False, False]])
+    possible = torch.stack([possible_classes(*each) for each in zip(label, lacking, strict=True)])
+    loss = torch.compile(SegmentationLoss(), backend="eager", fullgraph=True)(logits, possible)
+    probabilities = logits.softmax(dim=1)
+    merged = (probabilities[0, 0] + probabilities[0, 2])[2:].log().sum() + probabilities[0, 1, :2].log().sum()
+    plain = torch.nn.functional.cross_entropy(logits[1:], label[1:], reduction="sum")
+    background = torch.stack(
+        [torch.where(label[0] == 1, probabilities[0, 0], 1 - probabilities[0, 1]), probabilities[1, 0]]
+    )
+    first = probabilities[:, 1]
+    second = probabilities[:, 2] * torch.stack([label[0] == 1, torch.ones_like(label[1], dtype=torch.bool)])
+    truth = [(label == 0), (label == 1), (label == 2)]
+    dice = [
+        1 - (2 * (p * t).sum() + 1e-5) / ((p**2).sum() + t.sum() + 1e-5)
+        for p, t in zip((background, first, second), truth, strict=True)
+    ]
+    torch.testing.assert_close(loss, (plain - merged) / label.numel() + sum(dice) / 3)
+    # whether the first sample's background pixels are background or class 2 makes no difference
+    swapped = logits.detach().clone()
+    swapped[0, [0, 2], 2:] = swapped[0, [2, 0], 2:]
+    torch.testing.assert_close(SegmentationLoss()(swapped, possible), loss)
+
+
+def test_nothing_is_learnt_from_a_case_in_which_nobody_drew_anything():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    label = torch.zeros(4, 4, dtype=torch.long)
+    possible = possible_classes(label, torch.ones(2, dtype=torch.bool))[None]
+    (slope,) = torch.autograd.grad(SegmentationLoss()(logits, possible), logits)
+    assert torch.equal(slope, torch.zeros_like(slope))
+
+
+def test_an_ignored_pixel_of_one_mask_counts_in_the_others():
+    random = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 3, 6, 8, generator=random)
+    label = torch.randint(2, (2, 3, 6, 8), generator=random)
+    label[:, 1] = 255
+    ours = SegmentationLoss("overlapping", dice_weight=0)(logits, label)
+    torch.testing.assert_close(ours, SegmentationLoss("overlapping", dice_weight=0)(logits[:, ::2], label[:, ::2]))

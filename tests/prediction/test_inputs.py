@@ -50,7 +50,8 @@ def test_a_case_folder_of_segrap_is_one_image(tmp_path):
         assert find_inputs(folder).volumes == {folder.name: folder / "image.nii.gz"}
         known = find_inputs(folder, known_layout="segrap:contrast,tumours")
         assert known.volumes == {folder.name: folder / "image_contrast.nii.gz"}
-        assert find_inputs(folder, pairs=True).volumes == {folder.name: folder}
+        both = find_inputs(folder, images=segrap.IMAGE_PAIR).volumes[folder.name]
+        assert [path.name for path in both.files] == ["image.nii.gz", "image_contrast.nii.gz"]
     for name in segrap.PARTS:
         (case / f"{name}.nii.gz").unlink()
     assert list(find_inputs(case).volumes) == ["segrap_0001"]  # a case of the test set
@@ -58,13 +59,13 @@ def test_a_case_folder_of_segrap_is_one_image(tmp_path):
 
 def test_a_choice_is_taken_from_the_option_or_from_the_run(tmp_path):
     samples.nnunet(tmp_path / "data", channels=("T1", "T2"))
-    with pytest.raises(InputError, match="choose it as in --layout nnunet:T1"):
+    with pytest.raises(InputError, match=r"this run was trained on one image a case, and .* gives T1, T2 together"):
         find_inputs(tmp_path / "data")
     expected = cases_of(tmp_path / "data", "nnunet:T2")
     assert find_inputs(tmp_path / "data", "nnunet:T2").volumes == expected
     assert find_inputs(tmp_path / "data", known_layout="nnunet:T2").volumes == expected
     assert find_inputs(tmp_path / "data" / "imagesTr", known_layout="nnunet:T2").volumes == expected
-    with pytest.raises(InputError, match="choose"):
+    with pytest.raises(InputError, match="one image a case"):
         find_inputs(tmp_path / "data", known_layout="segrap:both")
     (tmp_path / "data" / "imagesTr").rename(tmp_path / "data" / "imagesTs")  # a test set
     found = find_inputs(tmp_path / "data", known_layout="nnunet:T2").volumes

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.prediction.json_report import Report, complete_report, earlier_cases
+from medsam_adapt.prediction.json_report import JsonReport, complete_report, earlier_cases
 from medsam_adapt.runs.record import read_run
 from tests.made_runs import make_run
 
@@ -20,7 +20,7 @@ def records(tmp_path_factory):
 
 
 def report_at(path, records, earlier=None):
-    return Report(path, records, "cpu", {"flips": False}, earlier or {})
+    return JsonReport(path, records, "cpu", {"flips": False}, earlier or {})
 
 
 def test_the_bytes_written_are_at_most_twice_those_of_the_cases(tmp_path, records, monkeypatch):

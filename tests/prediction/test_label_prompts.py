@@ -6,7 +6,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.data.volumes.io import read_header
 from medsam_adapt.prediction.label_prompts import PromptsFromLabels
-from medsam_adapt.prediction.plan import Case
+from medsam_adapt.prediction.plan import PlannedCase
 from medsam_adapt.runs.record import read_run
 from tests.data.dicom_files import STORED, save, segmentation, series, structure_set
 from tests.made_runs import make_run
@@ -34,7 +34,7 @@ def sources():
 @pytest.fixture
 def case(tmp_path, sources):
     save(tmp_path / "scans" / "patient", sources)
-    return Case("patient", read_header(tmp_path / "scans" / "patient"), {})
+    return PlannedCase("patient", read_header(tmp_path / "scans" / "patient"), {})
 
 
 def masks(overlap):

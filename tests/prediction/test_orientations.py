@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from medsam_adapt import load_run
-from medsam_adapt.bundle.catalogue import resolve_knobs
-from medsam_adapt.cli.train import run_training
 from medsam_adapt.data.phantom.phantom import write_phantoms
 from medsam_adapt.data.volumes.io import from_ras, to_ras
 from medsam_adapt.prediction.case_runner import CaseRunner
 from medsam_adapt.prediction.plan import Outputs, plan_cases
+from medsam_adapt.workflows.train import train
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS
 from tests.made_runs import differing
@@ -29,7 +28,7 @@ def trained(tmp_path_factory):
     for path in new:
         path.unlink()
     sets = {"image_size": 64, "epochs": 1, "min_steps": 60, "held_out": 0.0, "val_interval": 2, "learning_rate": 2e-3}
-    run_training("decoder", data, folder / "run", resolve_knobs("decoder", sets=sets), "cpu")
+    train(data, folder / "run", bundle="decoder", sets=sets, device="cpu")
     return folder / "run", image, label
 
 

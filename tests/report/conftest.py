@@ -17,7 +17,7 @@ SETTINGS = {"checkpoint": "/home/secret_user/sam.pth", "cache_dir": "/home/secre
 @pytest.fixture(scope="session")
 def scored_run(phantoms, tmp_path_factory):
     """Folder of a run, scored on three cases."""
-    from medsam_adapt.cli.evaluate import run_evaluation
+    from medsam_adapt.workflows.evaluate import evaluate_run
 
     folder = tmp_path_factory.mktemp("report")
     data = shutil.copytree(phantoms, folder / "secret_hospital")
@@ -33,5 +33,5 @@ def scored_run(phantoms, tmp_path_factory):
         held_out=["phantom_000", "phantom_001", HOSTILE_CASE],
         knobs=resolve_knobs("blosam", sets={**SETTINGS, "image_size": 32}).model_dump(),
     )
-    run_evaluation(run, device="cpu")
+    evaluate_run(run, device="cpu")
     return run

@@ -1,16 +1,13 @@
 """Report pages of many shapes, made from invented scores and pictures without a run or a network."""
 
-import io
 from functools import cache
 
 import numpy as np
-from PIL import Image
 
+from medsam_adapt.evaluation.packing import Volumes, pack
 from medsam_adapt.report.curves import Curve
 from medsam_adapt.report.facts import Facts
-from medsam_adapt.report.figures import saved_figure
-from medsam_adapt.report.page import Report, make_page
-from medsam_adapt.report.volumes import Volumes, pack
+from medsam_adapt.report.page import PageContent, make_page
 from medsam_adapt.scoring.metrics import MetricRules, score_volume
 from medsam_adapt.scoring.summary import summarise
 
@@ -48,7 +45,6 @@ def page(
     cases=("case_1", "case_2", "case_3", "case_4"),
     axis="axial",
     shown=3,
-    saved=0,
     shape=(48, 40, 16),
     colour=False,
     notes=(),
@@ -61,7 +57,6 @@ def page(
         cases: ids.
         axis: slicing direction.
         shown: how many cases are in the viewer.
-        saved: how many pictures that an evaluation saved are shown.
         shape: of a volume, voxels.
         colour: whether the images are in colour.
         notes: for the reader.
@@ -78,7 +73,7 @@ def page(
     data = [("layout", "folder"), ("classes", ", ".join(classes)), ("trained on", ", ".join(cases)), ("file", UID)]
     steps = np.arange(1.0, 61.0)
     return make_page(
-        Report(
+        PageContent(
             run=run,
             facts=Facts("BLO-SAM", "Trains a prompt.", [CITATION, CITATION], rows[:8], data, rows[:4], rows, rows[:6]),
             metrics=summarise(scores, classes, rules, notes=notes),
@@ -86,17 +81,10 @@ def page(
             curves=[Curve("loss", steps, 1 / steps), Curve("val_mean_dsc", steps[::10], 1 - 1 / (steps[::10] + 1))],
             axis=axis,
             shown=list(zip(roles, packed, strict=True)),
-            pictures={role: saved_figure(role, _png()) for role in ("worst", "median", "best")[:saved]},
             notes=notes,
             about_slices=["Slices are shown of some cases."],
         )
     )
-
-
-def _png():
-    file = io.BytesIO()
-    Image.new("RGB", (1210, 550), "white").save(file, "PNG")
-    return file.getvalue()
 
 
 PAGES = {
@@ -114,6 +102,5 @@ PAGES = {
     "tall slices": {"axis": "coronal", "shape": (16, 16, 40)},
     "wide slices": {"shape": (64, 12, 16)},
     "colour pictures": {"classes": ("polyp",), "shape": (40, 40, 1), "colour": True},
-    "saved pictures": {"shown": 0, "saved": 3},
     "no pictures": {"shown": 0},
 }

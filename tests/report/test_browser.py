@@ -19,7 +19,7 @@ def browser(scored_run, tmp_path_factory):
     """A browser that has opened the page of a run from the file system."""
     folder = tmp_path_factory.mktemp("browser")
     with pytest.raises(SystemExit) as stopped:
-        main(["report", str(scored_run), "--output", str(folder / "page.html"), "--device", "cpu"])
+        main(["report", str(scored_run), "--output", str(folder / "page.html")])
     assert not stopped.value.code
     with chromium(folder / "profile") as driver:
         driver.get("about:blank")

@@ -3,6 +3,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -50,7 +52,7 @@ class Page(HTMLParser):
 def page_text(scored_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
     with pytest.raises(SystemExit) as stopped:
-        main(["report", str(scored_run), "--output", str(path), "--device", "cpu"])
+        main(["report", str(scored_run), "--output", str(path)])
     assert not stopped.value.code
     return path.read_text(encoding="utf-8")
 
@@ -145,13 +147,42 @@ def test_without_images_the_page_shows_nothing_of_the_patients(scored_run, tmp_p
     assert 'id="case-scores"' in text
 
 
-def test_scores_are_computed_first_where_there_are_none(scored_run, tmp_path, capsys):
-    run = shutil.copytree(scored_run, tmp_path / "run", ignore=shutil.ignore_patterns("metrics.*", "pictures"))
-    code, out, _ = call(capsys, run, "--device", "cpu")
-    assert code == 0
-    assert "has no scores yet" in out
-    assert (run / "report.html").is_file()
-    assert read_metrics(run)["classes"] == read_metrics(scored_run)["classes"]
+@pytest.mark.parametrize("missing", ["metrics.json", "shown_cases.json"])
+def test_a_run_that_was_not_evaluated_is_refused_with_the_command_to_run(scored_run, tmp_path, capsys, missing):
+    run = shutil.copytree(scored_run, tmp_path / "run", ignore=shutil.ignore_patterns(missing))
+    code, _, err = call(capsys, run)
+    assert code == 2
+    assert f"medsam-adapt evaluate {run}" in err
+    assert not (run / "report.html").exists()
+    assert call(capsys, run, "--no-images")[0] == (2 if missing == "metrics.json" else 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("key_index", 99), ("prediction", []), ("per_sheet", 0), ("reference", "outline"), ("case", None)],
+)
+def test_damaged_cases_are_refused(scored_run, tmp_path, capsys, field, value):
+    run = shutil.copytree(scored_run, tmp_path / "run")
+    content = json.loads((run / "shown_cases.json").read_text())
+    worst = content["cases"]["worst"]
+    worst[field] = [{"1": "9,9,8"} for _ in worst["numbers"]] if value == "outline" else value
+    (run / "shown_cases.json").write_text(json.dumps(content))
+    code, _, err = call(capsys, run)
+    assert code == 2
+    assert "shown_cases.json is damaged" in err
+
+
+def test_it_loads_no_network_and_no_volume(scored_run, tmp_path):
+    """Nothing of torch and MONAI can be imported, and the data set is gone."""
+    run = shutil.copytree(scored_run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", {**record, "dataset_dir": str(tmp_path / "gone")})
+    (run / "models" / "model.pt").write_bytes(b"")
+    code = "import sys; sys.modules.update(torch=None, monai=None, nibabel=None); "
+    code += "from medsam_adapt.cli.main import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "report", str(run)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "data:image/jpeg" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_masks_whose_scores_differ_from_the_tables_are_noted(scored_run, tmp_path, capsys):
@@ -159,22 +190,9 @@ def test_masks_whose_scores_differ_from_the_tables_are_noted(scored_run, tmp_pat
     metrics = read_metrics(run)
     metrics["cases"]["phantom_000"]["mean"]["dsc"] += 0.01
     write_json(run / "metrics.json", metrics)
-    code, out, _ = call(capsys, run, "--device", "cpu")
+    code, out, _ = call(capsys, run)
     assert code == 0
     assert "note: Case phantom_000: the scores of the masks shown differ" in out
-
-
-def test_without_its_data_set_the_page_has_the_saved_pictures(scored_run, tmp_path, capsys):
-    run = shutil.copytree(scored_run, tmp_path / "run")
-    record = json.loads((run / "run.json").read_text())
-    write_json(run / "run.json", {**record, "dataset_dir": str(tmp_path / "gone")})
-    code, out, _ = call(capsys, run, "--device", "cpu")
-    assert code == 0
-    assert "--data" in out
-    text = (run / "report.html").read_text(encoding="utf-8")
-    assert text.count("data:image/png") == 3
-    assert call(capsys, run, "--device", "cpu", "--data", record["dataset_dir"])[0] == 0
-    assert "data:image/jpeg" in (run / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +201,6 @@ def test_without_its_data_set_the_page_has_the_saved_pictures(scored_run, tmp_pa
         (["--output", "page.txt"], "page.txt is not an HTML file"),
         (["--output", "nowhere/page.html"], "nowhere does not exist"),
         (["--output", "there.html"], "there.html already exists"),
-        (["--data", "nowhere"], "nowhere does not exist"),
     ],
 )
 def test_wrong_input_is_rejected_and_nothing_is_written(scored_run, tmp_path, capsys, monkeypatch, arguments, sentence):

@@ -211,7 +211,7 @@ def test_the_papers_protocol_looks_along_the_axial_slices_of_any_orientation(tmp
 
 def test_masks_are_scored_without_torch(folders):
     code = (
-        "import sys; from pathlib import Path; from medsam_adapt.cli.evaluate import score_folders; "
+        "import sys; from pathlib import Path; from medsam_adapt.workflows.evaluate import score_folders; "
         f"score_folders(Path({str(folders / 'pred')!r}), Path({str(folders / 'ref')!r})); "
         "assert 'torch' not in sys.modules"
     )

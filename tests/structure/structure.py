@@ -46,6 +46,7 @@ ORDER = (
     ("report",),
     ("annotation",),
     ("hub",),
+    ("workflows",),
     ("cli",),
 )
 Graph = Mapping[str, set[str]]

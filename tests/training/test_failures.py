@@ -19,7 +19,6 @@ from ignite.engine import Engine
 from monai.handlers import StatsHandler
 
 from medsam_adapt.cli.main import main
-from medsam_adapt.cli.training_notes import Display
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.intensity import choose_policy
 from medsam_adapt.data.slices.slice_store import SliceSettings, store_cases
@@ -28,6 +27,7 @@ from medsam_adapt.methods.losses import SegmentationLoss
 from medsam_adapt.runs.checkpoint import read_checkpoint
 from medsam_adapt.training.failures import explain_training_errors
 from medsam_adapt.training.setup import RunHandler
+from medsam_adapt.workflows.training_notes import Display
 from tests.equal_runs import differences
 
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]

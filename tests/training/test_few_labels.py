@@ -1,6 +1,5 @@
 """What makes few labels go further: image size from the data, averaged weights, strong augmentation, time budgets."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,14 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.splits import split_cases
-from medsam_adapt.data.slices.geometry import fitting_size
+from medsam_adapt.data.slices.geometry import fitting_size, suits_three_planes
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
-from medsam_adapt.data.slices.transforms import strong_augmentation
+from medsam_adapt.data.slices.transforms import CropTiled, strong_augmentation
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.training.average import AverageWeights
-from medsam_adapt.training.time_budget import Deadline, StepTimes
 
 
 def header(shape, spacing):
@@ -35,6 +32,20 @@ def header(shape, spacing):
 )
 def test_the_image_size_is_that_of_the_finest_pixels_within_bounds(shape, spacing, axis, size):
     assert fitting_size([header((20, 20, 4), (1, 1, 1)), header(shape, spacing)], axis) == size
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "suits"),
+    [
+        ((40, 50, 30), (1, 1, 1), True),
+        ((40, 50, 30), (1, 1.5, 1), True),
+        ((40, 50, 30), (1, 1, 1.7), False),
+        ((40, 50, 15), (1, 1, 1), False),
+        ((256, 256, 1), (1, 1, 1), False),
+    ],
+)
+def test_volumes_of_even_voxels_suit_three_planes(shape, spacing, suits):
+    assert suits_three_planes([header((40, 40, 40), (1, 1, 1)), header(shape, spacing)]) == suits
 
 
 @pytest.mark.parametrize(("patients", "held_out"), [(1, 0), (5, 0), (9, 0), (10, 1), (19, 1), (60, 6)])
@@ -88,6 +99,25 @@ def test_image_and_label_move_together():
         assert image[label == 1].mean() > 1.5 * image[label == 0].mean()
 
 
+def test_tiles_are_inside_and_most_of_them_show_a_class():
+    label = torch.zeros(1, 100, 80, dtype=torch.int64)
+    label[:, 90:95, 3:8] = 2
+    place = torch.arange(100 * 80).reshape(1, 100, 80).float()
+    crop, shown, corners = CropTiled(64), 0, set()
+    for seed in range(60):
+        crop.set_random_state(seed)
+        tile = crop({"image": place.expand(3, -1, -1), "label": label})
+        assert tile["image"].shape == (3, 64, 64)
+        row, column = divmod(int(tile["image"][0, 0, 0]), 80)
+        assert torch.equal(tile["label"], label[:, row : row + 64, column : column + 64])
+        shown += bool(tile["label"].any())
+        corners.add((row, column))
+    assert shown > 30
+    assert len(corners) > 20
+    small = {"label": label[:, :64, :50]}
+    assert torch.equal(crop(small)["label"], small["label"])
+
+
 def test_averaged_weights_follow_the_formula_and_swap():
     network = nn.Linear(1, 1, bias=False)
     average, expected = AverageWeights(network, keep=0.9), None
@@ -115,20 +145,3 @@ def test_averaged_weights_resume():
         one = network.weight.clone()
     with resumed.applied():
         assert torch.equal(network.weight, one)
-
-
-@pytest.mark.parametrize(("seconds", "epochs"), [(100, 9), (1000, 90), (1, 1), (0, 1)])
-def test_a_budget_buys_epochs(seconds, epochs):
-    assert StepTimes(step=0.1).epochs(seconds, steps_per_epoch=100) == epochs
-
-
-def test_validation_and_frozen_work_count():
-    assert StepTimes(step=0.1, validation=20, frozen=30).epochs(1000, 100) == 85
-
-
-def test_a_resumed_run_has_what_is_left(tmp_path):
-    (tmp_path / "training.json").write_text(json.dumps({"seconds": 90.0}))
-    assert Deadline.of(2, 0.0, tmp_path, resume=True).seconds == 30
-    assert Deadline.of(2, 0.0, tmp_path, resume=False).seconds == 120
-    with pytest.raises(InputError, match="has used its 1 minutes"):
-        Deadline.of(1, 0.0, tmp_path, resume=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.data.datasets.annotated import annotation_notes
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label
 from medsam_adapt.data.volumes.same_grid import check_same_grid
@@ -25,21 +26,28 @@ class CaseCheck:
         headers: case id -> the image's header.
         notes: sentences about what was left out, or is readable and yet doubtful, such as a header that contradicts
             itself.
+        unannotated: case id -> ids of the classes that are declared not to be annotated there, where there are any.
     """
 
     classes: dict[int, str]
     voxels: dict[str, dict[int, int]]
     headers: dict[str, VolumeHeader]
     notes: tuple[str, ...] = ()
+    unannotated: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def partial_classes(self, case_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Name of each class that some of the given cases have -> ids of those that lack it entirely, if any do."""
+        """Name of each class that some of the given cases have -> ids of those that lack it entirely, if any do.
+
+        Cases that are declared not to annotate a class are left out.
+        """
         ids = sorted(case_id for case_id in case_ids if case_id in self.voxels)
-        lacking = {
-            name: tuple(case_id for case_id in ids if not self.voxels[case_id].get(class_id))
-            for class_id, name in self.classes.items()
-        }
-        return {name: without for name, without in lacking.items() if 0 < len(without) < len(ids)}
+        found = {}
+        for class_id, name in self.classes.items():
+            drawn = [case_id for case_id in ids if class_id not in self.unannotated.get(case_id, ())]
+            without = tuple(case_id for case_id in drawn if not self.voxels[case_id].get(class_id))
+            if 0 < len(without) < len(drawn):
+                found[name] = without
+        return found
 
     def partial_warning(self, case_ids: Iterable[str]) -> str | None:
         """A sentence about `partial_classes`, None where there are none."""
@@ -52,7 +60,8 @@ class CaseCheck:
             return None
         return (
             f"some cases lack a class that others have: {'; '.join(listed)}. "
-            "Where it is in the image and was not drawn, background is trained."
+            'Where it is in the image and was not drawn, background is trained, unless "annotated" in labels.json '
+            "leaves it out."
         )
 
     def absent_classes(self, case_ids: Iterable[str] | None = None) -> tuple[str, ...]:
@@ -127,6 +136,12 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
             counts = _count_labels(case, case_list, like)
     elif case.masks:
         counts = _count_masks(case, case_list, header, problems)
+    for class_id in sorted(case.unannotated & {*(counts or {})}):
+        if counts is not None and counts[class_id] and class_id in case_list.classes:
+            problems.append(
+                f"{case.label or case.masks.get(class_id)}: it holds {counts[class_id]} voxels of "
+                f'{case_list.classes[class_id]}, which "annotated" leaves out of {case.id}. Add the class to its list.'
+            )
     faults = [text for class_id, text in case.problems.items() if class_id in case_list.classes]
     problems += dict.fromkeys(faults)  # one sentence where all classes have the same problem
     notes += case.notes
@@ -155,8 +170,9 @@ def gather(case_list: CaseList, looks: Iterable[CaseLook]) -> tuple[CaseCheck, l
     if not problems and voxels and not any(any(count.values()) for count in voxels.values()):
         names = f" of {', '.join(classes.values())}" if classes else ""
         problems.append(f"{case_list.root} has no labelled voxel{names} in any case; check its labels and --classes")
-    notes = tuple(note for look in looks for note in look.notes)
-    return CaseCheck(dict(classes), voxels, headers, notes), problems
+    notes = (*(note for look in looks for note in look.notes), *annotation_notes(case_list))
+    unannotated = {case.id: case.unannotated for case in case_list.cases if case.unannotated}
+    return CaseCheck(dict(classes), voxels, headers, notes, unannotated), problems
 
 
 def _count_labels(case: Case, case_list: CaseList, image: VolumeHeader | None) -> dict[int, int]:

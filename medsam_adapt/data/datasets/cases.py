@@ -15,7 +15,9 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.datasets import layouts
+from medsam_adapt.data.datasets.annotated import with_annotated
 from medsam_adapt.data.volumes.case import IGNORE, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSource
 
 
 def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True, series: str | None = None) -> CaseList:
@@ -30,7 +32,8 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
 
     Raises:
         InputError: no such folder, an unknown layout, a series where there are none, a folder that looks like none,
-            whatever the layout refuses, no cases, an id that is given twice or that cannot be part of a file's name.
+            whatever the layout refuses, no cases, an id that is given twice or that cannot be part of a file's name,
+            annotated classes or cases that there are not.
     """
     root = Path(root)
     if layout != "auto":
@@ -43,10 +46,13 @@ def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True,
     if not found.cases:
         raise InputError(f"{root} holds no cases in layout {found.layout}; add volumes or name another --layout")
     _check_ids(root, [case.id for case in found.cases])
-    return _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
+    found = _without_ignored(replace(found, cases=tuple(sorted(found.cases, key=lambda case: case.id))))
+    return with_annotated(found)
 
 
-def find_images(root: str | Path, layout: str = "auto", series: str | None = None) -> tuple[str, dict[str, Path]]:
+def find_images(
+    root: str | Path, layout: str = "auto", series: str | None = None
+) -> tuple[str, dict[str, ImageSource]]:
     """The images alone of the cases that `find_cases` finds, whatever their labels are like.
 
     Args:
@@ -90,9 +96,9 @@ def _check_ids(root: Path, ids: Sequence[str]) -> None:
 
 def _of_series(found: CaseList, series: str) -> CaseList:
     """The cases whose images are folders, which hold DICOM series, with the series that is wanted."""
-    if found.images or not any(case.image.is_dir() for case in found.cases):
+    if found.images or not any(case.first_image.is_dir() for case in found.cases):
         raise InputError(f"{found.root} holds no DICOM series to choose from; leave out --series")
-    cases = (replace(case, series=series) if case.image.is_dir() else case for case in found.cases)
+    cases = (replace(case, series=series) if case.first_image.is_dir() else case for case in found.cases)
     return replace(found, cases=tuple(cases))
 
 

@@ -1,9 +1,9 @@
 """A data set of any layout as a plain copy: compressed NIfTI and a datalist.json.
 
     OUT/datalist.json         classes and cases, written last: without it the copy is not finished
-        images/<id>.nii.gz
+        images/<id>.nii.gz    or images/<id>/<name>.nii.gz, of several images of a case, all on the first one's grid
         labels/<id>.nii.gz    or labels/<id>/<class id>_<name>.nii.gz, where classes overlap
-        .converting.json      what is being copied, until it is finished
+        .converting.json      what is being copied, until all parts of it are finished
 
 Free text of headers, which may name the patient, is left behind.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ import numpy as np
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import folder_replaced, write_json
 from medsam_adapt.core.json_files import peek_object
+from medsam_adapt.core.parts import Part
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.relabel import Changes, relabel
 from medsam_adapt.data.datasets.survey import survey_cases
 from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import picture_files, read_volume, write_label, write_volume
 from medsam_adapt.data.volumes.label_coding import IGNORED, MOST_CLASSES, PartMasks, read_classes
 
@@ -43,11 +45,13 @@ class Converted:
         classes: label id -> name in the copy.
         cases: ids of all cases.
         unlabelled: ids of those without a label.
+        finished: whether all cases are there; false where other parts are not copied yet.
     """
 
     classes: dict[int, str]
     cases: tuple[str, ...]
     unlabelled: tuple[str, ...]
+    finished: bool = True
 
 
 def convert_cases(
@@ -59,8 +63,11 @@ def convert_cases(
     overwrite: bool = False,
     progress: Progress | None = None,
     series: str | None = None,
+    part: Part | None = None,
 ) -> Converted:
     """Copy a data set; a copy that was interrupted is gone on with, file by file.
+
+    Several processes may copy a part of the cases each; the one after which all cases are there writes the list.
 
     Args:
         root: the data set.
@@ -71,10 +78,11 @@ def convert_cases(
         overwrite: replace a copy that is there.
         progress: called when a case has been checked, and when it has been copied.
         series: as for `find_cases`.
+        part: of the cases, by their ids; all of them when None.
 
     Raises:
-        InputError: all problems of all files, before anything is written; changes that do not fit; an output that is
-            there already, is not ours, or cannot be written.
+        InputError: all problems of all files that are copied, before anything is written; changes that do not fit; an
+            output that is there already, is not ours, or cannot be written.
     """
     root, output = Path(root), Path(output)
     cases = find_cases(root, layout, need_labels=False, series=series)
@@ -83,19 +91,19 @@ def convert_cases(
         raise InputError(f"{root} has {len(cases.classes)} classes, {MOST_CLASSES} are the most that can be converted")
     if cases.coding.ignored and cases.coding.overlapping:
         raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
-    if cases.images:
-        raise InputError(
-            f"{root} gives {' and '.join(cases.images)} together, and a copy holds one image a case; choose one of them"
-        )
-    if pictures := picture_files(cases.cases[0].image.parent):
+    if pictures := picture_files(cases.cases[0].first_image.parent):
         raise InputError(
             f"{root} holds pictures, as {pictures[0].name}, and a copy holds volumes; train on it as it is"
         )
-    begun = _is_begun(output, cases, overwrite)
+    if part is not None and overwrite:
+        raise InputError("--overwrite: parts cannot replace a copy, which others are writing to. Remove it first.")
+    own = cases if part is None else _of_part(cases, part)
+    begun = _is_begun(output, cases, overwrite, own if part is not None else None)
+    # Without names, which classes there are is known when all labels are read, whatever part they are in.
     seen = survey_cases(
-        cases,
+        own if cases.classes else cases,
         None if progress is None else lambda case, total: progress("checking", case, total),
-        lambda case: not (begun and _is_newer(_image(output, case), [case.image])),
+        lambda case: not (begun and _are_newer(_images(output, case), case.images)),
     )
     if seen.problems:
         raise problems_error(seen.problems)
@@ -103,20 +111,31 @@ def convert_cases(
     state = {"source": str(root.resolve()), "layout": cases.layout, "labels": names, "new_ids": new_ids}
     state |= {} if series is None else {"series": series}
     state = {key: _text_keys(value) for key, value in state.items()}
-    if begun and peek_object(output / STATE_FILE) != state:
-        raise InputError(f"{output} holds a copy that was begun with other labels or data; add --overwrite")
+    labels = _text_keys({**names, **({_ignore_id(names): "ignore"} if cases.coding.ignored else {})})
+    if (begun or part is not None) and not _is_same(output, state, labels):
+        fix = "add --overwrite" if part is None else "name another folder"
+        raise InputError(f"{output} holds a copy that was begun with other labels or data; {fix}")
     with folder_replaced(output) if overwrite else nullcontext():
         _begin(output, state)
-        entries = []
-        for case in cases.cases:
-            entries.append(_copy(case, cases, output, names, new_ids))
+        for case in own.cases:
+            _copy(case, cases, output, names, new_ids)
             if progress is not None:
-                progress("copying", case.id, len(cases.cases))
-        labels = {**names, **({_ignore_id(names): "ignore"} if cases.coding.ignored else {})}
-        write_json(output / LIST_FILE, {MARK: True, "labels": _text_keys(labels), "training": entries})
-        (output / STATE_FILE).unlink()
-    unlabelled = tuple(case.id for case in cases.cases if case.label_source is None)
-    return Converted(names, tuple(case.id for case in cases.cases), unlabelled)
+                progress("copying", case.id, len(own.cases))
+        finished = part is None or all(_is_copied(case, cases, output, names) for case in cases.cases)
+        if finished:
+            entries = [_entry(case, cases, output, names, new_ids) for case in cases.cases]
+            content: dict[str, Any] = {MARK: True, "labels": labels}
+            if cases.images:
+                content["channel_names"] = _text_keys(dict(enumerate(cases.images)))
+            write_json(output / LIST_FILE, {**content, "training": entries})
+            (output / STATE_FILE).unlink(missing_ok=True)
+    unlabelled = tuple(case.id for case in own.cases if case.label_source is None)
+    return Converted(names, tuple(case.id for case in own.cases), unlabelled, finished)
+
+
+def _of_part(cases: CaseList, part: Part) -> CaseList:
+    own = {*part.of(case.id for case in cases.cases)}
+    return replace(cases, cases=tuple(case for case in cases.cases if case.id in own))
 
 
 def _check_place(root: Path, output: Path) -> None:
@@ -126,25 +145,37 @@ def _check_place(root: Path, output: Path) -> None:
         raise InputError(f"{output} and the data set {root} lie one in the other; name a folder elsewhere")
 
 
-def _is_begun(output: Path, cases: CaseList, overwrite: bool) -> bool:
-    """Whether there is an unfinished copy to continue; rejects what must not be written to."""
+def _is_begun(output: Path, cases: CaseList, overwrite: bool, own: CaseList | None = None) -> bool:
+    """Whether there is an unfinished copy to continue; rejects what must not be written to.
+
+    ``own`` are the cases of a part, which may come when the others have finished, as its own cases were there already.
+    """
     if output.is_file():
         raise InputError(f"{output} is a file; name a folder")
-    if not output.is_dir() or not any(output.iterdir()):
-        return False
+    if not output.is_dir() or not any(own is None or not path.name.startswith(".") for path in output.iterdir()):
+        return own is not None and (output / STATE_FILE).is_file()
     unfinished, finished = (output / STATE_FILE).is_file(), MARK in peek_object(output / LIST_FILE)
     if not (unfinished or finished):
         raise InputError(f"{output} holds other files and will not be written to; name another folder")
+    if own is not None and finished and all(_are_newer(_images(output, case), case.images) for case in own.cases):
+        return True
     if finished and not unfinished and not overwrite:
         raise InputError(f"{output} already exists; name another folder, or add --overwrite")
     return unfinished and not overwrite
 
 
+def _is_same(output: Path, state: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether what is there, if anything, is a copy of the same data with the same labels."""
+    begun, made = peek_object(output / STATE_FILE), peek_object(output / LIST_FILE)
+    return begun == state if begun else not made or made.get("labels") == labels
+
+
 def _begin(output: Path, state: dict[str, Any]) -> None:
     try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / STATE_FILE, state)  # first, so that another part sees what the folder is
         for folder in ("images", "labels"):
-            (output / folder).mkdir(parents=True, exist_ok=True)
-        write_json(output / STATE_FILE, state)
+            (output / folder).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {output} ({error.strerror}); name another folder") from error
 
@@ -152,26 +183,43 @@ def _begin(output: Path, state: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------------------- one case
 
 
-def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> dict[str, Any]:
-    """The case's entry in the datalist, its files copied where that has not been done."""
-    image = _image(output, case)
-    entry: dict[str, Any] = {"id": case.id, "image": image.relative_to(output).as_posix()}
+def _entry(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> dict[str, Any]:
+    """The case's entry in the datalist."""
+    images = _images(output, case)
+    listed = [image.relative_to(output).as_posix() for image in images]
+    entry: dict[str, Any] = {"id": case.id, "image": listed if isinstance(case.image, ImageSet) else listed[0]}
     if case.patient is not None:
         entry["patient"] = case.patient
+    if case.unannotated:
+        hidden = {new_id for old_id, new_id in new_ids.items() if old_id in case.unannotated}
+        entry["annotated"] = [name for class_id, name in names.items() if class_id not in hidden]
     labels = _labels(output, case, cases, names)
     if labels:
         paths = {class_id: path.relative_to(output).as_posix() for class_id, path in labels.items()}
         entry["label"] = _text_keys(paths) if cases.coding.overlapping else paths[0]
+    return entry
+
+
+def _is_copied(case: Case, cases: CaseList, output: Path, names: dict[int, str]) -> bool:
+    """Whether all files of a case are there, and newer than what they were copied from."""
+    labels = _labels(output, case, cases, names).values()
+    return _are_newer(_images(output, case), case.images) and all(_is_newer(path, case.files()) for path in labels)
+
+
+def _copy(case: Case, cases: CaseList, output: Path, names: dict[int, str], new_ids: dict[int, int]) -> None:
+    """Copy the case's files where that has not been done."""
+    images, labels = _images(output, case), _labels(output, case, cases, names)
     undone = [path for path in labels.values() if not _is_newer(path, case.files())]
-    if undone or not _is_newer(image, [case.image]):
+    if undone or not _are_newer(images, case.images):
         voxels, header = read_volume(case.image, case.series)
-        if not _is_newer(image, [case.image]):
-            write_volume(image, voxels, header)
+        if not _are_newer(images, case.images):
+            for index, image in enumerate(images):
+                image.parent.mkdir(exist_ok=True)
+                write_volume(image, voxels if voxels.ndim == 3 else voxels[..., index], header)
         if undone:
             for class_id, label in _relabelled(case, cases, new_ids, names, header):
                 labels[class_id].parent.mkdir(exist_ok=True)
                 write_label(labels[class_id], label, header)
-    return entry
 
 
 def _relabelled(
@@ -193,8 +241,13 @@ def _relabelled(
         yield class_id, np.any(merged, axis=0).astype(np.uint8)
 
 
-def _image(output: Path, case: Case) -> Path:
-    return output / "images" / f"{case.id}.nii.gz"
+def _images(output: Path, case: Case) -> list[Path]:
+    if not isinstance(case.image, ImageSet):
+        return [output / "images" / f"{case.id}.nii.gz"]
+    words = [re.sub(r"[^\w-]+", "_", name).strip("_") for name in case.image.names]
+    unique = len({word.casefold() for word in words if word}) == len(words)
+    names = words if unique else [f"{number}_{word}" for number, word in enumerate(words)]
+    return [output / "images" / case.id / f"{name}.nii.gz" for name in names]
 
 
 def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) -> dict[int, Path]:
@@ -205,6 +258,10 @@ def _labels(output: Path, case: Case, cases: CaseList, names: dict[int, str]) ->
         return {0: output / "labels" / f"{case.id}.nii.gz"}
     words = {class_id: re.sub(r"[^\w-]+", "_", name).strip("_") for class_id, name in names.items()}
     return {class_id: output / "labels" / case.id / f"{class_id}_{word}.nii.gz" for class_id, word in words.items()}
+
+
+def _are_newer(paths: Sequence[Path], sources: Sequence[Path]) -> bool:
+    return all(_is_newer(path, sources) for path in paths)
 
 
 def _is_newer(path: Path, sources: Sequence[Path]) -> bool:

@@ -44,6 +44,7 @@ class Survey:
         """The same as plain data."""
         return {
             "layout": None if self.cases is None else self.cases.layout,
+            "images": [] if self.cases is None else list(self.cases.images),
             "classes": {str(class_id): name for class_id, name in self.check.classes.items()},
             "cases": [self._case_as_json(look) for look in self.looks],
             "problems": list(self.problems),
@@ -60,6 +61,7 @@ class Survey:
             "orientation": None if header is None else header.orientation,
             "intensities": None if (seen := self.intensities.get(look.case.id)) is None else list(seen),
             "voxels": None if voxels is None else {self.check.classes[key]: count for key, count in voxels.items()},
+            "unannotated": [name for key, name in self.check.classes.items() if key in look.case.unannotated],
         }
 
 

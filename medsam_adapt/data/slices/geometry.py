@@ -7,7 +7,7 @@ left of an axial or coronal slice, anterior or superior at the top.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,10 @@ from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
 
 _SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 SMALLEST_FITTING, LARGEST_FITTING = 64, 128
+_LONGEST_VOXEL = 1.6  # times its shortest side, where slices of three directions are learned
+_FEWEST_SLICES = 16  # of such a volume in each direction
+_SMALL_FOR_TILE = 0.5  # of a tile's side, where structures are small
+_TILES_PAY_FROM = 96  # pixels of a slice's side
 
 
 def volume_to_slices(volume: np.ndarray, axis: Axis) -> np.ndarray:
@@ -32,6 +36,12 @@ def slices_to_volume(slices: np.ndarray, axis: Axis) -> np.ndarray:
     """A view (X, Y, Z) of slices (N, rows, columns): the inverse of :func:`volume_to_slices`; further axes stay."""
     stack = slices.swapaxes(1, 2)[:, ::-1, ::-1]
     return np.moveaxis(stack, 0, _SLICE_AXIS[axis])
+
+
+def count_slices(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> int:
+    """How many slices along ``axis`` a volume has, of (X, Y, Z) or more voxels and this (4, 4) affine."""
+    view, _ = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
+    return len(volume_to_slices(view, axis))
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,40 @@ def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
         sides.append(max(view.shape[i] * spacing[i] for i in plane) / min(spacing[i] for i in plane))
     wanted = 16 * math.ceil(max(sides) / 16 - 1e-6)
     return int(min(max(wanted, SMALLEST_FITTING), LARGEST_FITTING))
+
+
+def suits_three_planes(headers: Sequence[VolumeHeader]) -> bool:
+    """Whether slices of every direction show the structures: voxels about as long as wide, and not too few of them.
+
+    Args:
+        headers: of the volumes.
+    """
+    for header in headers:
+        sides = np.linalg.norm(header.affine[:3, :3], axis=0)
+        if max(sides) > _LONGEST_VOXEL * min(sides) or min(header.shape[:3]) < _FEWEST_SLICES:
+            return False
+    return True
+
+
+def suit_tiles(labels: Iterable[tuple[np.ndarray, np.ndarray, SlicePlan]], image_size: int) -> bool:
+    """Whether tiles of `SMALLEST_FITTING` pixels show structures whole, with as much around them.
+
+    Args:
+        labels: of some volumes: slices (N, rows, columns) of parts, (P, C) which classes a part belongs to, and how
+            slices are resized.
+        image_size: side of the square of a whole slice, in pixels.
+    """
+    if image_size < _TILES_PAY_FROM:
+        return False
+    largest = 0.0
+    for slices, table, plan in labels:
+        scale = max(new / old for new, old in zip(plan.resized, plan.native, strict=True))
+        for parts in (np.flatnonzero(column == 1) for column in table.T):
+            for mask in np.isin(slices, parts):
+                if mask.any():
+                    sides = (np.ptp(np.flatnonzero(mask.any(axis=axis))) + 1 for axis in (0, 1))
+                    largest = max(largest, scale * max(sides))
+    return 0 < largest <= _SMALL_FOR_TILE * SMALLEST_FITTING
 
 
 def _nearest(slices: Tensor, size: tuple[int, int]) -> Tensor:

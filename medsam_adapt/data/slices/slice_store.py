@@ -20,8 +20,16 @@ from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_sl
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.volumes.case import Case
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, to_ras
-from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, classes_in, count_classes, read_classes
+from medsam_adapt.data.volumes.label_coding import (
+    EXCLUSIVE,
+    IGNORED,
+    LabelCoding,
+    classes_in,
+    count_classes,
+    read_classes,
+)
 from medsam_adapt.data.volumes.label_coding import renumber as renumber  # found here too
 
 _STORE_FORMAT = 2  # part of the key: raise it when the stored bytes change their meaning
@@ -47,14 +55,17 @@ class StoredCase:
         labels: (N, h, w) uint8 classes, 0 is background; or, for classes that may overlap, parts.
         table: (P, C), which classes a part belongs to; None for classes that exclude each other.
         voxels: (N, C + 1) voxels of every class in every native slice.
+        unannotated: numbers (from 1) of the classes that nobody annotated; in a ``table`` they are `IGNORED`.
     """
 
-    def __init__(self, case_id: str, folder: Path) -> None:
-        self.case_id = case_id
+    def __init__(self, case_id: str, folder: Path, unannotated: Sequence[int] = ()) -> None:
+        self.case_id, self.unannotated = case_id, tuple(unannotated)
         self.images = StoredArray(folder / "images.npy")
         self.labels = StoredArray(folder / "labels.npy")
         self.voxels: np.ndarray = np.load(folder / "voxels.npy")
         self.table: np.ndarray | None = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None
+        if self.table is not None:
+            self.table[:, [number - 1 for number in self.unannotated]] = IGNORED
 
     def channels(self, index: int, channels: Channels) -> np.ndarray:
         """Slice ``index`` as (3, h, w): itself three times, itself between its two neighbours, or its colours."""
@@ -117,12 +128,13 @@ def store_cases(
         if progress:
             progress(case.id)
     # Opened only now: what stays in memory between the large arrays of two cases would keep theirs from being reused.
-    return {case_id: _open(case_id, folder) for case_id, folder in folders.items()}
+    return {case.id: _open(case, folders[case.id], settings) for case in cases}
 
 
-def _open(case_id: str, folder: Path) -> StoredCase:
+def _open(case: Case, folder: Path, settings: SliceSettings) -> StoredCase:
+    numbers = [number for number, each in enumerate(settings.label_ids, start=1) if each in case.unannotated]
     try:
-        return StoredCase(case_id, folder)
+        return StoredCase(case.id, folder, numbers)
     except (OSError, ValueError, EOFError) as error:
         raise RunError(f"{folder} is damaged ({error}): remove it, or run 'medsam-adapt cache clear'") from error
 
@@ -147,6 +159,8 @@ def _key(case: Case, settings: SliceSettings) -> str:
         "label_ids": settings.label_ids,
         "files": [file_sha256(path) for path in case.files()],
     }
+    if isinstance(case.image, ImageSet) and case.image.series:
+        description["series"] = case.image.series
     if settings.coding != EXCLUSIVE:
         description["coding"] = asdict(settings.coding)
         description["masks"] = [*case.masks]
@@ -156,7 +170,7 @@ def _key(case: Case, settings: SliceSettings) -> str:
 def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path | None = None) -> None:
     """Write a case's slices to a separate folder and rename it: another run sees all of it or nothing."""
     assert case.label_source is not None, "training cases have labels: find_cases checks it"
-    image, header = read_volume(case.image)
+    image, header = read_volume(case.image, suv=settings.policy.suv)
     label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)
     image, affine = to_ras(image, header.affine)
     label, _ = to_ras(label, header.affine)

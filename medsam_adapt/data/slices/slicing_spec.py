@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, get_args
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_adapt.config import Axis, Channels, InputScaling, PromptMode
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.volumes.image_pair import ImageName
+from medsam_adapt.data.volumes.image_set import ImageName
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
+
+COLOURS = ("red", "green", "blue")
 
 
 class SlicingSpec(BaseModel):
@@ -18,11 +23,18 @@ class SlicingSpec(BaseModel):
         label_ids: the number of each class in label files.
         absent: classes without a voxel in any training label: kept in the label map and never predicted.
         overlapping: whether a voxel may belong to several classes.
+        painted: the label with which each class that may overlap is painted, in this order, into one label map; none
+            where each class has a mask.
         whole: classes that are one piece in every training label: fragments of them are removed.
         axis: slicing direction.
+        three_planes: whether slices of all three directions are learned, and the probabilities on them averaged; the
+            results are then put together along ``axis``.
+        slice_size: side of the square, in pixels, that slices are resized to where the network sees tiles of it; None
+            where it sees whole slices.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
-        images: names of the images of a case that are the channels together; none where a case has one image.
+        images: names of the images of a case that are taken together, in the order of the channels (two and their
+            mean, three, or four of a network that takes four); none where a case has one image.
         policy: from the scanner's units to grey levels from 0 to 255.
         input_scaling: from grey levels to the values that the network's weights expect.
     """
@@ -33,13 +45,29 @@ class SlicingSpec(BaseModel):
     label_ids: list[int] = Field(min_length=1, max_length=255)
     absent: list[str] = []
     overlapping: bool = False
+    painted: list[int] = []
     whole: list[str] = []
     axis: Axis = "axial"
+    three_planes: bool = False
+    slice_size: int | None = Field(None, ge=16, le=4096)
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
-    images: list[ImageName] = []
+    images: list[ImageName] = Field([], max_length=4)
     policy: IntensityPolicy
     input_scaling: InputScaling = "sam"  # of all runs from before there was this setting
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_policy_for_each_image(cls, values: Any) -> Any:
+        """Runs from before each image had its own policy have one for both of their images."""
+        if not isinstance(values, Mapping) or not values.get("images"):
+            return values
+        policy = values.get("policy")
+        plain = policy.model_dump() if isinstance(policy, IntensityPolicy) else policy
+        if not isinstance(plain, Mapping) or plain.get("kind") not in ("window", "percentile"):
+            return values
+        each = {"kind": "channels", "channels": [dict(plain)] * len(values["images"])}
+        return {**values, "policy": {**each, "modality": plain.get("modality", "other")}}
 
     @model_validator(mode="after")
     def _agrees(self) -> SlicingSpec:
@@ -49,11 +77,45 @@ class SlicingSpec(BaseModel):
             raise ValueError("a class name or a label id is given twice")
         if not all(0 < label_id <= LARGEST_LABEL for label_id in self.label_ids):
             raise ValueError(f"label ids go from 1 to {LARGEST_LABEL}")
+        if self.painted and len(self.painted) != len(self.class_names):
+            raise ValueError("there are not as many painted labels as class_names")
+        if not all(0 < label_id <= LARGEST_LABEL for label_id in self.painted):
+            raise ValueError(f"painted labels go from 1 to {LARGEST_LABEL}")
         if not {*self.absent} <= {*self.class_names}:
             raise ValueError("a class that is absent is none of class_names")
         if not {*self.whole} <= {*self.class_names}:
             raise ValueError("a class in whole is none of class_names")
+        if self.images and len({*self.images}) < len(self.images):
+            raise ValueError("an image is named twice")
+        if (len(self.images) or 1) != len(self.policy.each) or (self.images and self.policy.kind != "channels"):
+            raise ValueError("there is not one intensity policy for each image")
+        if self.slice_size is not None and self.prompt != "none":
+            raise ValueError("prompts are placed on whole slices, so tiles cannot be")
+        if self.three_planes and self.prompt != "none":
+            raise ValueError("a prompt lies on slices of one direction, so three_planes cannot be")
         return self
+
+    @property
+    def input_channels(self) -> list[str]:
+        """What each channel of the network's input is: the images of a case, or SAM's colours."""
+        if not self.images:
+            neighbours = ["previous slice", "slice", "next slice"]
+            return neighbours if self.channels == "adjacent" else list(COLOURS)
+        return [*self.images, "mean of both"] if len(self.images) == 2 else list(self.images)
+
+    def describe_images(self) -> str:
+        """Which image goes where, as a part of a sentence."""
+        channels = self.input_channels
+        if len(channels) == len(COLOURS):
+            return ", ".join(f"{name} is {colour}" for name, colour in zip(channels, COLOURS, strict=True))
+        return f"{', '.join(channels)}, {len(channels)} channels that the first layer mixes by trained weights"
+
+    @property
+    def planes(self) -> list[SlicingSpec]:
+        """One spec for each direction that volumes are sliced in; that of ``axis`` first."""
+        others = [axis for axis in get_args(Axis) if axis != self.axis] if self.three_planes else []
+        alone = self.slicing.model_copy(update={"three_planes": False})
+        return [alone.model_copy(update={"axis": axis}) for axis in (self.axis, *others)]
 
     @property
     def absent_classes(self) -> list[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from medsam_adapt.config import (
     InputScaling,
     Intensity,
     Knobs,
+    PlaneChoice,
     PromptMode,
     Sampling,
+    Tiles,
     refuse_code,
 )
 from medsam_adapt.core.distributed import main_process_first
@@ -28,24 +31,31 @@ from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
-from medsam_adapt.data.slices.geometry import fitting_size
-from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
+from medsam_adapt.data.slices.geometry import (
+    SMALLEST_FITTING,
+    SlicePlan,
+    fitting_size,
+    suit_tiles,
+    suits_three_planes,
+    volume_to_slices,
+)
+from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
-from medsam_adapt.data.volumes.formats.picture import is_dark_16_bit
-from medsam_adapt.data.volumes.image_pair import refuse_other_images
-from medsam_adapt.data.volumes.io import read_volume
-from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
+from medsam_adapt.data.volumes.image_set import refuse_other_images
+from medsam_adapt.data.volumes.io import to_ras
+from medsam_adapt.data.volumes.label_coding import MOST_CLASSES, read_classes
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
-_POLICY_SAMPLE = 3  # volumes read to determine the modality
+_LABEL_SAMPLE, _LABEL_SLICES = 6, 32  # volumes read, and slices of each, to determine how large structures are
 
 
 class EarlierRun(Protocol):
@@ -59,6 +69,8 @@ class EarlierRun(Protocol):
     policy: IntensityPolicy
     image_size: int
     axis: Axis
+    three_planes: bool
+    slice_size: int | None
     channels: Channels
     input_scaling: InputScaling
     knobs: dict[str, Any]
@@ -81,6 +93,9 @@ class TrainingData:
         image_size: side of the square slices in pixels; when None the backbone's default, or `fitting_size` with a
             ``detail`` branch on a small backbone.
         axis: slicing direction.
+        planes: ``one``, ``three``, or ``auto``: slices of three directions where volumes suit them and nothing is
+            prompted.
+        tiles: ``auto`` trains on tiles of slices where all structures are small (`suit_tiles`), ``off`` on whole ones.
         channels: what SAM's three colour channels hold; ``auto`` is ``adjacent`` where a case has one image.
         intensity: name of the intensity policy.
         prompt: ``none``, or the prompt that is simulated from the label.
@@ -98,6 +113,7 @@ class TrainingData:
         checkpoint: the weights that training starts from, which decide the input scaling.
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
         detail: channels of the network's detail branch.
+        channel_dropout: probability with which training leaves out each of several images of a case.
 
     Raises:
         InputError: for all the problems of the files, reported together.
@@ -111,6 +127,8 @@ class TrainingData:
         backbone: str = "vit_nano",
         image_size: int | None = None,
         axis: Axis = "axial",
+        planes: PlaneChoice = "one",
+        tiles: Tiles = "off",
         channels: ChannelChoice = "repeat",
         intensity: Intensity = "auto",
         prompt: PromptMode = "none",
@@ -127,18 +145,25 @@ class TrainingData:
         checkpoint: str | Path | None = None,
         input_scaling: InputScaling | None = None,
         detail: int = 0,
+        channel_dropout: float = 0.0,
     ) -> None:
         variant = get_variant(backbone)
         fits_size = image_size is None and detail > 0 and variant.small
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
         self.axis, self.prompt, self.augment = axis, prompt, augment
+        if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
+            channels = "repeat"  # the windows fill the colours
+        self.three_planes = planes == "three"
+        self.slice_size = None if earlier is None else earlier.slice_size
+        if self.three_planes and prompt != "none":
+            raise InputError("planes=three: a prompt lies on slices of one direction. Leave out --prompt or planes.")
         self.channels: Channels = "adjacent" if channels == "auto" else channels
-        self.held_out, self.split_file = held_out, split_file
+        self.held_out, self.split_file, self.channel_dropout = held_out, split_file, channel_dropout
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = earlier
         if earlier is not None:
-            self._continue(earlier, intensity, input_scaling, fits_size, channels)
+            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes)
         self.input_scaling: InputScaling = (
             choose_input_scaling(input_scaling, checkpoint, backbone) if earlier is None else earlier.input_scaling
         )
@@ -166,9 +191,15 @@ class TrainingData:
         self.policy: IntensityPolicy
         self.policy_reason: str
         self.policy, self.policy_reason = self._choose_policy(intensity)
-        if fits_size and self.earlier is None:
-            self.image_size = fitting_size([self.check.headers[case_id] for case_id in self.split.train], axis)
-        self._stored: dict[str, StoredCase] | None = None
+        if self.earlier is None:
+            headers = [self.check.headers[case_id] for case_id in self.split.train]
+            if planes == "auto":
+                self.three_planes = prompt == "none" and suits_three_planes(headers)
+            if fits_size:
+                self.image_size = max(fitting_size(headers, each) for each in self.axes)
+            if fits_size and tiles == "auto" and prompt == "none" and suit_tiles(self._label_slices(), self.image_size):
+                self.slice_size, self.image_size = self.image_size, SMALLEST_FITTING
+        self._stored: dict[Axis, dict[str, StoredCase]] | None = None
 
     @classmethod
     def of(cls, root: str | Path, knobs: Knobs, earlier: EarlierRun | None = None) -> TrainingData:
@@ -188,6 +219,11 @@ class TrainingData:
         return list(self.check.classes)
 
     @property
+    def axes(self) -> list[Axis]:
+        """Directions in which the volumes are sliced, :attr:`axis` first."""
+        return [self.axis, *(each for each in get_args(Axis) if self.three_planes and each != self.axis)]
+
+    @property
     def overlapping(self) -> bool:
         """Whether a voxel may belong to several classes."""
         return self.cases.coding.overlapping
@@ -201,12 +237,16 @@ class TrainingData:
     @property
     def slicing(self) -> SlicingSpec:
         """How the volumes become slices, and what is learned on them."""
+        painted = self.cases.coding.painted
         return SlicingSpec(
             class_names=self.class_names,
             label_ids=self.label_ids,
             absent=self.absent,
             overlapping=self.overlapping,
+            painted=[painted[label_id] for label_id in self.label_ids] if painted else [],
             axis=self.axis,
+            three_planes=self.three_planes,
+            slice_size=self.slice_size,
             channels=self.channels,
             prompt=self.prompt,
             images=list(self.cases.images),
@@ -220,20 +260,53 @@ class TrainingData:
         return "patients" if len(self._train_patients()) >= 4 else "slices"
 
     def store(self, progress: Callable[[str], None] | None = None) -> dict[str, StoredCase]:
-        """The slices of the training cases by case id, made or found in the cache."""
+        """The slices of the training cases along :attr:`axis` by case id, made or found in the cache."""
         if self._stored is None:
-            cases = self._cases(self.split.train)
+            cases, stored = self._cases(self.split.train), {}
             with main_process_first():
-                self._stored = store_cases(cases, self._slicing(), self.cache_dir, progress, self.cases.root)
-        return self._stored
+                for axis in self.axes:
+                    settings = self._slicing(axis)
+                    report = progress if axis == self.axis else None
+                    stored[axis] = store_cases(cases, settings, self.cache_dir, report, self.cases.root)
+            self._stored = stored
+        return self._stored[self.axis]
+
+    def _views(self) -> dict[str, StoredCase]:
+        """The slices of all directions, by what samples name: the case id, with the direction if it is another."""
+        views = dict(self.store())
+        assert self._stored is not None, "store makes it"
+        for axis in self.axes[1:]:
+            views |= {f"{case_id} ({axis})": stored for case_id, stored in self._stored[axis].items()}
+        return views
 
     def store_bytes(self) -> int:
         """About how many bytes :meth:`store` takes in the cache."""
-        channels = 3 if self.cases.images else 1
-        return sum(stored_bytes(self.check.headers[case_id], self._slicing(), channels) for case_id in self.split.train)
+        channels = max(3, len(self.cases.images)) if self.cases.images or self.policy.kind == "windows" else 1
+        return sum(
+            stored_bytes(self.check.headers[case_id], self._slicing(axis), channels)
+            for case_id in self.split.train
+            for axis in self.axes
+        )
 
-    def _slicing(self) -> SliceSettings:
-        return SliceSettings(self.image_size, self.axis, self.policy, tuple(self.label_ids), self.cases.coding)
+    def _slicing(self, axis: Axis) -> SliceSettings:
+        size = self.slice_size or self.image_size
+        return SliceSettings(size, axis, self.policy, tuple(self.label_ids), self.cases.coding)
+
+    def _label_slices(self) -> Iterator[tuple[np.ndarray, np.ndarray, SlicePlan]]:
+        """Labels (N, rows, columns), the table of their parts, and the plan of slices, of some training volumes."""
+        cases = self._cases(self.split.train)
+        for case in cases[:: math.ceil(len(cases) / _LABEL_SAMPLE)]:
+            header = self.check.headers[case.id]
+            assert case.label_source is not None, "training cases have labels: find_cases checks it"
+            label, table = read_classes(case.label_source, self.label_ids, self.cases.coding, header)
+            label, affine = to_ras(label, header.affine)
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            if table is None:
+                table = np.eye(len(self.class_names) + 1, dtype=np.uint8)[:, 1:]
+            for axis in self.axes:
+                slices = volume_to_slices(label, axis)
+                plan = SlicePlan.of(label.shape, tuple(spacing), axis, self.image_size)
+                yield slices[:: math.ceil(len(slices) / _LABEL_SLICES)], table, plan
 
     def samples(self, part: Part = "train") -> list[dict[str, Any]]:
         """{case, slice} of every training slice of ``part``; with prompts {case, slice, structure} of every structure.
@@ -242,10 +315,10 @@ class TrainingData:
         """
         random = np.random.default_rng(self.seed)
         samples = []
-        for case_id, stored in sorted(self.store().items()):
+        for name, stored in sorted(self._views().items()):
             slices = stored.training_slices(self.empty_share, random)
-            kept = set(self._part_of(case_id, slices, part))
-            samples += [s for s in self._samples_of(stored, slices) if s["slice"] in kept]
+            kept = set(self._part_of(stored.case_id, slices, part))
+            samples += [s for s in self._samples_of(name, stored, slices) if s["slice"] in kept]
         if not samples:
             raise InputError(
                 f"no slice to train on is left in the {'' if part == 'train' else part.replace('_', ' ') + ' of the '}"
@@ -257,7 +330,7 @@ class TrainingData:
         """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
         images = views is None or views.images
         settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
-        transform = training_transforms(self.store(), *settings)
+        transform = training_transforms(self._views(), *settings, self.channel_dropout, len(self.cases.images))
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
         return SliceDataset(samples, transform, weights, views)
@@ -265,7 +338,8 @@ class TrainingData:
     def views(self, count: int, images: bool) -> Views:
         """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
         settings = self.image_size, self.channels, self.augment
-        return Views(self.store(), self.samples(), *settings, count, self.seed, images, self.input_scaling)
+        dropout = self.channel_dropout, len(self.cases.images)
+        return Views(self._views(), self.samples(), *settings, count, self.seed, images, self.input_scaling, *dropout)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
@@ -279,6 +353,8 @@ class TrainingData:
             raise InputError(
                 f"{root} fills SAM's channels with {' and '.join(cases.images)}; leave out channels={self.channels}."
             )
+        if self.channel_dropout and not cases.images:
+            raise InputError(f"channel_dropout: {root} has one image a case. Leave it out.")
         if earlier is not None:
             refuse_other_images(cases.images, earlier.images, root, "the run to start from")
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
@@ -292,14 +368,17 @@ class TrainingData:
         input_scaling: InputScaling | None,
         fits_size: bool,
         channels: ChannelChoice,
+        planes: PlaneChoice,
     ) -> None:
         """Slice as the earlier run did; refuses settings that would change what its weights have learnt."""
         if fits_size:
             self.image_size = earlier.image_size
         if channels == "auto":
             self.channels = earlier.channels
+        if planes == "auto":
+            self.three_planes = earlier.three_planes
         wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}
-        wanted["intensity"] = intensity
+        wanted |= {"intensity": intensity, "three_planes": self.three_planes}
         if input_scaling is not None:
             wanted["input_scaling"] = input_scaling
         own = {name: getattr(earlier, name, earlier.knobs.get(name)) for name in wanted}
@@ -313,16 +392,11 @@ class TrainingData:
         """The policy, and a sentence that says which it is and why."""
         if self.earlier is not None:
             return self.earlier.policy, "the policy of the run to start from."
-        stated = [self.check.headers[case_id].modality for case_id in self.split.train]
-        sample = self._cases(self.split.train)[:_POLICY_SAMPLE]
-        name = self.cases.intensity if intensity == "auto" else intensity
-        if intensity == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
-            name = "percentile"  # shown as a viewer does, they are all but black
-        unstated = [case for case in sample if self.check.headers[case.id].modality is None]
-        policy = choose_policy(name, (read_volume(case.image)[0] for case in unstated), stated)
-        return policy, describe_choice(
-            policy, name, stated, "intensity" if intensity != "auto" else "the intensity of the layout"
-        )
+        train = self._cases(self.split.train)
+        policy, reason = policy_of_cases(train, self.check.headers, intensity, self.cases.intensity, self.cases.images)
+        if policy.kind == "windows" and self.channels != "repeat":
+            raise InputError("intensity: three windows fill SAM's channels. Leave out channels=adjacent.")
+        return policy, reason
 
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]
@@ -330,7 +404,8 @@ class TrainingData:
     def _memberships(self, samples: Sequence[dict[str, Any]]) -> np.ndarray:
         """(N, C) bool: which classes each sample shows."""
         if self.prompt == "none":
-            return np.stack([self.store()[s["case"]].voxels[s["slice"], 1:] > 0 for s in samples])
+            views = self._views()
+            return np.stack([views[s["case"]].voxels[s["slice"], 1:] > 0 for s in samples])
         return np.stack([np.arange(1, len(self.class_names) + 1) == s["structure"] for s in samples])
 
     def _train_patients(self) -> list[str]:
@@ -348,9 +423,9 @@ class TrainingData:
         in_first = patient in patients[: (len(patients) + 1) // 2]
         return slices if in_first == (part == "first_half") else slices[:0]
 
-    def _samples_of(self, stored: StoredCase, slices: np.ndarray) -> Iterator[dict[str, Any]]:
+    def _samples_of(self, name: str, stored: StoredCase, slices: np.ndarray) -> Iterator[dict[str, Any]]:
         for index in slices:
-            sample = {"case": stored.case_id, "slice": int(index)}
+            sample = {"case": name, "slice": int(index)}
             if self.prompt == "none":
                 yield sample
             else:

@@ -40,40 +40,98 @@ from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import StoredCase
-from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR, pair_folders
+from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, IGNORED, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.weights.pixel_scaling import get_scaling
 
+_SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
+
 
 class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
 
     For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
-    Without ``images`` there is no image.
+    Without ``images`` there is no image. Where some case lacks the annotation of some class, ``unannotated`` is (C,)
+    bool of this case; otherwise it is None.
     """
 
     def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat", images: bool = True) -> None:
         self.stored = stored
         self.channels = channels
         self.images = images
+        self.partial = any(case.unannotated for case in stored.values())
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         case = self.stored[data["case"]]
         label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
-        loaded = {**data, "label": label, "table": case.table}
+        loaded = {**data, "label": label, "table": case.table, "unannotated": None}
+        if self.partial:
+            loaded["unannotated"] = np.isin(np.arange(1, case.voxels.shape[1]), case.unannotated)
         if self.images:
             loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         return loaded
+
+
+class DropImagesd(Randomizable, Transform):
+    """Blacken each image of a case at random, but one: a run that has seen this predicts without one of them.
+
+    Args:
+        probability: of each image.
+        images: how many a case has; of two, the third colour is their mean.
+    """
+
+    def __init__(self, probability: float, images: int) -> None:
+        self.probability, self.images = probability, images
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        kept = self.R.random_sample(self.images) >= self.probability
+        kept[self.R.randint(self.images)] |= not kept.any()
+        if "image" not in data or kept.all():
+            return dict(data)
+        image = torch.as_tensor(data["image"]).clone()
+        image[: self.images][torch.from_numpy(~kept)] = 0
+        if self.images == 2:
+            image[2] = image[:2].mean(dim=0)
+        return {**data, "image": image}
+
+
+class CropTiled(Randomizable, Transform):
+    """A random tile of slices that are larger than what the network takes; two of three show a class.
+
+    Args:
+        size: side of the tile in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        label = data["label"]
+        if max(label.shape[-2:]) <= self.size:
+            return dict(data)
+        free = [max(0, side - self.size) for side in label.shape[-2:]]
+        shown = np.setdiff1d(np.unique(label), (0, IGNORED))
+        if shown.size and self.R.random() < _SHOWING_A_CLASS:
+            places = np.argwhere(np.asarray(label[0]) == self.R.choice(shown))
+            centre = places[self.R.randint(len(places))]
+            # The pixel lies anywhere in the tile's inner half, not always in its middle.
+            corner = [int(c - self.R.uniform(0.25, 0.75) * self.size) for c in centre]
+        else:
+            corner = [self.R.randint(side + 1) for side in free]
+        row, column = (min(max(0, first), last) for first, last in zip(corner, free, strict=True))
+        cropped = (..., slice(row, row + self.size), slice(column, column + self.size))
+        return {**data, **{key: data[key][cropped] for key in ("image", "label") if key in data}}
 
 
 class FinishSliced(Randomizable, Transform):
     """Draw the prompt and pad to the square that the network takes.
 
     Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
-    sample names. `IGNORED` pixels stay so.
+    sample names. `IGNORED` pixels stay so. Where some cases lack the annotation of a class, labels of classes that
+    exclude each other become `possible_classes`.
     The image is prepared for the network's input scaling by :func:`pad_image`.
     """
 
@@ -94,13 +152,29 @@ class FinishSliced(Randomizable, Transform):
         if self.prompt != "none":
             label = _one_structure(label, data["structure"], overlapping=table is not None)
             prompt = simulate_prompt(label[0].numpy() == 1, self.prompt, self.image_size, self.R)
+        label = pad_label(label, self.image_size)
+        if self.prompt == "none" and table is None and data.get("unannotated") is not None:
+            label = possible_classes(label[0], torch.from_numpy(data["unannotated"]))
         return {
             "case": data["case"],
             "slice": data["slice"],
             **image,
-            "label": pad_label(label, self.image_size),
+            "label": label,
             **{name: torch.from_numpy(value) for name, value in prompt.items()},
         }
+
+
+def possible_classes(label: torch.Tensor, unannotated: torch.Tensor) -> torch.Tensor:
+    """What each pixel may be, (C + 1, h, w) uint8, from its class (h, w): background may be a class nobody drew.
+
+    Args:
+        label: background 0, classes from 1, and `IGNORED`, which may be anything.
+        unannotated: (C,) bool.
+    """
+    numbers = torch.arange(len(unannotated) + 1)[:, None, None]
+    hidden = torch.nn.functional.pad(unannotated, (1, 0))[:, None, None]
+    possible = (label == numbers) | ((label == 0) & hidden) | (label == IGNORED)
+    return possible.to(torch.uint8)
 
 
 def _one_structure(label: torch.Tensor, structure: int, overlapping: bool) -> torch.Tensor:
@@ -126,16 +200,28 @@ class ApplyIntensityd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             volume = result[key]
-            grey = torch.from_numpy(self.policy.apply(np.asarray(volume)))
+            voxels = np.asarray(volume)
+            levels = self.policy.apply(voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1))
+            grey = torch.from_numpy(levels[None] if levels.ndim == 3 else np.moveaxis(levels, -1, 0))
             result[key] = MetaTensor(grey, meta=volume.meta, applied_operations=volume.applied_operations)
         return result
+
+
+class NameByCased(Transform):
+    """Let masks be named after the case, where several images are taken together: their files are called alike."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if "id" in data and isinstance(data["image"], MetaTensor):
+            data["image"].meta["filename_or_obj"] = f"{data['id']}.nii.gz"
+        return dict(data)
 
 
 class LoadClassesd(Transform):
     """{image, label}, both paths -> the label as classes 1, 2, … (1, X, Y, Z) uint8 in RAS order; the image stays.
 
     Of classes that may overlap it is a part map (int32), and ``table`` (P, C) stands beside it. The label may also be
-    {class id: its mask's path}. It lies where its image does: that is checked before.
+    {class id: its mask's path}. It lies where its image does: that is checked before. Label ids in ``unannotated``
+    become numbers of classes.
     """
 
     def __init__(self, label_ids: Sequence[int], coding: LabelCoding = EXCLUSIVE) -> None:
@@ -146,7 +232,10 @@ class LoadClassesd(Transform):
         classes, table = read_classes(data["label"], self.label_ids, self.coding, header)
         turned, affine = to_ras(classes if table is None else classes.astype(np.int32), header.affine)
         label = MetaTensor(torch.from_numpy(turned.copy())[None], affine=torch.from_numpy(affine))
-        return {**data, "label": label} if table is None else {**data, "label": label, "table": table}
+        ids = {int(word) for word in str(data.get("unannotated", "")).split()}
+        numbers = [str(number) for number, each in enumerate(self.label_ids, start=1) if each in ids]
+        loaded = {**data, "label": label, "unannotated": " ".join(numbers)}
+        return loaded if table is None else {**loaded, "table": table}
 
 
 def training_transforms(
@@ -157,6 +246,8 @@ def training_transforms(
     augment: Augmentation = "anatomical",
     images: bool = True,
     input_scaling: InputScaling = "sam",
+    channel_dropout: float = 0.0,
+    image_count: int = 1,
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -170,9 +261,12 @@ def training_transforms(
             images without a side; ``none`` changes nothing.
         images: whether the sample has an image; its label is the same without it.
         input_scaling: of the network that is trained.
+        channel_dropout: probability with which each of several images of a case is left out.
+        image_count: images of a case.
     """
     load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
-    return Compose([load, *_augmentations(augment, image_size), finish])
+    drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
+    return Compose([load, CropTiled(image_size), *_augmentations(augment, image_size), *drop, finish])
 
 
 def _augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
@@ -263,7 +357,8 @@ def volume_transforms(
 ) -> Compose:
     """From files to whole volumes: image (1, X, Y, Z) in RAS order on the 0-255 scale, label as classes.
 
-    The image of a picture in colour is (3, X, Y, 1). For classes that may overlap the label is a part map, and
+    The image of a picture in colour is (3, X, Y, 1), and that of the images of a case has the network's channels. For
+    classes that may overlap the label is a part map, and
     ``table`` (P, C) says which classes a part belongs to.
 
     Args:
@@ -276,7 +371,8 @@ def volume_transforms(
     return Compose(
         [
             *steps,
-            volume_loader("image"),
+            volume_loader("image", IntensityPolicy.model_validate(policy).suv),
+            NameByCased(),
             EnsureChannelFirstd("image"),
             Orientationd("image", axcodes="RAS", labels=None),
             ApplyIntensityd("image", policy),
@@ -344,18 +440,26 @@ def mask_transforms(
     )
 
 
-def volumes_in(folder: str | Path, pairs: bool = False) -> list[dict[str, str]]:
-    """{image} of every volume file in a folder, or of the one file that it names; or of every pair of images.
+def volumes_in(
+    folder: str | Path, images: Sequence[str] = (), may_lack: bool = False
+) -> list[dict[str, str | list[str]]]:
+    """{image} of every volume file in a folder, or of the one file that it names; or {id, images} of every case.
+
+    Args:
+        folder: of the volumes, or one file.
+        images: names of the images of a case that a run takes together (`find_image_sets`).
+        may_lack: whether some of them may be missing.
 
     Raises:
-        InputError: when there is none.
+        InputError: when there is none; as `find_image_sets`.
     """
     folder = Path(as_typed(folder, "dataset_dir"))
-    files = [folder] if folder.is_file() else []
-    if folder.is_dir():
-        files = pair_folders(folder) if pairs else _images_in(folder)
-    if pairs and (not files or folder.is_file()):
-        raise InputError(f"{folder} holds no folder of {' and '.join(IMAGE_PAIR)}: give one of a case, or of cases.")
+    if images:
+        if not folder.exists():
+            raise InputError(f"{folder} does not exist. Give the images of a case, or a folder of cases.")
+        sets = find_image_sets(folder, images, may_lack)
+        return [{"id": case, "image": found.entry()} for case, found in sets.items()]
+    files = [folder] if folder.is_file() else _images_in(folder) if folder.is_dir() else []
     if not files:
         raise InputError(f"{folder} holds no volume ({', '.join(FORMATS)}): give a volume or a folder of volumes.")
     return [{"image": str(file)} for file in files]
@@ -369,17 +473,17 @@ def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling 
     """Slices as a network takes them: (..., 3, h, w) -> (..., 3, S, S), both on the 0-255 scale.
 
     Args:
-        image: grey levels or colours, windowed and resized.
+        image: grey levels or colours, windowed and resized; or more channels, one for each image of a case.
         image_size: S, in pixels.
         input_scaling: of the network. For ``unit`` each slice is stretched to 0-255 before it is padded. The padding,
             right and bottom, is what the network's normalisation turns into zeros.
     """
     scaling = get_scaling(input_scaling)
     image = scaling.stretch(image)
-    *batch, _, height, width = image.shape
-    canvas = torch.empty(*batch, 3, image_size, image_size, device=image.device)
+    *batch, channels, height, width = image.shape
+    canvas = torch.empty(*batch, channels, image_size, image_size, device=image.device)
     canvas[..., :height, :width] = image
-    for channel, mean in enumerate(scaling.mean):  # by numbers: a tensor of them would have to wait for the device
+    for channel, mean in enumerate(scaling.means(channels)):  # numbers: a tensor of them would wait for the device
         canvas[..., channel, height:, :] = mean
         canvas[..., channel, :height, width:] = mean
     return canvas

@@ -33,6 +33,7 @@ class Views:
         seed: of the augmentation.
         images: whether the samples of a training carry images beside the row of their features.
         input_scaling: of the network that is trained.
+        channel_dropout, image_count: as for `training_transforms`.
     """
 
     def __init__(
@@ -46,18 +47,28 @@ class Views:
         seed: int = 0,
         images: bool = True,
         input_scaling: InputScaling = "sam",
+        channel_dropout: float = 0.0,
+        image_count: int = 1,
     ) -> None:
         self.slices = sorted({(sample["case"], sample["slice"]) for sample in samples})
         self.count, self.seed, self.images = count, seed, images
         self._first_row = {place: index * count for index, place in enumerate(self.slices)}
         self._transform = training_transforms(
-            stored, image_size, "none", channels, augment, input_scaling=input_scaling
+            stored,
+            image_size,
+            "none",
+            channels,
+            augment,
+            input_scaling=input_scaling,
+            channel_dropout=channel_dropout,
+            image_count=image_count,
         )
         self._settings = {
             "image_size": image_size,
             "channels": channels,
             "augment": augment,
             "input_scaling": input_scaling,
+            **({"channel_dropout": channel_dropout} if channel_dropout else {}),
         }
         self._contents = {case: stored[case].images.path.parent.name for case, _ in self.slices}
 
@@ -84,5 +95,6 @@ class Views:
     def sha256(self) -> str:
         """Of everything that decides the images: files, preprocessing, slices, augmentation."""
         slices = [(self._contents[case], index) for case, index in self.slices]
-        drawn = None if self._settings["augment"] == "none" else (self.count, self.seed)
+        is_drawn = self._settings["augment"] != "none" or "channel_dropout" in self._settings
+        drawn = (self.count, self.seed) if is_drawn else None
         return hashlib.sha256(json.dumps([self._settings, slices, drawn]).encode()).hexdigest()

@@ -2,5 +2,5 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ("archives", "dicom_labels", "image_pair", "io", "label_coding", "monai_reader", "same_grid")
+_MODULES = ("archives", "dicom_labels", "image_set", "io", "label_coding", "monai_reader", "same_grid")
 __getattr__ = lazy_exports(__name__, {}, _MODULES)

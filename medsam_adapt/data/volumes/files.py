@@ -5,6 +5,7 @@ A further format is a module in `formats` with the three functions of `VolumeFor
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -110,14 +111,19 @@ def volume_files(folder: str | Path) -> list[Path]:
     Hidden ones (such as macOS's ``._x.nii.gz``) are left out. A folder without any of these that holds DICOM files
     itself is the one volume.
     """
-    folder = Path(folder)
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (holds_dicom(path) if path.is_dir() else path.name.lower().endswith(tuple(FORMATS)) and path.is_file())
-    )
-    return found or ([folder] if holds_dicom(folder) else [])
+    folder, suffixes = Path(folder), tuple(FORMATS)
+    with os.scandir(folder) as entries:  # which knows what is a folder without asking the disk for each entry
+        found = [
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".")
+            and (
+                holds_dicom(folder / entry.name)
+                if entry.is_dir()
+                else entry.name.lower().endswith(suffixes) and entry.is_file()
+            )
+        ]
+    return [folder / name for name in sorted(found)] or ([folder] if holds_dicom(folder) else [])
 
 
 def picture_files(folder: str | Path) -> list[Path]:

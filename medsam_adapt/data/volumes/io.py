@@ -1,14 +1,14 @@
 """Volumes on disk: a header is checked before any voxel is read, and a label is written with its image's geometry.
 
-A volume is a file whose suffix is in `FORMATS`, a folder that holds a DICOM series, or one of an image without and one
-with contrast (`image_pair`). Whatever is wrong with it ends
-in an `InputError` that names it and the fix. The checks of values (finite images, whole-numbered labels) are the same
-for every format.
+A volume is a file whose suffix is in `FORMATS`, a folder that holds a DICOM series, or the images of a case together
+(`image_set`). Whatever is wrong with it ends in an `InputError` that names it and the fix. The checks of values (finite
+images, whole-numbered labels) are the same for every format.
 """
 
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,10 @@ from medsam_adapt.data.volumes.files import (
     without_label_ending,
 )
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
-from medsam_adapt.data.volumes.headers import format_of, read_header, stored_label_header
+from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
+from medsam_adapt.data.volumes.formats.dicom_suv import suv_factor
+from medsam_adapt.data.volumes.headers import format_of, label_header_of, read_header, stored_label_header
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSetHeader, read_set_voxels
 from medsam_adapt.data.volumes.label_numbers import read_label_map
 from medsam_adapt.data.volumes.same_grid import align
 
@@ -63,25 +66,39 @@ __all__ = [
 ]
 
 
-def read_volume(path: str | Path, series: int | str | None = None) -> tuple[np.ndarray, VolumeHeader]:
+def read_volume(
+    path: str | Path | ImageSet | Sequence[str | Path], series: int | str | None = None, suv: Sequence[bool] = ()
+) -> tuple[np.ndarray, VolumeHeader]:
     """An image: (X, Y, Z) float32 voxels in the file's own axis order, rescaled as its header says, and its header.
 
-    A picture in colour gives (X, Y, 1, 3), and a pair of images (X, Y, Z, 3).
+    A picture in colour gives (X, Y, 1, 3), and the images of a case (X, Y, Z, images), NaN where one is missing.
 
     Args:
-        path: a file, or a folder that holds a DICOM series (X along its rows, Z along the normal of its slices).
+        path: a file, or a folder that holds a DICOM series (X along its rows, Z along the normal of its slices); or
+            the images of a case, a set or a list of paths.
         series: the DICOM series' number, UID or description, where the folder holds several.
+        suv: of each image, whether a PET series is wanted as SUV by body weight (`dicom_suv`); a volume of another
+            format, or of another modality, stays as it is.
 
     Raises:
-        InputError: as `read_header`; also damaged voxel data, and NaN or infinite voxels.
+        InputError: as `read_header`; also damaged voxel data, NaN or infinite voxels, and a PET series without what
+            its SUV is computed from.
     """
     header = read_header(path, series)
+    if isinstance(header, ImageSetHeader):
+        return read_set_voxels(header, suv), header
     if header.layers > 1:
         raise InputError(f"{header.path} is a segmentation in layers, not an image. Give the image that it belongs to.")
-    return read_voxels(header, format_of(header.path)), header
+    factor = suv_factor(header) if any(suv) and isinstance(header, SeriesHeader) and header.modality == "PT" else 1.0
+    voxels = read_voxels(header, format_of(header.path))
+    if factor != 1:
+        voxels *= np.float32(factor)
+    return voxels, header
 
 
-def read_label(path: str | Path, like: str | Path | VolumeHeader | None = None) -> tuple[np.ndarray, VolumeHeader]:
+def read_label(
+    path: str | Path, like: str | Path | ImageSet | VolumeHeader | None = None
+) -> tuple[np.ndarray, VolumeHeader]:
     """A label map: (X, Y, Z) uint8, or uint16 where a label is above 255, and its header; 0 is background.
 
     Args:
@@ -156,7 +173,7 @@ def write_volume(path: str | Path, voxels: np.ndarray, like: VolumeHeader) -> No
 
 
 def _write_nifti(path: Path, voxels: np.ndarray, like: VolumeHeader, slope: float = 1.0) -> None:
-    header = format_of(like.path).label_header(like)
+    header = label_header_of(like)
     header.set_data_shape(voxels.shape)
     header.set_data_dtype(voxels.dtype)
     header["vox_offset"] = header.single_vox_offset

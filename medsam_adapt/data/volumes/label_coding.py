@@ -9,7 +9,7 @@ looks up the table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,11 +32,14 @@ class LabelCoding:
         parts: number in the files -> ids of the classes it belongs to; None where each number is the id of its class.
         ignored: numbers of voxels that nobody labelled.
         overlapping: whether a voxel may belong to several classes.
+        painted: class id -> the label that it is painted with, in this order, where overlapping classes are written
+            into one label map (nnU-Net's ``regions_class_order``); empty where each class has a mask.
     """
 
     parts: Mapping[int, tuple[int, ...]] | None = None
     ignored: tuple[int, ...] = ()
     overlapping: bool = False
+    painted: Mapping[int, int] = field(default_factory=dict)
 
 
 EXCLUSIVE = LabelCoding()

@@ -15,21 +15,34 @@ from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
+from medsam_adapt.data.volumes.image_set import ImageSet, as_source
 from medsam_adapt.data.volumes.io import FORMATS, PICTURES, VolumeHeader, read_volume
 
 
 class VolumeReader(ImageReader):
     """Reads one volume, a file or the folder of a DICOM series, as float32 (X, Y, Z) with its affine in RAS mm.
 
-    A picture in colour gives (X, Y, 1, 3).
+    A picture in colour gives (X, Y, 1, 3), and a list of the images of a case, or the one 4D file that holds them,
+    (X, Y, Z, images).
+
+    Args:
+        suv: as for `read_volume`, one for each image of a case.
     """
 
+    def __init__(self, suv: Sequence[bool] = (False,)) -> None:
+        super().__init__()
+        self.suv = suv
+
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        return is_supported_format(filename, [suffix.lstrip(".") for suffix in (*FORMATS, *PICTURES)])
+        known = [suffix.lstrip(".") for suffix in (*FORMATS, *PICTURES)]
+        return is_supported_format([name for name in ensure_tuple(filename) if str(name) not in ("", ".")], known)
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[np.ndarray, VolumeHeader]:
-        (path,) = ensure_tuple(data)
-        return read_volume(path)
+        paths = ["" if str(path) in ("", ".") else path for path in ensure_tuple(data)]  # "": an image is missing
+        if len(paths) == 1 and len(self.suv) == 1:
+            return read_volume(paths[0], suv=self.suv)
+        names = tuple(f"image {number}" for number in range(1, max(len(self.suv), len(paths)) + 1))
+        return read_volume(ImageSet(names, as_source(paths).files), suv=self.suv)
 
     def get_data(self, img: tuple[np.ndarray, VolumeHeader]) -> tuple[np.ndarray, dict]:
         voxels, header = img
@@ -43,8 +56,8 @@ class VolumeReader(ImageReader):
         }
 
 
-def volume_loader(keys: KeysCollection) -> LoadImaged:
-    """MONAI's LoadImaged with `VolumeReader`.
+def volume_loader(keys: KeysCollection, suv: Sequence[bool] = (False,)) -> LoadImaged:
+    """MONAI's LoadImaged with `VolumeReader`, which reads PET as ``suv`` says.
 
     It makes one of each of MONAI's own readers too, of which one reports that a GPU decoder of DICOM is missing, which
     nobody asked for: that is kept quiet.
@@ -55,6 +68,6 @@ def volume_loader(keys: KeysCollection) -> LoadImaged:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
-            return LoadImaged(keys, VolumeReader, image_only=True)
+            return LoadImaged(keys, VolumeReader(suv), image_only=True)
     finally:
         logger.disabled = before

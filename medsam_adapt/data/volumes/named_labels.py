@@ -64,5 +64,5 @@ def _converted(case: Case, segments: Sequence[Segment], classes: Mapping[int, st
     as_numbered = all(segment.layer == 0 and keys.get(segment.value) == class_key(segment.name) for segment in segments)
     if case.label is None or not known or as_numbered:
         return case
-    found = converted_label(case.label, case.image, classes)
+    found = converted_label(case.label, case.first_image, classes)
     return replace(case, label=found.label, masks=found.masks, problems=found.problems, notes=found.notes)

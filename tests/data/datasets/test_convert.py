@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.parts import Part
 from medsam_adapt.data.datasets import convert
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
@@ -210,3 +211,29 @@ def test_dicom_becomes_nifti_and_names_no_patient(tmp_path, monkeypatch):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             assert IDENTIFIER.encode() not in content
             assert IDENTIFIER not in path.name
+
+
+def test_parts_together_are_the_copy_that_one_process_makes(data, tmp_path):
+    convert_cases(data, tmp_path / "one")
+    first = convert_cases(data, tmp_path / "out", part=Part(2, 2))
+    assert (first.cases, first.finished) == (("phantom_001",), False)
+    assert not (tmp_path / "out" / "datalist.json").exists()
+    second = convert_cases(data, tmp_path / "out", part=Part(1, 2))
+    assert (second.cases, second.finished) == (("phantom_000", "phantom_002"), True)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+    for name in files(tmp_path / "one"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    late = convert_cases(data, tmp_path / "out", part=Part(4, 4))  # has no case, and comes when all are there
+    assert (late.cases, late.finished) == ((), True)
+    assert files(tmp_path / "out") == files(tmp_path / "one")
+
+
+def test_parts_do_not_mix_two_copies(data, tmp_path):
+    convert_cases(data, tmp_path / "out", classes=["liver"], part=Part(1, 2))
+    with pytest.raises(InputError, match="begun with other labels or data; name another folder"):
+        convert_cases(data, tmp_path / "out", part=Part(2, 2))
+    with pytest.raises(InputError, match="parts cannot replace a copy"):
+        convert_cases(data, tmp_path / "out", overwrite=True, part=Part(2, 2))
+    convert_cases(data, tmp_path / "out", classes=["liver"], part=Part(2, 2))
+    with pytest.raises(InputError, match="begun with other labels or data; name another folder"):
+        convert_cases(data, tmp_path / "out", part=Part(2, 2))

@@ -173,7 +173,8 @@ BROKEN = {
     "absolute": (start_datalist, entry(label="/etc/passwd"), r"datalist\.json names /etc/passwd, .*outside.*move"),
     "format": (start_datalist, entry(image="b.txt"), r"datalist\.json names b\.txt, .*no supported format.*convert"),
     "no label": (start_datalist, entry(label=None), r"datalist\.json gives no label for a\.nii\.gz; add"),
-    "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json has \[.*one file's path.*correct"),
+    "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json names a, which does not exist.*correct"),
+    "image": (start_datalist, entry(image={"a": 1}), r"datalist\.json has \{.*one file's path.*correct"),
     "id": (start_datalist, entry(id="../../x"), r"id '\.\./\.\./x', which cannot be part of.*choose"),
 }
 

@@ -12,6 +12,7 @@ class Stored:
     """One slice: a bright square in the upper left quarter, a dim field around it."""
 
     table = None
+    unannotated = ()
 
     def __init__(self):
         self.images = np.full((1, SIZE, SIZE), 60, np.uint8)

@@ -1,11 +1,10 @@
-from typing import get_args
-
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
-from medsam_adapt.config import Intensity
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.intensity_rules import NAMES
 from medsam_adapt.data.slices.intensity import CT_WINDOWS, IntensityPolicy, choose_policy, describe_choice, looks_like
 
 CT = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(10, 10, 10)
@@ -56,7 +55,7 @@ def test_auto_is_the_abdomen_window_for_ct_and_percentiles_for_the_rest():
     assert choose_policy("auto", [MR]) == PERCENTILE
 
 
-@pytest.mark.parametrize("name", get_args(Intensity))
+@pytest.mark.parametrize("name", NAMES)
 def test_each_name_gives_a_policy_that_remembers_the_modality(name):
     policy = choose_policy(name, [CT])
     assert policy.modality == "CT"
@@ -76,6 +75,8 @@ def test_the_modality_in_the_headers_decides_where_there_is_one():
     assert choose_policy("auto", [], ["MR", "MR"]) == PERCENTILE
     assert choose_policy("auto", [], ["CT"]) == ABDOMEN
     assert choose_policy("auto", [MR], ["PT", None]) == PERCENTILE
+    assert choose_policy("auto", [], ["ADC"]) == IntensityPolicy(kind="window", low=0, high=3000)
+    assert choose_policy("auto", [], ["PT"]) == IntensityPolicy(kind="window", low=0, high=10, unit="SUV")
     with pytest.raises(InputError, match="the headers state CT, MR"):
         choose_policy("auto", [], ["CT", "MR", None])
     with pytest.raises(InputError, match="others are not"):
@@ -112,3 +113,67 @@ def test_another_modality_than_in_training_is_warned_about():
     assert PERCENTILE.warning_for(MR) is None
     assert "looks like no CT" in ABDOMEN.warning_for(MR)
     assert "looks like a CT in Hounsfield units, while" in PERCENTILE.warning_for(CT)
+
+
+COLOURS = choose_policy("ct-windows:abdomen,lung,bone", [CT])
+PAIR = IntensityPolicy(kind="channels", channels=(ABDOMEN, PERCENTILE))
+
+
+def test_three_windows_are_the_three_colours():
+    grey = COLOURS.apply(CT)
+    assert grey.shape == (*CT.shape, 3)
+    for index, name in enumerate(("ct-abdomen", "ct-lung", "ct-bone")):
+        np.testing.assert_array_equal(grey[..., index], choose_policy(name, [CT]).apply(CT))
+
+
+def test_each_image_of_a_case_has_its_rule_and_two_have_their_mean_beside_them():
+    volume = np.stack([CT, MR], axis=-1)
+    grey = PAIR.apply(volume)
+    np.testing.assert_array_equal(grey[..., 0], ABDOMEN.apply(CT))
+    np.testing.assert_array_equal(grey[..., 1], PERCENTILE.apply(MR))
+    np.testing.assert_allclose(grey[..., 2], grey[..., :2].mean(axis=-1), atol=1e-4)
+    four = IntensityPolicy(kind="channels", channels=(ABDOMEN, PERCENTILE, PERCENTILE, ABDOMEN))
+    assert four.apply(np.stack([CT, MR, MR, CT], axis=-1)).shape == (*CT.shape, 4)
+
+
+def test_an_image_that_is_missing_is_black():
+    volume = np.stack([np.full_like(CT, np.nan), MR], axis=-1)
+    grey = PAIR.apply(volume)
+    assert not grey[..., 0].any()
+    np.testing.assert_allclose(grey[..., 2], PERCENTILE.apply(MR) / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("policy", "volume"),
+    [(ABDOMEN, CT), (COLOURS, CT), (PAIR, np.stack([CT, MR], axis=-1)), (PAIR, np.stack([CT, MR * np.nan], axis=-1))],
+    ids=["window", "colours", "two images", "one of two"],
+)
+def test_levels_of_a_tensor_are_those_of_the_array(policy, volume):
+    levels = policy.window_of(volume).levels(torch.from_numpy(volume.astype(np.float32)))
+    np.testing.assert_allclose(levels.numpy(), policy.apply(volume), atol=1e-3)
+    assert IntensityPolicy.model_validate_json(policy.model_dump_json()) == policy
+
+
+def test_a_volume_of_another_number_of_images_is_refused():
+    with pytest.raises(InputError, match="the volume has 1 image a voxel and the run takes 2 together"):
+        PAIR.apply(CT)
+    with pytest.raises(InputError, match="has 3 images a voxel"):
+        PAIR.apply(np.stack([CT, CT, CT], axis=-1))
+
+
+def test_other_percentiles_and_a_free_window():
+    policy = choose_policy("percentile:10:90", [MR])
+    np.testing.assert_allclose(
+        (policy.window_of(MR).low, policy.window_of(MR).high), np.percentile(MR[MR != 0], (10, 90))
+    )
+    free = choose_policy("-100:300", [CT])
+    assert (free.kind, free.low, free.high, free.modality) == ("window", -100, 300, "CT")
+    assert free.describe() == "-100 to 300 HU become black to white"
+    assert choose_policy("pet:0:20", [MR]).describe() == "0 to 20 SUV become black to white"
+    assert COLOURS.describe() == "-160 to 240, -1350 to 150 and -450 to 1050 HU become the three colours"
+
+
+def test_activities_are_no_suv():
+    pet = choose_policy("pet", [MR])
+    assert "is no SUV" in pet.warning_for(MR * 100)
+    assert pet.warning_for(MR / 100) is None

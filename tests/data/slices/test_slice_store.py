@@ -30,7 +30,7 @@ def reads(monkeypatch):
     """Paths of the images decompressed."""
     paths = []
     read_volume = slices.read_volume
-    monkeypatch.setattr(slices, "read_volume", lambda path: paths.append(path) or read_volume(path))
+    monkeypatch.setattr(slices, "read_volume", lambda path, **more: paths.append(path) or read_volume(path, **more))
     return paths
 
 
@@ -101,9 +101,9 @@ def test_two_runs_make_the_same_case_at_once(case, tmp_path, monkeypatch):
     together = threading.Barrier(2, timeout=60)
     read_volume = slices.read_volume
 
-    def read_together(path):
+    def read_together(path, **more):
         together.wait()  # neither finds the slices of the other
-        return read_volume(path)
+        return read_volume(path, **more)
 
     monkeypatch.setattr(slices, "read_volume", read_together)
     results = []

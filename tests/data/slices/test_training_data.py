@@ -158,3 +158,49 @@ def test_a_structure_too_small_to_see_is_no_sample(data_of, tmp_path):
     data = data_of(prompt="box")
     assert data.store()["c0"].voxels[4, 3] == 2
     assert {sample["structure"] for sample in data.samples()} == {1}
+
+
+def test_slices_of_three_directions_are_trained_on(data_of):
+    one, three = data_of("ab"), data_of("ab", planes="three")
+    assert three.slicing.three_planes
+    assert three.axes == ["axial", "coronal", "sagittal"]
+    assert three.store_bytes() > 2.5 * one.store_bytes()
+    found = places(three.samples())
+    assert {place for place in found if "(" not in place[0]} == places(one.samples())
+    inside = {index for case, index in found if case == "c0 (sagittal)"}
+    assert set(range(2, 15)) <= inside
+    dataset = three.dataset()
+    index = next(i for i, sample in enumerate(dataset.samples) if sample == {"case": "c0 (sagittal)", "slice": 6})
+    rows = dataset[index]["label"][0].numpy()
+    stored = three._stored["sagittal"]["c0"].labels[6]
+    np.testing.assert_array_equal(rows[: stored.shape[0], : stored.shape[1]], stored)
+    assert set(np.unique(rows)) == {0, 1}
+    # What describes the cases looks at each voxel once.
+    assert set(three.store()) == {"c0", "c1"}
+
+
+def test_three_planes_are_chosen_for_volumes_that_suit_them(data_of):
+    assert not data_of("ab", planes="auto").three_planes  # ten slices are too few
+    with pytest.raises(InputError, match="planes=three: a prompt lies on slices of one direction"):
+        data_of("ab", planes="three", prompt="box")
+
+
+@pytest.mark.parametrize(("side", "tiles"), [(28, True), (40, False)])
+def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
+    label = np.zeros((120, 100, 5), np.uint8)
+    label[70 : 70 + side, 60:70, 1:4] = 1
+    for part, voxels in (("images", 100 + 100 * label.astype(np.int16)), ("labels", label)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / "a.nii.gz")
+    settings = {"detail": 8, "cache_dir": tmp_path / "cache", "augment": "none", "empty_share": 0.0}
+    whole = TrainingData(tmp_path / "data", **settings)
+    data = TrainingData(tmp_path / "data", tiles="auto", **settings)
+    assert (whole.image_size, whole.slice_size) == (128, None)
+    assert (data.image_size, data.slice_size) == ((64, 128) if tiles else (128, None))
+    assert data.slicing.slice_size == data.slice_size
+    assert data.store()["a"].images[2].shape == whole.store()["a"].images[2].shape
+    assert data.dataset()[1]["image"].shape == (3, data.image_size, data.image_size)
+
+
+def test_prompted_runs_see_whole_slices(data_of):
+    assert data_of("ab", tiles="auto", prompt="box").slice_size is None

@@ -7,9 +7,11 @@ alphabetical order whether a folder looks like theirs, so each `looks_like` asks
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from medsam_adapt.core.json_files import read_object
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
+from medsam_adapt.data.volumes.image_set import MOST_IMAGES, ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, is_slicer_label, volume_files, volume_stem
 
 
@@ -44,8 +47,8 @@ class Layout(Protocol):
     def read(self, root: Path, need_labels: bool) -> CaseList:
         """The cases below ``root``; an image without a label is an InputError only where labels are needed."""
 
-    def images(self, root: Path) -> dict[str, Path]:
-        """Case id -> image of the cases that `read` finds, with the same options; looks at no label and no class."""
+    def images(self, root: Path) -> Mapping[str, ImageSource]:
+        """Case id -> image, or images, of the cases that `read` finds, with the same options; looks at no label."""
 
 
 def layout_names() -> tuple[str, ...]:
@@ -84,7 +87,7 @@ def read_layout(name: str, root: Path, need_labels: bool, series: str | None = N
     return replace(found, layout=name)
 
 
-def read_images(name: str, root: Path, series: str | None = None) -> dict[str, Path]:
+def read_images(name: str, root: Path, series: str | None = None) -> dict[str, ImageSource]:
     """Case id -> image below ``root`` in the layout ``name``, as `read_layout`; looks at no label.
 
     Raises:
@@ -132,8 +135,8 @@ def volumes_by_stem(folder: Path, layout: str, labels: bool = False) -> dict[str
 
 
 def pair_by_id(
-    images: Mapping[str, Path], labels: Mapping[str, Path], need_labels: bool
-) -> list[tuple[str, Path, Path | None]]:
+    images: Mapping[str, ImageSource], labels: Mapping[str, Path], need_labels: bool
+) -> list[tuple[str, ImageSource, Path | None]]:
     """(id, image, label) of every image, sorted by id.
 
     Raises:
@@ -164,6 +167,7 @@ def class_map(raw: Any, source: Path) -> dict[int, str]:
     if isinstance(raw, list) and all(isinstance(entry, dict) for entry in raw):
         pairs = [(entry.get("id"), entry.get("name")) for entry in raw]
     elif isinstance(raw, dict):
+        raw = {key: value for key, value in raw.items() if not (key == "annotated" and isinstance(value, dict))}
         pairs = [(key, value) if str(key).strip().isdecimal() else (value, key) for key, value in raw.items()]
     else:
         raise InputError(f"the labels are no map of ids to names; {fix}")
@@ -202,6 +206,44 @@ def listed_file(entry: Any, source: Path) -> Path:
     return path
 
 
+def image_names(raw: Any, source: Path) -> tuple[str, ...]:
+    """The names of the images of a case by their numbers, {"0": "T2", "1": "ADC"} or a list; none where there is none.
+
+    Raises:
+        InputError: another form, a name that is given twice, or more than four.
+    """
+    if raw is None:
+        return ()
+    if isinstance(raw, dict) and all(str(key).isdecimal() for key in raw):
+        raw = [raw[key] for key in sorted(raw, key=int)]
+    if not isinstance(raw, list) or not all(isinstance(name, str) and name.strip() for name in raw):
+        raise InputError(f'{source} names its images in another form than {{"0": "T2", "1": "ADC"}}; correct it')
+    names = tuple(name.strip() for name in raw)
+    if len({class_key(name) for name in names}) < len(names):
+        raise InputError(f"{source} gives two images of a case one name ({', '.join(names)}); rename one of them")
+    if len(names) > MOST_IMAGES:
+        raise InputError(
+            f"{source} has {len(names)} images a case ({', '.join(names)}), and {MOST_IMAGES} are the most; choose some"
+        )
+    return names
+
+
+def _listed_image(entry: Any, names: tuple[str, ...], source: Path) -> ImageSource:
+    """The image, or the images of a list, or of a 4D file where several are named."""
+    if not isinstance(entry, list):
+        path = listed_file(entry, source)
+        return ImageSet(names, (path,)) if len(names) > 1 else path
+    files = tuple(listed_file(each, source) for each in entry)
+    if len(files) == 1:
+        return files[0]
+    names = names or image_names([f"image {number}" for number in range(1, len(files) + 1)], source)
+    if len(names) != len(files):
+        raise InputError(
+            f"{source} lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}); correct it"
+        )
+    return ImageSet(names, files)
+
+
 def _listed_label(entry: Any, source: Path) -> dict[str, Any]:
     """{"label": file}, {"masks": {class id: file}} or, without a label, nothing."""
     if entry is None:
@@ -214,7 +256,10 @@ def _listed_label(entry: Any, source: Path) -> dict[str, Any]:
 
 
 def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) -> list[dict[str, Any]]:
-    """Keyword arguments of a Case for each entry {image, label, id, patient} of ``content["training"]``.
+    """Keyword arguments of a Case for each entry {image, label, id, patient, annotated} of ``content["training"]``.
+
+    An image may be a list of the images of a case, or a 4D file, whose names are ``content["channel_names"]`` (or
+    "modality", as in the Decathlon).
 
     An id that is not given is the image's stem. A label may be an object too, {class id: mask}, for classes that
     overlap. Entries for macOS's ``._x.nii.gz`` files are left out.
@@ -226,11 +271,12 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f'{source} has no list "training" of objects; add [{{"image": "...", "label": "..."}}, ...]')
     cases, problems = [], []
+    names = image_names(content.get("channel_names", content.get("modality")), source)
     for entry in entries:
         if Path(str(entry.get("image"))).name.startswith("._"):
             continue
         try:
-            image = listed_file(entry.get("image"), source)
+            image = _listed_image(entry.get("image"), names, source)
             if need_labels and entry.get("label") is None:
                 raise InputError(f"{source} gives no label for {entry['image']}; add it or remove the entry")
             label = _listed_label(entry.get("label"), source)
@@ -238,38 +284,60 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
             problems.append(str(error))
             continue
         given = entry.get("id", entry.get("case_id"))
-        patient = entry.get("patient")
+        patient, annotated = entry.get("patient"), entry.get("annotated")
+        if annotated is not None and not isinstance(annotated, list):
+            problems.append(f'{source}: "annotated" of {entry["image"]} is no list of classes. Write ["liver"].')
+            continue
         cases.append(
             {
-                "id": volume_stem(image) if given is None else str(given),
+                "id": _case_id(image) if given is None else str(given),
                 "image": image,
                 **label,
                 "patient": None if patient is None else str(patient),
+                "annotated": None if annotated is None else tuple(map(str, annotated)),
             }
         )
     if problems:
         raise problems_error(problems)
+    if len({images_of(each["image"]) for each in cases}) > 1:
+        raise InputError(f"{source} lists cases with different numbers of images; give each case the same images")
     return cases
 
 
-def listed_images(source: Path) -> dict[str, Path]:
+def images_of(image: ImageSource) -> tuple[str, ...]:
+    """The names of the images of a case; none of one image."""
+    return image.names if isinstance(image, ImageSet) else ()
+
+
+def _case_id(image: ImageSource) -> str:
+    """The name of the image, or of the first of several without what distinguishes it from the others."""
+    if not isinstance(image, ImageSet) or image.is_4d:
+        return volume_stem(image.first if isinstance(image, ImageSet) else image)
+    stems = [volume_stem(path) for path in image.present]
+    alike = (len({*letters}) == 1 for letters in zip(*stems, strict=False))
+    common = stems[0][: sum(1 for _ in itertools.takewhile(bool, alike))]
+    return re.sub(r"[_.\-\s][^_.\-\s]*$", "", common) or image.first.parent.name
+
+
+def listed_images(source: Path) -> dict[str, ImageSource]:
     """Case id -> image of a JSON file's list, as `listed_cases`, whatever it says of labels."""
     content = read_object(source)
     entries = content.get("training")
     if isinstance(entries, list):
         kept = [{k: v for k, v in entry.items() if k != "label"} for entry in entries if isinstance(entry, dict)]
-        content = {"training": kept if len(kept) == len(entries) else entries}
+        content = {**content, "training": kept if len(kept) == len(entries) else entries}
     return unique_images([(case["id"], case["image"]) for case in listed_cases(source, content, False)])
 
 
-def unique_images(pairs: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+def unique_images(pairs: Iterable[tuple[str, ImageSource]]) -> dict[str, ImageSource]:
     """Case id -> image.
 
     Raises:
         InputError: two images of one id.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, ImageSource] = {}
     for case_id, path in pairs:
         if (other := found.setdefault(case_id, path)) != path:
-            raise InputError(f"{path} and {other.name} are both images of {case_id}; remove one of them")
+            name = Path(str(other)).name
+            raise InputError(f"{path} and {name} are both images of {case_id}; remove one of them")
     return found

@@ -19,6 +19,7 @@ from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_object
 from medsam_adapt.data.datasets.layouts import chosen_words, class_map, listed_cases, listed_images
 from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSource
 
 NAME = "amos"
 DESCRIPTION = "AMOS22: dataset.json, imagesTr/amos_0001.nii.gz, labelsTr/; from 0500 on MR; 15 abdominal organs"
@@ -31,7 +32,7 @@ def looks_like(root: Path) -> bool:
     return (root / "dataset.json").is_file() and any((root / "imagesTr").glob("amos_*.nii*"))
 
 
-def images(root: Path, choice: str = "") -> dict[str, Path]:
+def images(root: Path, choice: str = "") -> dict[str, ImageSource]:
     """Case id -> image of the modality chosen; raises InputError as `read`."""
     found = listed_images(root / "dataset.json")
     return {case_id: found[case_id] for case_id in _chosen(root, found, choice)}
@@ -51,7 +52,7 @@ def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
     return CaseList(NAME, root, kept, class_map(content.get("labels"), source))
 
 
-def _chosen(root: Path, found: Mapping[str, Path], choice: str) -> list[str]:
+def _chosen(root: Path, found: Mapping[str, ImageSource], choice: str) -> list[str]:
     """Ids of the modality chosen, of ``found`` (id -> image)."""
     wanted = chosen_words(choice, CHOICES, NAME)
     problems = [

@@ -5,9 +5,10 @@
                                  "training": [{"image": "ct/a.nii.gz", "label": "seg/a.nii.gz",
                                                "id": "a_week_1", "patient": "a"}, ...]}
 
-"labels", "id" (or "case_id") and "patient" are optional. Where classes overlap, "label" is an object with a mask for
-each class, {"1": "seg/a_liver.nii.gz", ...}, and "labels" is needed. Cases of one patient are never split between
-training and held-out.
+"labels", "id" (or "case_id") and "patient" are optional. "image" may be a list of the images of a case, whose names
+are "channel_names", {"0": "T2", "1": "ADC"}, or a 4D file that holds them. Where classes overlap, "label" is an object
+with a mask for each class, {"1": "seg/a_liver.nii.gz", ...}, and "labels" is needed. Cases of one patient are never
+split between training and held-out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.json_files import read_object
-from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images
+from medsam_adapt.data.datasets.layouts import class_map, images_of, listed_cases, listed_images
 from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSource
 from medsam_adapt.data.volumes.label_coding import LabelCoding
 
 NAME = "datalist"
@@ -33,7 +35,7 @@ def looks_like(root: Path) -> bool:
     return _file(root).suffix == ".json" and _file(root).is_file()
 
 
-def images(root: Path) -> dict[str, Path]:
+def images(root: Path) -> dict[str, ImageSource]:
     """Case id -> image of the list for training; raises InputError as `listed_images`."""
     return listed_images(_file(root))
 
@@ -44,8 +46,9 @@ def read(root: Path, need_labels: bool) -> CaseList:
     content = read_object(source)
     cases = tuple(Case(**entry) for entry in listed_cases(source, content, need_labels))
     classes = class_map(content["labels"], source) if "labels" in content else {}
+    names = images_of(cases[0].image) if cases else ()
     if not any(case.masks for case in cases):
-        return CaseList(NAME, root, cases, classes)
+        return CaseList(NAME, root, cases, classes, images=names)
     if not classes:
         raise InputError(f'{source} lists masks and no "labels"; add the classes\' names, {{"1": "liver", ...}}')
-    return CaseList(NAME, root, cases, classes, coding=LabelCoding(overlapping=True))
+    return CaseList(NAME, root, cases, classes, coding=LabelCoding(overlapping=True), images=names)

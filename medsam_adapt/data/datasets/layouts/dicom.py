@@ -11,13 +11,16 @@ or
       labels.json
 
 DICOM labels carry the names of their structures: labels.json chooses among them, and without it all are classes, in
-alphabetical order. Where a case's folder holds several series, or it has several folders of them, ``--series`` chooses.
+alphabetical order. Where a case's folder holds several series, or it has several folders of them, ``--series`` chooses
+one, and ``--layout dicom:T2,ADC`` takes several together, by the names of folders or files or by the numbers or
+descriptions of series.
 Cases of one patient are never split between training and held-out.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +28,12 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_json
 from medsam_adapt.core.text import class_key
-from medsam_adapt.data.datasets.layouts import class_map
+from medsam_adapt.data.datasets.layouts import class_map, image_names
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series, holds_volume, patient_key
+from medsam_adapt.data.volumes.image_search import image_set, images_in_folder
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, volume_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding
 from medsam_adapt.data.volumes.slicer_labels import segments_of
@@ -36,6 +41,7 @@ from medsam_adapt.data.volumes.slicer_labels import segments_of
 NAME = "dicom"
 DESCRIPTION = "a folder with a DICOM series for each case, its label beside it or in labels/ (NIfTI, SEG or RTSTRUCT)"
 TAKES_SERIES = True
+CHOICES = {"T2,ADC": "the series of these names, numbers or descriptions, together"}
 _NO_IMAGES = {*LABEL_KINDS, "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "REG", "PR", "SR", "KO", "DOC", "AU", "ECG"}
 LABEL_NAMES = {"label", "labels", "seg", "segmentation", "mask"}
 
@@ -45,8 +51,17 @@ class _Found:
     """One case's folder of images, and its label's file if there is one."""
 
     id: str
-    image: Path
+    image: ImageSource
     label: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """Of the series that the label was drawn on."""
+        return self.image.first if isinstance(self.image, ImageSet) else self.image
+
+    def series(self, wanted: str | None) -> str | None:
+        """The series that the label was drawn on, where its folder holds several."""
+        return next(iter(self.image.series), None) if isinstance(self.image, ImageSet) else wanted
 
 
 def looks_like(root: Path) -> bool:
@@ -68,13 +83,13 @@ def case_image(folder: Path) -> Path | None:
     return found[0] if labels and not others else None
 
 
-def images(root: Path, series: str | None = None) -> dict[str, Path]:
-    """Case id -> folder of its images; raises InputError for every case with several of them."""
-    found: dict[str, Path] = {}
+def images(root: Path, choice: str = "", series: str | None = None) -> dict[str, ImageSource]:
+    """Case id -> folder of its images, or its images; raises InputError for every case with several of them."""
+    found: dict[str, ImageSource] = {}
     problems = []
     for folder in _case_folders(root):
         try:
-            if (image := _image_folder(folder, series)) is not None:
+            if (image := _image_of(folder, series, _words(choice))) is not None:
                 found[folder.name] = image
         except InputError as error:
             problems.append(str(error))
@@ -83,11 +98,12 @@ def images(root: Path, series: str | None = None) -> dict[str, Path]:
     return found
 
 
-def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
+def read(root: Path, need_labels: bool, choice: str = "", series: str | None = None) -> CaseList:
     """The cases; DICOM labels are converted once, and kept.
 
     Args:
         root, need_labels: as for every layout.
+        choice: the images of a case that are taken together, with commas.
         series: number, UID or description of the series wanted of each case.
 
     Raises:
@@ -97,7 +113,7 @@ def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
     found, problems = [], []
     for folder in _case_folders(root):
         try:
-            if (case := _find(root, folder, need_labels, series)) is not None:
+            if (case := _find(root, folder, need_labels, series, _words(choice))) is not None:
                 found.append(case)
         except InputError as error:
             problems.append(str(error))
@@ -107,13 +123,29 @@ def read(root: Path, need_labels: bool, series: str | None = None) -> CaseList:
     patients = _patients(found)
     cases = [_case(case, classes, patients.get(case.id), series) for case in found]
     overlapping = any(case.masks for case in cases)
-    return CaseList(
-        NAME, root, tuple(cases), classes, coding=LabelCoding(overlapping=True) if overlapping else EXCLUSIVE
-    )
+    coding = LabelCoding(overlapping=True) if overlapping else EXCLUSIVE
+    return CaseList(NAME, root, tuple(cases), classes, coding=coding, images=_words(choice))
+
+
+def _words(choice: str) -> tuple[str, ...]:
+    """The names of the images that are taken together; none where there is no choice."""
+    names = image_names([word.strip() for word in choice.split(",") if word.strip()] or None, Path(f"{NAME}:{choice}"))
+    if len(names) == 1:
+        raise InputError(f"--layout {NAME}:{choice} chooses one series; name several with commas, or use --series")
+    return names
+
+
+def _image_of(folder: Path, series: str | None, names: tuple[str, ...]) -> ImageSource | None:
+    """The images of a case: its one folder, or those of these names; None for a folder without DICOM images."""
+    if not names:
+        return _image_folder(folder, series)
+    found = images_in_folder(folder, names)
+    return image_set(folder.parent, folder.name, found, names) if found else None
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
 def _case_folders(root: Path) -> list[Path]:
@@ -123,9 +155,9 @@ def _case_folders(root: Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------- images and labels
 
 
-def _find(root: Path, folder: Path, need_labels: bool, series: str | None) -> _Found | None:
+def _find(root: Path, folder: Path, need_labels: bool, series: str | None, names: tuple[str, ...]) -> _Found | None:
     """One case; None for a folder without DICOM images."""
-    if (image := _image_folder(folder, series)) is None:
+    if (image := _image_of(folder, series, names)) is None:
         return None
     labels = [*_labels_beside(folder)]
     if root / "images" == folder.parent:
@@ -153,10 +185,16 @@ def _image_folder(folder: Path, series: str | None) -> Path | None:
 
 
 def _kinds(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The DICOM files of a folder and their modalities."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and (kind := dicom_kind(path)):
-            yield path, kind
+    """The DICOM files of a folder and their modalities; files named as volumes of other formats are not opened."""
+    with os.scandir(folder) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if not (entry.name.startswith(".") or entry.name.lower().endswith(tuple(FORMATS))) and entry.is_file()
+        )
+    for name in names:
+        if kind := dicom_kind(folder / name):
+            yield folder / name, kind
 
 
 def _holds_images(folder: Path) -> bool:
@@ -214,7 +252,7 @@ def _patients(found: list[_Found]) -> dict[str, str]:
 
     The patient's own identifier goes no further than here. One that all cases share was put there to hide it.
     """
-    keys = {case.id: key for case in found if (key := patient_key(case.image))}
+    keys = {case.id: key for case in found if (key := patient_key(case.folder))}
     if len({*keys.values()}) < 2:
         return {}
     first: dict[str, str] = {}
@@ -228,5 +266,5 @@ def _case(case: _Found, classes: dict[int, str], patient: str | None, series: st
         return Case(case.id, case.image, case.label, patient, {}, series)
     from medsam_adapt.data.volumes.dicom_conversion import converted_label
 
-    found = converted_label(case.label, case.image, classes, series)
+    found = converted_label(case.label, case.folder, classes, case.series(series))
     return Case(case.id, case.image, found.label, patient, found.masks, series, found.problems, found.notes)

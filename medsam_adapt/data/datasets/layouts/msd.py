@@ -6,7 +6,8 @@
       imagesTr/x.nii.gz
       labelsTr/x.nii.gz
 
-Images of several modalities (4D, as in Task01 and Task05) are refused when they are read.
+Where "modality" names several images, {"0": "FLAIR", "1": "T1w", ...}, as in Task01 and Task05, each file is 4D and
+holds them in that order.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medsam_adapt.core.json_files import read_object
-from medsam_adapt.data.datasets.layouts import class_map, listed_cases, listed_images, nnunet
+from medsam_adapt.data.datasets.layouts import class_map, images_of, listed_cases, listed_images, nnunet
 from medsam_adapt.data.volumes.case import Case, CaseList
+from medsam_adapt.data.volumes.image_set import ImageSource
 
 NAME = "msd"
 DESCRIPTION = 'Medical Segmentation Decathlon: dataset.json with "training" and "labels", imagesTr/, labelsTr/'
@@ -27,7 +29,7 @@ def looks_like(root: Path) -> bool:
     return there and not nnunet.looks_like(root)
 
 
-def images(root: Path) -> dict[str, Path]:
+def images(root: Path) -> dict[str, ImageSource]:
     """Case id -> image of the list for training; raises InputError as `listed_images`."""
     return listed_images(root / "dataset.json")
 
@@ -37,4 +39,5 @@ def read(root: Path, need_labels: bool) -> CaseList:
     source = root / "dataset.json"
     content = read_object(source)
     cases = tuple(Case(**entry) for entry in listed_cases(source, content, need_labels))
-    return CaseList(NAME, root, cases, class_map(content.get("labels"), source))
+    names = images_of(cases[0].image) if cases else ()
+    return CaseList(NAME, root, cases, class_map(content.get("labels"), source), images=names)

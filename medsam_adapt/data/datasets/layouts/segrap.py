@@ -22,12 +22,13 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.data.datasets.layouts import chosen_words
 from medsam_adapt.data.volumes.case import Case, CaseList
-from medsam_adapt.data.volumes.image_pair import IMAGE_PAIR
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import volume_files, volume_stem
 from medsam_adapt.data.volumes.label_coding import LabelCoding
 
 NAME = "segrap"
 DESCRIPTION = "SegRap2023: segrap_0000/image.nii.gz with a mask for each of 45 organs, or ..._OneHot_Labels/Task001"
+IMAGE_PAIR = ("image", "image_contrast")
 CHOICES = {
     "contrast": "image_contrast.nii.gz instead of image.nii.gz",
     "both": "the two of them together, as channels",
@@ -92,21 +93,27 @@ def looks_like(root: Path) -> bool:
 
 def is_case(folder: Path) -> bool:
     """Whether a folder is one case: of a case's name, or with masks of the challenge's structures beside an image."""
-    files = {volume_stem(path) for path in volume_files(folder) if path.is_file()} if folder.is_dir() else set()
-    if not files & {*IMAGE_PAIR}:
+    found = volume_files(folder) if folder.is_dir() else []
+    named = [path for path in found if path.name.startswith(tuple(IMAGE_PAIR))]  # few of what may be very many files
+    if not {volume_stem(path) for path in named if path.is_file()} & {*IMAGE_PAIR}:
         return False
+    files = {volume_stem(path) for path in found if path.is_file()}
     return re.fullmatch(r"segrap_\d+", folder.absolute().name) is not None or bool(files & {*PARTS, *TUMOURS})
 
 
-def images(root: Path, choice: str = "") -> dict[str, Path]:
-    """Case id -> image, or the folder of both; ``root`` may be one case's folder. Raises InputError as `read`.
+def images(root: Path, choice: str = "") -> dict[str, ImageSource]:
+    """Case id -> image, or both; ``root`` may be one case's folder. Raises InputError as `read`.
 
     An image that is not there is listed too, so that whoever reads it says so of that case alone.
     """
     names = _image_names(chosen_words(choice, CHOICES, NAME))
     places = [root] if is_case(root) else _case_folders(_checked_folder(root))
-    absent = "" if len(names) > 1 else f"{names[0]}.nii.gz"
-    return {place.absolute().name: _image(place, names) or place / absent for place in places}
+    absent = tuple(f"{name}.nii.gz" for name in names)
+    return {
+        place.absolute().name: _image(place, names)
+        or (ImageSet(names, tuple(place / name for name in absent)) if len(names) > 1 else place / absent[0])
+        for place in places
+    }
 
 
 def read(root: Path, need_labels: bool, choice: str = "") -> CaseList:
@@ -162,12 +169,12 @@ def _image_names(wanted: set[str]) -> tuple[str, ...]:
     return IMAGE_PAIR if "both" in wanted else ("image_contrast" if "contrast" in wanted else "image",)
 
 
-def _image(place: Path, names: Sequence[str]) -> Path | None:
-    """A case's image, or its folder where both are wanted; None where one is missing."""
+def _image(place: Path, names: Sequence[str]) -> ImageSource | None:
+    """A case's image, or both where they are wanted; None where one is missing."""
     files = {volume_stem(path): path for path in volume_files(place)}
     if not {*names} <= files.keys():
         return None
-    return place if len(names) > 1 else files[names[0]]
+    return ImageSet(tuple(names), tuple(files[name] for name in names)) if len(names) > 1 else files[names[0]]
 
 
 def _coding(structures: dict[str, tuple[int, ...]]) -> LabelCoding:

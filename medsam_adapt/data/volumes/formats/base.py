@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,9 @@ class VolumeHeader:
         notes: warnings about the file, whole sentences that begin with its path.
         layers: of a 3D Slicer segmentation with overlapping segments; 1 for everything else.
         is_cropped: whether the header states that the volume covers a part of another one.
-        modality: what the header says that the numbers are: "CT", "MR", "PT", …; None where it says nothing.
+        modality: what the header says that the numbers are: "CT", "MR", "PT", …, or "ADC" of an MR series of
+            diffusion coefficients; None where it says nothing.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
-        orientation: where each array axis grows towards, such as "RAS" or "LPS".
     """
 
     path: Path
@@ -52,7 +53,11 @@ class VolumeHeader:
     layers: int = field(default=1, kw_only=True)
     modality: str | None = field(default=None, kw_only=True)
     spacing: tuple[float, float, float] = field(init=False)
-    orientation: str = field(init=False)
+
+    @property
+    def modalities(self) -> tuple[str | None, ...]:
+        """`modality` of each image of the volume."""
+        return (self.modality,)
 
     def __post_init__(self) -> None:
         with np.errstate(all="ignore"):  # what overflows here is refused below
@@ -65,7 +70,11 @@ class VolumeHeader:
                 "export it again from its source"
             )
         object.__setattr__(self, "spacing", tuple(float(length) for length in lengths))
-        object.__setattr__(self, "orientation", "".join(nib.aff2axcodes(self.affine)))
+
+    @cached_property
+    def orientation(self) -> str:
+        """Where each array axis grows towards, such as "RAS" or "LPS"."""
+        return "".join(nib.aff2axcodes(self.affine))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ often are identifiers themselves. The errors of pydicom quote values and are not
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +94,16 @@ def read_series_header(folder: Path, series: int | str | None = None) -> SeriesH
     if (spacing := ordered[0].spacing_from) != "PixelSpacing":
         notes.append(f"{folder}: {series_name(ordered[0].series_number)} has no PixelSpacing, {spacing} is used.")
     modality = None if ordered[0].modality == UNKNOWN_MODALITY else ordered[0].modality
+    if modality == "MR" and all(_is_adc(item) for item in ordered):
+        modality = "ADC"
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
     kept = tuple(dict.fromkeys(notes))
     return SeriesHeader(folder, shape, affine, tuple(ordered), notes=kept, modality=modality)
+
+
+def _is_adc(item: Slice) -> bool:
+    """Whether a slice is an apparent diffusion coefficient, as a value of its ImageType states it."""
+    return "ADC" in re.split(r"[^A-Z0-9]+", item.varying.get("ImageType", "").upper())
 
 
 def _check_slopes(folder: Path, slices: list[Slice]) -> None:

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import math
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -73,17 +74,27 @@ def _nifti_fields(path: Path) -> nib.Nifti1Header:
     raise InputError(f"{path} is not a NIfTI volume, whatever its name says; export it as .nii.gz again")
 
 
-def _nifti_layout(path: Path, fields: nib.Nifti1Header) -> tuple[tuple[int, int, int], np.dtype, int]:
-    """Shape, voxel type, and offset of the voxels in bytes, or the sentence that says what cannot be."""
+def _nifti_layout(path: Path, fields: nib.Nifti1Header, images: bool = False) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, voxel type, and offset of the voxels in bytes, or the sentence that says what cannot be.
+
+    With ``images`` a fourth axis may hold the images of a case, and the shape always has one.
+    """
     dims = int(fields["dim"][0])
     shape = tuple(int(length) for length in fields["dim"][1 : dims + 1])
     if not 1 <= dims <= 7 or min(shape) < 1:
         raise InputError(f"{path} has a corrupt header (dimensions {fields['dim'].tolist()}); export it again")
+    if images and len(shape) == 5 and shape[3] == 1:  # a vector image by the standard: its axis is the fifth
+        shape = (*shape[:3], shape[4])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3:
+    if images and len(shape) in (3, 4):
+        shape = (*shape, 1) if len(shape) == 3 else shape
+    elif len(shape) != 3:
         size = listed_size(shape)
-        raise InputError(f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a separate file")
+        raise InputError(
+            f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a separate file, or name the images of a "
+            "case in dataset.json"
+        )
     try:
         dtype, offset = fields.get_data_dtype(), fields.get_data_offset()
     except (nib.spatialimages.HeaderDataError, KeyError, ValueError, OverflowError) as error:
@@ -109,9 +120,10 @@ def _check_nifti_size(path: Path, needed: int) -> None:
                 _read_bytes(stream, path, 0, needed)
 
 
-def _read_nifti_header(path: Path) -> VolumeHeader:
+def _read_nifti_header(path: Path, images: bool = False) -> VolumeHeader:
     fields = _nifti_fields(path)
-    shape, dtype, offset = _nifti_layout(path, fields)
+    stored, dtype, offset = _nifti_layout(path, fields, images)
+    shape = (stored[0], stored[1], stored[2])
     spacing = fields["pixdim"][1:4]
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         listed = ", ".join(f"{length:g}" for length in spacing)
@@ -132,7 +144,7 @@ def _read_nifti_header(path: Path) -> VolumeHeader:
         contradiction=contradiction,
         notes=(f"{path} {contradiction}. {_FIX_GEOMETRY}",) if contradiction else (),
     )
-    _check_nifti_size(path, offset + math.prod(shape) * dtype.itemsize)
+    _check_nifti_size(path, offset + math.prod(stored) * dtype.itemsize)
     return header
 
 
@@ -179,10 +191,15 @@ def _itk_takes_qform(fields: nib.Nifti1Header, sform: np.ndarray) -> bool:
     return not (int(fields["sform_code"]) == 1 and perpendicular and as_spaced)
 
 
-def _read_nifti_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
+def images_in(path: Path) -> int:
+    """How many images a 4D file holds, 1 for a volume; raises InputError as `NIFTI_4D`."""
+    return _nifti_layout(path, _nifti_fields(path), images=True)[0][3]
+
+
+def _read_nifti_voxels(header: VolumeHeader, images: bool = False) -> tuple[np.ndarray, float, float]:
     path = header.path
     fields = _nifti_fields(path)
-    shape, dtype, offset = _nifti_layout(path, fields)
+    shape, dtype, offset = _nifti_layout(path, fields, images)
     try:
         slope, intercept = fields.get_slope_inter()
     except nib.spatialimages.HeaderDataError as error:
@@ -194,3 +211,7 @@ def _read_nifti_voxels(header: VolumeHeader) -> tuple[np.ndarray, float, float]:
 
 
 NIFTI = VolumeFormat(_read_nifti_header, _read_nifti_voxels, lambda header: _nifti_fields(header.path))
+# The images of a case in one file: voxels (X, Y, Z, images).
+NIFTI_4D = VolumeFormat(
+    partial(_read_nifti_header, images=True), partial(_read_nifti_voxels, images=True), NIFTI.label_header
+)

@@ -1,6 +1,6 @@
 """``train --gpus N``: N processes at one training, started and watched by torch's launcher, as ``torchrun`` does.
 
-The launcher's process says what is wrong for all of them. Each of the others runs this file with the training to do.
+The launcher's process reports errors for all of them. Each of the others runs `training_process` with what is trained.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,14 @@ def count_processes(gpus: int | None, device: str, run: Path | None = None, resu
     return count
 
 
-def train_together(count: int, output: Path, **order: Any) -> None:
+def train_together(count: int, output: Path, worker: str, order: Mapping[str, Any]) -> None:
     """Train with ``count`` processes; when one of them ends early, all are ended.
 
     Args:
         count: at least two.
         output: the run's folder.
-        order: the other arguments of `run_training`, as JSON has them.
+        worker: the module that each process runs, with the order as its argument.
+        order: what is trained, as `TrainingOrder.as_json` gives it.
 
     Raises:
         InputError: as `run_training`.
@@ -97,9 +99,8 @@ def train_together(count: int, output: Path, **order: Any) -> None:
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        words = json.dumps({"output": str(output), **order})
         try:
-            elastic_launch(config, sys.executable)("-m", "medsam_adapt.cli.training_process", words)
+            elastic_launch(config, sys.executable)("-m", worker, json.dumps(order))
         except ChildFailedError as error:
             rank, failure = next(iter(error.failures.items()))  # the first that was seen to fail
             raise _explained(rank, count, failure, output) from None

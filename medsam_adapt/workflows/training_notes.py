@@ -1,18 +1,17 @@
-"""What ``medsam-adapt train`` prints: data, start and precision of a training, its plan, and how far it is."""
+"""What a training reports: its data, start and precision, its plan, and how far it is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.config import Knobs
+from medsam_adapt.core.text import shortened
 from medsam_adapt.data.datasets.splits import why_none_is_held_out
 from medsam_adapt.weights.backbones import encoder_is_tuned
-
-from .console import IN_BF16, say, shortened, warn
+from medsam_adapt.workflows.reporter import Progress, Reporter
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -20,15 +19,16 @@ if TYPE_CHECKING:
 
     from medsam_adapt.data import TrainingData
     from medsam_adapt.feature_cache.frozen_work import FrozenWork
+    from medsam_adapt.training.time_budget import TimeBudget
 
 
-def tell_precision(flow: ConfigWorkflow) -> None:
+def note_precision(flow: ConfigWorkflow, reporter: Reporter) -> None:
     """A line where the image encoder does not compute in full precision."""
-    from medsam_adapt.core.precision import running_of
+    from medsam_adapt.core.precision import IN_BF16, running_of
 
     network, where = (flow.parser.get_parsed_content(name) for name in ("network_def", "device"))
     if running_of(network.sam.image_encoder).is_bf16(where):
-        say(IN_BF16)
+        reporter.note(IN_BF16)
 
 
 def frozen_work_of(flow: ConfigWorkflow) -> FrozenWork | None:
@@ -36,48 +36,55 @@ def frozen_work_of(flow: ConfigWorkflow) -> FrozenWork | None:
     return flow.parser.get_parsed_content("frozen") if "frozen" in flow.parser else None
 
 
-def tell_data(bundle: str, data: TrainingData) -> None:
+def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     """What is trained on and held out, and what is unusual about it."""
     split = data.split
-    say(
+    tiles = f"tiles of {data.image_size} pixels of slices of {data.slice_size}" if data.slice_size else ""
+    reporter.note(
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
-        f"classes: {', '.join(data.class_names)}; slices of {data.image_size} pixels."
+        f"classes: {', '.join(data.class_names)}; {tiles or f'slices of {data.image_size} pixels'}."
     )
-    say(f"Grey levels: {data.policy_reason}")
+    reporter.note(f"Grey levels: {data.policy_reason}")
+    if data.cases.images:
+        reporter.note(f"Images of a case: {data.slicing.describe_images()}.")
     if data.earlier is not None:
         if kept := data.earlier.ever_held_out & {*split.held_out}:
-            say(f"Held out by the run to start from, and still: {', '.join(sorted(kept))}.")
+            reporter.note(f"Held out by the run to start from, and still: {', '.join(sorted(kept))}.")
         if seen := data.earlier.ever_trained & {*split.held_out}:
-            warn(
+            reporter.warn(
                 f"the run to start from was trained on {', '.join(sorted(seen))}, which the given split holds out: "
                 "their scores will be too good."
             )
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
-        warn(f"{why}: nothing is held out, so scores will be on the training cases.")
+        reporter.warn(f"{why}: nothing is held out, so scores will be on the training cases.")
     if "second_dataset" in read_config(bundle, "train") and data.split_by == "slices":
-        warn("fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients.")
+        reporter.warn(
+            "fewer than four training patients: the bi-level halves are contiguous blocks of slices, not patients."
+        )
     for warning in shortened(data.check.notes):
-        warn(warning)
+        reporter.warn(warning)
     for name in sorted(set(data.check.absent_classes(split.train)) - set(data.absent)):
-        warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")
+        reporter.warn(f"class '{name}' has no voxel in these training labels: where it lies, background is trained.")
     if partial := data.check.partial_warning(split.train):
-        warn(partial)
+        reporter.warn(partial)
     for name in data.absent:
-        warn(f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted.")
+        reporter.warn(
+            f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted."
+        )
 
 
-def tell_start(start: Path | None, knobs: Knobs) -> None:
+def note_start(start: Path | None, knobs: Knobs, reporter: Reporter) -> None:
     """Which weights are the first ones, and whether the encoder is trained."""
     if knobs.from_run:
-        say(f"{knobs.backbone} starts from the weights of {knobs.from_run}.")
+        reporter.note(f"{knobs.backbone} starts from the weights of {knobs.from_run}.")
         return
     tuned = encoder_is_tuned(knobs.tune_encoder, knobs.backbone, start is not None)
     encoder = ", and its whole image encoder is trained too." if tuned else "; its image encoder stays frozen."
     if start is not None:
-        say(f"{knobs.backbone} starts from {start.name}{encoder}")
+        reporter.note(f"{knobs.backbone} starts from {start.name}{encoder}")
         return
-    warn(
+    reporter.warn(
         f"{knobs.backbone} starts from random weights{encoder}"
         + (f" 'medsam-adapt weights list' shows pretrained ones for {knobs.backbone}." * (knobs.backbone != "vit_nano"))
     )
@@ -120,32 +127,21 @@ def plan_of(flow: ConfigWorkflow) -> dict[str, Any]:
     }
 
 
-def tell_plan(plan: Mapping[str, Any]) -> None:
-    """Print a plan."""
-    say(f"held out: {', '.join(plan['held_out']) or 'nothing'}")
-    say(f"training slices: {plan['training_slices']}, {plan['steps']} steps of {plan['batch_size']}")
-    say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in plan['trainable'].items())}")
-    if plan["frozen_work_seconds"] is not None:
-        say(f"estimated frozen work: {plan['frozen_work_seconds'] / 60:.1f} min before the first step")
-    minutes, memory = plan["training_seconds"] / 60, plan["memory_bytes"] / 2**30
-    say(f"estimated from one step: {minutes:.1f} min of training, {memory:.1f} GiB of memory")
-
-
 class Display:
     """Progress of a training: epoch, loss, time left; validation scores as lines above the bar.
 
     Where there is no terminal, as in a file or a scheduler's log, each epoch is a line with its mean loss.
     """
 
-    def __init__(self, progress: Any, epochs: int) -> None:
-        self.progress, self.epochs = progress, epochs
+    def __init__(self, progress: Progress, epochs: int, budget: TimeBudget | None = None) -> None:
+        self.progress, self.epochs, self.budget = progress, epochs, budget
         self.losses: list[float] = []
         self.started = time.perf_counter()
 
     def attach(self, trainer: Engine, validator: Engine | None) -> None:
+        """Register with the trainer and the validator."""
         from ignite.engine import Events
 
-        self.task = self.progress.add_task("training", total=self.epochs * len(trainer.data_loader), detail="")
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
         if validator is not None:
@@ -154,19 +150,17 @@ class Display:
     def _step(self, trainer: Engine) -> None:
         loss = float(trainer.state.output[0]["loss"])
         self.losses.append(loss)
-        detail = f"epoch {trainer.state.epoch} loss {loss:.4f}"
-        self.progress.update(self.task, completed=trainer.state.iteration, detail=detail)
+        completed = trainer.state.iteration if self.budget is None else self.budget.part
+        self.progress.update(completed=completed, detail=f"epoch {trainer.state.epoch} loss {loss:.4f}")
 
     def _epoch(self, trainer: Engine) -> None:
         loss, seconds = sum(self.losses) / max(len(self.losses), 1), time.perf_counter() - self.started
         steps = f"{len(self.losses)} step{'s' * (len(self.losses) != 1)}"
-        if not self.progress.console.is_terminal:
-            self.progress.console.print(
-                f"epoch {trainer.state.epoch} of {self.epochs}: loss {loss:.4f}, {steps} in {seconds:.1f} s"
-            )
+        of = f" of {self.epochs}" if self.budget is None else f", {self.budget.share:.0%} of the time"
+        self.progress.line(f"epoch {trainer.state.epoch}{of}: loss {loss:.4f}, {steps} in {seconds:.1f} s", in_log=True)
         self.losses.clear()
         self.started = time.perf_counter()
 
     def _validated(self, validator: Engine, trainer: Engine) -> None:
         (score,) = validator.state.metrics.values()
-        self.progress.console.print(f"epoch {trainer.state.epoch}: mean DSC {score:.3f} on the held-out volumes")
+        self.progress.line(f"epoch {trainer.state.epoch}: mean DSC {score:.3f} on the held-out volumes")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path
 
-from medsam_adapt.report.contours import outline, path_data, points_of
+from medsam_adapt.evaluation.contours import outline, path_data, points_of
 
 
 def filled(outlines, shape):

@@ -1,13 +1,11 @@
-"""Cases for the page: segmented again, reduced, and packed as grey JPEG sheets and outlines."""
+"""Packs a segmented case for the report: slices reduced to grey JPEG sheets, masks to outlines."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +13,8 @@ from PIL import Image
 
 from medsam_adapt.config import Axis
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
-from medsam_adapt.evaluation.evaluator import comparable, labelled_volumes
-from medsam_adapt.inference.inferer import SlicewiseInferer
-from medsam_adapt.inference.predictor import load_run
-from medsam_adapt.report.contours import outline
-from medsam_adapt.runs.record import RunRecord
-from medsam_adapt.scoring.metrics import mean_ignoring_undefined, score_volume
+from medsam_adapt.evaluation.contours import outline
+from medsam_adapt.evaluation.shown_cases import PackedCase
 
 SHEET_ROWS = 4096  # pixels: phones cannot show much taller pictures
 CASE_BYTES = 4_000_000  # of slices and outlines; a case that takes more is made smaller
@@ -46,74 +40,6 @@ class Volumes:
     prediction: np.ndarray
     reference: np.ndarray
     spacing: tuple[float, ...]
-
-    def mean_dsc(self, class_names: Sequence[str], absent: Sequence[str]) -> float:
-        """Mean DSC over classes, as the evaluation has it."""
-        scores = score_volume(self.prediction, self.reference, class_names, self.spacing, absent=absent)
-        return mean_ignoring_undefined([score["dsc"] for score in scores.values()])
-
-
-def segmented_cases(
-    run: Path, record: RunRecord, cases: Sequence[str], data: Path, layout: str, label_ids: Sequence[int], device: str
-) -> Iterator[Volumes]:
-    """Segment cases just as the evaluation does, one after another.
-
-    Raises:
-        InputError: a case that is not in the data set, or whatever its layout or the run refuses.
-    """
-    volumes = labelled_volumes(data, layout, cases, record.slicing.model_copy(update={"label_ids": list(label_ids)}))
-    predictor = load_run(run, device)
-    inferer = SlicewiseInferer(record.slicing)
-    for index in range(len(volumes)):
-        item: Any = volumes[index]
-        table = {"table": torch.as_tensor(item["table"])[None]} if "table" in item else {}
-        image = item["image"]
-        found = inferer(image[None].to(predictor.device), predictor.segmenter, reference=item["label"][None], **table)
-        prediction, reference = comparable(found[0].cpu(), item["label"], item.get("table"))
-        voxels = np.asarray(image)
-        spacing = tuple(float(side) for side in image.pixdim)
-        yield Volumes(item["id"], voxels if len(voxels) > 1 else voxels[0], prediction, reference, spacing)
-
-
-@dataclass(frozen=True)
-class PackedCase:
-    """One case in the page.
-
-    Attributes:
-        case: its id.
-        numbers: of the slices shown, counted from 1 as the volume has them.
-        slices: that the volume has.
-        width: of a slice, pixels.
-        height: of a slice, pixels.
-        native: (rows, columns) of a slice in the volume.
-        sheets: JPEG files, each of ``per_sheet`` slices one below the other.
-        per_sheet: slices in a sheet; fewer in the last one.
-        prediction: for each slice, number of the class -> outlines.
-        reference: the same.
-        key_index: index among the slices shown of the one with most of the reference.
-        key_slice: this one alone, JPEG.
-    """
-
-    case: str
-    numbers: list[int]
-    slices: int
-    width: int
-    height: int
-    native: tuple[int, int]
-    sheets: list[bytes]
-    per_sheet: int
-    prediction: list[dict[int, str]]
-    reference: list[dict[int, str]]
-    key_index: int
-    key_slice: bytes
-
-    @property
-    def packed_bytes(self) -> int:
-        """Size of the pictures and the outlines before they are put into the page."""
-        outlines = (
-            len(line) for slices in (self.prediction, self.reference) for each in slices for line in each.values()
-        )
-        return sum(map(len, self.sheets)) + sum(outlines)
 
 
 def pack(volumes: Volumes, axis: Axis, classes: int, case_bytes: int = CASE_BYTES) -> PackedCase:

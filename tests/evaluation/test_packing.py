@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsam_adapt.report import volumes as module
-from medsam_adapt.report.volumes import Volumes, pack
-from tests.report.test_contours import filled
+from medsam_adapt.evaluation import packing as module
+from medsam_adapt.evaluation.packing import Volumes, pack
+from tests.evaluation.test_contours import filled
 
 
 def make_case(shape=(20, 16, 12), spacing=(1.0, 1.0, 2.0), **changes):

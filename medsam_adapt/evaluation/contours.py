@@ -7,7 +7,6 @@ The outline of a mask runs halfway between the centres of pixels inside and outs
 from __future__ import annotations
 
 import numpy as np
-from skimage.measure import find_contours
 
 # (columns, rows) in half pixels; the digit of a step is its index. page.js has the same list.
 STEPS = ((2, 0), (1, 1), (0, 2), (-1, 1), (-2, 0), (-1, -1), (0, -2), (1, -1))
@@ -25,6 +24,8 @@ def outline(mask: np.ndarray) -> str:
     Returns:
         x and y in half pixels from the centre of the first pixel.
     """
+    from skimage.measure import find_contours  # slow to import, and a report that reads outlines needs none
+
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return ""
