@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 PARTS = 1000  # of the budget, in which the schedules of the learning rates move
 _TIMED_STEPS = 7  # after two that also allocate and start workers
-_CLOSING = 1.0  # seconds that are kept for writing the weights and leaving the process
-_CLOSING_SHARE = 0.02  # of the budget, at most
+_CLOSING = 2.0  # seconds that are kept for starting Python, writing the weights and leaving the process
+_CLOSING_SHARE = 0.03  # of the budget, at most
 _SLOWER = 1.2  # a validation may take that much longer than the volume that was timed
 _ENDLESS = 10**9  # epochs
 
