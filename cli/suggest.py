@@ -9,7 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .console import Device, Json, Series, only_json, print_json, progress_bar, say, shortened, show_table, warn
+from medsam_adapt.core.text import shortened
+
+from .console import only_json, print_json, progress_bar, say, show_table, warn
+from .options import Device, Json, Series
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.suggestion.suggest import Suggestions

@@ -9,6 +9,7 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256
 from medsam_adapt.data.datasets.cases import find_cases, find_images, recognised_layout
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.prediction.inputs import find_inputs
 from medsam_adapt.runs.record import RunRecord
 
@@ -18,18 +19,22 @@ class Candidates:
     """The scans of a folder.
 
     Attributes:
-        scans: name -> volume, of those that may be suggested.
+        scans: name -> volume, or the images of a case, of those that may be suggested.
         left_out: name -> why it may not be.
         notes: what was recognised, in sentences.
     """
 
-    scans: dict[str, Path]
+    scans: Mapping[str, ImageSource]
     left_out: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
 def find_candidates(
-    source: Path, record: RunRecord, labelled: Mapping[str, Path], layout: str = "auto", series: str | None = None
+    source: Path,
+    record: RunRecord,
+    labelled: Mapping[str, ImageSource],
+    layout: str = "auto",
+    series: str | None = None,
 ) -> Candidates:
     """The scans that ``source`` names, without those that have a label.
 
@@ -43,17 +48,21 @@ def find_candidates(
     Raises:
         InputError: no volume there, or none without a label.
     """
-    found = find_inputs(source, layout, record.layout, bool(record.images), series, record.class_names)
+    found = find_inputs(
+        source, layout, record.layout, record.images, series, record.class_names, record.may_lack_images
+    )
     own = _labelled_in(source, layout)
-    places = {path.resolve() for path in labelled.values()}
-    scans, left_out = {}, {}
-    for name, path in found.volumes.items():
-        if path.resolve() in places or (name in labelled and _is_copy(path, labelled[name])):
+    places = {first_file(image).resolve() for image in labelled.values()}
+    scans: dict[str, ImageSource] = {}
+    left_out: dict[str, str] = {}
+    for name, image in found.volumes.items():
+        path = first_file(image)
+        if path.resolve() in places or (name in labelled and _is_copy(path, first_file(labelled[name]))):
             left_out[name] = "it is a case of the run's data set"
         elif name in own:
             left_out[name] = "it has a label"
         else:
-            scans[name] = path
+            scans[name] = image
     if not scans:
         raise InputError(
             f"{source}: all {len(found.volumes)} scans have labels or are cases of the run's data set. Give a folder "
@@ -62,7 +71,7 @@ def find_candidates(
     return Candidates(scans, left_out, found.notes)
 
 
-def labelled_cases(records: Iterable[RunRecord], data: Path | None = None) -> tuple[dict[str, Path], list[str]]:
+def labelled_cases(records: Iterable[RunRecord], data: Path | None = None) -> tuple[dict[str, ImageSource], list[str]]:
     """Case id -> volume of the cases that runs were trained or scored on, and notes about those that are not there.
 
     Args:
@@ -72,19 +81,19 @@ def labelled_cases(records: Iterable[RunRecord], data: Path | None = None) -> tu
     Raises:
         InputError: ``data`` holds none of the cases.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, ImageSource] = {}
     notes: list[str] = []
     for record in records:
         folder = data or (Path(record.dataset_dir) if record.dataset_dir else None)
         wanted = {*record.train, *record.held_out}
-        volumes: Mapping[str, Path] = {}
+        volumes: Mapping[str, ImageSource] = {}
         try:
             if folder is not None:
                 _, volumes = find_images(folder, record.layout)
         except InputError:
             if data is not None:
                 raise
-        present = {name: path for name, path in volumes.items() if name in wanted}
+        present = {name: image for name, image in volumes.items() if name in wanted}
         if data is not None and not present:
             raise InputError(f"--data {data}: it holds none of the run's cases. Give the folder of its data set.")
         if not present and wanted:
@@ -94,6 +103,11 @@ def labelled_cases(records: Iterable[RunRecord], data: Path | None = None) -> tu
             )
         found |= present
     return found, list(dict.fromkeys(notes))
+
+
+def first_file(image: ImageSource) -> Path:
+    """The file or folder of a volume, or of the first image of a case."""
+    return image.first if isinstance(image, ImageSet) else image
 
 
 def evenly(names: Sequence[str], most: int) -> list[str]:

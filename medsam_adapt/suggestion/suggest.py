@@ -11,11 +11,12 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
+from medsam_adapt.data.volumes.image_set import ImageSource
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.inference.predictor import Predictor, load_run
 from medsam_adapt.inference.zero_shot import names_weights, predictor_of, weights_record
 from medsam_adapt.runs.record import RunRecord, read_runs
-from medsam_adapt.suggestion.candidates import Candidates, evenly, find_candidates, labelled_cases
+from medsam_adapt.suggestion.candidates import Candidates, evenly, find_candidates, first_file, labelled_cases
 from medsam_adapt.suggestion.features import scan_features
 from medsam_adapt.suggestion.measures import disagreement, mean_entropy
 from medsam_adapt.suggestion.ranking import pick_scans
@@ -31,7 +32,7 @@ class Suggestion:
     Attributes:
         rank: its place in the order, from 1.
         name: of the scan.
-        path: of its file or folder.
+        path: of its file or folder; of the first one, where a case has several images.
         score: mean rank of the parts among the scans not yet picked, 0 to 1.
         uncertainty: mean entropy within the predicted foreground and its border, 0 to 1; None without a trained run.
         disagreement: one minus the mean DSC between the runs' masks; None for a single run.
@@ -159,7 +160,7 @@ def records_of(folders: Sequence[str | Path]) -> list[RunRecord]:
 def rank_scans(
     predictors: Sequence[Predictor],
     candidates: Candidates,
-    labelled: Mapping[str, Path],
+    labelled: Mapping[str, ImageSource],
     count: int,
     trained: bool = True,
     series: str | None = None,
@@ -184,11 +185,12 @@ def rank_scans(
     known: list[np.ndarray] = []
     measured: dict[str, _Measured] = {}
     with quiet_dicom():
-        for name, path in [*((name, labelled[name]) for name in references), *candidates.scans.items()]:
+        for name, source in [*((name, labelled[name]) for name in references), *candidates.scans.items()]:
             if progress is not None:
                 progress(name, done, total)
             try:
-                image, header = read_volume(path, series if path.is_dir() else None)
+                chosen = series if isinstance(source, Path) and source.is_dir() else None
+                image, header = read_volume(source, chosen, predictors[0].record.policy.suv)
                 if done < len(references):
                     known.append(_features(predictors[0], image, header.affine))
                 else:
@@ -213,7 +215,7 @@ def rank_scans(
         name = names[pick.index]
         seen = measured[name]
         parts = (seen.uncertainty, seen.disagreement, pick.distance)
-        scans.append(Suggestion(rank, name, candidates.scans[name], pick.score, *parts, seen.found))
+        scans.append(Suggestion(rank, name, first_file(candidates.scans[name]), pick.score, *parts, seen.found))
     return Suggestions(scans, len(measured), len(known), dict(candidates.left_out), failed, [*candidates.notes, *notes])
 
 

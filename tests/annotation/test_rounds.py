@@ -55,7 +55,7 @@ def label(session, scan):
     session.set_labelled(scan, True)
 
 
-def ended(rounds, seconds=300):
+def ended(rounds, seconds=900):
     """The progress of a round when it is over."""
     limit = time.monotonic() + seconds
     while rounds.progress.running:
