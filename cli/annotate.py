@@ -23,7 +23,7 @@ from .options import Device, Series
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _NETWORK = "From a network"
 _SHORTEST_TOKEN = 24  # characters
-_EXTRA = ("fastapi", "uvicorn")
+_EXTRA = ("fastapi", "uvicorn", "python_multipart")
 
 
 def annotate(
@@ -81,19 +81,27 @@ def annotate(
     import uvicorn
 
     from medsam_adapt.annotation.access import addresses_of
-    from medsam_adapt.annotation.server import create_app
+    from medsam_adapt.annotation.application import create_full_app
+    from medsam_adapt.annotation.rounds import Rounds
+    from medsam_adapt.annotation.token_path import PREFIX
+    from medsam_adapt.inference.zero_shot import names_weights
 
     port = listening.getsockname()[1]
-    app = create_app(session, token, proposals, *addresses_of(host, port, public_address))
+    rounds = Rounds(session, proposals, None if model is None or names_weights(model) else Path(model), device)
+    app = create_full_app(session, token, proposals, rounds, *addresses_of(host, port, public_address))
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     session.start()
     try:
+        if (run := rounds.use_latest()) is not None:
+            say(f"{run} proposes labels of whole scans.")
         say(f"{len(session.scans)} scans, classes {', '.join(session.classes.values())}.")
         say(f"Labels are saved in {session.output}.")
         if host not in _LOCAL:
             warn(f"{address} is reachable from other machines, unencrypted: put a reverse proxy with TLS before it.")
         secret = f"?token={token}" if token_file is None else f"?token=…, with the token of {token_file}"
         say(f"Open {address if public_address is None else public_address.rstrip('/') + '/'}{secret}")
+        viewers = f"{(public_address or address).rstrip('/')}{PREFIX}/{'TOKEN' if token_file else token}"
+        say(f"Server address for 3D Slicer's MONAI Label module: {viewers}")
         say("Ctrl+C ends the server.")
         if browser:
             webbrowser.open(f"{address}?token={token}")
@@ -101,6 +109,7 @@ def annotate(
         with stopped_by_signals():  # uvicorn ends in order and then raises the signal again
             uvicorn.Server(config).run(sockets=[listening])
     finally:
+        rounds.stop()
         proposals.close()
         session.close()
     say(f"All labels are saved in {session.output}.")

@@ -21,6 +21,7 @@ SUMMARIES = {
     "compare": "Compare methods on the same cases.",
     "report": "Write one HTML page about a run.",
     "predict": "Segment new volumes with a run.",
+    "suggest": "Rank scans without labels: which ones to label next.",
     "export": "Export a run's network to TorchScript or ONNX.",
     "data": "Check, convert and split data sets.",
     "bundles": "List, describe, check and copy bundles.",

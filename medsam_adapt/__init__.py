@@ -26,6 +26,7 @@ _MODULES = (
     "report",
     "runs",
     "scoring",
+    "suggestion",
     "training",
     "weights",
     "workflows",
@@ -37,6 +38,7 @@ _FUNCTIONS = {
     "load_weights": "inference.zero_shot",
     "plan_training": "workflows.train",
     "predict": "workflows.predict",
+    "suggest": "suggestion.suggest",
     "train": "workflows.train",
     "write_report": "workflows.report",
 }
@@ -46,6 +48,7 @@ print_errors_as_sentences()
 if TYPE_CHECKING:
     from medsam_adapt.inference.predictor import load_run as load_run
     from medsam_adapt.inference.zero_shot import load_weights as load_weights
+    from medsam_adapt.suggestion.suggest import suggest as suggest
     from medsam_adapt.workflows.compare import compare as compare
     from medsam_adapt.workflows.evaluate import evaluate as evaluate
     from medsam_adapt.workflows.predict import predict as predict

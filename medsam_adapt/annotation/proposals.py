@@ -248,20 +248,24 @@ def load_proposals(model: str | None, classes: Sequence[str] = (), device: str =
     """
     if model is None or names_weights(model):
         return Proposals(_weights(model or default_weights(), classes, device))
-    predictor = load_run(Path(model), device)
-    record = predictor.record
-    if record.images:
-        raise InputError(f"{model}: this run takes two images of a case, and annotate shows one. Give another run.")
-    run = Model(
-        predictor,
-        Author("model", Path(model).absolute().name, record.started_from or record.bundle),
-        (record.axis,),
-        record.prompt == "box",
-        record.prompt == "points",
-    )
-    if record.prompt == "none":
+    run = run_model(Path(model), device)
+    if run.predictor.record.prompt == "none":
         return Proposals(_weights(default_weights(), classes, device), run)
     return Proposals(run)
+
+
+def run_model(folder: Path, device: str = "auto") -> Model:
+    """A run that proposes.
+
+    Raises:
+        InputError: no such run, or one that takes two images of a case.
+    """
+    predictor = load_run(folder, device)
+    record = predictor.record
+    if record.images:
+        raise InputError(f"{folder}: this run takes two images of a case, and annotate shows one. Give another run.")
+    author = Author("model", folder.absolute().name, record.started_from or record.bundle)
+    return Model(predictor, author, (record.axis,), record.prompt == "box", record.prompt == "points")
 
 
 def default_weights() -> str:

@@ -184,6 +184,8 @@ def anonymous(record: RunRecord, base: BaseWeights) -> RunRecord:
         "bundle_sha256": None,
         "dataset_dir": "",
         "train": [f"training case {number}" for number in range(1, len(record.train) + 1)],
+        "trained_before": [],
+        "held_out_before": [],
         "held_out": [f"held-out case {number}" for number in range(1, len(record.held_out) + 1)],
         "knobs": knobs,
         "started_from": base.name or base.file_name,

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from medsam_adapt.data.volumes.image_set import MOST_IMAGES
+
 COLOURS = 3
 
 
@@ -75,4 +77,5 @@ def _mixture(layer: nn.Module) -> ImageMixture | None:
 
 def _first_layer(encoder: nn.Module) -> nn.Conv2d:
     """The convolution that sees the images: the patch embedding, or the first of a TinyViT's stem."""
-    return next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
+    layers = (layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    return next(layer for layer in layers if layer.in_channels in (COLOURS, MOST_IMAGES))

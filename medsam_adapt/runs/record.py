@@ -105,9 +105,21 @@ class RunRecord(SlicingSpec):
     detail: int = Field(0, ge=0, le=256, multiple_of=8)  # channels of the detail branch; 0 is none
     trainable: dict[str, int]
     knobs: dict[str, Any]
+    trained_before: list[str] = Field([])  # cases that the weights saw before this run, and are not among its cases
+    held_out_before: list[str] = Field([])  # cases that an earlier run held out, and are not among its cases
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
     processes: int = Field(1, ge=1)  # that trained together, each on separate batches
     statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a separate file
+
+    @property
+    def ever_trained(self) -> set[str]:
+        """Ids of all cases that the weights have seen, in this run or in those that it continues."""
+        return {*self.train, *self.trained_before}
+
+    @property
+    def ever_held_out(self) -> set[str]:
+        """Ids of all cases that this run, or one that it continues, held out."""
+        return {*self.held_out, *self.held_out_before}
 
     def config_values(self) -> dict[str, Any]:
         """Values of the ``knobs``, ``settings`` and ``slicing`` of the bundle's configs, by name."""

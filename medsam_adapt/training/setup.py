@@ -181,14 +181,18 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
             f"input_scaling: the slices are scaled as {data.input_scaling} but the network expects "
             f"{segmenter.input_scaling}. Give build_segmenter the same input_scaling in the bundle's train.json."
         )
+    split, earlier = data.split, data.earlier
+    trained, held_out = (earlier.ever_trained, earlier.ever_held_out) if earlier else (set(), set())
     return RunRecord(
         **{**dict(data.slicing), "whole": whole_classes(data) if knobs.clean_up else []},
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
         dataset_dir=str(Path(data.cases.root).resolve()),
         layout=data.cases.layout,
-        train=list(data.split.train),
-        held_out=list(data.split.held_out),
+        train=list(split.train),
+        held_out=list(split.held_out),
+        trained_before=sorted(trained - {*split.train}),
+        held_out_before=sorted(held_out - {*split.train, *split.held_out}),
         halves=data.split_by,
         backbone=knobs.backbone,
         image_size=data.image_size,

@@ -47,6 +47,14 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     reporter.note(f"Grey levels: {data.policy_reason}")
     if data.cases.images:
         reporter.note(f"Images of a case: {data.slicing.describe_images()}.")
+    if data.earlier is not None:
+        if kept := data.earlier.ever_held_out & {*split.held_out}:
+            reporter.note(f"Held out by the run to start from, and still: {', '.join(sorted(kept))}.")
+        if seen := data.earlier.ever_trained & {*split.held_out}:
+            reporter.warn(
+                f"the run to start from was trained on {', '.join(sorted(seen))}, which the given split holds out: "
+                "their scores will be too good."
+            )
     if not split.held_out:
         why = why_none_is_held_out(data.held_out, data.split_file)
         reporter.warn(f"{why}: nothing is held out, so scores will be on the training cases.")

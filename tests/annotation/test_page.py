@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from medsam_adapt.annotation.access import addresses_of
+from medsam_adapt.annotation.application import create_full_app
 from medsam_adapt.annotation.proposals import load_proposals
-from medsam_adapt.annotation.server import create_app
+from medsam_adapt.annotation.rounds import Rounds
 from medsam_adapt.annotation.session import open_session
 from medsam_adapt.cli.annotate import listen
 from medsam_adapt.data.volumes.io import from_ras, to_ras
@@ -42,7 +43,7 @@ def address(session):
     proposals = load_proposals("sam_nano", ["liver"], "cpu")
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    app = create_app(session, TOKEN, proposals, *addresses_of("127.0.0.1", port))
+    app = create_full_app(session, TOKEN, proposals, Rounds(session, proposals), *addresses_of("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     session.start()

@@ -55,10 +55,43 @@ def test_a_run_goes_on_with_more_data(run, more, tmp_path, capsys):
     assert (new["policy"]["low"], new["policy"]["high"]) == (-450, 1050)
     assert new["knobs"]["batch_size"] == 2
     assert new["started_from"] == "run"
-    assert new["train"] == ["phantom_001", "phantom_002"]
+    assert new["train"] == ["phantom_001"]
+    assert new["held_out"] == old["held_out"] == ["phantom_002"]
     before, after = weights(run), weights(tmp_path / "new")
     assert any(not torch.equal(after[name], before[name]) for name in before)
     torch.testing.assert_close(after, before, rtol=0, atol=1e-6)  # so small a rate leaves them where they began
+
+
+def test_held_out_patients_stay_held_out_over_three_rounds(run, phantoms, tmp_path, capsys):
+    (held_out,) = record(run)["held_out"]
+    trained = record(run)["train"]
+    away = shutil.copytree(phantoms, tmp_path / "away")  # the second round does not have the held-out case
+    for part in ("images", "labels"):
+        (away / part / f"{held_out}.nii.gz").unlink()
+        (away / part / f"{trained[0]}.nii.gz").rename(away / part / "new.nii.gz")
+    options = ["--epochs", 1, "--device", "cpu", "--set", "held_out=0.34"]
+    second, third = tmp_path / "second", tmp_path / "third"
+    assert call(capsys, "train", "--from", run, "--data", away, *options, "--output", second)[0] == 0
+    assert record(second)["train"] == sorted([trained[1], "new"])  # of two patients none is held out
+    assert record(second)["held_out_before"] == [held_out]
+    assert record(second)["trained_before"] == [trained[0]]
+    again = [*options, "--seed", 1, "--output", third]  # another split would hold out another case
+    code, out, _ = call(capsys, "train", "--from", second, "--data", phantoms, *again)
+    assert code == 0
+    assert f"Held out by the run to start from, and still: {held_out}." in out
+    assert record(third)["held_out"] == [held_out]
+    assert record(third)["train"] == trained
+    assert record(third)["trained_before"] == ["new"]
+
+
+def test_a_split_that_holds_out_what_was_trained_on_is_noted(run, phantoms, tmp_path, capsys):
+    trained = record(run)["train"]
+    split = {"train": [record(run)["held_out"][0], trained[1]], "held_out": [trained[0]]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    options = ["--split-file", tmp_path / "split.json", "--dry-run", "--device", "cpu"]
+    code, out, _ = call(capsys, "train", "--from", run, "--data", phantoms, *options)
+    assert code == 0
+    assert f"was trained on {trained[0]}, which the given split holds out" in out
 
 
 def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkeypatch):

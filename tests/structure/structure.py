@@ -40,6 +40,7 @@ ORDER = (
     ("scoring",),
     ("outputs",),
     ("prediction",),
+    ("suggestion",),
     ("evaluation",),
     ("comparison", "export"),
     ("report",),

@@ -6,7 +6,7 @@ A split file holds one split, {"seed", "train", "held_out"}, or all those of a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,42 @@ def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | Non
     elif len(patients) >= 3 and held_out_fraction > 0:
         count = min(max(1, round(held_out_fraction * len(patients))), len(patients) - 1)
     return _hold_out(cases, set(patients[:count]))
+
+
+def continued_split(
+    cases: Iterable[Case],
+    trained: Collection[str],
+    held_out: Collection[str],
+    seed: int,
+    held_out_fraction: float | None = 0.2,
+) -> Split:
+    """The split of a run that continues from earlier ones: who was held out stays so, and who was trained on too.
+
+    A patient whom the weights have seen would be scored too well, and one who was held out would be lost for a
+    comparison with the earlier runs. Patients that are new are held out as far as the fraction asks for more.
+
+    Args:
+        cases: of the data set.
+        trained: ids of cases that earlier runs were trained on; those that are not in the data set are ignored.
+        held_out: ids of cases that earlier runs held out.
+        seed: of the draw among the new patients.
+        held_out_fraction: as for `split_cases`.
+
+    Raises:
+        InputError: a fraction outside [0, 1), or no case that may be trained on.
+    """
+    cases = list(cases)
+    wanted = len({case.patient_id for case in cases if case.id in split_cases(cases, seed, held_out_fraction).held_out})
+    kept = {case.patient_id for case in cases if case.id in held_out}
+    seen = {case.patient_id for case in cases if case.id in trained}
+    new = [patient for patient in _shuffled_patients(cases, seed) if patient not in kept | seen]
+    more = max(0, wanted - len(kept))
+    split = _hold_out(cases, kept | {*new[: more if seen - kept else min(more, len(new) - 1)]})
+    if not split.train:
+        raise InputError(
+            "all cases were held out by the run to start from, so that none is left to train on; add labelled cases"
+        )
+    return split
 
 
 def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split, ...]:

@@ -30,7 +30,7 @@ from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
-from medsam_adapt.data.datasets.splits import Split, choose_split
+from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
 from medsam_adapt.data.slices.geometry import (
     SMALLEST_FITTING,
     SlicePlan,
@@ -75,6 +75,12 @@ class EarlierRun(Protocol):
     input_scaling: InputScaling
     knobs: dict[str, Any]
 
+    @property
+    def ever_trained(self) -> set[str]: ...
+
+    @property
+    def ever_held_out(self) -> set[str]: ...
+
 
 class TrainingData:
     """Everything that a run reads, from the folder to samples.
@@ -103,7 +109,7 @@ class TrainingData:
         sampling: ``balanced`` draws slices of rare classes more often, ``slices`` all alike.
         cache_dir: where slices are kept.
         earlier: the run to start from, whose label map, intensity policy and input scaling are kept, since its weights
-            are.
+            are. Who was held out stays so, unless ``split_file`` or ``fold`` decides.
         checkpoint: the weights that training starts from, which decide the input scaling.
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
         detail: channels of the network's detail branch.
@@ -169,7 +175,11 @@ class TrainingData:
                 f"{root} has {len(self.class_names)} classes, {MOST_CLASSES} are the most: name --classes."
             )
         ids = [case.id for case in self.cases.cases]
-        self.split: Split = choose_split(self.cases.cases, seed, held_out, split_file, fold, folds)
+        self.split: Split = (
+            choose_split(self.cases.cases, seed, held_out, split_file, fold, folds)
+            if earlier is None or split_file is not None or fold is not None
+            else continued_split(self.cases.cases, earlier.ever_trained, earlier.ever_held_out, seed, held_out)
+        )
         unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
         if unknown:
             raise InputError(f"split {split_file} names the case {unknown[0]}, which {root} does not have.")

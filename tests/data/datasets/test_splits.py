@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.datasets.splits import Split, choose_split, fold_cases, load_split, save_split, split_cases
+from medsam_adapt.data.datasets.splits import (
+    Split,
+    choose_split,
+    continued_split,
+    fold_cases,
+    load_split,
+    save_split,
+    split_cases,
+)
 from medsam_adapt.data.volumes.case import Case
 
 
@@ -35,6 +43,32 @@ def test_the_held_out_fraction_has_limits():
     assert len(split_cases(cases(4), seed=0, held_out_fraction=0.99).train) == 1
     with pytest.raises(InputError, match=r"fraction is 1\.5; give 0 or more"):
         split_cases(cases(4), seed=0, held_out_fraction=1.5)
+
+
+def test_a_continued_split_holds_out_who_was_held_out_and_nobody_who_was_trained_on():
+    for seed in range(20):
+        split = continued_split(cases(12), trained=["c03", "c04", "gone"], held_out=["c01", "away"], seed=seed)
+        assert "c01" in split.held_out
+        assert {"c03", "c04"} <= {*split.train}
+        assert len(split.held_out) == 2  # a fifth of 12 patients: one of the new ones too
+        assert sorted(split.train + split.held_out) == [case.id for case in cases(12)]
+
+
+def test_a_continued_split_goes_by_patient():
+    split = continued_split(cases(8, per_patient=2), trained=["c00"], held_out=["c03"], seed=0, held_out_fraction=0)
+    assert split.held_out == ("c02", "c03")
+
+
+def test_a_continued_split_holds_out_nobody_new_where_enough_are_held_out():
+    split = continued_split(cases(5), trained=[], held_out=["c01", "c02"], seed=0)
+    assert split.held_out == ("c01", "c02")
+
+
+def test_one_case_is_left_to_train_on_or_the_split_is_refused():
+    split = continued_split(cases(3), trained=[], held_out=["c00", "c01"], seed=0, held_out_fraction=0.9)
+    assert split.train == ("c02",)
+    with pytest.raises(InputError, match="all cases were held out by the run to start from"):
+        continued_split(cases(2), trained=[], held_out=["c00", "c01"], seed=0)
 
 
 def test_a_split_is_saved_and_loaded(tmp_path):
