@@ -257,7 +257,7 @@ class Rounds:
 
     def _report_ranked(self, name: str, done: int, total: int) -> None:
         if self._stopped.is_set():
-            raise InputError("The ranking was stopped.")
+            raise InputError("rounds: the ranking was stopped. Start it again.")
         self._update(done=done, total=total)
 
     def _propose(self) -> None:
@@ -284,7 +284,7 @@ class _Beginning:
         with self.rounds._lock:
             if self.rounds._progress.running:
                 raise InputError(
-                    f"A round is in progress ({self.rounds._progress.status}). Wait for its end, or stop it."
+                    f"rounds: a round is in progress ({self.rounds._progress.status}). Wait for its end, or stop it."
                 )
             self.before = self.rounds._progress
             self.rounds._progress = Progress(self.status, started=time.time())

@@ -75,7 +75,7 @@ class Outputs:
         if (check_names := getattr(chosen, "check_names", None)) is not None:
             check_names(names)
             if self.per_class:
-                raise InputError(f"--format {self.format} holds all classes in one file: leave out --per-class.")
+                raise InputError(f"--format {self.format}: it holds all classes in one file. Leave out --per-class.")
         per_class = self.per_class or (overlapping and not chosen.HOLDS_OVERLAP and not painted)
         if self.itk_snap and (self.format != "nifti" or per_class):
             raise InputError(
@@ -171,7 +171,7 @@ def plan_cases(
     images, may_lack = (record.images, record.may_lack_images) if record else ([], False)
     found = find_inputs(inputs, layout, known, images, series, classes, may_lack)
     if series is not None and (images or not any(_is_folder(source) for source in found.volumes.values())):
-        raise InputError(f"{inputs} holds no DICOM series to choose from: leave out --series.")
+        raise InputError(f"{inputs}: it holds no DICOM series to choose from. Leave out --series.")
     plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:

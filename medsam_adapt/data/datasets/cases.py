@@ -97,7 +97,7 @@ def _check_ids(root: Path, ids: Sequence[str]) -> None:
 def _of_series(found: CaseList, series: str) -> CaseList:
     """The cases whose images are folders, which hold DICOM series, with the series that is wanted."""
     if found.images or not any(case.first_image.is_dir() for case in found.cases):
-        raise InputError(f"{found.root} holds no DICOM series to choose from; leave out --series")
+        raise InputError(f"{found.root}: it holds no DICOM series to choose from. Leave out --series.")
     cases = (replace(case, series=series) if case.first_image.is_dir() else case for case in found.cases)
     return replace(found, cases=tuple(cases))
 

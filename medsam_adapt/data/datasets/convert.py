@@ -93,7 +93,10 @@ def convert_cases(
             "with --classes."
         )
     if cases.coding.ignored and cases.coding.overlapping:
-        raise InputError(f"{root} marks voxels as ignored where its classes overlap, which no masks can hold")
+        raise InputError(
+            f"{root}: it marks voxels as ignored where its classes overlap, which masks cannot hold. Train on it as it "
+            "is."
+        )
     if pictures := picture_files(cases.cases[0].first_image.parent):
         raise InputError(
             f"{root}: it holds pictures, as {pictures[0].name}, and a copy holds volumes. Train on it as it is."
@@ -159,7 +162,7 @@ def _is_begun(output: Path, cases: CaseList, overwrite: bool, own: CaseList | No
         return own is not None and (output / STATE_FILE).is_file()
     unfinished, finished = (output / STATE_FILE).is_file(), MARK in peek_object(output / LIST_FILE)
     if not (unfinished or finished):
-        raise InputError(f"{output} holds other files and will not be written to; name another folder")
+        raise InputError(f"{output}: it holds other files and is not written to. Name another folder.")
     if own is not None and finished and all(_are_newer(_images(output, case), case.images) for case in own.cases):
         return True
     if finished and not unfinished and not overwrite:

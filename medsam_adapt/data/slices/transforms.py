@@ -456,7 +456,7 @@ def volumes_in(
     folder = Path(as_typed(folder, "dataset_dir"))
     if images:
         if not folder.exists():
-            raise InputError(f"{folder} does not exist. Give the images of a case, or a folder of cases.")
+            raise InputError(f"{folder}: it does not exist. Give the images of a case, or a folder of cases.")
         sets = find_image_sets(folder, images, may_lack)
         return [{"id": case, "image": found.entry()} for case, found in sets.items()]
     files = [folder] if folder.is_file() else _images_in(folder) if folder.is_dir() else []

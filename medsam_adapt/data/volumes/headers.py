@@ -41,7 +41,7 @@ def read_header(path: str | Path | ImageSet | Sequence[str | Path], series: int 
     if chosen is DICOM:
         return read_series_header(source, series)
     if series is not None:
-        raise InputError(f"{source} has no DICOM series to choose from; name a series for a DICOM folder only")
+        raise InputError(f"{source}: it has no DICOM series to choose from. Name a series for a DICOM folder only.")
     return chosen.read_header(source)
 
 

@@ -88,7 +88,9 @@ def read_volume(
     if isinstance(header, ImageSetHeader):
         return read_set_voxels(header, suv), header
     if header.layers > 1:
-        raise InputError(f"{header.path} is a segmentation in layers, not an image. Give the image that it belongs to.")
+        raise InputError(
+            f"{header.path}: it is a segmentation in layers, not an image. Give the image that it belongs to."
+        )
     factor = suv_factor(header) if any(suv) and isinstance(header, SeriesHeader) and header.modality == "PT" else 1.0
     voxels = read_voxels(header, format_of(header.path))
     if factor != 1:

@@ -227,13 +227,14 @@ def image_names(raw: Any, source: Path) -> tuple[str, ...]:
     if isinstance(raw, dict) and all(str(key).isdecimal() for key in raw):
         raw = [raw[key] for key in sorted(raw, key=int)]
     if not isinstance(raw, list) or not all(isinstance(name, str) and name.strip() for name in raw):
-        raise InputError(f'{source} names its images in another form than {{"0": "T2", "1": "ADC"}}; correct it')
+        raise InputError(f'{source}: it names its images in another form than {{"0": "T2", "1": "ADC"}}. Correct it.')
     names = tuple(name.strip() for name in raw)
     if len({class_key(name) for name in names}) < len(names):
-        raise InputError(f"{source} gives two images of a case one name ({', '.join(names)}); rename one of them")
+        raise InputError(f"{source}: it gives two images of a case one name ({', '.join(names)}). Rename one of them.")
     if len(names) > MOST_IMAGES:
         raise InputError(
-            f"{source} has {len(names)} images a case ({', '.join(names)}), and {MOST_IMAGES} are the most; choose some"
+            f"{source}: it has {len(names)} images a case ({', '.join(names)}), and {MOST_IMAGES} are the most. Choose "
+            "some."
         )
     return names
 
@@ -249,7 +250,8 @@ def _listed_image(entry: Any, names: tuple[str, ...], source: Path) -> ImageSour
     names = names or image_names([f"image {number}" for number in range(1, len(files) + 1)], source)
     if len(names) != len(files):
         raise InputError(
-            f"{source} lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}); correct it"
+            f"{source}: it lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}). Correct "
+            "it."
         )
     return ImageSet(names, files)
 
@@ -314,7 +316,7 @@ def listed_cases(source: Path, content: Mapping[str, Any], need_labels: bool) ->
     if problems:
         raise problems_error(problems)
     if len({images_of(each["image"]) for each in cases}) > 1:
-        raise InputError(f"{source} lists cases with different numbers of images; give each case the same images")
+        raise InputError(f"{source}: it lists cases with different numbers of images. Give each case the same images.")
     return cases
 
 
@@ -353,5 +355,5 @@ def unique_images(pairs: Iterable[tuple[str, ImageSource]]) -> dict[str, ImageSo
     for case_id, path in pairs:
         if (other := found.setdefault(case_id, path)) != path:
             name = Path(str(other)).name
-            raise InputError(f"{path} and {name} are both images of {case_id}; remove one of them")
+            raise InputError(f"{path}: {name} is an image of {case_id} too. Remove one of them.")
     return found

@@ -50,5 +50,7 @@ def read(root: Path, need_labels: bool) -> CaseList:
     if not any(case.masks for case in cases):
         return CaseList(NAME, root, cases, classes, images=names)
     if not classes:
-        raise InputError(f'{source} lists masks and no "labels"; add the classes\' names, {{"1": "liver", ...}}')
+        raise InputError(
+            f'{source}: it lists masks and has no "labels". Add the names of the classes, {{"1": "liver", ...}}.'
+        )
     return CaseList(NAME, root, cases, classes, coding=LabelCoding(overlapping=True), images=names)

@@ -131,7 +131,7 @@ def _words(choice: str) -> tuple[str, ...]:
     """The names of the images that are taken together; none where there is no choice."""
     names = image_names([word.strip() for word in choice.split(",") if word.strip()] or None, Path(f"{NAME}:{choice}"))
     if len(names) == 1:
-        raise InputError(f"--layout {NAME}:{choice} chooses one series; name several with commas, or use --series")
+        raise InputError(f"--layout {NAME}:{choice}: it chooses one series. Name several with commas, or use --series.")
     return names
 
 

@@ -101,15 +101,15 @@ def _channels(raw: Any, choice: str, source: Path) -> dict[str, str]:
     if not wanted and len(names) > MOST_IMAGES:
         first = ",".join(list(names.values())[:2])
         raise InputError(
-            f"{source} has the channels {listed} and {MOST_IMAGES} are the most that are taken together; choose some "
-            f"as in --layout {NAME}:{first}"
+            f"{source}: it has the channels {listed} and {MOST_IMAGES} are the most that are taken together. Choose "
+            f"some as in --layout {NAME}:{first}."
         )
     chosen: dict[str, str] = {}
     for word in wanted or [f"{number:04d}" for number in sorted(names)]:
         found = [number for number, name in names.items() if word in (name, f"{number:04d}", str(number))]
         if not found:
             near = did_you_mean(word, names.values())
-            raise InputError(f"{source} has no channel {word!r}{near}; choose one of {listed}")
+            raise InputError(f"{source}: it has no channel {word!r}{near}. Choose one of {listed}.")
         chosen[f"_{found[0]:04d}"] = names[found[0]]
     return chosen
 

@@ -84,7 +84,7 @@ def _nifti_layout(path: Path, fields: nib.Nifti1Header, images: bool = False) ->
     dims = int(fields["dim"][0])
     shape = tuple(int(length) for length in fields["dim"][1 : dims + 1])
     if not 1 <= dims <= 7 or min(shape) < 1:
-        raise InputError(f"{path} has a corrupt header (dimensions {fields['dim'].tolist()}); export it again")
+        raise InputError(f"{path}: it has a corrupt header (dimensions {fields['dim'].tolist()}). Export it again.")
     if images and len(shape) == 5 and shape[3] == 1:  # a vector image by the standard: its axis is the fifth
         shape = (*shape[:3], shape[4])
     while len(shape) > 3 and shape[-1] == 1:
@@ -94,8 +94,8 @@ def _nifti_layout(path: Path, fields: nib.Nifti1Header, images: bool = False) ->
     elif len(shape) != 3:
         size = listed_size(shape)
         raise InputError(
-            f"{path} is {len(shape)}D ({size}), not 3D; give each volume in a separate file, or name the images of a "
-            "case in dataset.json"
+            f"{path}: it is {len(shape)}D ({size}), not 3D. Give each volume in a separate file, or name the images of "
+            "a case in dataset.json."
         )
     try:
         dtype, offset = fields.get_data_dtype(), fields.get_data_offset()
