@@ -257,7 +257,7 @@ class Rounds:
 
     def _report_ranked(self, name: str, done: int, total: int) -> None:
         if self._stopped.is_set():
-            raise InputError("the ranking: it was stopped. Start it again when it is wanted.")
+            raise InputError("rounds: the ranking was stopped. Start it again.")
         self._update(done=done, total=total)
 
     def _propose(self) -> None:
@@ -283,7 +283,9 @@ class _Beginning:
     def __enter__(self) -> None:
         with self.rounds._lock:
             if self.rounds._progress.running:
-                raise InputError("round of training: one is in progress. Wait for its end, or stop it.")
+                raise InputError(
+                    f"rounds: a round is in progress ({self.rounds._progress.status}). Wait for its end, or stop it."
+                )
             self.before = self.rounds._progress
             self.rounds._progress = Progress(self.status, started=time.time())
             self.rounds._stopped.clear()

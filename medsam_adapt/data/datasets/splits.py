@@ -82,7 +82,8 @@ def continued_split(
     split = _hold_out(cases, kept | {*new[: more if seen - kept else min(more, len(new) - 1)]})
     if not split.train:
         raise InputError(
-            "--from: all cases were held out by that run, so that none is left to train on. Add labelled cases."
+            "--data: all cases were held out by the run to start from, so that none is left to train on. Add labelled "
+            "cases."
         )
     return split
 

@@ -124,8 +124,8 @@ class IntensityPolicy(BaseModel):
         count = shape[-1] if len(shape) in (2, 4) else 1  # (voxels, images) of a structure, or of a volume
         if count != len(self.channels):
             raise InputError(
-                f"images of a case: the volume has {count} and the run takes {len(self.channels)} together. Give all "
-                "images of a case."
+                f"images: the volume has {count} image{'s' * (count > 1)} per voxel and the run takes "
+                f"{len(self.channels)} together. Give all images of a case."
             )
 
     def warning_for(self, volume: np.ndarray, modality: str | Sequence[str | None] | None = None) -> str | None:

@@ -89,7 +89,7 @@ def as_source(image: str | Path | ImageSet | Sequence[str | Path]) -> ImageSourc
         return image
     files = tuple(Path(path) if str(path) else None for path in image)
     if not any(files):
-        raise InputError("image: an empty list is given for a volume or the images of a case. Give their paths.")
+        raise InputError("images: the list is empty. Give the paths of the images of a case.")
     names = tuple(f"image {number}" for number in range(1, len(files) + 1)) if len(files) > 1 else ()
     return ImageSet(names, files)  # one file: of as many images as it holds
 
@@ -184,7 +184,7 @@ def refuse_other_images(images: Sequence[str], known: Sequence[str], place: str 
     theirs, ours = (f"{', '.join(names)} together" if names else "one image a case" for names in (known, images))
     order = " in another order" if {*images} == {*known} else ""
     raise InputError(
-        f"{place}: it gives {ours}{order}, and {run} was trained on {theirs}. Give what the run was trained on."
+        f"{run}: it was trained on {theirs}, and {place} gives {ours}{order}. Give what it was trained on."
     )
 
 

@@ -233,8 +233,8 @@ def image_names(raw: Any, source: Path) -> tuple[str, ...]:
         raise InputError(f"{source}: it gives two images of a case one name ({', '.join(names)}). Rename one of them.")
     if len(names) > MOST_IMAGES:
         raise InputError(
-            f"{source}: it has {len(names)} images a case ({', '.join(names)}), and {MOST_IMAGES} are the most. "
-            "Choose some."
+            f"{source}: it has {len(names)} images a case ({', '.join(names)}), and {MOST_IMAGES} are the most. Choose "
+            "some."
         )
     return names
 
@@ -250,8 +250,8 @@ def _listed_image(entry: Any, names: tuple[str, ...], source: Path) -> ImageSour
     names = names or image_names([f"image {number}" for number in range(1, len(files) + 1)], source)
     if len(names) != len(files):
         raise InputError(
-            f"{source}: it lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}). "
-            "Correct it."
+            f"{source}: it lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}). Correct "
+            "it."
         )
     return ImageSet(names, files)
 

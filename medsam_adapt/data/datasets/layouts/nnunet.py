@@ -101,8 +101,8 @@ def _channels(raw: Any, choice: str, source: Path) -> dict[str, str]:
     if not wanted and len(names) > MOST_IMAGES:
         first = ",".join(list(names.values())[:2])
         raise InputError(
-            f"{source}: it has the channels {listed}, and at most {MOST_IMAGES} are taken together. Choose some, as in "
-            f"--layout {NAME}:{first}."
+            f"{source}: it has the channels {listed} and {MOST_IMAGES} are the most that are taken together. Choose "
+            f"some as in --layout {NAME}:{first}."
         )
     chosen: dict[str, str] = {}
     for word in wanted or [f"{number:04d}" for number in sorted(names)]:
