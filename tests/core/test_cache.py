@@ -65,8 +65,8 @@ def test_a_case_made_by_another_run_meanwhile_is_used(phantoms, tmp_path):
     data.store()
     before = {path: path.stat().st_ino for path in tmp_path.rglob("*.npy")}
     (case, *_) = data.cases.cases
-    folder = tmp_path / slices._key(case, data._slicing())
-    slices._make(case, data._slicing(), folder)
+    folder = tmp_path / slices._key(case, data._slicing(data.axis))
+    slices._make(case, data._slicing(data.axis), folder)
     assert {path: path.stat().st_ino for path in tmp_path.rglob("*.npy")} == before
     assert all(path.name[0] != "." for path in tmp_path.iterdir())
 
@@ -84,7 +84,7 @@ def test_a_cache_that_cannot_be_written_is_told(phantoms, tmp_path, monkeypatch,
         raise failure
 
     monkeypatch.setattr(slices.np, "save", fail)
-    with pytest.raises(kind, match=f"^the slice cache {tmp_path} .*{words}"):
+    with pytest.raises(kind, match=f"^{tmp_path}: .*{words}"):
         data_in(phantoms, tmp_path).store()
     assert list(tmp_path.iterdir()) == []
 
@@ -92,7 +92,7 @@ def test_a_cache_that_cannot_be_written_is_told(phantoms, tmp_path, monkeypatch,
 def test_a_file_in_the_caches_place_is_told(phantoms, tmp_path):
     (tmp_path / "cache").write_text("")
     for cache in (tmp_path / "cache", tmp_path / "cache" / "below"):
-        with pytest.raises(InputError, match=f"^the slice cache {cache} cannot be written to .*--cache-dir"):
+        with pytest.raises(InputError, match=f"^{cache}: .*cannot be written to .*--cache-dir"):
             data_in(phantoms, cache).store()
     with pytest.raises(InputError, match="cannot be read"):
         cache_info(tmp_path / "cache")
@@ -102,7 +102,7 @@ def test_a_damaged_case_is_told(phantoms, tmp_path):
     data_in(phantoms, tmp_path).store()
     path = sorted(tmp_path.glob("*/images.npy"))[0]
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(RunError, match=f"^{path.parent} is damaged .*cache clear"):
+    with pytest.raises(RunError, match=f"^{path.parent}: it is damaged .*cache clear"):
         data_in(phantoms, tmp_path).store()
 
 

@@ -59,7 +59,7 @@ def test_a_case_folder_of_segrap_is_one_image(tmp_path):
 
 def test_a_choice_is_taken_from_the_option_or_from_the_run(tmp_path):
     samples.nnunet(tmp_path / "data", channels=("T1", "T2"))
-    with pytest.raises(InputError, match=r"this run was trained on one image a case, and .* gives T1, T2 together"):
+    with pytest.raises(InputError, match=r"trained on one image a case, and .* gives T1, T2 together"):
         find_inputs(tmp_path / "data")
     expected = cases_of(tmp_path / "data", "nnunet:T2")
     assert find_inputs(tmp_path / "data", "nnunet:T2").volumes == expected

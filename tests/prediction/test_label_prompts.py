@@ -100,8 +100,8 @@ def test_a_label_map_prompts_a_run_whose_classes_may_overlap(tmp_path, records, 
 def test_labels_that_do_not_fit_are_told(tmp_path, records, case, sources):
     stored = np.stack([mask.T for mask in masks(False)], axis=-1).astype(np.uint8)
     segmentation(sources, stored, ["heart", "lung"]).save_as(tmp_path / "heart.dcm")
-    with pytest.raises(InputError, match=r"heart.dcm has none of the run's structures \(spleen, liver\)"):
+    with pytest.raises(InputError, match=r"heart.dcm: it has none of the run's structures \(spleen, liver\)"):
         PromptsFromLabels(tmp_path / "heart.dcm", [case], records[0])
     as_files(tmp_path / "labels" / "patient", case.header, spleen=np.zeros((3, 3, 3)))
-    with pytest.raises(InputError, match=r"spleen.nii.gz has 3 × 3 × 3 voxels"):
+    with pytest.raises(InputError, match=r"spleen.nii.gz: it has 3 × 3 × 3 voxels"):
         PromptsFromLabels(tmp_path / "labels", [case], records[0])

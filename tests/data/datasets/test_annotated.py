@@ -59,7 +59,7 @@ def test_what_nobody_drew_is_known_by_case(data):
         ({"case_9": ["liver"]}, "names the case 'case_9'"),
         ({"case_0": ["livr"]}, "of case_0 names 'livr', did you mean 'liver'?"),
         ({"case_0": "liver"}, 'is no map of cases to classes. Write {"case_7": ["liver"]}.'),
-        (["liver"], "are no pair of a label id and a name"),
+        (["liver"], "are not a label id and a name"),
     ],
 )
 def test_a_declaration_that_fits_nothing_is_refused(data, annotated, words):

@@ -230,10 +230,10 @@ def test_parts_together_are_the_copy_that_one_process_makes(data, tmp_path):
 
 def test_parts_do_not_mix_two_copies(data, tmp_path):
     convert_cases(data, tmp_path / "out", classes=["liver"], part=Part(1, 2))
-    with pytest.raises(InputError, match="begun with other labels or data; name another folder"):
+    with pytest.raises(InputError, match=r"begun with other labels or data\. Name another folder"):
         convert_cases(data, tmp_path / "out", part=Part(2, 2))
     with pytest.raises(InputError, match="parts cannot replace a copy"):
         convert_cases(data, tmp_path / "out", overwrite=True, part=Part(2, 2))
     convert_cases(data, tmp_path / "out", classes=["liver"], part=Part(2, 2))
-    with pytest.raises(InputError, match="begun with other labels or data; name another folder"):
+    with pytest.raises(InputError, match=r"begun with other labels or data\. Name another folder"):
         convert_cases(data, tmp_path / "out", part=Part(2, 2))

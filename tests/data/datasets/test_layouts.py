@@ -171,20 +171,20 @@ BROKEN = {
         lambda root: text(root / "dataset.json", {"labels": {}}),
         r'dataset\.json: it has no list "train.*Add',
     ),
-    "msd names": (msd, lambda root: text(root / "dataset.json", {"training": ENTRIES}), r"correct .*dataset\.json"),
-    "msd file": (msd, without("imagesTr/a.nii.gz"), r"dataset\.json names .*imagesTr/a\.nii\.gz, which does not.*add"),
-    "outside": (start_datalist, entry(image="../a.nii.gz"), r"datalist\.json names \.\./a\.nii\.gz, .*outside.*move"),
-    "absolute": (start_datalist, entry(label="/etc/passwd"), r"datalist\.json names /etc/passwd, .*outside.*move"),
-    "format": (start_datalist, entry(image="b.txt"), r"datalist\.json names b\.txt, .*no supported format.*convert"),
-    "no label": (start_datalist, entry(label=None), r"datalist\.json gives no label for a\.nii\.gz; add"),
-    "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json names a, which does not exist.*correct"),
-    "image": (start_datalist, entry(image={"a": 1}), r"datalist\.json has \{.*one file's path.*correct"),
-    "id": (start_datalist, entry(id="../../x"), r"id '\.\./\.\./x', which cannot be part of.*choose"),
+    "msd names": (msd, lambda root: text(root / "dataset.json", {"training": ENTRIES}), r"dataset\.json: .*Write them as"),
+    "msd file": (msd, without("imagesTr/a.nii.gz"), r"dataset\.json: it names .*imagesTr/a\.nii\.gz, .*add the file"),
+    "outside": (start_datalist, entry(image="../a.nii.gz"), r"datalist\.json: it names \.\./a\.nii\.gz, .*outside.*Move"),
+    "absolute": (start_datalist, entry(label="/etc/passwd"), r"datalist\.json: it names /etc/passwd, .*outside.*Move"),
+    "format": (start_datalist, entry(image="b.txt"), r"datalist\.json: it names b\.txt, .*no supported format.*Convert"),
+    "no label": (start_datalist, entry(label=None), r"datalist\.json: it gives no label for a\.nii\.gz\. Add"),
+    "channels": (start_datalist, entry(image=["a", "b"]), r"datalist\.json: it names a, which does not exist.*Correct"),
+    "image": (start_datalist, entry(image={"a": 1}), r"datalist\.json: it has \{.*path of one file.*Correct"),
+    "id": (start_datalist, entry(id="../../x"), r"id '\.\./\.\./x' cannot be part of.*Choose"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_data_set_is_told_with_the_file_and_the_mend(tmp_path, case):
+def test_a_broken_data_set_is_refused_with_the_file_and_the_fix(tmp_path, case):
     make, damage, sentence = BROKEN[case]
     make(tmp_path)
     damage(tmp_path)

@@ -62,12 +62,12 @@ def test_the_images_are_plain_and_contrast(data):
 
 
 def test_both_are_needed(data):
-    with pytest.raises(InputError, match="takes contrast or both"):
+    with pytest.raises(InputError, match="contrast and both exclude each other"):
         find_cases(data, "segrap:contrast,both")
-    with pytest.raises(InputError, match=r"fills SAM's channels with image and image_contrast; leave out channels"):
+    with pytest.raises(InputError, match=r"image and image_contrast fill SAM's channels. Leave out channels"):
         TrainingData(data, "segrap:both", channels="adjacent")
     (case(data) / "image_contrast.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"segrap_0000 has no image_contrast\.nii\.gz; add it"):
+    with pytest.raises(InputError, match=r"segrap_0000 : it has no image_contrast\.nii\.gz\. Add it"):
         find_cases(data, "segrap:both")
 
 
