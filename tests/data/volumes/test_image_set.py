@@ -67,7 +67,7 @@ def test_both_are_needed(data):
     with pytest.raises(InputError, match=r"image and image_contrast fill SAM's channels. Leave out channels"):
         TrainingData(data, "segrap:both", channels="adjacent")
     (case(data) / "image_contrast.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"segrap_0000 : it has no image_contrast\.nii\.gz\. Add it"):
+    with pytest.raises(InputError, match=r"segrap_0000: it has no image_contrast\.nii\.gz\. Add it"):
         find_cases(data, "segrap:both")
 
 
