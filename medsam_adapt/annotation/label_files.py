@@ -157,6 +157,7 @@ class LabelFiles:
         path = self.dicom_seg(drawing.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         kinds = {drawing.authors[number - 1].kind for number in np.unique(drawing.drawn_by).tolist() if number}
+        drawn: Literal["by a model", "by people", "by both"]
         drawn = "by a model" if kinds == {"model"} else "by people" if "model" not in kinds else "by both"
         segmentation = Segmentation(label, list(classes.values()), list(classes), drawn=drawn)
         dicom_seg = get_format("dicom-seg")

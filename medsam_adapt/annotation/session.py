@@ -17,6 +17,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.folder_lock import FolderLock
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_cases, recognised_layout
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.io import PICTURES, read_volume
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE
 from medsam_adapt.prediction.inputs import find_inputs
@@ -253,7 +254,7 @@ def open_session(
         known: label id -> name that a model knows.
 
     Raises:
-        InputError: no scans, no classes, classes that contradict an earlier session.
+        InputError: no scans, several images of a case, no classes, classes that contradict an earlier session.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: it is not a folder. Give a folder of scans.")
@@ -270,17 +271,31 @@ def open_session(
 
 def _scans_in(folder: Path, series: str | None) -> tuple[list[Scan], dict[int, str]]:
     """The scans, and the classes of labels that came with them."""
-    found = find_inputs(folder, series=series).volumes
-    scans = {id: Scan(id, path, series=series if path.is_dir() else None) for id, path in found.items()}
-    if pictures := [path for path in found.values() if path.suffix.lower() in PICTURES]:
+    found = find_inputs(folder, images=None, series=series).volumes
+    volumes = {id: _one_image(folder, image) for id, image in found.items()}
+    scans = {id: Scan(id, path, series=series if path.is_dir() else None) for id, path in volumes.items()}
+    if pictures := [path for path in volumes.values() if path.suffix.lower() in PICTURES]:
         raise InputError(f"{pictures[0]}: it is a picture, and annotate draws on volumes. Give a folder of volumes.")
     classes: dict[int, str] = {}
     if recognised_layout(folder):
         cases = find_cases(folder, need_labels=False, series=series)
         if cases.coding == EXCLUSIVE:
             classes = cases.classes
-            scans |= {each.id: Scan(each.id, each.image, each.label, each.series) for each in cases.cases if each.label}
+            labelled = [each for each in cases.cases if each.label]
+            scans |= {
+                each.id: Scan(each.id, _one_image(folder, each.image), each.label, each.series) for each in labelled
+            }
     return [scans[id] for id in sorted(scans)], classes
+
+
+def _one_image(folder: Path, image: ImageSource) -> Path:
+    """The image of a case; raises InputError where it has several."""
+    if isinstance(image, ImageSet):
+        raise InputError(
+            f"{folder}: a case has {len(image.names)} images ({', '.join(image.names)}), and annotate draws on one. "
+            "Give a folder with one image of each case."
+        )
+    return image
 
 
 def _merged(

@@ -129,9 +129,9 @@ class Interactive:
         """The slice on which a box in space is drawn: the one that is shown, one with points, or the middle one."""
         shown = params.get("slice")
         if isinstance(shown, int) and not self.follows:
-            centre = [(length - 1) / 2 for length in drawing.header.shape[:2]]
+            x, y = ((length - 1) / 2 for length in drawing.header.shape[:2])
             if 0 <= shown < drawing.header.shape[2]:
-                there = Prompt(label=_DRAWN, units="voxel", points=(Point(at=(*centre, shown)),))
+                there = Prompt(label=_DRAWN, units="voxel", points=(Point(at=(x, y, shown)),))
                 (index,) = _on_slices(there, drawing, axis)
                 if index in inside:
                     return index

@@ -14,7 +14,7 @@ import re
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -43,7 +43,7 @@ class Cluster:
         """How many workers there are now."""
         return len(self._client.nthreads())
 
-    def run(self, job: Job[Item, Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    def run(self, job: Job[Item, Result], items: Iterable[Item]) -> Generator[tuple[Item, Result], None, None]:
         """Items and their results, in the order in which they are done.
 
         Args:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -32,7 +32,7 @@ class _Process:
 
 def run_in_processes(
     count: int, job: StreamJob[Item, Result], items: Iterable[Item], progress: Progress | None = None
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Items and their results, in the order in which they are done.
 
     Args:

@@ -232,9 +232,11 @@ class SliceLogits:
         from monai.inferers import sliding_window_inference  # only here, since it is slow to import
 
         height, width = (max(side, size) for side in self.plan.resized)
-        return sliding_window_inference(
+        logits = sliding_window_inference(
             images[..., :height, :width], size, _TILES_AT_ONCE, self.segmenter, overlap=0.5, mode="gaussian"
         )
+        assert isinstance(logits, Tensor)  # as what the segmenter gives
+        return logits
 
     def _prompted(self, images: Tensor, indices: np.ndarray, flip: Sequence[int]) -> Tensor:
         """(n, C + 1, S, S): background 0, and each structure's logits on the slices where it has a prompt.

@@ -81,7 +81,8 @@ class Attention(nn.Module):
         query, key, value = qkv.chunk(3, dim=-1)
         if self.shrinks:
             query, rows, columns, height, width = halved(query), rows // 2, columns // 2, height // 2, width // 2
-        mixed = F.scaled_dot_product_attention(*(self._by_heads(each) for each in (query, key, value)))
+        query, key, value = (self._by_heads(each) for each in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value)
         result = self.proj(mixed.transpose(1, 2).flatten(2))
         grid = result.reshape(-1, down, across, rows, columns, result.shape[2]).transpose(2, 3)
         return grid.reshape(-1, down * rows, across * columns, result.shape[2])[:, :height, :width]

@@ -105,9 +105,15 @@ def _encoder(sizes: Variant, image_size: int) -> nn.Module:
     if sizes.encoder == "tiny_vit":
         return TinyViT(image_size, sizes.prompt_dim, stem_shrinks=sizes.patch_size == 16)
     if sizes.encoder == "hiera":
-        wide = sizes.embed_dim, sizes.num_heads
-        rest = sizes.depths, sizes.global_attention, sizes.position_grid, sizes.prompt_dim
-        return Hiera(image_size, *wide, *rest)
+        return Hiera(
+            image_size,
+            embed_dim=sizes.embed_dim,
+            num_heads=sizes.num_heads,
+            depths=sizes.depths,
+            global_attention=sizes.global_attention,
+            position_grid=sizes.position_grid,
+            out_chans=sizes.prompt_dim,
+        )
     return plain_encoder(sizes, image_size)
 
 

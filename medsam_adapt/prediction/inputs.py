@@ -39,7 +39,7 @@ def find_inputs(
     source: Path,
     layout: str = "auto",
     known_layout: str = "",
-    images: Sequence[str] = (),
+    images: Sequence[str] | None = (),
     series: str | None = None,
     classes: Sequence[str] = (),
     may_lack: bool = False,
@@ -50,7 +50,8 @@ def find_inputs(
         source: a volume, a DICOM folder, a folder of either, a data set's folder, or the JSON file of a datalist.
         layout: a layout's name, with a choice where it has one; "auto" recognises it.
         known_layout: of the run's training data; its choice, as in "segrap:contrast", holds for the same layout here.
-        images: names of the images of a case that the run takes together; none for one.
+        images: names of the images of a case that the run takes together; none for one. None to take whatever
+            images the cases of a layout have.
         series: number, UID or description of the DICOM series wanted.
         classes: names of what the run segments: files of these names beside others are masks.
         may_lack: whether an image of a case may be missing.
@@ -75,7 +76,9 @@ def find_inputs(
     folders = [path for path in files if path.is_dir()]
     alone = sorted({*files} - {*folders}) if folders else files
     names = {path: path.name[: -len(suffix_of(path))] for path in alone}  # `volume_stem` would ask the disk again
-    names |= {path: case_id for case_id, path in cases.items()} or {path: volume_stem(path) for path in folders}
+    names |= {path: case_id for case_id, path in cases.items() if isinstance(path, Path)} or {
+        path: volume_stem(path) for path in folders
+    }
     if not names:
         raise InputError(_no_volume(source))
     kept, labels = _apart(names, {*alone}, {class_key(name) for name in classes})
@@ -100,7 +103,7 @@ def _recognised(source: Path) -> str:
 
 
 def _of_layout(
-    source: Path, layout: str, known_layout: str, images: Sequence[str], series: str | None, may_lack: bool
+    source: Path, layout: str, known_layout: str, images: Sequence[str] | None, series: str | None, may_lack: bool
 ) -> Inputs:
     name, _, choice = layout.partition(":")
     if not choice and known_layout.partition(":")[0] == name:
@@ -112,7 +115,7 @@ def _of_layout(
         volumes, notes = dict(found.volumes), found.notes
     else:
         layout, listed = find_images(source, layout, series)
-        volumes, notes = _in_order(source, listed, images)
+        volumes, notes = (listed, ()) if images is None else _in_order(source, listed, images)
     count = f"{len(volumes)} case{'s' * (len(volumes) > 1)}" if images else _images(len(volumes))
     return Inputs(volumes, (f"{source} looks like the layout '{layout}': {count} to segment.", *notes))
 

@@ -181,8 +181,8 @@ def plan_cases(
     wanted = []
     for name, paths in paths_of.items():
         existing = [path for path in paths.values() if path.name in there]
-        known = recorded is None or name in recorded
-        if skip_existing and known and all(there.get(path.name) for path in paths.values()):
+        is_recorded = recorded is None or name in recorded
+        if skip_existing and is_recorded and all(there.get(path.name) for path in paths.values()):
             plan.skipped.append(name)
         elif existing and not (overwrite or skip_existing):
             refused.append(

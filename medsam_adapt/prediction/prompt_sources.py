@@ -107,8 +107,9 @@ class PromptOptions:
 
     def absolute(self) -> PromptOptions:
         """The same with absolute paths."""
-        paths = (None if path is None else path.absolute() for path in (self.file, self.from_run, self.from_labels))
-        return PromptOptions(*paths, propagate=self.propagate)
+        places = self.file, self.from_run, self.from_labels
+        file, from_run, from_labels = (None if path is None else path.absolute() for path in places)
+        return PromptOptions(file, from_run, from_labels, self.propagate)
 
     def reference_of_each(self, record: RunRecord, device: str, batch_size: int | None) -> ReferenceOf | None:
         """As `reference`, for cases that are not known beforehand: the label of each is looked for when it comes."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -35,6 +35,8 @@ RUN_FILE, SPLIT_FILE = "run.json", "splits.json"
 COST_FILE = "training.json"
 MODEL_FILE, ADAPTER_FOLDER, STATE_FILE, LOG_FOLDER = "models/model.pt", "models/adapter", "state.pt", "logs"
 PREVIOUS_STATE_FILE = "state.previous.pt"
+
+Folder = TypeVar("Folder", bound=str | Path)
 
 _SAME_TASK = {  # what runs that segment together have in common, in words
     "class_names": "classes",
@@ -212,14 +214,14 @@ def read_cost(folder: str | Path) -> CostRecord | None:
     return read_record(path, CostRecord, "Restore it, or remove it to do without.") if path.is_file() else None
 
 
-def read_runs(folders: Sequence[str | Path]) -> dict[str | Path, RunRecord]:
+def read_runs(folders: Sequence[Folder]) -> dict[Folder, RunRecord]:
     """The records of runs that segment together, by folder.
 
     Raises:
         InputError: as `read_run` and `require_trained`; a run given twice, or runs that differ in their classes, in
             what their classes may do, in their slicing direction or in their prompts.
     """
-    records: dict[str | Path, RunRecord] = {}
+    records: dict[Folder, RunRecord] = {}
     for folder in folders:
         if any(Path(folder).resolve() == Path(other).resolve() for other in records):
             raise InputError(f"{folder}: it is given twice. Name each run once.")

@@ -139,7 +139,8 @@ def measure(flow: ConfigWorkflow) -> StepTimes:
     """Time real steps, and a validation on one held-out volume; the workflow's network is changed by it."""
     trainer: Any = flow.trainer
     frozen = flow.parser.get_parsed_content("frozen") if "frozen" in flow.parser else None
-    batches, seconds = iter(trainer.data_loader), []
+    batches = iter(trainer.data_loader)
+    seconds: list[float] = []
     while len(seconds) < _TIMED_STEPS + 2:
         started = time.perf_counter()
         batch = next(batches, None)

@@ -17,7 +17,9 @@ _PARTS = 4  # for each worker, so that those that are fast, or join late, take m
 class Divisible(Protocol):
     """Work on cases that can be done in parts."""
 
-    device: str
+    @property
+    def device(self) -> str:
+        """As the user said."""
 
     @property
     def ids(self) -> Sequence[str]:

@@ -45,8 +45,9 @@ class MaskScoring:
 
     def elsewhere(self) -> MaskScoring:
         """The same for processes with another working folder."""
-        paths = {name: getattr(self, name) for name in ("predictions", "references", "labels", "output")}
-        return replace(self, **{name: None if path is None else path.absolute() for name, path in paths.items()})
+        labels, output = (None if path is None else path.absolute() for path in (self.labels, self.output))
+        predictions, references = self.predictions.absolute(), self.references.absolute()
+        return replace(self, predictions=predictions, references=references, labels=labels, output=output)
 
     def on(self, device: str) -> MaskScoring:
         """The same: no device is used."""
@@ -121,7 +122,7 @@ class MaskScoring:
             raise InputError(
                 f"{self.references}: it has one file for each structure, which names it. Leave out --labels."
             )
-        classes: dict[Label, str] = {label_id: str(label_id) for label_id in ids} if named is None else {**named}
+        classes: dict[Any, str] = {label_id: str(label_id) for label_id in ids} if named is None else dict(named)
         if len(read) == len(self._matched.pairs) and (not classes or not ids):
             raise self._empty()
         check_tolerances(self.tolerance, list(classes.values()))

@@ -109,7 +109,9 @@ def predict(
         outputs=Outputs(format, per_class, itk_snap, probabilities, uncertainty),
         report=path_or_none(report),
         keep_identifiers=keep_identifiers,
-        prompts=PromptOptions(*map(path_or_none, (prompts, prompts_from_run, prompts_from)), propagate=propagate),
+        prompts=PromptOptions(
+            path_or_none(prompts), path_or_none(prompts_from_run), path_or_none(prompts_from), propagate
+        ),
         cleaning={"largest_component": largest_component, "fill_holes": fill_holes, "min_volume_ml": min_volume},
         clean_up=not no_clean_up,
         gpus=_processes(gpus, device, cluster),

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.parts import Part, device_of_process, local_rank
 from medsam_adapt.core.process_pool import run_in_processes
@@ -126,9 +127,9 @@ def _nothing_to_do(
 
 def _merge_parts(options: PredictionOptions, reporter: Reporter) -> None:
     """The report of all parts, if this was the last one."""
-    if options.report is None or options.part is None:
-        return
     whole = options.whole_report
+    if whole is None or options.part is None:
+        return
     if missing := merge_reports(whole, options.part.count):
         left = ", ".join(map(str, missing))
         reporter.note(f"{whole}: written once these parts of {options.part.count} are done: {left}.")
@@ -235,7 +236,7 @@ def _on_cluster(
 def _run(
     workers: _Workers,
     cases: list[PlannedCase],
-    axis: str,
+    axis: Axis,
     log: JsonReport,
     archive: Path | None,
     fail_fast: bool,

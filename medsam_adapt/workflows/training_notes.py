@@ -148,7 +148,8 @@ class Display:
             validator.add_event_handler(Events.COMPLETED, self._validated, trainer)
 
     def _step(self, trainer: Engine) -> None:
-        loss = float(trainer.state.output[0]["loss"])
+        output: Any = trainer.state.output  # whatever the step function returns; Ignite has it as a number
+        loss = float(output[0]["loss"])
         self.losses.append(loss)
         completed = trainer.state.iteration if self.budget is None else self.budget.part
         self.progress.update(completed=completed, detail=f"epoch {trainer.state.epoch} loss {loss:.4f}")

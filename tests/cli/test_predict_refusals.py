@@ -39,7 +39,8 @@ def test_outputs_that_exist_are_kept_skipped_or_replaced(made, tmp_path, capsys)
     assert call(capsys, *arguments, "--overwrite")[0] == 0
     assert nib.load(out / "case_1_seg.nii.gz").shape == SHAPE
     error = refused(capsys, *arguments, "--overwrite", "--skip-existing")
-    assert "--overwrite" in error and "--skip-existing" in error
+    assert "--overwrite" in error
+    assert "--skip-existing" in error
 
 
 def damaged(path, how):

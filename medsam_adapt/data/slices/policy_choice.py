@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -71,7 +72,8 @@ def _choose(
 ) -> tuple[IntensityPolicy, str]:
     """The policy of one image of the cases, number ``index`` of several, and its reason."""
     name = of_layout if setting == "auto" else setting
-    if setting == "auto" and name == "picture" and any(is_dark_16_bit(case.image) for case in sample):
+    pictures = [case.image for case in sample if isinstance(case.image, Path)] if name == "picture" else []
+    if setting == "auto" and any(map(is_dark_16_bit, pictures)):
         name = "percentile"  # shown as a viewer does, they are all but black
     unstated = [] if all(stated) else [case for case in sample if not headers[case.id].modalities[index or 0]]
     policy = choose_policy(name, _voxels(unstated, index), stated)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medsam_adapt.config import Intensity
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, LabelSource
 
@@ -92,5 +91,5 @@ class CaseList:
     classes: dict[int, str]
     unused: dict[int, str] = field(default_factory=dict)
     coding: LabelCoding = EXCLUSIVE
-    intensity: Intensity = "auto"
+    intensity: str = "auto"
     images: tuple[str, ...] = ()

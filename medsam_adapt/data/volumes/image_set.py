@@ -87,11 +87,16 @@ def as_source(image: str | Path | ImageSet | Sequence[str | Path]) -> ImageSourc
         return Path(image)
     if isinstance(image, ImageSet):
         return image
-    files = tuple(Path(path) if str(path) else None for path in image)
+    return as_set(image)
+
+
+def as_set(images: Sequence[str | Path]) -> ImageSet:
+    """The images of a case, called by their number; one path is a file of as many images as it holds."""
+    files = tuple(Path(path) if str(path) else None for path in images)
     if not any(files):
         raise InputError("images: the list is empty. Give the paths of the images of a case.")
     names = tuple(f"image {number}" for number in range(1, len(files) + 1)) if len(files) > 1 else ()
-    return ImageSet(names, files)  # one file: of as many images as it holds
+    return ImageSet(names, files)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
-from medsam_adapt.data.volumes.image_set import ImageSet, as_source
+from medsam_adapt.data.volumes.image_set import ImageSet, as_set
 from medsam_adapt.data.volumes.io import FORMATS, PICTURES, VolumeHeader, read_volume
 
 
@@ -42,7 +42,7 @@ class VolumeReader(ImageReader):
         if len(paths) == 1 and len(self.suv) == 1:
             return read_volume(paths[0], suv=self.suv)
         names = tuple(f"image {number}" for number in range(1, max(len(self.suv), len(paths)) + 1))
-        return read_volume(ImageSet(names, as_source(paths).files), suv=self.suv)
+        return read_volume(ImageSet(names, as_set(paths).files), suv=self.suv)
 
     def get_data(self, img: tuple[np.ndarray, VolumeHeader]) -> tuple[np.ndarray, dict]:
         voxels, header = img
@@ -68,6 +68,7 @@ def volume_loader(keys: KeysCollection, suv: Sequence[bool] = (False,)) -> LoadI
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
-            return LoadImaged(keys, VolumeReader(suv), image_only=True)
+            # MONAI documents instances of readers, and its annotation has their classes alone
+            return LoadImaged(keys, VolumeReader(suv), image_only=True)  # type: ignore[arg-type]
     finally:
         logger.disabled = before

@@ -141,7 +141,9 @@ def test_every_kind_of_mask_gives_its_numbers(tmp_path, picture, numbers):
 
 
 def test_a_mask_in_real_colours_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"is in colour, and a label is one number per pixel\. Save it in grey levels\."):
+    with pytest.raises(
+        InputError, match=r"is in colour, and a label is one number per pixel\. Save it in grey levels\."
+    ):
         io.read_label(save(tmp_path / "a.png", COLOURS))
 
 

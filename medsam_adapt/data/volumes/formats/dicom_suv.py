@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SMALLEST_DOSE = 1e5  # Bq; less is injected into nobody, and is a dose in MBq or mCi
 _LONGEST_DELAY = timedelta(days=30)
 _PHILIPS = (0x7053, "Philips PET Private Group")
-_TAGS = [
+_TAGS: tuple[str | tuple[int, int], ...] = (
     *(
         "Units",
         "SUVType",
@@ -38,7 +38,7 @@ _TAGS = [
     ),
     *("SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime"),
     *((0x7053, 0x0010), (0x7053, 0x1000), (0x7053, 0x1009)),
-]
+)
 
 
 def suv_factor(header: SeriesHeader) -> float:
@@ -68,8 +68,10 @@ class _MissingError(ValueError):
 
 def _read(path: Path) -> Dataset:
     import pydicom
+    from pydicom.tag import Tag
 
-    return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+    tags = [Tag(tag) for tag in _TAGS]
+    return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
 
 
 def _factor(datasets: list[Dataset]) -> float:
