@@ -25,8 +25,9 @@ def create_full_app(
     """The application of `create_app` with all further endpoints; the other arguments are its.
 
     Args:
-        session, token, proposals, hosts, origins: as for `create_app`.
+        session, token, proposals: as for `create_app`.
         rounds: trains, ranks and proposes in the background.
+        hosts, origins: as for `create_app`.
     """
     app = create_app(session, token, proposals, hosts, origins, (round_routes.router, monai_label.router))
     app.state.rounds = rounds

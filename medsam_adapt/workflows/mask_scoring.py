@@ -143,4 +143,7 @@ class MaskScoring:
         return summary
 
     def _empty(self) -> InputError:
-        return InputError(f"{self.predictions} and {self.references} hold no labelled voxel: nothing can be scored.")
+        return InputError(
+            f"{self.predictions}: neither these masks nor those of {self.references} have a labelled voxel. Give "
+            "masks with labels."
+        )

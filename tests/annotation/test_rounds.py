@@ -82,7 +82,7 @@ def test_a_round_trains_ranks_and_proposes(session, made_rounds):
     for scan in ("scan_0", "scan_2"):
         label(session, scan)
     assert rounds.train().status == "training"
-    with pytest.raises(InputError, match="A round is in progress"):
+    with pytest.raises(InputError, match="a round is in progress"):
         rounds.rank()
     progress = ended(rounds)
     assert (progress.status, progress.message) == ("done", "")
@@ -201,7 +201,7 @@ def test_the_endpoints_of_the_page(session, made_rounds, monkeypatch):
         assert anyone.post("/api/round/training", json={"minutes": 1}).json()["status"] == "training"
         refused = anyone.post("/api/round/training", json={})
         assert refused.status_code == 422
-        assert "A round is in progress" in refused.json()["detail"]
+        assert "a round is in progress" in refused.json()["detail"]
         assert anyone.post(f"/monai/{TOKEN}/train/medsam_adapt", json={}).status_code == 429
         running = anyone.get(f"/monai/{TOKEN}/train/?check_if_running=true")
         assert (running.status_code, running.json()["status"]) == (200, "RUNNING")

@@ -97,7 +97,7 @@ def reported(capsys, command, tmp_path, run, *options):
             "data/b: it holds 2 series: series 3 (CT, 6 slices), series 7 (MR, 6 slices). Choose one with --series",
         ),
         (cut, "data/b: it holds a truncated or damaged DICOM file, number 2 of its files by name"),
-        (other_grid, "data/b/label.nii.gz lies up to 5 mm from its image b. Resample the label"),
+        (other_grid, "data/b/label.nii.gz: it lies up to 5 mm from its image b. Resample the label"),
     ],
 )
 def test_dicom_that_cannot_be(data, run, tmp_path, capsys, spoil, words, command):

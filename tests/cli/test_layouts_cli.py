@@ -52,7 +52,7 @@ def test_the_whole_path(tmp_path, capsys, monkeypatch, sample):
     split = split_cases(found.cases, seed=0)
     assert (len(split.train), len(split.held_out)) == (2, 1)
     if sample not in ("image2d", "segrap"):  # colours and masks are what pictures may stumble over
-        monkeypatch.setattr("medsam_adapt.evaluation.evaluator.save_pictures", lambda *arguments: None)
+        monkeypatch.setattr("medsam_adapt.evaluation.write_scores.save_pictures", lambda *arguments: None)
     run, masks = tmp_path / "run", tmp_path / "masks"
     classes = list(check.classes.values())[:3]
     options = ["--bundle", "decoder", "--classes", ",".join(classes), *SMALL]
@@ -72,7 +72,7 @@ def test_the_whole_path(tmp_path, capsys, monkeypatch, sample):
 @pytest.mark.parametrize("bundle", ["blosam", "lora", "detail"])
 @pytest.mark.parametrize("prompt", ["none", "box"])
 def test_overlapping_classes_with_and_without_prompts(tmp_path, capsys, monkeypatch, bundle, prompt):
-    monkeypatch.setattr("medsam_adapt.evaluation.evaluator.save_pictures", lambda *arguments: None)
+    monkeypatch.setattr("medsam_adapt.evaluation.write_scores.save_pictures", lambda *arguments: None)
     samples.nnunet_regions(tmp_path / "data")
     run = tmp_path / "run"
     options = ["--bundle", bundle, "--prompt", prompt, *SMALL, *["--set", "order=first"] * (bundle == "blosam")]
@@ -93,7 +93,7 @@ def test_overlapping_classes_with_and_without_prompts(tmp_path, capsys, monkeypa
     [("adaptformer", "none"), ("infosam", "none"), ("infosam", "box"), ("samcobot", "none"), ("samparser", "none")],
 )
 def test_the_other_methods_train_on_overlapping_organs(tmp_path, capsys, monkeypatch, bundle, prompt):
-    monkeypatch.setattr("medsam_adapt.evaluation.evaluator.save_pictures", lambda *arguments: None)
+    monkeypatch.setattr("medsam_adapt.evaluation.write_scores.save_pictures", lambda *arguments: None)
     monkeypatch.setitem(VARIANTS, "vit_nano", replace(VARIANTS["vit_nano"], depth=3))  # InfoSAM adapts inner blocks
     samples.segrap_maps(tmp_path / "data")
     run, organs = tmp_path / "run", ["Brain", "BrainStem", "Hippocampus_L"]

@@ -58,7 +58,7 @@ def test_a_volume_that_cannot_be_read_stops_no_other(made, expected, tmp_path, c
 
 def test_processes_that_cannot_be_are_refused(made, tmp_path, capsys):
     words = [made / "run", "-i", made / "scans", "-o", tmp_path / "masks"]
-    assert "--gpus and --cluster exclude each other" in refused(capsys, *words, "--gpus", "2", "--cluster", "local:2")
+    assert "--cluster: it excludes --gpus" in refused(capsys, *words, "--gpus", "2", "--cluster", "local:2")
     assert "it is no address" in refused(capsys, *words, "--cluster", "somewhere")
     assert not (tmp_path / "masks").exists()
     assert contents(tmp_path) == {}

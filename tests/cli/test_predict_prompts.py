@@ -46,7 +46,7 @@ def test_prompts_from_labels_are_matched_by_name_and_said_loudly(made, labels, t
     nib.save(nib.Nifti1Image(blocks()[:5], np.eye(4)), labels / "case_3_seg.nii.gz")
     err = refused(capsys, *arguments[:-1], labels, "--overwrite")
     assert "has no label for case_2" in err
-    assert "case_3_seg.nii.gz has 5 × 18 × 4 voxels" in err
+    assert "case_3_seg.nii.gz: it has 5 × 18 × 4 voxels" in err
 
 
 def test_prompts_from_a_file(made, tmp_path, capsys):

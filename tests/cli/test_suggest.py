@@ -121,9 +121,9 @@ def test_a_data_set_that_is_gone_is_noted(made, capsys):
     [
         (["scans"], "the only argument"),
         (["box", "scans"], "trained with a box prompt"),
-        (["run", "nowhere"], "nowhere does not exist"),
-        (["nowhere", "scans"], "nowhere is not a run"),
-        (["run", "scans", "--data", "scans"], "looks|no folder|none of the run's cases"),
+        (["run", "nowhere"], "nowhere: it does not exist"),
+        (["nowhere", "scans"], "nowhere: it is not a run"),
+        (["run", "scans", "--data", "scans"], "layout folder needs this folder"),
         (["run", "overlapping", "scans"], "cannot segment together"),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_kill_of_one_process_ends_all_and_the_run_goes_on(phantoms, tmp_path, 
     os.kill(ranks[1], signal.SIGKILL)
     _, err = training.communicate(timeout=300)
     assert training.returncode == 1
-    reported = "the process of rank 1 (of 2, counted from 0) was ended by SIGKILL (possibly out of memory)"
+    reported = "the process of rank 1 (of 2, counted from 0): it was ended by SIGKILL (possibly out of memory)"
     assert reported in err.decode()
     assert "Traceback" not in err.decode()
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())

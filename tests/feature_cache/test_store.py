@@ -88,7 +88,7 @@ def test_a_damaged_store_is_told(tmp_path):
     folder = features_folder(tmp_path, KEY)
     store_features(folder, 7, 3, compute, torch.float32, lambda _: None)
     (folder / "features.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(RunError, match=f"^{folder} is damaged .*cache clear"):
+    with pytest.raises(RunError, match=f"^{folder}: it is damaged .*cache clear"):
         store_features(folder, 7, 3, compute, torch.float32, lambda _: None)
 
 

@@ -54,7 +54,7 @@ def test_what_the_hub_has_not_or_refuses_is_a_sentence(run, server, tmp_path):
     with pytest.raises(InputError, match="has no revision 'v9'"):
         pull(place_of("hf://owner/other@v9"), tmp_path / "pulled")
     server.repositories["owner/large"] = dict.fromkeys(FILES, b"") | {"run.json": b" " * ((4 << 20) + 1)}
-    with pytest.raises(InputError, match=r"run.json of hf://owner/large has 4,194,305 bytes"):
+    with pytest.raises(InputError, match=r"run.json of hf://owner/large: it has 4,194,305 bytes"):
         pull(place_of("hf://owner/large"), tmp_path / "pulled")
     assert not any("resolve" in asked for asked in server.asked)  # nothing was fetched to find that out
     with pytest.raises(InputError, match=r'"license" is odd.*Use another --license'):
@@ -63,9 +63,9 @@ def test_what_the_hub_has_not_or_refuses_is_a_sentence(run, server, tmp_path):
     with pytest.raises(RunError, match="the answer did not come from the hub"):
         pull(place_of("hf://owner/other"), tmp_path / "pulled")
     server.answers, server.refuses = None, True
-    with pytest.raises(RunError, match=r"refused .* \(status 403\): log in"):
+    with pytest.raises(RunError, match=r"refused .* \(status 403\)\. Log in"):
         push(run, place_of("hf://owner/new"))  # which is there by now
-    with pytest.raises((RunError, InputError), match="log in"):
+    with pytest.raises((RunError, InputError), match="Log in"):
         push(run, place_of("hf://owner/newer"))
 
 

@@ -86,8 +86,8 @@ def test_prompts_are_followed_from_slice_to_slice(scan):
     [
         (["sam_nano"], "sam_nano: weights segment what prompts point at. Give --prompts FILE."),
         (["sam_nano", "sam_nano", "--prompts", "p.json"], "weights segment alone"),
-        (["medsam_vit_b", "--prompts", "p.json"], "medsam_vit_b are not on this machine"),
-        (["lite_medsan", "--prompts", "p.json"], "lite_medsan is not a run"),
+        (["medsam_vit_b", "--prompts", "p.json"], "medsam_vit_b: these weights are not on this machine"),
+        (["lite_medsan", "--prompts", "p.json"], "lite_medsan: it is not a run"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(arguments, message, scan, tmp_path, capsys, monkeypatch):

@@ -37,5 +37,5 @@ def test_adaptformer_is_the_plain_adapter_of_the_reference(block, dtype):
 
 
 def test_an_impossible_bottleneck_is_refused():
-    with pytest.raises(InputError, match="bottleneck 0 is impossible"):
+    with pytest.raises(InputError, match="bottleneck: AdaptFormer cannot have 0"):
         AdaptFormerMLP(MLPBlock(8, 8), 8, bottleneck=0)

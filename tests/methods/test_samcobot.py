@@ -238,8 +238,8 @@ def test_another_adapter_has_one_group():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: CobotLoRA(rank=6), "multiple of 4, not 6: use 4 or 8 instead"),
-        (lambda: CobotAdaptFormer(bottleneck=3), "multiple of 4, not 3: use 4 or 8 instead"),
+        (lambda: CobotLoRA(rank=6), "multiple of 4, not 6. Use 4 or 8"),
+        (lambda: CobotAdaptFormer(bottleneck=3), "multiple of 4, not 3. Use 4 or 8"),
         (lambda: HypercomplexLinear(4, 5, bias=False), "multiple of 4, not 5"),
         (lambda: CobotLoRA(head_init="random"), "head_init: there is no 'random'. Use one of identity, orthogonal"),
     ],

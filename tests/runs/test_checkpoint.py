@@ -48,7 +48,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(run, damage
     assert len(problems) == 1
     assert problems[0].startswith(f"{run / 'state.pt'}: it is damaged")
     emptied(run / "state.previous.pt")
-    with pytest.raises(InputError, match=r"state\.pt is damaged .*state\.previous\.pt is damaged .*--overwrite"):
+    with pytest.raises(
+        InputError, match=r"state\.pt: it is damaged .*state\.previous\.pt: it is damaged .*--overwrite"
+    ):
         read_checkpoint(run)
 
 

@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same(unfi
     (unfinished / "state.pt").write_bytes(b"damaged")
     code, _, _ = call(capsys, "--resume", "--output", unfinished, "--device", "cpu")
     assert code == 0
-    assert f"{unfinished / 'state.pt'} is damaged" in caplog.text
+    assert f"{unfinished / 'state.pt'}: it is damaged" in caplog.text
     assert differences(unfinished, whole) == []
 
 

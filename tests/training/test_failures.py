@@ -96,9 +96,9 @@ def test_a_signal_ends_a_training_with_a_checkpoint(whole, phantoms, tmp_path, c
 def test_a_signal_within_a_validation_loses_nothing(whole, phantoms, tmp_path, capsys, monkeypatch):
     run, update = tmp_path / "run", VolumeScores.update
 
-    def signalled(scores, output):
+    def signalled(scores, *arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        update(scores, output)
+        update(scores, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(VolumeScores, "update", signalled)
@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_a_number(phantoms, tmp_path, capsys, monkeypatch):
     arguments = ["--data", phantoms, *SMALL, "--set", "save_minutes=0", "--output", run]
     code, _, err = call(capsys, *arguments)
     assert code == 1
-    assert "error: the loss became inf in epoch 1, step 3 (case phantom_0" in err
+    assert "the loss became inf in epoch 1, step 3 (case phantom_0" in err
     assert "slice" in err
     state, problems = read_checkpoint(run)
     assert (state["iteration"], problems) == (2, [])
@@ -309,7 +309,7 @@ def test_weights_that_are_not_numbers_are_not_kept(phantoms, tmp_path, capsys, m
     monkeypatch.setattr(SegmentationLoss, "forward", endless_slope)
     code, _, err = call(capsys, "--data", phantoms, *SMALL, "--set", "save_minutes=0", "--output", run)
     assert code == 1
-    assert "error: the weights are no longer finite after epoch 1, step 3 (case phantom_0" in err
+    assert "the weights are no longer finite after epoch 1, step 3 (case phantom_0" in err
     state, problems = read_checkpoint(run)
     assert (state["iteration"], problems) == (2, [])
 
@@ -323,7 +323,7 @@ def test_two_trainings_of_one_folder(whole, phantoms, tmp_path, capsys):
         for arguments in (["--resume"], ["--data", phantoms, *SMALL, "--overwrite"]):
             code, _, err = call(capsys, *arguments, "--output", run)
             assert code == 2
-            assert f"{run} is being trained by process {other.pid} on" in err
+            assert f"{run}: it is being trained by process {other.pid} on" in err
     finally:
         other.kill()
         other.wait()

@@ -155,9 +155,9 @@ def test_levels_of_a_tensor_are_those_of_the_array(policy, volume):
 
 
 def test_a_volume_of_another_number_of_images_is_refused():
-    with pytest.raises(InputError, match="the volume has 1 image a voxel and the run takes 2 together"):
+    with pytest.raises(InputError, match="the volume has 1 image per voxel and the run takes 2 together"):
         PAIR.apply(CT)
-    with pytest.raises(InputError, match="has 3 images a voxel"):
+    with pytest.raises(InputError, match="has 3 images per voxel"):
         PAIR.apply(np.stack([CT, CT, CT], axis=-1))
 
 

@@ -37,5 +37,5 @@ def test_files_that_are_none_are_told(tmp_path):
         StoredArray(tmp_path / "f.npy")
     stored = StoredArray(tmp_path / "a.npy")
     (tmp_path / "a.npy").unlink()
-    with pytest.raises(RunError, match=r"a\.npy can no longer be read .*cache clear.*--resume"):
+    with pytest.raises(RunError, match=r"a\.npy: it can no longer be read .*cache clear.*--resume"):
         stored[1]

@@ -76,7 +76,7 @@ def test_a_saved_split_is_used_and_a_wrong_one_refused(data_of, tmp_path):
     assert (data.split.train, [volume["id"] for volume in data.volumes()]) == (("c0", "c3"), ["c1"])
     assert {case for case, _ in places(data.samples())} == {"c0", "c3"}
     save_split(tmp_path / "s.json", Split(("c0", "zzz"), ()), 0)
-    with pytest.raises(InputError, match=r"s\.json names the case zzz, which .*data does not have"):
+    with pytest.raises(InputError, match=r"s\.json: it names the case zzz, which .*data does not have"):
         data_of(split_file=tmp_path / "s.json")
 
 
@@ -127,7 +127,7 @@ def test_classes_without_a_training_voxel_are_absent(data_of):
 
 def test_classes_that_only_held_out_volumes_hold_cannot_be_trained(data_of, tmp_path):
     save_split(tmp_path / "s.json", Split(("c0", "c1"), ("c2",)), 0)
-    with pytest.raises(InputError, match=r"no training volume .* holds a voxel of liver, .*Choose another --seed"):
+    with pytest.raises(InputError, match=r"data: no training volume holds a voxel of liver, .*Choose another --seed"):
         data_of("abc", empty=(0, 1), split_file=tmp_path / "s.json")
 
 
