@@ -8,10 +8,10 @@ _EXPORTS = {
     "SliceDataset": "slices.sampling",
     "TrainingData": "slices.training_data",
     "find_cases": "datasets.cases",
-    "mask_transforms": "slices.transforms",
+    "mask_transforms": "slices.volume_transforms",
     "slice_loader": "slices.sampling",
-    "volume_transforms": "slices.transforms",
-    "volumes_in": "slices.transforms",
+    "volume_transforms": "slices.volume_transforms",
+    "volumes_in": "slices.volume_transforms",
     "write_phantoms": "phantom.phantom",
 }
 __all__ = sorted(_EXPORTS)

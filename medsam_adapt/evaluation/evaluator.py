@@ -22,7 +22,7 @@ from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
-from medsam_adapt.data.slices.transforms import volume_transforms
+from medsam_adapt.data.slices.volume_transforms import volume_transforms
 from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.evaluation.pictures import CaseView

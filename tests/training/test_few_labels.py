@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from medsam_adapt.data.datasets.splits import split_cases
+from medsam_adapt.data.slices.augmentation import strong_augmentation
 from medsam_adapt.data.slices.geometry import fitting_size, suits_three_planes
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
-from medsam_adapt.data.slices.transforms import CropTiled, strong_augmentation
+from medsam_adapt.data.slices.transforms import CropTiled
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.training.average import AverageWeights
 

@@ -12,7 +12,8 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices import slice_store as slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, renumber, store_cases
-from medsam_adapt.data.slices.transforms import training_transforms, volume_transforms
+from medsam_adapt.data.slices.transforms import training_transforms
+from medsam_adapt.data.slices.volume_transforms import volume_transforms
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from tests.slicing import slicing_of
 

@@ -15,7 +15,7 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
-from medsam_adapt.data.slices.transforms import mask_transforms, volume_transforms, volumes_in
+from medsam_adapt.data.slices.volume_transforms import mask_transforms, volume_transforms, volumes_in
 from medsam_adapt.data.volumes import io
 from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.runs.record import read_run

@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.slices.transforms import mask_transforms, volume_transforms
+from medsam_adapt.data.slices.volume_transforms import mask_transforms, volume_transforms
 from medsam_adapt.data.volumes import io
 from tests.data import dicom_files
 from tests.data.dicom_files import OBLIQUE
