@@ -90,12 +90,12 @@ def test_a_server_that_is_stopped_saves_what_was_drawn(scans, boxes_run, tmp_pat
     """Ctrl+C and SIGTERM: uvicorn ends in order and raises the signal again."""
     import uvicorn
 
-    from medsam_adapt.annotation import server
+    from medsam_adapt.annotation import application
 
     sessions = []
-    make = server.create_app
+    make = application.create_app
     monkeypatch.setattr(
-        server, "create_app", lambda session, *others: sessions.append(session) or make(session, *others)
+        application, "create_app", lambda session, *others: sessions.append(session) or make(session, *others)
     )
 
     def draw_and_stop(self, sockets):
