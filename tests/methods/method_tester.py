@@ -75,7 +75,7 @@ class AdapterTester:
     backbone = "vit_nano"
 
     def build(self) -> Adapter:
-        """The adapter under test; every subclass says which, and this class alone is never collected."""
+        """The adapter under test; every subclass builds one, and this class alone is never collected."""
         raise NotImplementedError
 
     @pytest.fixture(params=["kernels", "plain"])
