@@ -31,11 +31,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--cases", type=int, default=CASES)
+    parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=CHOICES)
     arguments = parser.parse_args()
     for seed in range(arguments.seeds):
         root = arguments.output / f"seed_{seed}"
         write_cases(root, arguments.cases, seed)
-        for choice in CHOICES:
+        for choice in arguments.choices:
             result = root / f"{choice}_{arguments.cases}_cases_{arguments.epochs}_epochs.json"
             if not result.is_file():
                 result.write_text(json.dumps(train_and_score(root, choice, seed, arguments.epochs)))
