@@ -115,15 +115,15 @@ class EachImaged(Compose):
         super().__init__(changes)
         self.images = images
 
-    def __call__(self, data: Any, *arguments: Any, **options: Any) -> Any:
-        if "image" not in data:
-            return dict(data)
-        image = torch.as_tensor(data["image"])
+    def __call__(self, input_: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        if "image" not in input_:
+            return dict(input_)
+        image = torch.as_tensor(input_["image"])
         each = [super(EachImaged, self).__call__({"image": part})["image"] for part in image[: self.images].split(1)]
         changed = [part.clamp(0, 255) for part in each]  # before their mean, as in prediction
         if self.images == 2:
             changed.append((changed[0] + changed[1]) / 2)
-        return {**data, "image": torch.cat(changed)}
+        return {**input_, "image": torch.cat(changed)}
 
 
 class OneStream(Compose):

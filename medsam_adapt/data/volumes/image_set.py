@@ -111,6 +111,14 @@ class ImageSetHeader(VolumeHeader):
         return tuple(None if member is None else member.modality for member in self.members)
 
 
+def reference_series(header: VolumeHeader) -> SeriesHeader | None:
+    """The DICOM series to which outputs on this grid can refer: the volume, or the first image of a case."""
+    if isinstance(header, ImageSetHeader):
+        first = next((member for member in header.members if member is not None), None)
+        return first if isinstance(first, SeriesHeader) else None
+    return header if isinstance(header, SeriesHeader) else None
+
+
 def read_set_header(source: ImageSet) -> ImageSetHeader:
     """The geometry of the first image, after a check of all.
 
