@@ -60,7 +60,7 @@ def build_trainer(
 
     Args:
         max_epochs: passes over the training slices; not used where ``knobs.minutes`` is a time budget, which begins
-            when the trainer is made, or when its ``budget.started`` says.
+            when the trainer is made, or ``budget.started`` if that is set.
         train_data_loader: batches of slices.
         inferer: applies the network to a batch.
         knobs: the settings of the run.
