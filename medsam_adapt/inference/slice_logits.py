@@ -261,10 +261,13 @@ class SliceLogits:
             for row, position in enumerate(prompted)
             for structure, prompt in wanted[position].items()
         ]
-        for group in _alike(places, max(1, _VALUES // embedding[0].numel())):
+        one_slice = self._device.type == "cpu"  # whose prompts share a part of the work there
+        for group in _alike(places, max(1, _VALUES // embedding[0].numel()), one_slice):
             rows, positions, structures, prompts = (list(each) for each in zip(*group, strict=True))
             channels = [structure - 1 + background for structure in structures]
-            logits[positions, channels] = self._decode(embedding[rows], prompts, shown[rows])
+            first, count = rows[0], len(rows)
+            of_group = embedding[first].expand(count, -1, -1, -1) if one_slice else embedding[rows]
+            logits[positions, channels] = self._decode(of_group, prompts, shown[rows])
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -300,12 +303,15 @@ class SliceLogits:
         return self.segmenter.decode(embedding, **batch).logits[:, 0]
 
 
-def _alike(places: Sequence[_Place], most: int) -> Iterator[list[_Place]]:
-    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points."""
+def _alike(places: Sequence[_Place], most: int, one_slice: bool) -> Iterator[list[_Place]]:
+    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points.
+
+    With ``one_slice`` a group is on one slice.
+    """
     kinds: dict[tuple[Any, ...], list[_Place]] = {}
     for place in places:
         kind = tuple(sorted((name, value.shape) for name, value in place[3].items()))
-        kinds.setdefault(kind, []).append(place)
+        kinds.setdefault((place[0] if one_slice else 0, *kind), []).append(place)
     for found in kinds.values():
         for start in range(0, len(found), most):
             yield found[start : start + most]

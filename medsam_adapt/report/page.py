@@ -158,7 +158,8 @@ def _viewer_data(content: PageContent) -> dict[str, Any]:
                 "width": packed.width,
                 "height": packed.height,
                 "perSheet": packed.per_sheet,
-                "sheets": [data_uri(sheet, "jpeg") for sheet in packed.sheets],
+                "images": packed.images,
+                "sheets": [[data_uri(sheet, "jpeg") for sheet in sheets] for sheets in packed.each_image],
                 "prediction": packed.prediction,
                 "reference": packed.reference,
             }

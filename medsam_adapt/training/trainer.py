@@ -95,7 +95,7 @@ def build_trainer(
         name.replace("optimizer", "schedule"): _schedule(schedule, item, steps, knobs)
         for name, item in {"optimizer": optimizer, **others}.items()
     }
-    loss = SegmentationLoss(segmenter.head) if loss is None else loss
+    loss = SegmentationLoss(segmenter.head, balance=knobs.balance) if loss is None else loss
     validates = bool(data.volumes())
     budget = None
     if knobs.minutes is not None:

@@ -181,7 +181,8 @@ def training_transforms(
     """
     load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
     drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
-    return Compose([load, CropTiled(image_size), *augmentations(augment, image_size), *drop, finish])
+    changes = augmentations(augment, image_size, image_count)
+    return Compose([load, CropTiled(image_size), *changes, *drop, finish])
 
 
 def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling = "sam") -> torch.Tensor:
