@@ -14,7 +14,7 @@ class App {
     this.brush = 10; // mm across
     this.over = false;
     this.hidden = new Set();
-    this.preview = null; // {view, values} of a stroke
+    this.preview = null; // {view, index, values} of a stroke
     this.bases = new Map(); // slice before and after the last proposal there
     this.running = null; // AbortController of a propagation
     this.classes = facts.classes;

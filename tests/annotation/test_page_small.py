@@ -1,6 +1,9 @@
-"""The panel of rounds in a real browser: train on what is labelled, see the progress, and get proposals."""
+"""The page in a real browser on small scans: rounds of training, questions, strokes, and a browser that crashes."""
 
+import os
+import signal
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -27,8 +30,8 @@ new MutationObserver(note).observe(document.getElementById('round'), seen);
 
 
 @pytest.fixture
-def page(tmp_path):
-    """A browser that shows a server of three scans, two of which are labelled; with the server's session and rounds."""
+def server(tmp_path):
+    """A server of three scans, two of which are labelled: its address, session and rounds."""
     from medsam_adapt.annotation.rounds import Rounds
     from medsam_adapt.annotation.session import open_session
 
@@ -38,13 +41,27 @@ def page(tmp_path):
         label(session, scan)
     rounds = Rounds(session, made_proposals(boxes), whole, device="cpu", options=SMALL)
     session.start()
-    with served(session, rounds.proposals, rounds) as address, chromium(tmp_path / "profile") as driver:
-        driver.get(f"{address}/?token={TOKEN}")
-        wait(driver, "return typeof app !== 'undefined' && app?.scan && !byId('round').hidden")
-        yield driver, session, rounds
+    with served(session, rounds.proposals, rounds) as address:
+        yield address, session, rounds
     rounds.stop()
     rounds.proposals.close()
     session.close()
+
+
+@contextmanager
+def shown(address, profile):
+    """A browser with the page, which shows the first scan that is not finished."""
+    with chromium(profile) as driver:
+        driver.get(f"{address}/?token={TOKEN}")
+        wait(driver, "return typeof app !== 'undefined' && app?.scan && !byId('round').hidden")
+        assert driver.execute_script("return app.scan.id") == "scan_2"
+        yield driver
+
+
+@pytest.fixture
+def page(server, tmp_path):
+    with shown(server[0], tmp_path / "profile") as driver:
+        yield driver, *server[1:]
 
 
 def wait(driver, expression, seconds=900):
@@ -56,8 +73,7 @@ def wait(driver, expression, seconds=900):
 
 def test_retrain_trains_in_the_background_and_proposes(page):
     driver, session, rounds = page
-    shown = "return document.querySelector('[data-scan=\"{}\"] small').textContent"
-    assert driver.execute_script("return app.scan.id") == "scan_2"  # the first one that is not finished
+    status = "return document.querySelector('[data-scan=\"{}\"] small').textContent"
     assert driver.execute_script("return byId('segment').hidden")
     driver.execute_script(COLLECT)
     driver.find_element("id", "minutes").clear()  # as many epochs as the bundle, here the options, has
@@ -79,8 +95,8 @@ def test_retrain_trains_in_the_background_and_proposes(page):
     assert np.array_equal(drawing.native(drawing.label), expected)
     # The page shows what the run proposed for the scan that is open.
     np.testing.assert_array_equal(label_in(driver), drawing.label)
-    assert driver.execute_script(shown.format("scan_2")) == "proposed"
-    assert driver.execute_script(shown.format("scan_0")) == "labelled"
+    assert driver.execute_script(status.format("scan_2")) == "proposed"
+    assert driver.execute_script(status.format("scan_0")) == "labelled"
     suggested = driver.execute_script(
         "return [...document.querySelectorAll('#suggested button')].map((e) => e.textContent)"
     )
@@ -115,3 +131,65 @@ def label_in(driver):
     runs, shape = driver.execute_script("return [toRuns(app.scan.label), app.scan.shape]")
     pairs = np.array(runs).reshape(-1, 2)
     return np.repeat(pairs[:, 0], pairs[:, 1]).astype(np.uint8).reshape(shape, order="F")
+
+
+def press(driver, *places):
+    """Press the pointer on the axial slice at the first place (column, row), and move it to the others."""
+    from selenium.webdriver import ActionChains
+
+    points = [driver.execute_script("return app.views[0].onScreen(...arguments)", *place) for place in places]
+    chain = ActionChains(driver, duration=0)
+    pointer = chain.w3c_actions.pointer_action
+    pointer.move_to_location(*map(round, points[0])).pointer_down()
+    for point in points[1:]:
+        pointer.move_to_location(*map(round, point))
+    chain.perform()
+
+
+def move_and_release(driver, place):
+    from selenium.webdriver import ActionChains
+
+    chain = ActionChains(driver, duration=0)
+    at = driver.execute_script("return app.views[0].onScreen(...arguments)", *place)
+    chain.w3c_actions.pointer_action.move_to_location(*map(round, at)).pointer_up()
+    chain.perform()
+
+
+def axial(label, index):
+    """A slice (rows, columns) as the page shows it."""
+    return label[::-1, ::-1, index].T
+
+
+def test_a_stroke_over_two_slices_changes_each_where_it_was_drawn(page):
+    driver, session, _ = page
+    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.setBrush(4)")
+    press(driver, (3, 4), (5, 4))
+    driver.execute_script("app.scroll(app.views[0], 1)")
+    move_and_release(driver, (12, 12))
+    wait(driver, "return app.scan.isSaved && !app.preview && app.scan.version >= 2")
+    label = label_in(driver)
+    np.testing.assert_array_equal(session.drawing("scan_2").label, label)
+    rows, columns = np.nonzero(axial(label, 1))
+    assert rows.max() <= 5
+    assert columns.max() <= 6
+    assert axial(label, 1)[4, 4] == 1
+    rows, columns = np.nonzero(axial(label, 2))
+    assert rows.min() >= 11
+    assert columns.min() >= 11
+    assert axial(label, 2)[12, 12] == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
+def test_a_browser_that_is_killed_during_a_stroke_loses_its_end_alone(server, tmp_path):
+    address, session, _ = server
+    with shown(address, tmp_path / "first") as driver:
+        driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.setBrush(4)")
+        press(driver, (3, 4), (8, 4))  # and never released
+        deadline = time.monotonic() + 600
+        while session.drawing("scan_2").version == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(driver.capabilities["goog:processID"], signal.SIGKILL)
+    with shown(address, tmp_path / "second") as driver:
+        label = label_in(driver)
+    assert axial(label, 1)[4, 3:9].all()
