@@ -58,7 +58,7 @@ def test_a_weak_token_is_refused(tmp_path, content):
 def test_a_killed_server_loses_nothing_that_it_answered(scans, boxes_run, tmp_path):
     import httpx
 
-    from medsam_adapt.annotation.session import open_session
+    from medsam_adapt.annotation.opening import open_session
 
     command = [sys.executable, "-u", "-m", "medsam_adapt.cli", "annotate", str(scans), "--classes", "liver,spleen"]
     command += ["--model", str(boxes_run), "--device", "cpu", "--no-browser", "--output", str(tmp_path / "out")]

@@ -11,7 +11,7 @@ import pytest
 
 from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.journal import Journal
-from medsam_adapt.annotation.session import open_session
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.data.prompts.simulated import SlicePrompt
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from tests.annotation.conftest import CLASSES, painted
@@ -198,7 +198,7 @@ DRAWING = """
 import sys, threading
 from pathlib import Path
 from medsam_adapt.annotation import label_files
-from medsam_adapt.annotation.session import open_session
+from medsam_adapt.annotation.opening import open_session
 from tests.annotation.test_journal import CLASSES, stroke
 
 files, stuck, write = int(sys.argv[3]), threading.Event(), label_files.write_label

@@ -32,8 +32,8 @@ new MutationObserver(note).observe(document.getElementById('round'), seen);
 @pytest.fixture
 def server(tmp_path):
     """A server of three scans, two of which are labelled: its address, session and rounds."""
+    from medsam_adapt.annotation.opening import open_session
     from medsam_adapt.annotation.rounds import Rounds
-    from medsam_adapt.annotation.session import open_session
 
     boxes, whole = make_runs(tmp_path / "runs")
     session = open_session(write_scans(tmp_path / "scans"), CLASSES, tmp_path / "output")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.annotation.drawing import Author
-from medsam_adapt.annotation.session import open_session
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.prompts.simulated import SlicePrompt
