@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from medsam_adapt.config import Axis
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.simulated import SlicePrompt, tight_box
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.io import VolumeHeader, from_ras, to_ras
@@ -59,7 +61,7 @@ class Drawing:
     Attributes:
         id: the scan's.
         header: of the image; labels are written on its grid.
-        image: (X, Y, Z) float32, or (X, Y, Z, 3) in colour.
+        image: (X, Y, Z) float32, or (X, Y, Z, images) of the images of a case.
         label: (X, Y, Z) uint8 class ids, 0 is background.
         drawn_by: (X, Y, Z) uint8, the author's number from 1 of each labelled voxel.
         authors: by number, the first one is number 1.
@@ -68,6 +70,7 @@ class Drawing:
         erased: author's number -> class id -> axial slice -> how many voxels of others this author removed.
         version: counts the changes.
         saved: the version that is on disk.
+        images: names of the images of the case; none for one.
         lock: held while the label is read or changed.
     """
 
@@ -82,16 +85,30 @@ class Drawing:
     erased: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
     version: int = 0
     saved: int = 0
+    images: tuple[str, ...] = ()
     lock: threading.RLock = field(default_factory=threading.RLock)
     _undo: list[_Step] = field(default_factory=list)
     _redo: list[_Step] = field(default_factory=list)
 
     @classmethod
-    def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader) -> Drawing:
+    def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader, images: Sequence[str] = ()) -> Drawing:
         """A drawing without any label yet, of voxels in the axis order of their file."""
         image, _ = to_ras(voxels, header.affine)
-        shape = image.shape[:3]
-        return cls(id, header, image, np.zeros(shape, np.uint8, order="F"), np.zeros(shape, np.uint8, order="F"))
+        label, drawn_by = (np.zeros(image.shape[:3], np.uint8, order="F") for _ in range(2))
+        return cls(id, header, image, label, drawn_by, images=tuple(images))
+
+    def grey(self, shown: int = 0) -> np.ndarray:
+        """(X, Y, Z) of the image with this number, 0 everywhere where the case lacks it."""
+        image = self.image[..., shown] if self.images else self.image
+        return np.nan_to_num(image) if np.isnan(image.flat[0]) else image
+
+    def seen_by(self, taken: Sequence[str], shown: int = 0) -> np.ndarray:
+        """What a model sees: (X, Y, Z) of the image that is shown, or (X, Y, Z, images) of those that it takes.
+
+        Raises:
+            InputError: the case has other images than the model takes.
+        """
+        return self.grey(shown) if not taken else take_images(self.id, self.image, self.images, taken)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -290,6 +307,23 @@ class Drawing:
             for index, count in classes.get(class_id, {}).items():
                 found.setdefault(str(index), {}).setdefault("erased", {})[str(author)] = count
         return found
+
+
+def take_images(scan: str, voxels: np.ndarray, names: Sequence[str], taken: Sequence[str]) -> np.ndarray:
+    """(X, Y, Z, images) of those that a model takes, in its order; all of them as they are where it takes none by name.
+
+    Raises:
+        InputError: the case has other images.
+    """
+    keys = [class_key(name) for name in names]
+    if not taken or keys == [class_key(name) for name in taken]:
+        return voxels
+    if {*keys} != {class_key(name) for name in taken}:
+        theirs = f"the images {', '.join(names)}" if names else "one image"
+        raise InputError(
+            f"{scan}: it has {theirs}, and the model takes {', '.join(taken)} together. Give a folder with these."
+        )
+    return voxels[..., [keys.index(class_key(name)) for name in taken]]
 
 
 def box_of(mask: np.ndarray) -> SlicePrompt:

@@ -2,6 +2,7 @@
 
 OUTPUT/
   images/ID.nii.gz       a link to the scan (a copy where links are not possible), only of finished scans
+  images/ID/NAME.nii.gz  the same of each image of a case that has several; of 4D files and DICOM series a copy
   labels/ID.nii.gz       finished labels
   labels.json            names of the classes
   drafts/ID.nii.gz       labels that no person has finished
@@ -20,11 +21,11 @@ import numpy as np
 
 from medsam_adapt.annotation.drawing import Author, Drawing, prompts_from
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import write_json, written_whole
+from medsam_adapt.core.files import folder_written_whole, write_json, written_whole
 from medsam_adapt.core.json_files import peek_object, read_json
 from medsam_adapt.data.datasets.layouts import class_map
-from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
-from medsam_adapt.data.volumes.io import FORMATS, read_label, write_label
+from medsam_adapt.data.volumes.image_set import ImageSetHeader, reference_series
+from medsam_adapt.data.volumes.io import FORMATS, read_label, write_label, write_volume
 from medsam_adapt.outputs import Segmentation, get_format
 
 Status = Literal["labelled", "proposed", "open"]
@@ -131,28 +132,26 @@ class LabelFiles:
             image.unlink(missing_ok=True)
 
     def _image(self, drawing: Drawing) -> Path:
-        path = drawing.header.path
-        suffix = "" if path.is_dir() else next(end for end in FORMATS if path.name.lower().endswith(end))
+        """The link to the scan, or the folder of its images."""
+        suffix = "" if drawing.images else _suffix(drawing.header.path)
         return self.output / "images" / f"{drawing.id}{suffix}"
 
     def _link_image(self, drawing: Drawing) -> None:
-        image, source = self._image(drawing), drawing.header.path.resolve()
+        image = self._image(drawing)
         if image.exists():
             return
         image.parent.mkdir(parents=True, exist_ok=True)
         image.unlink(missing_ok=True)  # a link that leads nowhere
-        try:
-            image.symlink_to(source, target_is_directory=source.is_dir())
-        except OSError:  # on Windows without the right to, or on a disk without links
-            if source.is_dir():
-                shutil.copytree(source, image)
-            else:
-                with written_whole(image) as temporary:
-                    shutil.copyfile(source, temporary)
+        if isinstance(drawing.header, ImageSetHeader):
+            with folder_written_whole(image) as folder:
+                _write_images(folder, drawing, drawing.header)
+        else:
+            _link(image, drawing.header.path.resolve())
 
     def _write_dicom(self, drawing: Drawing, label: np.ndarray, classes: Mapping[int, str]) -> list[str]:
         """The DICOM segmentation of a series; returns why there is none."""
-        if not isinstance(drawing.header, SeriesHeader):
+        series = reference_series(drawing.header)
+        if series is None:
             return []
         path = self.dicom_seg(drawing.id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,10 +162,36 @@ class LabelFiles:
         dicom_seg = get_format("dicom-seg")
         try:
             dicom_seg.require()
-            dicom_seg.write(path, segmentation, drawing.header)
+            dicom_seg.write(path, segmentation, series)
         except InputError as error:
             return [f"{drawing.id}: no DICOM segmentation was written, the label is in {self.output}. {error}"]
         return []
+
+
+def _suffix(path: Path) -> str:
+    return "" if path.is_dir() else next(end for end in FORMATS if path.name.lower().endswith(end))
+
+
+def _link(image: Path, source: Path) -> None:
+    """A link to a file or folder, or a copy of it on Windows without the right to, or on a disk without links."""
+    try:
+        image.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError:
+        if source.is_dir():
+            shutil.copytree(source, image)
+        else:
+            with written_whole(image) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+def _write_images(folder: Path, drawing: Drawing, header: ImageSetHeader) -> None:
+    """The images of a case by name, as the layout ``folder`` has them: links to their files, and copies of all else."""
+    for number, name in enumerate(drawing.images):
+        path = None if header.source.is_4d else header.source.files[number]
+        if path is not None and path.is_file():
+            _link(folder / f"{name}{_suffix(path)}", path.resolve())
+        elif name not in header.source.missing:  # one of a 4D file, or a series, which may share its folder with others
+            write_volume(folder / f"{name}.nii.gz", drawing.native(drawing.grey(number)), header)
 
 
 def _restore_provenance(drawing: Drawing, record: Mapping[str, Any]) -> None:

@@ -33,15 +33,20 @@ class Scan:
 
     Attributes:
         id: unique, and the name of the files that belong to it.
-        image: the volume's file, or the folder of a DICOM series.
+        image: the volume's file, the folder of a DICOM series, or the images of a case.
         label: a label that came with the scan, if there is one.
         series: which series, where the folder has several.
     """
 
     id: str
-    image: Path
+    image: ImageSource
     label: Path | None = None
     series: str | None = None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images of a case; none for one."""
+        return self.image.names if isinstance(self.image, ImageSet) else ()
 
 
 class Session:
@@ -71,6 +76,11 @@ class Session:
         self._saver: threading.Thread | None = None
         self._folder_lock: FolderLock | None = None
         self.on_close: list[Callable[[Drawing], None]] = []  # called with a drawing that leaves the memory
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images of each case; none where a case has one."""
+        return next((scan.images for scan in self.scans.values()), ())
 
     @property
     def output(self) -> Path:
@@ -103,7 +113,7 @@ class Session:
                     return self._open[scan]
             found = self.scans[scan]
             voxels, header = read_volume(found.image, found.series)
-            drawing = Drawing.of(scan, voxels, header)
+            drawing = Drawing.of(scan, voxels, header, found.images)
             self.files.restore(drawing, found.label)
             with self._lock:
                 self._open[scan] = drawing
@@ -242,6 +252,7 @@ def open_session(
     series: str | None = None,
     person: str = "person",
     known: Mapping[int, str] | None = None,
+    images: Sequence[str] = (),
 ) -> Session:
     """The session of a folder of scans; opens no volume and writes nothing.
 
@@ -252,14 +263,16 @@ def open_session(
         series: number, UID or description of the DICOM series wanted.
         person: who draws.
         known: label id -> name that a model knows.
+        images: names of the images of a case that a model takes together, by which they are found where the folder is
+            no data set.
 
     Raises:
-        InputError: no scans, several images of a case, no classes, classes that contradict an earlier session.
+        InputError: no scans, no classes, classes that contradict an earlier session.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: it is not a folder. Give a folder of scans.")
     output = output or folder.absolute().with_name(f"{folder.absolute().name}_annotated")
-    scans, named = _scans_in(folder, series)
+    scans, named = _scans_in(folder, series, images)
     earlier = LabelFiles(output).classes()
     names = _merged(named, earlier, dict(known or {}), [name.strip() for name in classes if name.strip()])
     if not names:
@@ -269,33 +282,27 @@ def open_session(
     return Session(scans, names, output, person)
 
 
-def _scans_in(folder: Path, series: str | None) -> tuple[list[Scan], dict[int, str]]:
+def _scans_in(folder: Path, series: str | None, images: Sequence[str]) -> tuple[list[Scan], dict[int, str]]:
     """The scans, and the classes of labels that came with them."""
-    found = find_inputs(folder, images=None, series=series).volumes
-    volumes = {id: _one_image(folder, image) for id, image in found.items()}
-    scans = {id: Scan(id, path, series=series if path.is_dir() else None) for id, path in volumes.items()}
-    if pictures := [path for path in volumes.values() if path.suffix.lower() in PICTURES]:
+    known = recognised_layout(folder)
+    volumes = find_inputs(folder, images=images or None, series=series).volumes
+    scans = {id: Scan(id, image, series=_series_of(image, series)) for id, image in volumes.items()}
+    if pictures := [path for path in volumes.values() if isinstance(path, Path) and path.suffix.lower() in PICTURES]:
         raise InputError(f"{pictures[0]}: it is a picture, and annotate draws on volumes. Give a folder of volumes.")
     classes: dict[int, str] = {}
-    if recognised_layout(folder):
-        cases = find_cases(folder, need_labels=False, series=series)
+    if known:
+        layout = f"{known}:{','.join(images)}" if images and known == "dicom" else known
+        cases = find_cases(folder, layout, need_labels=False, series=series)
         if cases.coding == EXCLUSIVE:
             classes = cases.classes
             labelled = [each for each in cases.cases if each.label]
-            scans |= {
-                each.id: Scan(each.id, _one_image(folder, each.image), each.label, each.series) for each in labelled
-            }
+            scans |= {each.id: Scan(each.id, each.image, each.label, each.series) for each in labelled}
     return [scans[id] for id in sorted(scans)], classes
 
 
-def _one_image(folder: Path, image: ImageSource) -> Path:
-    """The image of a case; raises InputError where it has several."""
-    if isinstance(image, ImageSet):
-        raise InputError(
-            f"{folder}: a case has {len(image.names)} images ({', '.join(image.names)}), and annotate draws on one. "
-            "Give a folder with one image of each case."
-        )
-    return image
+def _series_of(image: ImageSource, series: str | None) -> str | None:
+    """The series wanted of a folder of DICOM files; those of several images are known by their names."""
+    return series if isinstance(image, Path) and image.is_dir() else None
 
 
 def _merged(

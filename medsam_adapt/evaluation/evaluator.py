@@ -68,7 +68,8 @@ class VolumeScores(Metric):
             unannotated = [int(number) for number in str(batch.get("unannotated", "")).split()]
             prediction, reference = (without_classes(each, unannotated) for each in (prediction, reference))
             self.update((batch["id"], prediction, reference, spacing), [self.class_names[n - 1] for n in unannotated])
-            shown = image if len(image) == 3 else image[0]  # colours; of four images the first
+            in_colour = len(image) == 3 and not engine.inferer.slicing.images
+            shown = image if in_colour else image[0]  # of several images the first
             self.views[batch["id"]] = CaseView.of(shown, prediction, reference, spacing)
 
     def update(

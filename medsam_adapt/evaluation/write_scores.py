@@ -73,6 +73,7 @@ class WriteScores:
         hidden = [int(number) for number in str(item.get("unannotated", "")).split()]
         prediction, reference = (without_classes(each, hidden) for each in (prediction, reference))
         spacing = tuple(float(side) for side in item["image"].pixdim)
-        in_colour = len(image) > 1 and not engine.inferer.slicing.images  # of several images the first is shown
-        volumes = Volumes(case, image if in_colour else image[0], prediction, reference, spacing)
+        names = tuple(engine.inferer.slicing.images)
+        shown = image[: len(names)] if names else image if len(image) > 1 else image[0]  # of two, without their mean
+        volumes = Volumes(case, shown, prediction, reference, spacing, names)
         return pack(volumes, engine.inferer.slicing.axis, len(classes))

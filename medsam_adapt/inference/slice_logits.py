@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medsam_adapt.data.slices.intensity import IntensityPolicy
     from medsam_adapt.networks.segmenter import Segmenter
 
-_SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
+_SHARE_OF_LOGITS = 1 / 16  # of a GPU's memory that the logits of a batch take, two or three times for a while
 _TILES_AT_ONCE = 16
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
@@ -318,13 +318,13 @@ def _alike(places: Sequence[_Place], most: int, one_slice: bool) -> Iterator[lis
 
 
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
-    """How many slices a device is given at once where nobody says it.
+    """How many slices a device is given at once where no option sets it.
 
     Eight on a processor. A GPU is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
     than 16, which keep a large one busy, and of smaller slices as many pixels; unless their logits take too much.
 
     Args:
-        memory: of the card, bytes; None on a processor.
+        memory: of the GPU, bytes; None on a processor.
         image_size: S, in pixels.
         logits: values of one slice.
     """

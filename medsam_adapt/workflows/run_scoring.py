@@ -39,7 +39,7 @@ class RunScoring:
         run: its folder.
         data: other labelled volumes than its held-out ones.
         layout: of ``data``.
-        device: as the user said.
+        device: as the user gave it.
         rules: which metrics, and how.
         output: folder of the scores.
     """

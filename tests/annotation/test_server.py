@@ -45,8 +45,9 @@ def test_the_image_has_the_grey_values_of_the_file(client, scans):
     sent = np.frombuffer(client.get(f"{SCAN}/image").content, "<i2").reshape(facts["shape"], order="F")
     voxels, header = read_volume(scans / "phantom_000.nii.gz")
     expected, _ = to_ras(voxels, header.affine)
-    np.testing.assert_allclose(sent * facts["slope"] + facts["intercept"], expected, atol=facts["slope"])
-    assert facts["window"] == [-160, 240]
+    (image,) = facts["images"]
+    np.testing.assert_allclose(sent * image["slope"] + image["intercept"], expected, atol=image["slope"])
+    assert (image["name"], image["window"]) == ("", [-160, 240])
 
 
 def test_a_change_arrives_and_is_undone_and_made_again(client):

@@ -12,7 +12,6 @@ from medsam_adapt.annotation.session import open_session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
 from tests.annotation.conftest import CLASSES, painted
-from tests.data import samples
 from tests.data.dicom_files import save, series
 
 MODEL = Author("model", "sam_nano")
@@ -167,17 +166,6 @@ def test_what_is_missing_is_named(tmp_path, scans):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="it has no volume"):
         open_session(tmp_path / "empty", CLASSES)
-
-
-@pytest.mark.parametrize("folder", ["", "imagesTr"])
-def test_cases_of_several_images_are_refused(tmp_path, folder):
-    samples.nnunet(tmp_path / "data", channels=("T1", "T2"))
-    with pytest.raises(InputError) as refused:
-        open_session(tmp_path / "data" / folder, CLASSES)
-    assert str(refused.value) == (
-        f"{tmp_path / 'data' / folder}: a case has 2 images (T1, T2), and annotate draws on one. Give a folder with "
-        "one image of each case."
-    )
 
 
 def test_an_earlier_session_with_other_classes_is_refused(phantoms, tmp_path):

@@ -50,6 +50,10 @@ class App {
     byId("opacity").addEventListener("input", (event) => this.setOpacity(event.target.value / 100));
     byId("brush").addEventListener("input", (event) => this.setBrush(Number(event.target.value)));
     byId("over").addEventListener("change", (event) => (this.over = event.target.checked));
+    byId("image").addEventListener("change", (event) => {
+      event.target.blur(); // keys are those of the page again
+      this.attempt(() => this.showImage(Number(event.target.value)));
+    });
     for (const which of ["low", "high"]) {
       byId(which).addEventListener("change", () => this.setWindow(Number(byId("low").value), Number(byId("high").value)));
     }
@@ -112,8 +116,9 @@ class App {
     this.cancel();
     if (this.scan) await this.scan.send();
     this.say(`Opening ${id} …`);
-    const scan = await Scan.open(id);
+    const scan = await Scan.open(id, this.scan?.shown);
     this.scan = scan;
+    this.fillImages();
     this.bases.clear();
     scan.onChange = () => this.onChange(scan);
     this.setWindow(...scan.window);
@@ -136,6 +141,31 @@ class App {
     byId("saved").classList.toggle("problem", scan.trouble !== "");
     this.showStatus(scan.id, scan.status);
     this.draw();
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- images
+
+  /** The list of a case's images, where it has several. */
+  fillImages() {
+    const { images, shown } = this.scan;
+    byId("image").replaceChildren(...images.map(({ name }, number) => new Option(name, number)));
+    byId("image").value = shown;
+    byId("images").hidden = images.length < 2;
+  }
+
+  /** Show an image of the case, with the window that it had; a model of one image sees this one from now on. */
+  async showImage(number) {
+    const { scan } = this;
+    await scan.show(number);
+    if (scan !== this.scan) return;
+    byId("image").value = number;
+    this.setWindow(...scan.window);
+    this.moveTo(this.cursor);
+  }
+
+  nextImage(step) {
+    const count = this.scan.images.length;
+    if (count > 1) return this.showImage((this.scan.shown + step + count) % count);
   }
 
   nextScan(step) {
@@ -247,7 +277,8 @@ class App {
   /** Have the server prepare the slice that is shown. */
   async look() {
     const { axis, index } = this.active;
-    if (this.model.axes.includes(axis)) await request("POST", `${this.scan.path}/look`, { axis, index });
+    const image = this.scan.shown;
+    if (this.model.axes.includes(axis)) await request("POST", `${this.scan.path}/look`, { axis, index, image });
   }
 
   scroll(view, steps) {
@@ -288,6 +319,7 @@ class App {
   setWindow(low, high) {
     if (!(high > low)) return;
     this.window = [low, high];
+    this.scan.images[this.scan.shown].window = this.window;
     byId("low").value = Math.round(low);
     byId("high").value = Math.round(high);
     this.draw();
@@ -389,7 +421,8 @@ class App {
     const { axis, index, plane } = view;
     this.say("…");
     const began = performance.now();
-    const reply = await requestJson("POST", `${scan.path}/proposal`, { axis, index, box, points });
+    const image = scan.shown;
+    const reply = await requestJson("POST", `${scan.path}/proposal`, { axis, index, image, box, points });
     const key = `${label} ${axis} ${index}`;
     const base = this.baseOf(key, plane, scan.slice(axis, index), box, label, points.length > 0);
     const values = merged(base, fromRuns(reply.mask, base.length), label, this.over);
@@ -418,7 +451,7 @@ class App {
     const { axis, index } = this.active;
     const limits = { up: { first: index + 1 }, down: { last: index - 1 } }[direction] ?? {};
     if (limits.last < 0) return;
-    return this.take("propagation", { axis, ...limits }, "model");
+    return this.take("propagation", { axis, image: this.scan.shown, ...limits }, "model");
   }
 
   fill() {
