@@ -97,6 +97,7 @@ class SegmentationLoss(nn.Module):
             rest = (1 - truth) * weight(size - inside).view(shape)
         return (weighted + rest) * known
 
+
 def _marginal(logits: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the loss is made of where classes were not annotated.
 
