@@ -71,7 +71,7 @@ class Session:
         self.notes: list[str] = []
         self._open: OrderedDict[str, Drawing] = OrderedDict()
         self._statuses: dict[str, Status] = {}
-        self._lock = threading.RLock()  # of the two above; never held while a file is read or written
+        self._lock = threading.RLock()  # of the two above; never held while a volume is read or written
         self._loading, self._saving = threading.Lock(), threading.RLock()
         self._resting: dict[str, float] = {}  # scan -> until when its label is not written again
         self._stopped = threading.Event()
@@ -93,8 +93,8 @@ class Session:
         """``labelled`` when a person finished the label, ``proposed`` for a draft, ``open`` without a label."""
         with self._lock:
             if scan not in self._statuses:
-                status = self.files.status(scan)
-                self._statuses[scan] = "labelled" if status == "open" and self.scans[scan].label else status
+                came_with_label = self.scans[scan].label is not None and not self.files.draft(scan).is_file()
+                self._statuses[scan] = "labelled" if came_with_label else self.files.status(scan)
             return self._statuses[scan]
 
     def listing(self) -> list[dict[str, str]]:
@@ -203,8 +203,9 @@ class Session:
             if worked_on == "keep" and theirs:
                 stays = np.isin(drawing.label, theirs)
                 new = np.where(stays, drawing.label, np.where(np.isin(new, theirs), 0, new))
-            slices = volume_to_slices(new, "axial")
-            drawing.paint("axial", dict(enumerate(slices)), author)
+            slices, old = volume_to_slices(new, "axial"), drawing.slices("axial")
+            changed = {index: new for index, new in enumerate(slices) if not np.array_equal(new, old[index])}
+            drawing.paint("axial", changed, author)
             if worked_on == "replace":
                 drawing.prompts, drawing.edited, drawing.accepted = {}, {}, set()
         self._save(drawing)
@@ -291,3 +292,4 @@ class Session:
         self.save()
         if self._folder_lock is not None:
             self._folder_lock.release()
+            self._folder_lock = None

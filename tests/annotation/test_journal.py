@@ -150,6 +150,18 @@ def test_a_session_takes_over_the_journal_when_it_starts(session, scans):
         later.close()
 
 
+def test_a_label_that_came_with_its_scan_counts_as_labelled_with_a_journal_as_well(phantoms, tmp_path):
+    session = open_session(phantoms, (), tmp_path / "out")
+    scan = next(iter(session.scans))
+    session.files.journal.folder.mkdir(parents=True)
+    drawing = session.drawing(scan)
+    drawing.paint("axial", {3: painted(drawing.slices("axial").shape[1:])}, session.person)
+    session.files.journal.append(drawing)
+    later = open_session(phantoms, (), tmp_path / "out")
+    assert later.status(scan) == "labelled"
+    equal(later.drawing(scan), drawing)
+
+
 def test_a_journal_that_cannot_be_written_is_noted(session, tmp_path):
     session.start()
     session.files.journal.folder.write_text("a file where the folder should be")

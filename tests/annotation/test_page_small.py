@@ -10,9 +10,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'annotate' is not installed")
 
+from tests.made_runs import make_run
 from tests.report.browser import chromium, skip_without_chromium
 
-from .serving import CLASSES, TOKEN, made_proposals, make_runs, served, write_scans
+from .serving import CLASSES, TOKEN, made_proposals, served, write_scans
 from .test_rounds import SMALL, label
 
 skip_without_chromium()
@@ -35,11 +36,11 @@ def server(tmp_path):
     from medsam_adapt.annotation.opening import open_session
     from medsam_adapt.annotation.rounds import Rounds
 
-    boxes, whole = make_runs(tmp_path / "runs")
+    boxes = make_run(tmp_path / "boxes", "box", names=CLASSES)
     session = open_session(write_scans(tmp_path / "scans"), CLASSES, tmp_path / "output")
     for scan in ("scan_0", "scan_1"):
         label(session, scan)
-    rounds = Rounds(session, made_proposals(boxes), whole, device="cpu", options=SMALL)
+    rounds = Rounds(session, made_proposals(boxes), device="cpu", options=SMALL)
     session.start()
     with served(session, rounds.proposals, rounds) as address:
         yield address, session, rounds
@@ -104,9 +105,11 @@ def test_retrain_trains_in_the_background_and_proposes(page):
     assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
 
 
-def test_whole_scan_asks_before_it_replaces_a_persons_work(page):
+def test_whole_scan_asks_before_it_replaces_a_persons_work(page, tmp_path):
+    from medsam_adapt.annotation.proposals import run_model
+
     driver, session, rounds = page
-    rounds.use_latest()
+    rounds.proposals.automatic = run_model(make_run(tmp_path / "whole", names=CLASSES), "cpu")
     driver.refresh()
     wait(driver, "return typeof app !== 'undefined' && app?.scan && !byId('segment').hidden")
     driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.useTool(true)")
