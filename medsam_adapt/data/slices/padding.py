@@ -1,4 +1,4 @@
-"""Slices padded to the square that a network takes. Predicting imports this, so it imports no MONAI, which is slow to."""
+"""Slices padded to the square that a network takes, without MONAI, so that a run is loaded quickly."""
 
 from __future__ import annotations
 
