@@ -15,11 +15,10 @@ The paper's Eq. 11 and 13 write the products without dividing by their trace; th
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from monai.data import DataLoader
 from torch import Tensor, nn
 
 from medsam_adapt.core.distributed import average_gradients, gather_batch, world_size
@@ -29,6 +28,9 @@ from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
 from medsam_adapt.networks.sam2 import split_embedding
 from medsam_adapt.networks.segmenter import Head, Segmenter
+
+if TYPE_CHECKING:
+    from monai.data import DataLoader  # slow to import
 
 __all__ = [
     "DistillationUpdate",
