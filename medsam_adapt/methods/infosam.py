@@ -180,12 +180,12 @@ def infosam_loss(head: Head, weighted_bce: bool = True, balance: float = 0.0) ->
         balance: as for :class:`SegmentationLoss`.
 
     Raises:
-        InputError: ``balance`` where the structure loss is used, which has weights of its own.
+        InputError: ``balance`` where the structure loss is used, whose weights are fixed.
     """
     if head == "exclusive":
         return SegmentationLoss(head, balance=balance)
     if balance:
-        raise InputError("balance: InfoSAM's structure loss has weights of its own. Leave balance out.")
+        raise InputError("balance: InfoSAM's structure loss has weights that are fixed. Leave balance out.")
     return StructureLoss(weighted_bce)
 
 
