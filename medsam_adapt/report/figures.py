@@ -23,7 +23,7 @@ def draw_case(packed: PackedCase, role: str, score: Markup) -> Markup:
 
     Args:
         packed: the case.
-        role: what it is shown as, ``worst`` say.
+        role: what it is shown as, such as ``worst``.
         score: its mean DSC.
     """
     index = packed.key_index

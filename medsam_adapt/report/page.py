@@ -35,7 +35,7 @@ class PageContent:
         curves: of the training.
         axis: slicing direction.
         letters: whether the sides of a slice are those of a patient.
-        shown: what a case is shown as, ``worst`` say, and the packed case; worst first.
+        shown: what a case is shown as, such as ``worst``, and the packed case; worst first.
         notes: remarks on the interpretation, in addition to the notes in ``metrics``.
         about_slices: how the slices in the page differ from the volumes, and their size.
     """

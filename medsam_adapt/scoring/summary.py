@@ -207,7 +207,7 @@ def _resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _interval(resampled: np.ndarray, defined: int) -> list[float]:
-    """The percentile bootstrap interval; NaN with fewer than two cases, whose spread says nothing."""
+    """The percentile bootstrap interval; NaN with fewer than two cases, whose spread means nothing."""
     kept = resampled[~np.isnan(resampled)]
     if defined < 2 or not kept.size:
         return [math.nan, math.nan]

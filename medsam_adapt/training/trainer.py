@@ -60,7 +60,7 @@ def build_trainer(
 
     Args:
         max_epochs: passes over the training slices; not used where ``knobs.minutes`` is a time budget, which begins
-            when the trainer is made, or when its ``budget.started`` says.
+            when the trainer is made, or ``budget.started`` if that is set.
         train_data_loader: batches of slices.
         inferer: applies the network to a batch.
         knobs: the settings of the run.
@@ -95,7 +95,7 @@ def build_trainer(
         name.replace("optimizer", "schedule"): _schedule(schedule, item, steps, knobs)
         for name, item in {"optimizer": optimizer, **others}.items()
     }
-    loss = SegmentationLoss(segmenter.head) if loss is None else loss
+    loss = SegmentationLoss(segmenter.head, balance=knobs.balance) if loss is None else loss
     validates = bool(data.volumes())
     budget = None
     if knobs.minutes is not None:

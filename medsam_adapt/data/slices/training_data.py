@@ -395,7 +395,7 @@ class TrainingData:
                 )
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
-        """The policy, and a sentence that says which it is and why."""
+        """The policy, and a sentence that states which it is and why."""
         if self.earlier is not None:
             return self.earlier.policy, "the policy of the run to start from."
         train = self._cases(self.split.train)

@@ -22,7 +22,7 @@ _SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
 class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
 
-    For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
+    For classes that may overlap the label holds parts, and ``table`` (P, C) lists what they are; otherwise it is None.
     Without ``images`` there is no image. Where some case lacks the annotation of some class, ``unannotated`` is (C,)
     bool of this case; otherwise it is None.
     """

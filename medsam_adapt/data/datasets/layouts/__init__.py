@@ -337,7 +337,7 @@ def _case_id(image: ImageSource) -> str:
 
 
 def listed_images(source: Path) -> dict[str, ImageSource]:
-    """Case id -> image of a JSON file's list, as `listed_cases`, whatever it says of labels."""
+    """Case id -> image of a JSON file's list, as `listed_cases`, whatever it lists as labels."""
     content = read_object(source)
     entries = content.get("training")
     if isinstance(entries, list):
