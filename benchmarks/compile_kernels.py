@@ -4,7 +4,7 @@
 
 One line for each architecture and length of the vectors of a head (64 in ViT-B and L, 80 in ViT-H): KiB of shared
 memory of each kernel in bfloat16, of which a program may take 99 at least on those architectures, 163 on 80 and 227 on
-90. Nothing is run, and nothing is said of speed.
+90. Nothing is run, and no speed is measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def compiled(architecture: int, dim: int, kind: str = "global") -> dict[str, int
     """KiB of shared memory by kernel.
 
     Args:
-        architecture: ``90`` for compute capability 9.0, say.
+        architecture: such as ``90`` for compute capability 9.0.
         dim: length of the vectors of a head.
         kind: ``global`` or ``windows``.
     """

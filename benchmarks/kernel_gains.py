@@ -3,12 +3,13 @@
     python benchmarks/kernel_gains.py [--works predict-512 lora-512 ...] [--rounds 6] [--threads 1]
         [--parts ...] [--quick] [--json FILE] [--page docs/speed.md]
 
-A work is one image (--works ends in its side in pixels) on ViT-B, or four on vit_nano at 128 pixels: *predict* is the
-network of a prediction, from image to logits; the others are training steps with forward pass, loss, backward pass and
-optimiser: *lora* and *adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is run
-with all parts, and again without each of them, in turn. A gain is the least time without the part over the least time
-with all. Time is processor time, and the least of the rounds counts, for other programs on the machine can only add to
-it. Weights are random: they make no difference to the time.
+A work is one image (--works ends in its side in pixels) on ViT-B, four on vit_nano at 128 pixels (*nano*), two on
+lite_medsam at 256 (*lite*) or one on mobile_sam at 1024 (*mobile*): *predict* is the network of a prediction, from
+image to logits; the others are training steps with forward pass, loss, backward pass and optimiser: *lora* and
+*adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is run with all parts, and
+again without each of them, in turn. A gain is the least time without the part over the least time with all. Time is
+processor time, and the least of the rounds counts, for other programs on the machine can only add to it. Weights are
+random: they make no difference to the time.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ import torch
 from timing import Work, add_options, markdown_table, show, start, write_results
 from training_step import prepare
 
-from medsam_adapt.kernels import attention, feed_forward
+from medsam_adapt.core import precision
+from medsam_adapt.kernels import attention, conv_bands, feed_forward, onednn
 from medsam_adapt.kernels.attention_tiles import flattened, plain
 from medsam_adapt.methods import LoRA
-from medsam_adapt.networks import build_segmenter, precision
+from medsam_adapt.networks import build_segmenter
 
 WORKS = ["predict-512", "predict-1024", "lora-512", "lora-low-512", "adaptformer-512", "predict-nano", "lora-nano"]
+WORKS += ["predict-lite", "lora-lite", "predict-mobile"]
+SMALL = {"nano": ("vit_nano", 128, 4), "lite": ("lite_medsam", 256, 2), "mobile": ("mobile_sam", 1024, 1)}
 NO_LIMIT = 2**40
 
 
@@ -43,6 +47,8 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
     "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
     "tiled attention": [(attention, "attend", _plain_attention)],
+    "TinyViT in bands": [(conv_bands, "in_bands", lambda *_: False)],
+    "TinyViT's GELU fused": [(onednn, "_HAS_OPERATORS", False)],
 }
 
 
@@ -61,7 +67,7 @@ def without(part: str | None, work: Work) -> Work:
 def prepare_work(name: str) -> Work:
     """A training step or a prediction, ready to be run."""
     kind, _, size = name.rpartition("-")
-    variant, pixels, batch = ("vit_nano", 128, 4) if size == "nano" else ("vit_b", int(size), 1)
+    variant, pixels, batch = SMALL[size] if size in SMALL else ("vit_b", int(size), 1)
     device = torch.device("cpu")
     if kind != "predict":
         method = f"samcobot-{kind.removesuffix('-low')}"

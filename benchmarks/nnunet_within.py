@@ -28,7 +28,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 def main() -> None:
     number, configuration, seconds, images, masks = sys.argv[1:]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     torch.manual_seed(0)
     folder = join(nnUNet_preprocessed, maybe_convert_to_dataset_name(int(number)))
     plans, dataset = load_json(join(folder, "nnUNetPlans.json")), load_json(join(folder, "dataset.json"))

@@ -5,7 +5,8 @@
 Trained on (1) all labels, (2) half of the patients with all labels, (3) all patients, the class erased from the other
 half, declared in labels.json, and (4) the same, not declared, so that background is trained where the class is. The
 command prints the DSC of the class, and the mean of the others, on the development patients of `real_patients.py`,
-whose data folder is that which MEDSAM_ADAPT_REAL_DATA names.
+whose data folder is that which MEDSAM_ADAPT_REAL_DATA names. An arm that is finished leaves its scores in WORK, and the
+same command continues where it was interrupted. `--option` names settings of all trainings.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,20 +37,33 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--option", nargs="+", default=[], metavar="NAME=VALUE", help="settings of each training")
     arguments = parser.parse_args()
     source = Path(os.environ["MEDSAM_ADAPT_REAL_DATA"]) / arguments.set
     for seed in range(arguments.seeds):
-        for arm in ARMS:
-            dsc = run_arm(source, arm, seed, arguments)
+        for arm in arguments.arms:
+            result = folder_of(arm, seed, arguments) / "dsc.json"
+            if not result.is_file():
+                result.write_text(json.dumps(run_arm(source, arm, seed, arguments)))
+            dsc = json.loads(result.read_text())
             others = np.mean([value for name, value in dsc.items() if name != arguments.erased])
             print(
                 f"seed {seed}, {arm}: {arguments.erased} {dsc[arguments.erased]:.3f}, others {others:.3f}", flush=True
             )
 
 
+def folder_of(arm: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """Where an arm is trained; another one for another class, other epochs or settings."""
+    how = "_".join([arguments.erased, str(arguments.epochs), *arguments.option])
+    folder: Path = arguments.output / re.sub(r"[^\w=.]+", "_", how) / f"seed_{seed}" / arm.replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def run_arm(source: Path, arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     """The DSC of each class on the development patients."""
-    root = arguments.output / f"seed_{seed}" / arm.replace(" ", "_")
+    root = folder_of(arm, seed, arguments)
     data, test, run = root / "train", root / "dev", root / "run"
     parts = split_of(source)
     pool, dev = parts["pool"], parts["dev"]
@@ -64,6 +79,7 @@ def run_arm(source: Path, arm: str, seed: int, arguments: argparse.Namespace) ->
     (data / "labels.json").write_text(json.dumps({**names, **declared}))
     settings = ["--epochs", arguments.epochs, "--seed", seed, "--device", "cpu", "--overwrite"]
     settings += ["--set", "held_out=0", "--set", f"cache_dir={arguments.output / 'cache'}"]
+    settings += [word for option in arguments.option for word in ("--set", option)]
     for command in (
         ["train", "--data", data, "--output", run, *settings],
         ["evaluate", run, "--data", test, "--output", root / "scores", "--device", "cpu", "--overwrite"],

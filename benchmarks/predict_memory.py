@@ -33,7 +33,7 @@ from medsam_adapt.runs.record import RunRecord
 
 
 def predictor(classes: int, batch_size: int, variant: str, size: int) -> Predictor:
-    """A random network with a record that says how it slices."""
+    """A random network with a record of how it slices."""
     record = RunRecord.model_construct(
         axis="axial",
         channels="repeat",

@@ -11,7 +11,7 @@ this package, a slice at a time, written out plainly; masks are compared with it
 read from NIfTI files, segmented by a random vit_nano, and written. What the random network draws is noise all over the
 volume, which no trained one draws: it does its work, and then each class is a separate disc, the same on every slice.
 Volumes: voxels in memory to label ids in memory, 100 slices through a real network with random weights, SAMed's way
-with segment-anything's own encoder; on a GPU, where they are measured unless --volumes says otherwise, this package in
+with segment-anything's own encoder; on a GPU, where they are measured unless --volumes names others, this package in
 bfloat16, as `predict` runs there.
 """
 

@@ -4,7 +4,7 @@
         [--page docs/pretrained_start.md]
 
 Two data sets: phantoms, of which a quarter is held out; and the real CT in FOLDER/adome_one_case, cut into blocks of
-slices of which every other one is held out (the same patient, so this says how well it is learnt, not how well it
+slices of which every other one is held out (the same patient, so this shows how well it is learnt, not how well it
 carries over). The image encoder is frozen but for the method's own layers, as in the papers; ``--tune-encoder`` trains
 it whole. Each training writes a row to ``scores.csv``; the same command continues where it was interrupted.
 """

@@ -4,7 +4,7 @@
 
 Real CT (FOLDER/adome_one_case): cut into blocks of 8 slices, of which every other one is trained on; each organ gets
 the tight box of its label on each slice. The run's mask is compared with those boxes filled, on the whole volume and on
-the slices that were not trained on (the same patient, so this says how well an organ is drawn between slices that are
+the slices that were not trained on (the same patient, so this shows how well an organ is drawn between slices that are
 known, not how well that carries over). Phantoms: a quarter is held out, and there the masks from the tight box on every
 slice are compared with those from one box, on the middle slice of each organ, followed to its neighbours.
 

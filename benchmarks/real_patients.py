@@ -212,7 +212,7 @@ def train_nnunet(
         },
     )
     configuration = trial.arm.removeprefix("nnunet-")
-    threads = str(os.cpu_count() or 1)
+    threads = str(len(os.sched_getaffinity(0)))  # all cores, unless this command was started on fewer
     environment |= {"nnUNet_n_proc_DA": threads, "OMP_NUM_THREADS": threads, "nnUNet_compile": "f"}
     environment = {**os.environ, **environment}
     prepare = [arguments.nnunet.with_name("nnUNetv2_plan_and_preprocess"), "-d", "1", "-c", configuration, "-np", "1"]

@@ -8,7 +8,7 @@ A step is one image, or --batch of them, with one structure and a box, or for BL
 each half: forward pass, loss, backward pass, optimiser. Weights are random, for they make no difference to the time.
 
 - *cached*: this package, with cached features of the frozen layers. *online*: this package without the cache.
-- *low memory*: with `--low-memory`, where gradients go through the encoder; online unless it says *cached*.
+- *low memory*: with `--low-memory`, where gradients go through the encoder; online unless it is marked *cached*.
 - *reference*: authors_steps.py, as the authors' code does the work. segment-anything's own attention; encoder and
   teacher in every step; InfoSAM's boundary weights by one pooling of 31 x 31; BLO-SAM with a data loader that is begun
   again in every step and, in the second order, a copy of the network and five passes through the encoder. Nothing is

@@ -5,7 +5,8 @@ lesion. Whoever sees B alone cannot know which of its blobs is the lesion.
 
     python benchmarks/two_channels.py --output WORK --seeds 3
 
-The command prints the DSC on the held-out cases, trained on both images and on each alone.
+The command prints the DSC on the held-out cases, trained on both images and on each alone. A training that is finished
+leaves its DSC in WORK, and the same command continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -30,12 +31,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--cases", type=int, default=CASES)
+    parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=CHOICES)
     arguments = parser.parse_args()
     for seed in range(arguments.seeds):
         root = arguments.output / f"seed_{seed}"
         write_cases(root, arguments.cases, seed)
-        scores = {choice: train_and_score(root, choice, seed, arguments.epochs) for choice in CHOICES}
-        print(f"seed {seed}: " + ", ".join(f"{choice} {dsc:.3f}" for choice, dsc in scores.items()), flush=True)
+        for choice in arguments.choices:
+            result = root / f"{choice}_{arguments.cases}_cases_{arguments.epochs}_epochs.json"
+            if not result.is_file():
+                result.write_text(json.dumps(train_and_score(root, choice, seed, arguments.epochs)))
+            print(f"seed {seed}, {choice}: DSC {json.loads(result.read_text()):.3f}", flush=True)
 
 
 def write_cases(root: Path, count: int, seed: int) -> None:

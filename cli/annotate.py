@@ -68,15 +68,17 @@ def annotate(
     if public_address is not None and not public_address.startswith(("https://", "http://")):
         raise InputError(f"--public-address {public_address}: it has no protocol. Begin it with https://.")
 
-    from medsam_adapt.annotation.proposals import known_classes, load_proposals
-    from medsam_adapt.annotation.session import open_session
+    from medsam_adapt.annotation.opening import open_session
+    from medsam_adapt.annotation.proposals import check_images, known_classes, known_images, load_proposals
 
     names = [name for name in (classes or "").split(",") if name.strip()]
-    session = open_session(folder, names, output, series, person, known_classes(model))
+    session = open_session(folder, names, output, series, person, known_classes(model), known_images(model))
     check_output(session.output, overwrite=True)
     token = secrets.token_urlsafe(32) if token_file is None else read_token(token_file)
     listening = listen(host, port)
     proposals = load_proposals(model, list(session.classes.values()), device)
+    if proposals.automatic is not None:
+        check_images(proposals.automatic, session.images)
 
     import uvicorn
 

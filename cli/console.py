@@ -33,7 +33,7 @@ _verbose = False
 
 
 def set_verbosity(quiet: bool, verbose: bool) -> None:
-    """How much the command that begins prints, as its options ``--quiet`` and ``--verbose`` say."""
+    """How much the command that begins prints, by its options ``--quiet`` and ``--verbose``."""
     global _verbose
     if quiet and verbose:
         raise InputError("--quiet: it excludes --verbose. Leave out one of them.")

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _wait_asleep() -> None:
-    """Have the threads of a product that is done give their core away soon, if the user says nothing else.
+    """Have the threads of a product that is done give their core away soon, unless the user's environment sets it.
 
     Where other programs want the cores too, libgomp's threads would spend most of a training waiting for each other,
     each on a core that the other one needs. It looks here when PyTorch is imported, which only commands do.

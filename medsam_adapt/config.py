@@ -105,6 +105,13 @@ class Knobs(BaseModel):
     low_res_loss: bool = Field(
         False, description="compare the mask decoder's small logits with a reduced label, as most papers do"
     )
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of rare classes in cross-entropy at the start, which falls to 0 at 70 % of the training: 0 "
+        "weighs all pixels alike, 1 all classes",
+    )
     epochs: int = Field(40, ge=1, description="passes over the training slices")
     minutes: float | None = Field(
         None,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes, said before torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes, set before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -31,7 +31,7 @@ DOWNLOADED = ("sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b")
 
 
 def walk(page, folder, monkeypatch):
-    """Do what the page says in the folder; the commands that were run.
+    """Run the commands of the page in the folder; the commands that were run.
 
     Blocks with a reason above them are left out, and so are commands that fetch something or need what was fetched.
     """

@@ -2,7 +2,7 @@
 
     python -m tests.monai_label_check [--env FOLDER]
 
-Makes the environment as docs/monai_label.md says (several GB, minutes; an environment that is there is used as it is),
+Makes the environment of docs/monai_label.md (several GB, minutes; an environment that is there is used as it is),
 trains a run on phantoms for one epoch, starts MONAI Label's own server with it on the loopback address, and asks it for
 the mask of a volume that is not stored in RAS order. Every voxel must be that of `medsam-adapt predict`.
 """

@@ -1,4 +1,4 @@
-"""README and docs hold what they say: commands that parse, settings that exist, code that runs, links that lead.
+"""README and docs are correct: commands that parse, settings that exist, code that runs, links that lead.
 
 The tutorial that begins with a folder of scans is walked here; ``pytest -m docs -n 0`` walks every page.
 """
@@ -75,7 +75,7 @@ def test_links_lead_to_files(page):
 def test_what_is_not_run_says_why_and_the_rest_can_be_run(page):
     for block in blocks(page):
         if block.not_run is None and block.language in SHELL:
-            assert {words[0] for words in block.commands} <= TYPED, f"{block.where}: say why it is not run"
+            assert {words[0] for words in block.commands} <= TYPED, f"{block.where}: state why it is not run"
 
 
 def test_extras_that_are_told_exist():

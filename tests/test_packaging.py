@@ -75,7 +75,7 @@ def test_listings_and_help_load_no_torch(tmp_path):
     ids=["nothing", "turns", "a policy"],
 )
 def test_threads_wait_asleep_unless_the_user_says_how(given, turns, monkeypatch):
-    """Said by a command before PyTorch, whose threads they are, is loaded."""
+    """Set by a command before PyTorch, whose threads they are, is loaded."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "")  # so that it is as before afterwards
         monkeypatch.delenv(name)

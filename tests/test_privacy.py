@@ -1,4 +1,4 @@
-"""Nothing that says whose an image is leaves its headers: every byte of every output is searched for planted marks."""
+"""Nothing that identifies a patient leaves the headers: every byte of every output is searched for planted marks."""
 
 import base64
 import gzip

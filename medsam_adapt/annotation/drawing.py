@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from medsam_adapt.config import Axis
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.simulated import SlicePrompt, tight_box
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.io import VolumeHeader, from_ras, to_ras
@@ -59,15 +61,18 @@ class Drawing:
     Attributes:
         id: the scan's.
         header: of the image; labels are written on its grid.
-        image: (X, Y, Z) float32, or (X, Y, Z, 3) in colour.
+        image: (X, Y, Z) float32, or (X, Y, Z, images) of the images of a case.
         label: (X, Y, Z) uint8 class ids, 0 is background.
         drawn_by: (X, Y, Z) uint8, the author's number from 1 of each labelled voxel.
         authors: by number, the first one is number 1.
         prompts: that a person drew.
         edited: class id -> axis -> slices on which a person changed the class.
         erased: author's number -> class id -> axial slice -> how many voxels of others this author removed.
+        accepted: class ids that were in the session when a person finished the label.
+        changed: (axis, index) of slices that no journal has yet.
         version: counts the changes.
         saved: the version that is on disk.
+        images: names of the images of the case; none for one.
         lock: held while the label is read or changed.
     """
 
@@ -80,18 +85,34 @@ class Drawing:
     prompts: Prompts = field(default_factory=dict)
     edited: dict[int, dict[Axis, set[int]]] = field(default_factory=dict)
     erased: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
+    accepted: set[int] = field(default_factory=set)
+    changed: set[tuple[Axis, int]] = field(default_factory=set)
     version: int = 0
     saved: int = 0
+    images: tuple[str, ...] = ()
     lock: threading.RLock = field(default_factory=threading.RLock)
     _undo: list[_Step] = field(default_factory=list)
     _redo: list[_Step] = field(default_factory=list)
 
     @classmethod
-    def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader) -> Drawing:
+    def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader, images: Sequence[str] = ()) -> Drawing:
         """A drawing without any label yet, of voxels in the axis order of their file."""
         image, _ = to_ras(voxels, header.affine)
-        shape = image.shape[:3]
-        return cls(id, header, image, np.zeros(shape, np.uint8, order="F"), np.zeros(shape, np.uint8, order="F"))
+        label, drawn_by = (np.zeros(image.shape[:3], np.uint8, order="F") for _ in range(2))
+        return cls(id, header, image, label, drawn_by, images=tuple(images))
+
+    def grey(self, shown: int = 0) -> np.ndarray:
+        """(X, Y, Z) of the image with this number, 0 everywhere where the case lacks it."""
+        image = self.image[..., shown] if self.images else self.image
+        return np.nan_to_num(image) if np.isnan(image.flat[0]) else image
+
+    def seen_by(self, taken: Sequence[str], shown: int = 0) -> np.ndarray:
+        """What a model sees: (X, Y, Z) of the image that is shown, or (X, Y, Z, images) of those that it takes.
+
+        Raises:
+            InputError: the case has other images than the model takes.
+        """
+        return self.grey(shown) if not taken else take_images(self.id, self.image, self.images, taken)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -171,6 +192,7 @@ class Drawing:
                         self.edited.setdefault(int(class_id), {}).setdefault(axis, set()).add(index)
                 drawn_by[index][changed] = np.where(values[changed] > 0, number, 0)
                 label[index][changed] = values[changed]
+            self.changed.update((axis, index) for index in slices)
             for (class_id, index), prompt in (prompts or {}).items():
                 self.prompts.setdefault(class_id, {}).setdefault(axis, {})[index] = prompt
             self.version += 1
@@ -211,6 +233,7 @@ class Drawing:
                 self.slices(axis)[index] = label
                 volume_to_slices(self.drawn_by, axis)[index] = drawn_by
             self.prompts, self.erased, self.edited = step.prompts, step.erased, step.edited
+            self.changed.update(step.slices)
             self.version += 1
             return {place: label for place, (label, _) in step.slices.items()}
 
@@ -240,6 +263,23 @@ class Drawing:
             masks = self.slices(axis)
             edited = self.edited.get(class_id, {}).get(axis, set())
             return {index for index in edited if not (masks[index] == class_id).any()}
+
+    def worked_on(self) -> set[int]:
+        """Class ids that a person drew, pointed at, corrected, or accepted with a finished label."""
+        with self.lock:
+            people = [number for number, each in enumerate(self.authors, start=1) if each.kind != "model"]
+            drawn = np.unique(self.label[np.isin(self.drawn_by, people)]).tolist() if people else []
+            pointed_at = {class_id for class_id, axes in self.prompts.items() if any(axes.values())}
+            return {*drawn, *pointed_at, *self.edited, *self.accepted} - {0}
+
+    def snapshot(self) -> Drawing:
+        """A copy as it is now, without what can be undone, to be written while this one changes."""
+        with self.lock:
+            prompts, edited, erased, accepted = copy.deepcopy((self.prompts, self.edited, self.erased, self.accepted))
+            copied = {"label": self.label.copy(order="F"), "drawn_by": self.drawn_by.copy(order="F")}
+            records = {"prompts": prompts, "edited": edited, "erased": erased, "accepted": accepted}
+            fresh = {"authors": [*self.authors], "changed": set(), "lock": threading.RLock(), "_undo": [], "_redo": []}
+            return replace(self, **copied, **records, **fresh)
 
     def _axial_numbers(self) -> np.ndarray:
         return np.broadcast_to(np.arange(self.shape[2]), self.shape)
@@ -277,6 +317,7 @@ class Drawing:
                     for axis, there in axes.items()
                     for index, prompt in sorted(there.items())
                 ],
+                "accepted": sorted(self.accepted),
             }
 
     def _slices_of(self, class_id: int) -> dict[str, dict[str, dict[str, int]]]:
@@ -292,20 +333,26 @@ class Drawing:
         return found
 
 
+def take_images(scan: str, voxels: np.ndarray, names: Sequence[str], taken: Sequence[str]) -> np.ndarray:
+    """(X, Y, Z, images) of those that a model takes, in its order; all of them as they are where it takes none by name.
+
+    Raises:
+        InputError: the case has other images.
+    """
+    keys = [class_key(name) for name in names]
+    if not taken or keys == [class_key(name) for name in taken]:
+        return voxels
+    if {*keys} != {class_key(name) for name in taken}:
+        theirs = f"the images {', '.join(names)}" if names else "one image"
+        raise InputError(
+            f"{scan}: it has {theirs}, and the model takes {', '.join(taken)} together. Give a folder with these."
+        )
+    return voxels[..., [keys.index(class_key(name)) for name in taken]]
+
+
 def box_of(mask: np.ndarray) -> SlicePrompt:
     """The box around a mask (rows, columns) that is not empty."""
     box = tight_box(mask)
     assert box is not None, "the mask is not empty"
     x0, y0, x1, y1 = (float(value) for value in box)
     return SlicePrompt(box=(x0, y0, x1, y1))
-
-
-def prompts_from(entries: Sequence[Mapping[str, Any]]) -> Prompts:
-    """The prompts that `Drawing.provenance` wrote."""
-    found: Prompts = {}
-    for entry in entries:
-        box = None if entry["box"] is None else tuple(float(value) for value in entry["box"])
-        points = tuple((float(x), float(y), bool(inside)) for x, y, inside in entry["points"])
-        prompt = SlicePrompt(box, points)  # type: ignore[arg-type]
-        found.setdefault(int(entry["label"]), {}).setdefault(entry["axis"], {})[int(entry["slice"])] = prompt
-    return found

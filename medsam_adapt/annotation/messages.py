@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_adapt.config import Axis
 from medsam_adapt.data.prompts.simulated import SlicePrompt
+from medsam_adapt.data.volumes.image_set import MOST_IMAGES
 
 _FARTHEST = 1e5  # pixels
 Coordinate = Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST, allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0, le=100_000)]
+ImageNumber = Annotated[int, Field(ge=0, lt=MOST_IMAGES)]
 ClassId = Annotated[int, Field(ge=1, le=255)]
 Runs = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(max_length=2**22)]
 
@@ -27,6 +29,12 @@ class Place(Message):
 
     axis: Axis
     index: Index
+
+
+class Look(Place):
+    """A slice of the image that is shown, where a case has several."""
+
+    image: ImageNumber = 0
 
 
 class PointedAt(Message):
@@ -54,7 +62,7 @@ class PointedAt(Message):
         return SlicePrompt(box, tuple((x, y, inside) for x, y, inside in self.points))
 
 
-class ProposalRequest(Place, PointedAt):
+class ProposalRequest(Look, PointedAt):
     """A mask is wanted of what the prompt shows."""
 
 
@@ -90,12 +98,23 @@ class Changes(Message):
 
 
 class Structure(Message):
-    """A class in one plane, and the slices that may be drawn on; all when None."""
+    """A class in one plane of the image that is shown, and the slices that may be drawn on; all when None."""
 
     axis: Axis
     label: ClassId
+    image: ImageNumber = 0
     first: Index | None = None
     last: Index | None = None
+
+
+class WholeScan(Message):
+    """A label of the whole scan is wanted.
+
+    Attributes:
+        worked_on: what becomes of structures that a person has worked on; the page asks where it is None.
+    """
+
+    worked_on: Literal["keep", "replace"] | None = None
 
 
 class Finished(Message):

@@ -31,6 +31,7 @@ from medsam_adapt.annotation.viewer_scans import (
     label_tags,
     save_final,
     scan_content,
+    scan_file,
     scan_file_name,
 )
 from medsam_adapt.core.errors import InputError
@@ -114,8 +115,8 @@ def datastore(request: Request, output: Literal["train", "stats", "all"] = "stat
         finished = [scan for scan in session.scans if label_path(session, scan, FINAL) is not None]
         return [{"image": scan, "label": scan} for scan in finished]
     objects = {}
-    for scan, content in session.scans.items():
-        image = content.image
+    for scan in session.scans:
+        path = scan_file(session, scan)
         labels = {
             tag: {
                 "ext": _ending(path.name),
@@ -123,7 +124,7 @@ def datastore(request: Request, output: Literal["train", "stats", "all"] = "stat
             }
             for tag, path in label_tags(session, scan).items()
         }
-        ending = _ending(image.name) if image.is_file() else ".nii.gz"
+        ending = ".nii.gz" if path is None else _ending(path.name)
         objects[scan] = {"image": {"ext": ending, "info": {"name": f"{scan}{ending}"}}, "labels": labels}
     return {"name": "medsam-adapt", "description": "", "images_dir": ".", "labels_dir": "labels", "objects": objects}
 
@@ -146,10 +147,10 @@ def image_info(request: Request, image: str) -> dict[str, Any]:
 
 
 def _image_info(session: Session, scan: str) -> dict[str, Any]:
-    path = session.scans[scan].image
+    path = scan_file(session, scan)
     found: dict[str, Any] = {"name": scan_file_name(session, scan)}
     # 3D Slicer keeps downloads by name; without the checksum it would show an older scan of this name again.
-    return {**found, "checksum": f"SHA256:{file_sha256(path)}"} if path.is_file() else found
+    return found if path is None else {**found, "checksum": f"SHA256:{file_sha256(path)}"}
 
 
 @router.api_route("/datastore/label", methods=["GET", "HEAD"])

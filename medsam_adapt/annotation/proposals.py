@@ -69,7 +69,7 @@ class Proposals:
 
     def __init__(self, prompted: Model, automatic: Model | None = None) -> None:
         self.prompted, self.automatic = prompted, automatic
-        self._volumes: OrderedDict[tuple[str, Axis], tuple[Drawing, SliceLogits]] = OrderedDict()
+        self._volumes: OrderedDict[tuple[str, Axis, int], tuple[Drawing, SliceLogits]] = OrderedDict()
         self._lock = threading.Lock()  # of what is above and below
         self._encoding = threading.Lock()  # one slice at a time
         self._waiting = 0  # requests that wait for a slice, which go before those in the background
@@ -86,16 +86,19 @@ class Proposals:
             self._news.notify()
         self._worker.join()
 
-    def propose(self, drawing: Drawing, axis: Axis, index: int, prompt: SlicePrompt) -> np.ndarray:
+    def propose(self, drawing: Drawing, axis: Axis, index: int, prompt: SlicePrompt, image: int = 0) -> np.ndarray:
         """The mask (rows, columns) bool of a prompt on one slice; the slices beside it are then embedded.
+
+        ``image`` is the number of the one that is shown, which a model of one image sees; one that was trained on
+        several images of a case sees these.
 
         Raises:
             InputError: a plane or a kind of prompt that the model does not take.
         """
         self.check(axis, prompt)
-        slices = self._slices(drawing, axis)
+        slices = self._slices(drawing, axis, image)
         mask = self._draw(slices, index, prompt)
-        self.prepare(drawing, axis, index)
+        self.prepare(drawing, axis, index, image)
         return mask
 
     def check(self, axis: Axis, prompt: SlicePrompt) -> None:
@@ -116,6 +119,7 @@ class Proposals:
         keys: Mapping[int, SlicePrompt],
         reach: range,
         empty: Container[int] = (),
+        image: int = 0,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Index and mask of the slices without a prompt that belong to the structure, as they are drawn.
 
@@ -125,6 +129,7 @@ class Proposals:
             keys: slice -> what a person drew there.
             reach: the slices that may be drawn on.
             empty: slices that do not show the structure.
+            image: as for `propose`.
 
         Raises:
             InputError: as `check`, or no slice to start from.
@@ -133,14 +138,14 @@ class Proposals:
             raise InputError("propagate: the class has no slice to start from. Draw a box on a slice first.")
         for prompt in keys.values():
             self.check(axis, prompt)
-        slices = self._slices(drawing, axis)
+        slices = self._slices(drawing, axis, image)
         return follow(lambda index, prompt: self._draw(slices, index, prompt), keys, reach, empty)
 
-    def prepare(self, drawing: Drawing, axis: Axis, index: int) -> None:
+    def prepare(self, drawing: Drawing, axis: Axis, index: int, image: int = 0) -> None:
         """Embed a slice and those beside it in the background, the nearest first."""
         if axis not in self.prompted.axes:
             return
-        slices = self._slices(drawing, axis)
+        slices = self._slices(drawing, axis, image)
         near = sorted(range(index - _AHEAD, index + _AHEAD + 1), key=lambda each: abs(each - index))
         with self._news:
             self._wanted = [(slices, each) for each in near if 0 <= each < slices.shape[0]]
@@ -160,8 +165,11 @@ class Proposals:
         if self.automatic is None:
             raise InputError("--model: only a run that was trained without prompts labels whole scans. Give one.")
         predictor = self.automatic.predictor
+        taken = predictor.record.images
+        check_images(self.automatic, drawing.images)
         numbers = {class_key(name): number for number, name in classes.items()}
-        found = predictor.segment(drawing.native(drawing.image), drawing.header.affine, progress=progress).voxels
+        seen = drawing.native(drawing.seen_by(taken))
+        found = predictor.segment(seen, drawing.header.affine, progress=progress).voxels
         label = np.zeros(drawing.header.shape, np.uint8)
         for place, (name, label_id) in enumerate(zip(predictor.class_names, predictor.label_ids, strict=True)):
             if class_key(name) in numbers:
@@ -175,23 +183,25 @@ class Proposals:
             for key in [key for key, (known, _) in self._volumes.items() if known is drawing]:
                 del self._volumes[key]
 
-    def has_embedding(self, drawing: Drawing, axis: Axis, index: int) -> bool:
+    def has_embedding(self, drawing: Drawing, axis: Axis, index: int, image: int = 0) -> bool:
         """Whether the embedding of a slice is kept, so that a proposal takes a fraction of a second."""
-        return self._slices(drawing, axis).has_embedding(index)
+        return self._slices(drawing, axis, image).has_embedding(index)
 
-    def _slices(self, drawing: Drawing, axis: Axis) -> SliceLogits:
-        with self._lock:
-            known = self._volumes.get((drawing.id, axis))
-            if known is not None and known[0] is drawing:
-                self._volumes.move_to_end((drawing.id, axis))
-                return known[1]
+    def _slices(self, drawing: Drawing, axis: Axis, image: int) -> SliceLogits:
         predictor = self.prompted.predictor
-        spec = predictor.record.slicing.model_copy(update={"axis": axis})
-        window = spec.policy.window_of(drawing.image)
-        source = PromptSource(prompts={})
-        slices = SliceLogits(spec, drawing.image, drawing.spacing, predictor.segmenter, source, window)
+        taken = predictor.record.images
+        key = (drawing.id, axis, 0 if taken else image)
         with self._lock:
-            self._volumes[drawing.id, axis] = (drawing, slices)
+            known = self._volumes.get(key)
+            if known is not None and known[0] is drawing:
+                self._volumes.move_to_end(key)
+                return known[1]
+        spec = predictor.record.slicing.model_copy(update={"axis": axis})
+        seen = drawing.seen_by(taken, image)
+        source = PromptSource(prompts={})
+        slices = SliceLogits(spec, seen, drawing.spacing, predictor.segmenter, source, spec.policy.window_of(seen))
+        with self._lock:
+            self._volumes[key] = (drawing, slices)
             while len(self._volumes) > _VOLUMES:
                 self._volumes.popitem(last=False)
         return slices
@@ -235,6 +245,15 @@ class Proposals:
                     slices.embed(index)
 
 
+def check_images(model: Model, images: Sequence[str]) -> None:
+    """Refuse a model that labels whole scans from one image where a case has several; raises InputError."""
+    if images and not model.predictor.record.images:
+        raise InputError(
+            f"{model.author.name}: this run takes one image of a case, and these cases have {', '.join(images)}. Give "
+            "a run that takes them, or a folder with one image of each case."
+        )
+
+
 def load_proposals(model: str | None, classes: Sequence[str] = (), device: str = "auto") -> Proposals:
     """What ``--model`` names: pretrained weights, or a run; a run without prompts is joined by pretrained weights.
 
@@ -258,12 +277,10 @@ def run_model(folder: Path, device: str = "auto") -> Model:
     """A run that proposes.
 
     Raises:
-        InputError: no such run, or one that takes two images of a case.
+        InputError: no such run.
     """
     predictor = load_run(folder, device)
     record = predictor.record
-    if record.images:
-        raise InputError(f"{folder}: this run takes two images of a case, and annotate shows one. Give another run.")
     author = Author("model", folder.absolute().name, record.started_from or record.bundle)
     return Model(predictor, author, (record.axis,), record.prompt == "box", record.prompt == "points")
 
@@ -283,6 +300,15 @@ def known_classes(model: str | None) -> dict[int, str]:
         return {}
     record = read_run(Path(model))
     return dict(zip(record.label_ids, record.class_names, strict=True))
+
+
+def known_images(model: str | None) -> list[str]:
+    """Names of the images of a case that a run takes together; none for weights, or for a run that takes one.
+
+    Raises:
+        InputError: no such run.
+    """
+    return [] if model is None or names_weights(model) else list(read_run(Path(model)).images)
 
 
 def _weights(name: str, classes: Sequence[str], device: str) -> Model:

@@ -8,14 +8,20 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from medsam_adapt.annotation.drawing import take_images
 from medsam_adapt.annotation.proposals import Proposals, run_model
 from medsam_adapt.annotation.session import Session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.text import class_key
-from medsam_adapt.runs.record import read_cost, read_run
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
+from medsam_adapt.data.volumes.io import VolumeHeader, read_volume
+from medsam_adapt.runs.record import RunRecord, read_cost, read_run
 from medsam_adapt.runs.resume import is_finished
 from medsam_adapt.suggestion.candidates import Candidates
 from medsam_adapt.suggestion.suggest import Suggestion, rank_scans
@@ -250,8 +256,9 @@ class Rounds:
         trained = self.proposals.automatic is not None
         model = self.proposals.automatic or self.proposals.prompted
         series = next((scan.series for scan in session.scans.values() if scan.series), None)
+        read = partial(_seen_by, model.predictor.record, series)
         found = rank_scans(
-            [model.predictor], Candidates(left, {}), labelled, len(left), trained, series, self._report_ranked
+            [model.predictor], Candidates(left, {}), labelled, len(left), trained, read, self._report_ranked
         )
         self.order = found.scans
 
@@ -268,10 +275,19 @@ class Rounds:
             if self._stopped.is_set():
                 return
             drawing = self.session.drawing(scan.name)
-            if not drawing.prompts:  # else a person has drawn boxes there, and looks at what became of them
+            if not drawing.worked_on():
                 label = self.proposals.segment(drawing, self.session.classes)
                 self.session.propose(scan.name, label, self.proposals.automatic.author)
             self._update(done=done)
+
+
+def _seen_by(record: RunRecord, series: str | None, source: ImageSource) -> tuple[np.ndarray, VolumeHeader]:
+    """The voxels of a scan that a model sees: the images that it takes, in its order, or the first one."""
+    if not isinstance(source, ImageSet):
+        return read_volume(source, series if source.is_dir() else None, record.policy.suv)
+    suv = dict(zip(map(class_key, record.images), record.policy.suv, strict=False))
+    voxels, header = read_volume(source, suv=[suv.get(class_key(name), False) for name in source.names])
+    return (take_images(str(source), voxels, source.names, record.images) if record.images else voxels[..., 0]), header
 
 
 class _Beginning:

@@ -16,7 +16,17 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from medsam_adapt.annotation.access import Access
 from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.interpolation import fill_between
-from medsam_adapt.annotation.messages import Changes, DrawnSlice, Finished, Place, ProposalRequest, Structure
+from medsam_adapt.annotation.messages import (
+    Changes,
+    DrawnSlice,
+    Finished,
+    ImageNumber,
+    Look,
+    Place,
+    ProposalRequest,
+    Structure,
+    WholeScan,
+)
 from medsam_adapt.annotation.proposals import Proposals
 from medsam_adapt.annotation.run_lengths import from_run_lengths, to_run_lengths
 from medsam_adapt.annotation.session import Session
@@ -151,8 +161,7 @@ def describe(request: Request) -> dict[str, Any]:
 def describe_scan(request: Request, scan: str) -> dict[str, Any]:
     """Geometry, window and prompts of a scan. Its image and its label are sent as bytes in the order z, y, x (RAS)."""
     drawing = drawing_of(request, scan)
-    slope, intercept = _scale(drawing.image)
-    window = IntensityPolicy(kind="auto").window_of(drawing.image)
+    images = [_described(drawing, number) for number in range(max(1, len(drawing.images)))]
     with drawing.lock:
         prompts = drawing.provenance({}, "")["prompts"]
         return {
@@ -160,12 +169,27 @@ def describe_scan(request: Request, scan: str) -> dict[str, Any]:
             "status": session_of(request).status(scan),
             "shape": drawing.shape,
             "spacing": drawing.spacing,
-            "slope": slope,
-            "intercept": intercept,
-            "window": [window.low, window.high],
+            "images": images,
             "version": drawing.version,
             "prompts": prompts,
         }
+
+
+def _described(drawing: Drawing, number: int) -> dict[str, Any]:
+    """Name, scale and window of an image of a scan; the only one has no name."""
+    grey = drawing.grey(number)
+    slope, intercept = _scale(grey)
+    window = IntensityPolicy(kind="auto").window_of(grey)
+    name = drawing.images[number] if drawing.images else ""
+    return {"name": name, "slope": slope, "intercept": intercept, "window": [window.low, window.high]}
+
+
+def image_of(drawing: Drawing, number: int) -> int:
+    """The number of an image of a scan; answers 422 where it has no such image."""
+    count = max(1, len(drawing.images))
+    if number >= count:
+        raise HTTPException(422, f"image: there is none of the number {number}. The scan has {count}.")
+    return number
 
 
 def _scale(image: np.ndarray) -> tuple[float, float]:
@@ -178,11 +202,11 @@ def _scale(image: np.ndarray) -> tuple[float, float]:
 
 
 @_routes.get("/api/scans/{scan}/image")
-def image(request: Request, scan: str) -> Response:
-    """Grey values as little-endian int16, to be rescaled by slope and intercept; a colour image as its mean."""
-    voxels = drawing_of(request, scan).image
-    slope, intercept = _scale(voxels)
-    grey = voxels.mean(axis=-1) if voxels.ndim == 4 else voxels
+def image(request: Request, scan: str, number: ImageNumber = 0) -> Response:
+    """Grey values of an image as little-endian int16, to be rescaled by its slope and intercept."""
+    drawing = drawing_of(request, scan)
+    grey = drawing.grey(image_of(drawing, number))
+    slope, intercept = _scale(grey)
     stored = np.clip(np.rint((grey - intercept) / slope), -(2**15), 2**15 - 1).astype("<i2")
     return Response(stored.tobytes(order="F"), media_type="application/octet-stream")
 
@@ -270,12 +294,12 @@ def _prompt(given: Any, shape: tuple[int, ...]) -> Any:
 
 
 @_routes.post("/api/scans/{scan}/look", status_code=204)
-def look(request: Request, scan: str, place: Place) -> None:
+def look(request: Request, scan: str, place: Look) -> None:
     """The page shows a slice: its embedding and those of the slices beside it are computed."""
     drawing = drawing_of(request, scan)
     slice_shape(drawing, place)
     if request.app.state.proposals is not None:
-        request.app.state.proposals.prepare(drawing, place.axis, place.index)
+        request.app.state.proposals.prepare(drawing, place.axis, place.index, image_of(drawing, place.image))
 
 
 @_routes.post("/api/scans/{scan}/proposal")
@@ -284,7 +308,8 @@ def propose(request: Request, scan: str, wanted: ProposalRequest) -> dict[str, A
     started = time.perf_counter()
     drawing = drawing_of(request, scan)
     prompt = _prompt(wanted, slice_shape(drawing, wanted))
-    mask = proposals_of(request).propose(drawing, wanted.axis, wanted.index, prompt)
+    shown = image_of(drawing, wanted.image)
+    mask = proposals_of(request).propose(drawing, wanted.axis, wanted.index, prompt, shown)
     return {"mask": to_run_lengths(mask), "seconds": round(time.perf_counter() - started, 3)}
 
 
@@ -294,7 +319,8 @@ def propagate(request: Request, scan: str, wanted: Structure) -> StreamingRespon
     drawing, reach = drawing_of(request, scan), _reach(request, scan, wanted)
     keys = drawing.key_boxes(wanted.label, wanted.axis)
     empty = drawing.emptied(wanted.label, wanted.axis)
-    found = proposals_of(request).propagate(drawing, wanted.axis, keys, reach, empty)
+    shown = image_of(drawing, wanted.image)
+    found = proposals_of(request).propagate(drawing, wanted.axis, keys, reach, empty, shown)
     return StreamingResponse(_lines(found), media_type=_LINES)
 
 
@@ -321,14 +347,20 @@ def _lines(found: Iterable[tuple[int, np.ndarray]]) -> Iterator[str]:
 
 
 @_routes.post("/api/scans/{scan}/segmentation")
-def segment(request: Request, scan: str) -> dict[str, Any]:
-    """Have the run that needs no prompts label the whole scan, unless a person has worked on it."""
+def segment(request: Request, scan: str, wanted: WholeScan) -> dict[str, Any]:
+    """Have the run that needs no prompts label the whole scan; answers 409 before it replaces a person's work."""
     session, proposals, drawing = session_of(request), proposals_of(request), drawing_of(request, scan)
+    if session.status(scan) == "labelled":
+        raise HTTPException(422, "The label is finished. Press Ctrl+Enter first to have it labelled again.")
+    theirs = [session.classes.get(each, str(each)) for each in sorted(drawing.worked_on())]
+    if theirs and wanted.worked_on is None:
+        raise HTTPException(409, f"You have worked on this scan: {', '.join(theirs)}.")
+    if wanted.worked_on == "keep" and drawing.worked_on() >= {*session.classes}:
+        raise HTTPException(422, "You have worked on all structures of this scan, so none is left to label.")
     label = proposals.segment(drawing, session.classes)
     assert proposals.automatic is not None, "segment refuses it"
-    taken = session.propose(scan, label, proposals.automatic.author)
-    if not taken:
-        raise HTTPException(409, "A person has worked on this scan, so its label stays.")
+    if not session.propose(scan, label, proposals.automatic.author, wanted.worked_on or "leave"):
+        raise HTTPException(409, "You have worked on this scan in the meantime.")
     return {"status": session.status(scan)}
 
 

@@ -19,6 +19,7 @@ from medsam_adapt.core.files import file_sha256
 from medsam_adapt.core.json_files import peek_object
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.slices.geometry import volume_to_slices
+from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.data.volumes.io import FORMATS, VolumeHeader, read_label, read_volume, write_label, write_volume
 from medsam_adapt.outputs import Segmentation, get_format
 
@@ -27,22 +28,33 @@ _MOST_UPLOADS = 2
 _WRITERS = {".nrrd": "nrrd", ".mha": "mha", ".seg.nrrd": "seg-nrrd"}
 
 
-def scan_file_name(session: Session, scan: str) -> str:
-    """Name under which a viewer keeps a scan: of its file, or the id of a DICOM series, which is sent as NIfTI."""
+def scan_file(session: Session, scan: str) -> Path | None:
+    """The file that a viewer shows, of several images of a case the first one's; None where it is no file by itself."""
     image = session.scans[scan].image
-    return image.name if image.is_file() else f"{scan}_{file_sha256(image)[:8]}.nii.gz"
+    if isinstance(image, ImageSet):
+        return None if image.is_4d or image.first.is_dir() else image.first
+    return image if image.is_file() else None
+
+
+def scan_file_name(session: Session, scan: str) -> str:
+    """Name under which a viewer keeps a scan: of its file, or the id of what is sent as NIfTI."""
+    image = session.scans[scan].image
+    if (path := scan_file(session, scan)) is not None:
+        return f"{scan}_{path.name}" if isinstance(image, ImageSet) else path.name
+    return f"{scan}_{file_sha256(image.first if isinstance(image, ImageSet) else image)[:8]}.nii.gz"
 
 
 def scan_content(session: Session, scan: str) -> bytes:
-    """The scan's file, or a DICOM series as NIfTI.
+    """The scan's file, or a DICOM series or an image of a 4D file as NIfTI; of several images of a case the first.
 
     Raises:
         InputError: a series that cannot be read.
     """
+    if (path := scan_file(session, scan)) is not None:
+        return path.read_bytes()
     image = session.scans[scan].image
-    if image.is_file():
-        return image.read_bytes()
     voxels, header = read_volume(image, session.scans[scan].series)
+    voxels = voxels[..., 0] if isinstance(image, ImageSet) else voxels
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.nii.gz"
         write_volume(path, voxels, header)

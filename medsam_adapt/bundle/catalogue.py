@@ -26,7 +26,7 @@ DEFAULT_BUNDLE = "detail"
 
 @cache
 def read_config(name: str, config: str) -> dict[str, Any]:
-    """One config of a bundle, ``metadata`` or ``train`` say, as plain data."""
+    """One config of a bundle, such as ``metadata`` or ``train``, as plain data."""
     if is_untrusted(name):
         return read_untrusted(Path(name), config)
     return contents.complete_configs(bundle_folder(name))[config]
@@ -101,11 +101,11 @@ def workflow(
 
     Args:
         name: of the bundle, or the folder of one that is not shipped.
-        config: ``train`` say.
+        config: such as ``train``.
         values: of settings, by their names in the config.
         workflow_type: ``train``, or ``infer`` for all others.
         overlay: another config that is laid over it.
-        trusted: whether the user said that the author of a bundle that is not shipped is trusted.
+        trusted: whether the user trusts the author of a bundle that is not shipped.
 
     Raises:
         InputError: for a value that begins as code does, or a bundle that is not to be run.
@@ -136,7 +136,7 @@ def describe_network(
         name: of the bundle.
         backbone: of the network.
         classes: that it draws.
-        trusted: whether a foreign bundle's code may run.
+        trusted: whether an untrusted bundle's code may run.
         images: of a case that it sees together.
 
     Returns:

@@ -90,7 +90,7 @@ def own_files(folder: Path) -> dict[str, Path]:
 def complete_configs(
     folder: Path, values: Mapping[str, Any] | None = None, knobs: Iterable[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """All configs of a bundle by name, ``train`` say, the shared ones among them.
+    """All configs of a bundle by name, such as ``train``, the shared ones among them.
 
     Args:
         folder: of the bundle.

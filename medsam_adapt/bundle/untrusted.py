@@ -1,7 +1,7 @@
-"""Bundles that are not ours: read as plain data and never run, unless the user says that their author is trusted.
+"""Bundles that are not ours: read as plain data and never run, unless the user declares their author as trusted.
 
 A MONAI bundle is a program: in its configs ``$`` begins Python, and ``_target_`` imports and calls anything. The folder
-of a changed copy of a shipped bundle (``bundles copy``) is given as ``--bundle FOLDER``; its ``train.json`` says under
+of a changed copy of a shipped bundle (``bundles copy``) is given as ``--bundle FOLDER``; its ``train.json`` holds under
 ``knobs#bundle`` which shipped bundle's settings it has.
 """
 

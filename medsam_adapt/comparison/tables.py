@@ -115,7 +115,7 @@ def spread(scores: Mapping[str, float | None], metric: str, with_sd: bool = True
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Seconds in words."""
     if seconds is None:
         return "–"
     return (

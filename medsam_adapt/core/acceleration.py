@@ -11,23 +11,23 @@ import os
 from typing import TypeVar
 
 VARIABLE = "MEDSAM_ADAPT_KERNELS"
-Encoder = TypeVar("Encoder")
+Network = TypeVar("Network")
 
 
-def accelerated(encoder: Encoder, wanted: bool = True) -> Encoder:
-    """``encoder`` with the faster layers of medsam_adapt.kernels instead of its layers; names and weights stay.
+def accelerated(network: Network, wanted: bool = True) -> Network:
+    """``network`` with the faster layers of medsam_adapt.kernels instead of its layers; names and weights stay.
 
     Args:
-        encoder: segment-anything's image encoder, changed in place.
+        network: SAM's image encoder or mask decoder, changed in place.
         wanted: the setting ``kernels``. The environment variable MEDSAM_ADAPT_KERNELS=0 switches them off as well.
     """
     if not wanted or os.environ.get(VARIABLE) == "0":
-        return encoder
+        return network
     try:
         kernels = importlib.import_module("medsam_adapt.kernels")
     except ModuleNotFoundError as error:
         if error.name != "medsam_adapt.kernels":
             raise
-        return encoder
-    kernels.install(encoder)
-    return encoder
+        return network
+    kernels.install(network)
+    return network

@@ -97,7 +97,7 @@ def read_record(path: str | Path, model: type[Record], fix: str) -> Record:
         fix: what to do about a damaged one, in an imperative.
 
     Raises:
-        InputError: the file cannot be read, is no JSON, is not what ``model`` says, or a newer version wrote it so.
+        InputError: the file cannot be read, is no JSON, does not fit ``model``, or a newer version wrote it so.
     """
     from pydantic import ValidationError
 

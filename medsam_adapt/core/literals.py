@@ -42,7 +42,7 @@ def is_literal(text: str) -> bool:
 
 
 def decoded(value: Any) -> Any:
-    """Undo `literal`: what a config says, without running anything."""
+    """Undo `literal`: the content of a config, without running anything."""
     if isinstance(value, Mapping):
         return {key: decoded(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -76,7 +76,7 @@ def as_typed(text: str | Path, name: str) -> str:
 
     Args:
         text: what the parser gave.
-        name: of the setting: ``output_dir`` say.
+        name: of the setting, such as ``output_dir``.
 
     Raises:
         InputError: it was changed, and what was typed cannot be known.

@@ -39,7 +39,7 @@ class Running:
 
     def run(self, stages: Sequence[Callable[[Tensor], Tensor]], value: Tensor) -> Tensor:
         """``value`` through all stages, in single precision at the end."""
-        if not self.is_bf16(value.device):  # whatever surrounds it, autocast of the caller's own say
+        if not self.is_bf16(value.device):  # whatever surrounds it, such as autocast of the caller's
             return self._run(stages, value)
         with torch.autocast(value.device.type, torch.bfloat16):
             return self._run(stages, value).float()
@@ -181,5 +181,5 @@ def run_as(encoder: Any, precision: str = "fp32", low_memory: bool = False) -> A
 
 
 def running_of(encoder: nn.Module) -> Running:
-    """How ``encoder`` is run: as :func:`run_as` said, else plainly."""
+    """How ``encoder`` is run: as set by :func:`run_as`, else plainly."""
     return getattr(encoder, "running", Running())

@@ -25,14 +25,15 @@ _SIZES = ((256, 80, 160), (192, 70, 160), (128, 60, 80), (96, 50, 40))
 
 @dataclass(frozen=True)
 class Volumes:
-    """One case in RAS order: image (X, Y, Z) or (3, X, Y, Z) on the 0-255 scale, and its masks.
+    """One case in RAS order on the 0-255 scale: image (X, Y, Z), colours (3, X, Y, Z) or several images, and its masks.
 
     Attributes:
         case: its id.
-        image: grey levels, or colours.
+        image: grey levels, or colours, or those of each image that ``images`` names.
         prediction: classes (X, Y, Z), or masks (C, X, Y, Z) of classes that may overlap.
         reference: the same.
         spacing: mm along X, Y and Z.
+        images: names of the images of the case; none for one.
     """
 
     case: str
@@ -40,6 +41,7 @@ class Volumes:
     prediction: np.ndarray
     reference: np.ndarray
     spacing: tuple[float, ...]
+    images: tuple[str, ...] = ()
 
 
 def pack(volumes: Volumes, axis: Axis, classes: int, case_bytes: int = CASE_BYTES) -> PackedCase:
@@ -59,14 +61,13 @@ def pack(volumes: Volumes, axis: Axis, classes: int, case_bytes: int = CASE_BYTE
 
 
 def _pack(volumes: Volumes, axis: Axis, classes: int, side: int, quality: int, most_slices: int) -> PackedCase:
-    stack = _stack(volumes.image, axis)
-    shown = np.arange(0, len(stack), math.ceil(len(stack) / most_slices))
+    stacks = [_stack(image, axis) for image in (volumes.image if volumes.images else [volumes.image])]
+    slices = len(stacks[0])
+    shown = np.arange(0, slices, math.ceil(slices / most_slices))
     plan = _plan(volumes, axis, side)
-    grey = plan.resize_image(as_tensor(stack[shown])).to(torch.uint8).numpy()
-    if grey.ndim == 4:  # colours come first
-        grey = np.moveaxis(grey, 1, -1)
+    grey = [_small(stack[shown], plan) for stack in stacks]
     per_sheet = max(1, SHEET_ROWS // plan.resized[0])
-    sheets = [np.concatenate([*grey[start : start + per_sheet]]) for start in range(0, len(grey), per_sheet)]
+    sheets = [[_jpeg(sheet, quality) for sheet in _sheets(image, per_sheet)] for image in grey]
     prediction, reference = (
         _small_masks(labels, axis, shown, plan, classes) for labels in (volumes.prediction, volumes.reference)
     )
@@ -76,17 +77,30 @@ def _pack(volumes: Volumes, axis: Axis, classes: int, side: int, quality: int, m
     return PackedCase(
         case=volumes.case,
         numbers=(shown + 1).tolist(),
-        slices=len(stack),
+        slices=slices,
         width=plan.resized[1],
         height=plan.resized[0],
         native=plan.native,
-        sheets=[_jpeg(sheet, quality) for sheet in sheets],
+        images=list(volumes.images),
+        sheets=sheets[0],
+        further_sheets=sheets[1:],
         per_sheet=per_sheet,
         prediction=_outlines(prediction, len(shown)),
         reference=_outlines(reference, len(shown)),
         key_index=key,
-        key_slice=_jpeg(grey[key], quality=85),
+        key_slice=_jpeg(grey[0][key], quality=85),
     )
+
+
+def _small(slices: np.ndarray, plan: SlicePlan) -> np.ndarray:
+    """Slices (n, rows, columns), or colours behind, as small as they are shown, uint8."""
+    small: np.ndarray = plan.resize_image(as_tensor(slices)).to(torch.uint8).numpy()
+    return np.moveaxis(small, 1, -1) if small.ndim == 4 else small  # colours come first
+
+
+def _sheets(slices: np.ndarray, per_sheet: int) -> list[np.ndarray]:
+    """Pictures of slices one below the other."""
+    return [np.concatenate([*slices[start : start + per_sheet]]) for start in range(0, len(slices), per_sheet)]
 
 
 def _stack(volume: np.ndarray, axis: Axis) -> np.ndarray:

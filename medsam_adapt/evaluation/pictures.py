@@ -64,7 +64,7 @@ def mean_dsc(cases: Mapping[str, Scores]) -> dict[str, float]:
 def save_pictures(
     folder: Path, cases: Mapping[str, Scores], views: Mapping[str, CaseView], class_names: Sequence[str]
 ) -> list[Path]:
-    """Write a picture of each case that :func:`choose_cases` chooses, ``worst.png`` say, and return their paths.
+    """Write a picture of each case that :func:`choose_cases` chooses, such as ``worst.png``, and return their paths.
 
     Pictures that an evaluation of more or fewer cases left in the folder are removed.
     """

@@ -48,7 +48,9 @@ class PackedCase(BaseModel):
         width: of a slice, pixels.
         height: of a slice, pixels.
         native: (rows, columns) of a slice in the volume.
-        sheets: JPEG files, each of ``per_sheet`` slices one below the other.
+        images: names of the images of the case that are taken together; none for one image.
+        sheets: JPEG files, each of ``per_sheet`` slices one below the other; of the first image, where there are more.
+        further_sheets: the same of each image after the first.
         per_sheet: slices in a sheet; fewer in the last one.
         prediction: for each slice, number of the class -> outlines.
         reference: the same.
@@ -64,7 +66,9 @@ class PackedCase(BaseModel):
     width: PositiveInt
     height: PositiveInt
     native: tuple[PositiveInt, PositiveInt]
+    images: list[str] = []
     sheets: list[bytes]
+    further_sheets: list[list[bytes]] = []
     per_sheet: PositiveInt
     prediction: list[dict[PositiveInt, Outlines]]
     reference: list[dict[PositiveInt, Outlines]]
@@ -75,7 +79,16 @@ class PackedCase(BaseModel):
     def _is_consistent(self) -> PackedCase:
         if not len(self.prediction) == len(self.reference) == len(self.numbers) > self.key_index:
             raise ValueError("the slices and their outlines differ in number")
+        if max(1, len(self.images)) != len(self.each_image):
+            raise ValueError("the images and their names differ in number")
+        if {len(sheets) for sheets in self.each_image} != {math.ceil(len(self.numbers) / self.per_sheet)}:
+            raise ValueError("the sheets do not hold the slices")
         return self
+
+    @property
+    def each_image(self) -> list[list[bytes]]:
+        """The sheets of every image."""
+        return [self.sheets, *self.further_sheets]
 
     @property
     def packed_bytes(self) -> int:
@@ -83,7 +96,7 @@ class PackedCase(BaseModel):
         outlines = (
             len(line) for slices in (self.prediction, self.reference) for each in slices for line in each.values()
         )
-        return sum(map(len, self.sheets)) + sum(outlines)
+        return sum(len(sheet) for sheets in self.each_image for sheet in sheets) + sum(outlines)
 
 
 class ShownCases(BaseModel):

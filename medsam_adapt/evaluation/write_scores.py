@@ -48,7 +48,8 @@ class WriteScores:
         views: dict[str, CaseView] = {}
         for role, case in choose_cases(means).items():
             volumes = self._read_again(engine, case)
-            views[case] = CaseView.of(volumes.image, volumes.prediction, volumes.reference, volumes.spacing)
+            first = volumes.image[0] if volumes.images else volumes.image
+            views[case] = CaseView.of(first, volumes.prediction, volumes.reference, volumes.spacing)
             packed[role] = pack(volumes, engine.inferer.slicing.axis, len(scores.class_names))
         save_pictures(self.folder / "pictures", scores.cases, views, scores.class_names)
         write_shown_cases(
@@ -79,5 +80,6 @@ class WriteScores:
         hidden = [int(number) for number in str(item.get("unannotated", "")).split()]
         prediction, reference = (without_classes(each, hidden) for each in (prediction, reference))
         spacing = tuple(float(side) for side in item["image"].pixdim)
-        in_colour = len(image) > 1 and not engine.inferer.slicing.images  # of several images the first is shown
-        return Volumes(case, image if in_colour else image[0], prediction, reference, spacing)
+        names = tuple(engine.inferer.slicing.images)
+        shown = image[: len(names)] if names else image if len(image) > 1 else image[0]  # of two, without their mean
+        return Volumes(case, shown, prediction, reference, spacing, names)

@@ -117,7 +117,7 @@ def _model(facts: Facts, repository: Repository) -> Iterable[Sequence[Any]]:
 
 
 def _scores(record: RunRecord, metrics: Mapping[str, Any] | None) -> str:
-    """Means over cases of each class, and what must be said with them."""
+    """Means over cases of each class, and the notes that belong to them."""
     if metrics is None:
         return "None were recorded with the run."
     shown = [name for name in _SHOWN if name in metrics["rules"]["metrics"]]

@@ -44,7 +44,7 @@ class Origin(BaseModel):
 
 @dataclass(frozen=True)
 class Repository:
-    """What a repository says of itself, checked.
+    """A repository's description of itself, checked.
 
     Attributes:
         origin: which weights it belongs to.

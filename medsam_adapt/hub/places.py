@@ -103,7 +103,7 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository of the Hugging Face Hub; the library's own settings, ``HF_ENDPOINT`` and ``HF_TOKEN`` say, hold.
+    """A repository of the Hugging Face Hub; the library's own settings apply, such as ``HF_ENDPOINT`` and ``HF_TOKEN``.
 
     Attributes:
         name: OWNER/NAME.

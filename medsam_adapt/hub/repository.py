@@ -112,7 +112,7 @@ def push(run: Path, place: Place, licence: str | None = None, checkpoint: str | 
 
 @contextmanager
 def opened(place: Place) -> Iterator[tuple[Path, Repository]]:
-    """A temporary copy of a repository, and what it says of itself; nothing in it is run.
+    """A temporary copy of a repository, and its description of itself; nothing in it is run.
 
     Raises:
         InputError: no such repository, or files that are damaged or not what they should be.

@@ -1,4 +1,4 @@
-"""What one or several passes over the same slices say together: the mean of their probabilities."""
+"""The joint result of one or several passes over the same slices: the mean of their probabilities."""
 
 from __future__ import annotations
 

@@ -20,9 +20,8 @@ from medsam_adapt.data.prompts.placement import prompts_on_slices
 from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume, volume_to_slices
-from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slice_store import renumber
-from medsam_adapt.data.volumes.image_set import ImageSet
+from medsam_adapt.data.volumes.image_set import ImageSet, refuse_misplaced
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
@@ -147,7 +146,7 @@ class Predictor:
 
         Where classes exclude each other, background has what is left to 1.
         """
-        image, affine = _voxels_of(image, affine, self.record.policy)
+        image, affine = _voxels_of(image, affine, self.record)
         first, slices = self._slices(image, affine, prompts, reference, propagate)
         maps = np.empty((len(self.record.class_names), *first.shape), np.float32)
         found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(first, slices, flips))
@@ -190,7 +189,7 @@ class Predictor:
                 file that cannot be read.
             ValueError: an array without an affine.
         """
-        image, affine = _voxels_of(image, affine, self.record.policy)
+        image, affine = _voxels_of(image, affine, self.record)
         first, slices = self._slices(image, affine, prompts, reference, propagate)
         shape, count = first.shape, len(self.record.class_names)
         classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
@@ -302,10 +301,12 @@ class Predictor:
         return np.moveaxis(from_ras(volume, affine), -1, 0)
 
 
-def _voxels_of(image: Image, affine: np.ndarray | None, policy: IntensityPolicy) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels, in the units of a policy, and affine of an array or of a volume on disk."""
+def _voxels_of(image: Image, affine: np.ndarray | None, record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels, in the units of a run's policy, and affine of an array or of a volume on disk."""
     if not isinstance(image, np.ndarray):
-        voxels, header = read_volume(image, suv=policy.suv)
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            refuse_misplaced(record.images, image, "image")
+        voxels, header = read_volume(image, suv=record.policy.suv)
         return voxels, header.affine
     if affine is None:
         raise ValueError("an array needs its affine, (4, 4) from voxels to mm; a path has its own affine")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medsam_adapt.data.slices.intensity import IntensityPolicy
     from medsam_adapt.networks.segmenter import Segmenter
 
-_SHARE_OF_LOGITS = 1 / 16  # of a card's memory that the logits of a batch take, two or three times for a while
+_SHARE_OF_LOGITS = 1 / 16  # of a GPU's memory that the logits of a batch take, two or three times for a while
 _TILES_AT_ONCE = 16
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
@@ -261,10 +261,13 @@ class SliceLogits:
             for row, position in enumerate(prompted)
             for structure, prompt in wanted[position].items()
         ]
-        for group in _alike(places, max(1, _VALUES // embedding[0].numel())):
+        one_slice = self._device.type == "cpu"  # whose prompts share a part of the work there
+        for group in _alike(places, max(1, _VALUES // embedding[0].numel()), one_slice):
             rows, positions, structures, prompts = (list(each) for each in zip(*group, strict=True))
             channels = [structure - 1 + background for structure in structures]
-            logits[positions, channels] = self._decode(embedding[rows], prompts, shown[rows])
+            first, count = rows[0], len(rows)
+            of_group = embedding[first].expand(count, -1, -1, -1) if one_slice else embedding[rows]
+            logits[positions, channels] = self._decode(of_group, prompts, shown[rows])
         return logits
 
     def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
@@ -300,25 +303,28 @@ class SliceLogits:
         return self.segmenter.decode(embedding, **batch).logits[:, 0]
 
 
-def _alike(places: Sequence[_Place], most: int) -> Iterator[list[_Place]]:
-    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points."""
+def _alike(places: Sequence[_Place], most: int, one_slice: bool) -> Iterator[list[_Place]]:
+    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points.
+
+    With ``one_slice`` a group is on one slice.
+    """
     kinds: dict[tuple[Any, ...], list[_Place]] = {}
     for place in places:
         kind = tuple(sorted((name, value.shape) for name, value in place[3].items()))
-        kinds.setdefault(kind, []).append(place)
+        kinds.setdefault((place[0] if one_slice else 0, *kind), []).append(place)
     for found in kinds.values():
         for start in range(0, len(found), most):
             yield found[start : start + most]
 
 
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
-    """How many slices a device is given at once where nobody says it.
+    """How many slices a device is given at once where no option sets it.
 
     Eight on a processor. A GPU is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
     than 16, which keep a large one busy, and of smaller slices as many pixels; unless their logits take too much.
 
     Args:
-        memory: of the card, bytes; None on a processor.
+        memory: of the GPU, bytes; None on a processor.
         image_size: S, in pixels.
         logits: values of one slice.
     """

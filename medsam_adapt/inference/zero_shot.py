@@ -31,7 +31,7 @@ def weights_record(
     label_ids: Sequence[int] | None = None,
     prompt: Literal["box", "points"] = "box",
 ) -> RunRecord:
-    """What a run's record would say of weights that segment as they are.
+    """What a run's record would hold for weights that segment as they are.
 
     Slices are axial, of the size that the weights were trained with; grey levels are chosen for each volume as
     ``intensity=auto`` chooses them for a data set.

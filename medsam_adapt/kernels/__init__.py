@@ -1,4 +1,4 @@
-"""Faster layers for SAM's image encoder; `install` puts them in, and the package works, slower, without this folder."""
+"""Faster layers for SAM; `install` puts them in, and the package works, slower, without this folder."""
 
 from medsam_adapt.core.lazy import defer_package, lazy_exports
 
@@ -13,6 +13,7 @@ _MODULES = (
     "conv_bands",
     "feed_forward",
     "gelu_gradients",
+    "mask_decoder",
     "onednn",
     "patches",
     "self_test",

@@ -36,7 +36,7 @@ def fused(
 def can_fuse(qkv: Tensor, fill: Tensor | None, table_h: Tensor, table_w: Tensor, heads: int, window: int) -> bool:
     """Whether :func:`fused` suits these arguments, and gives on their device what it should.
 
-    That is tried once for every kind of tensors. A warning says why if it does not: results are as right then, and
+    That is tried once for every kind of tensors. A warning states why if it does not: results are as right then, and
     come slower. Without the package triton none is given.
     """
     device, dtype = qkv.device, qkv.dtype

@@ -1,25 +1,30 @@
-"""The image encoder with the layers of this folder, and a transformer block without window padding."""
+"""Networks with the layers of this folder, and a transformer block without window padding."""
 
 from __future__ import annotations
 
-from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.conv_bands import install_bands
 from medsam_adapt.kernels.feed_forward import FeedForward
+from medsam_adapt.kernels.mask_decoder import install_tokens
 from medsam_adapt.kernels.patches import PatchEmbedding
 from medsam_adapt.networks.hiera import Block as HieraBlock
 from medsam_adapt.networks.hiera import Hiera
 from medsam_adapt.networks.tiny_vit import TinyViT
 
 
-def install(encoder: ImageEncoderViT | TinyViT | Hiera) -> None:
+def install(encoder: ImageEncoderViT | TinyViT | Hiera | MaskDecoder) -> None:
     """Replace the patch embedding and all blocks of ``encoder``, or what is slow in a TinyViT or Hiera, in place.
 
-    The names, shapes and values of all weights stay, and so does what the encoder computes, but for rounding.
+    Of a mask decoder the transformer and the layers that enlarge masks are replaced. The names, shapes and values of
+    all weights stay, and so does what the network computes, but for rounding.
     """
+    if isinstance(encoder, MaskDecoder):
+        install_tokens(encoder)
+        return
     if isinstance(encoder, TinyViT):
         install_bands(encoder)
         return

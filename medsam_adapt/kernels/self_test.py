@@ -23,7 +23,7 @@ def runs_kernels(device: torch.device) -> bool:
 def agrees(what: str, trial: Callable[[], float], tolerance: float) -> bool:
     """Whether a trial comes to an end, and what it finds is within the tolerance.
 
-    Otherwise a warning says why: results are as right then, and come slower.
+    Otherwise a warning states why: results are as right then, and come slower.
 
     Args:
         what: name of the kernel, for the message.
@@ -52,7 +52,7 @@ def worst_difference(
         found: computes the results of a kernel.
         right: computes the same plainly.
     """
-    # What is computed around this, by torch.utils.checkpoint say, is not to count what is kept here.
+    # What is computed around this, for instance by torch.utils.checkpoint, is not to count what is kept here.
     own = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False), own:
         pairs = zip(found(), right(), strict=True)

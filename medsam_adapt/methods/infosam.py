@@ -168,7 +168,7 @@ class InformationDistillation(nn.Module):
         return gather_batch(tokens.to(self.relation.query_proj.weight.dtype))
 
 
-def infosam_loss(head: Head, weighted_bce: bool = True) -> nn.Module:
+def infosam_loss(head: Head, weighted_bce: bool = True, balance: float = 0.0) -> nn.Module:
     """L_seg for a segmenter's head: the structure loss of the paper, whose masks are of single structures.
 
     Classes that exclude each other, which the paper does not have, get cross-entropy and Dice instead (ours): the
@@ -177,8 +177,16 @@ def infosam_loss(head: Head, weighted_bce: bool = True) -> nn.Module:
     Args:
         head: of the segmenter.
         weighted_bce: as for :class:`StructureLoss`.
+        balance: as for :class:`SegmentationLoss`.
+
+    Raises:
+        InputError: ``balance`` where the structure loss is used, whose weights are fixed.
     """
-    return SegmentationLoss(head) if head == "exclusive" else StructureLoss(weighted_bce)
+    if head == "exclusive":
+        return SegmentationLoss(head, balance=balance)
+    if balance:
+        raise InputError("balance: InfoSAM's structure loss has weights that are fixed. Leave balance out.")
+    return StructureLoss(weighted_bce)
 
 
 class DistillationUpdate(Update):

@@ -26,15 +26,22 @@ class SegmentationLoss(nn.Module):
     alone, with that sum (the marginal loss of Shi et al., Medical Image Analysis 70, 2021). For sigmoids an `IGNORED`
     pixel of one mask counts in the others.
 
+    With a ``balance`` β > 0, CE is the weighted mean of the pixels' cross-entropies in which a pixel of class c has the
+    weight (N / N_c)^β, N_c of the N known pixels being of that class: without it, networks that start anew may draw
+    nothing of a class of few pixels for hundreds of steps. Sigmoids weigh a mask's inside against its outside.
+
     Args:
         head: of the segmenter.
         ce_weight: w_ce.
         dice_weight: w_dice.
+        balance: β; 0 weighs all pixels alike, 1 all classes.
     """
 
-    def __init__(self, head: Head = "exclusive", ce_weight: float = 1.0, dice_weight: float = 1.0) -> None:
+    def __init__(
+        self, head: Head = "exclusive", ce_weight: float = 1.0, dice_weight: float = 1.0, balance: float = 0.0
+    ) -> None:
         super().__init__()
-        self.head, self.ce_weight, self.dice_weight = head, ce_weight, dice_weight
+        self.head, self.ce_weight, self.dice_weight, self.balance = head, ce_weight, dice_weight, balance
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Scalar loss of logits (B, C', h, w).
@@ -55,32 +62,58 @@ class SegmentationLoss(nn.Module):
             classes = torch.arange(logits.shape[1], device=label.device).view(1, -1, 1, 1)
             probabilities, truth = logits.softmax(dim=1) * weights, (label == classes).to(logits.dtype)
             target = label[:, 0].long()
-            cross_entropy = F.cross_entropy(logits, target, reduction="sum", ignore_index=IGNORED)
+            cross_entropy = F.cross_entropy(logits, target, reduction="none", ignore_index=IGNORED)[:, None]
         else:
             probabilities, truth = logits.sigmoid() * weights, label.to(logits.dtype) * weights
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, weights, reduction="sum")
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, weights, reduction="none")
         axes = [0, *range(2, truth.ndim)]
         counts = compute_tp_fp_fn(probabilities, truth, axes, ord=2, soft_label=False)
-        size = known.sum().to(logits.dtype)
-        sums = all_sum(torch.cat([*counts, torch.stack([cross_entropy, size])]))
+        counted = self._weights(truth, known) if self.balance else known.to(logits.dtype)
+        summed = torch.stack([(cross_entropy * counted).sum(), counted.sum()])
+        sums = all_sum(torch.cat([*counts, summed]))
         both, predicted_only, true_only = sums[:-2].chunk(3)
         dice = 1 - (2 * both + EPSILON) / (2 * both + predicted_only + true_only + EPSILON)
         # Without one known pixel there is nothing to learn from, and a gradient of zero all the same.
         return self.dice_weight * dice.mean() + self.ce_weight * sums[-2] / sums[-1].clamp(min=1)
 
+    def _weights(self, truth: Tensor, known: Tensor) -> Tensor:
+        """(N / N_c)^β of the class of every known pixel, 0 elsewhere: (B, 1, h, w), or of sigmoids (B, C', h, w).
+
+        Args:
+            truth: (B, C', h, w), 0 or 1, without unknown pixels.
+            known: (B, 1 or C', h, w) bool; its pixels of no class in ``truth`` weigh as background does.
+        """
+        axes = [0, *range(2, truth.ndim)]
+        inside, size = all_sum(truth.sum(axes)), all_sum(known.to(truth.dtype).sum(axes))
+
+        def weight(count: Tensor) -> Tensor:
+            return (size / count.clamp(min=1)).clamp(min=1) ** self.balance
+
+        if self.head == "exclusive":
+            weighted = torch.einsum("bchw,c->bhw", truth, weight(inside))[:, None]
+            rest = weight(inside)[0] * (truth.sum(dim=1, keepdim=True) == 0)
+        else:
+            shape = (1, -1, *[1] * (truth.ndim - 2))
+            weighted = truth * weight(inside).view(shape)
+            rest = (1 - truth) * weight(size - inside).view(shape)
+        return (weighted + rest) * known
+
 
 def _marginal(logits: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For Dice probabilities and truth (B, C', h, w), summed cross-entropy, and the pixels (B, 1, h, w) that count.
+    """What the loss is made of where classes were not annotated.
 
     Args:
         logits: (B, C', h, w), background first.
         possible: (B, C', h, w) bool, what each pixel may be; one that may be anything does not count.
+
+    Returns:
+        Probabilities and truth for Dice (B, C', h, w), cross-entropies and which pixels count (B, 1, h, w).
     """
     known = ~possible.all(dim=1, keepdim=True)
     weights = known.to(logits.dtype)
     together = logits.masked_fill(~possible, -torch.inf).logsumexp(dim=1, keepdim=True)
     probability = (together - logits.logsumexp(dim=1, keepdim=True)).clamp(max=0)
-    cross_entropy = -(probability * weights).sum()
+    cross_entropy = -probability * weights
     certain = possible.sum(dim=1, keepdim=True) == 1
     background = possible[:, :1]  # what may be several things may be background: a class that was drawn is known
     probabilities = logits.softmax(dim=1) * weights

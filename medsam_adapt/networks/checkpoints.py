@@ -28,7 +28,7 @@ def load_checkpoint(sam: Sam, path: str | Path, variant: Variant, class_masks: b
         sam: the network, of the shape wanted.
         path: the checkpoint file.
         variant: the variant that ``sam`` was built as.
-        class_masks: whether the mask tokens stand for classes, which start as :func:`masks_for_classes` says.
+        class_masks: whether the mask tokens stand for classes, which start as in :func:`masks_for_classes`.
 
     Raises:
         InputError: a checkpoint of another variant, or with missing, unexpected or mis-shaped tensors.

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 _CHANNELS_PER_GROUP = 8
 _WIDEST = 8  # times the first level's width
+_HEAD_STD = 0.05  # of 16 features of about unit variance it makes logits of about 0.2
+_LEAK = 0.01
 
 
 class DetailBranch(nn.Module):
-    """Logits (B, K, S, S) to be added to the mask decoder's, zero before training.
+    """Logits (B, K, S, S) to be added to the mask decoder's, small before training.
 
     Level 0 has the slice's resolution and ``width`` channels; every further level halves the first and doubles the
     second. SAM's embedding joins at the last level and its masks at the first but one.
@@ -48,8 +50,9 @@ class DetailBranch(nn.Module):
         self.reduce = nn.ModuleList(nn.Conv2d(below, own, 1) for own, below in pairwise(widths))
         self.up = nn.ModuleList(_convolution(2 * own, own) for own in widths[:-1])
         self.head = nn.Conv2d(widths[0], masks, 1)
-        nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
+        # Not zero: the layers before it would get no gradient, and few-pixel classes would stay empty for long.
+        nn.init.normal_(self.head.weight, std=_HEAD_STD)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor, embedding: Tensor, masks: Tensor) -> Tensor:
@@ -78,10 +81,12 @@ class DetailBranch(nn.Module):
 
 def _convolution(channels: int, out: int | None = None, stride: int = 1) -> nn.Sequential:
     out = channels if out is None else out
+    convolution = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, _LEAK)
     return nn.Sequential(
-        nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
+        convolution,
         nn.GroupNorm(max(1, out // _CHANNELS_PER_GROUP), out),
-        nn.LeakyReLU(0.01, inplace=True),
+        nn.LeakyReLU(_LEAK, inplace=True),
     )
 
 

@@ -83,7 +83,7 @@ def trainable_tensors(module: nn.Module) -> dict[str, nn.Parameter]:
 def count_trainable(module: nn.Module, *beside: nn.Module) -> dict[str, int]:
     """Number of trainable values in SAM's ``encoder``, its mask ``decoder``, anything ``other``, and in ``total``.
 
-    Modules that are trained ``beside`` the network, InfoSAM's relation module say, count as other.
+    Modules that are trained ``beside`` the network, such as InfoSAM's relation module, count as other.
     """
     counts = {"encoder": 0, "decoder": 0, "other": 0}
     for name, parameter in trainable_tensors(module).items():

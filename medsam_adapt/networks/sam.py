@@ -48,7 +48,7 @@ def build_sam(
         exclusive: whether classes exclude each other (softmax, with background) or may overlap (sigmoid, without).
         input_scaling: pixel values that the weights expect, ``sam`` or ``unit``; when None, what the checkpoint was
             trained with.
-        kernels: whether the image encoder gets the faster layers of medsam_adapt.kernels, or keeps segment-anything's.
+        kernels: whether it gets the faster layers of medsam_adapt.kernels, or keeps segment-anything's.
 
     Raises:
         InputError: unknown variant, image size not divisible by 16 (TinyViT, Hiera: 32), a checkpoint that is not here
@@ -120,6 +120,14 @@ def _encoder(sizes: Variant, image_size: int) -> nn.Module:
 def _assemble(sizes: Variant, image_size: int, mask_tokens: int, kernels: bool) -> Sam:
     grid = sizes.grid(image_size)
     is_sam2 = sizes.encoder == "hiera"
+    decoder = (Sam2MaskDecoder if is_sam2 else MaskDecoder)(
+        transformer_dim=sizes.prompt_dim,
+        transformer=TwoWayTransformer(
+            depth=2, embedding_dim=sizes.prompt_dim, num_heads=8, mlp_dim=sizes.decoder_mlp_dim
+        ),
+        num_multimask_outputs=mask_tokens - 1,
+        iou_head_hidden_dim=sizes.iou_hidden_dim,
+    )
     return Sam(
         image_encoder=accelerated(_encoder(sizes, image_size), kernels),
         prompt_encoder=(Sam2PromptEncoder if is_sam2 else PromptEncoder)(
@@ -128,14 +136,7 @@ def _assemble(sizes: Variant, image_size: int, mask_tokens: int, kernels: bool) 
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         ),
-        mask_decoder=(Sam2MaskDecoder if is_sam2 else MaskDecoder)(
-            transformer_dim=sizes.prompt_dim,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=sizes.prompt_dim, num_heads=8, mlp_dim=sizes.decoder_mlp_dim
-            ),
-            num_multimask_outputs=mask_tokens - 1,
-            iou_head_hidden_dim=sizes.iou_hidden_dim,
-        ),
+        mask_decoder=accelerated(decoder, kernels),
     )
 
 

@@ -13,7 +13,7 @@ from medsam_adapt.config import InputScaling
 from medsam_adapt.core.precision import in_parts, is_recorded, running_of
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
-from medsam_adapt.networks.sam2 import enlarged, own_tokens, split_embedding
+from medsam_adapt.networks.sam2 import drawn, own_tokens, split_embedding
 from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
 if TYPE_CHECKING:
@@ -228,13 +228,16 @@ class Segmenter(nn.Module):
         batch, channels, height, width = embedding.shape
         own = own_tokens(decoder)
         all_tokens = torch.cat([own.expand(batch, -1, -1), sparse], dim=1)
-        tokens, pixels = decoder.transformer(embedding + dense, position, all_tokens)
+        if embedding.stride(0) == 0 == dense.stride(0):  # one image and its prompts: it is not copied for each
+            image = (embedding[:1] + dense[:1]).expand(batch, -1, -1, -1)
+        else:
+            image = embedding + dense
+        tokens, pixels = decoder.transformer(image, position, all_tokens)
         mask_tokens = tokens[:, len(own) - decoder.num_mask_tokens : len(own)]
         pixels = pixels.transpose(1, 2).reshape(batch, channels, height, width)
-        pixels = enlarged(decoder, self.sam.image_encoder, pixels, finer)
         used = range(self.out_channels)
         filters = torch.stack([decoder.output_hypernetworks_mlps[i](mask_tokens[:, i]) for i in used], dim=1)
-        return torch.einsum("bkc,bchw->bkhw", filters, pixels), mask_tokens
+        return drawn(decoder, self.sam.image_encoder, pixels, finer, filters), mask_tokens
 
 
 def padded(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from medsam_adapt.core.files import written_whole
 from medsam_adapt.data.volumes.dicom_labels import OWN_MODEL
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, quiet_dicom
+from medsam_adapt.data.volumes.image_set import reference_series
 from medsam_adapt.data.volumes.io import VolumeHeader
 from medsam_adapt.outputs import Segmentation
 from medsam_adapt.outputs._anatomy import Code
@@ -47,16 +48,17 @@ def require_highdicom() -> None:
 
 
 def series_of(like: VolumeHeader) -> SeriesHeader:
-    """The header as that of a DICOM series.
+    """The header as that of a DICOM series; of the images of a case, that of the first, on whose grid the mask is.
 
     Raises:
-        InputError: the volume was not read from DICOM.
+        InputError: the volume, or the first image, was not read from DICOM.
     """
-    if not isinstance(like, SeriesHeader):
+    series = reference_series(like)
+    if series is None:
         raise InputError(
             f"{like.path}: it is not a DICOM series, which a DICOM output refers to. Choose another --format."
         )
-    return like
+    return series
 
 
 def source_images(series: SeriesHeader) -> tuple[list[Any], list[int]]:

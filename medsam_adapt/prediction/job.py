@@ -55,8 +55,8 @@ class PredictionJob:
         record: of the first one.
         outputs: what is written.
         cleaning: of the masks, by the names of `Cleaning`.
-        device: as the user said.
-        precision: as the user said.
+        device: as the user gave it.
+        precision: as the user gave it.
         batch_size: slices at a time; None by the device.
         flips: whether mirrored slices are averaged.
         prompts: where a prompted run gets its prompts.

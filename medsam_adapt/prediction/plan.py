@@ -16,9 +16,8 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part
-from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
-from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, reference_series
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
 from medsam_adapt.prediction.inputs import find_inputs
@@ -196,7 +195,7 @@ def plan_cases(
         if isinstance(header, InputError):
             plan.failed.append(Unreadable(name, Path(str(source)), header))
             continue
-        if get_format(outputs.format).NEEDS_DICOM and not isinstance(header, SeriesHeader):
+        if get_format(outputs.format).NEEDS_DICOM and reference_series(header) is None:
             refused.append(
                 f"{source}: it is not a DICOM series, which --format {outputs.format} refers to. Choose another "
                 "--format."
@@ -221,7 +220,7 @@ def _headers(
     def read(name: str) -> VolumeHeader | InputError:
         try:
             header = read_header(volumes[name], _chosen(series, volumes[name]))
-            if needs_dicom and isinstance(header, SeriesHeader):
+            if needs_dicom and reference_series(header) is not None:
                 get_format(format).check(header)
         except InputError as error:
             return error

@@ -23,7 +23,7 @@ def draw_case(packed: PackedCase, role: str, score: Markup) -> Markup:
 
     Args:
         packed: the case.
-        role: what it is shown as, ``worst`` say.
+        role: what it is shown as, such as ``worst``.
         score: its mean DSC.
     """
     index = packed.key_index
@@ -36,7 +36,7 @@ def draw_case(packed: PackedCase, role: str, score: Markup) -> Markup:
         element("strong", role),
         element("span", packed.case),
         element("span", "mean DSC ", score),
-        element("span", f"slice {packed.numbers[index]} of {packed.slices}"),
+        element("span", ", ".join([f"slice {packed.numbers[index]} of {packed.slices}", *packed.images[:1]])),
     )
     return element("figure", caption, element("div", *panels, class_="panels"), class_="case")
 

@@ -54,6 +54,7 @@ class Viewer {
     this.data = data;
     this.hidden = new Set(); // numbers of the classes that are switched off
     this.wheel = 0; // pixels of wheel movement that made no step yet
+    this.image = 0; // number of the image that is shown, where a case has several
     this.fillCases();
     this.fillSides();
     this.listen();
@@ -76,6 +77,7 @@ class Viewer {
   listen() {
     const stage = byId("stage");
     byId("case").addEventListener("change", (event) => this.show(event.target.value));
+    byId("image").addEventListener("change", (event) => this.showImage(Number(event.target.value)));
     byId("slider").addEventListener("input", (event) => this.goTo(Number(event.target.value)));
     for (const id of ["prediction", "reference"]) byId(id).addEventListener("change", () => this.draw());
     byId("all-classes").addEventListener("click", () => {
@@ -101,14 +103,36 @@ class Viewer {
     byId("case").value = id;
     byId("case").title = id; // the list may cut off a long name
     byId("slider").max = this.case.numbers.length - 1;
-    this.sheets = this.case.sheets.map((source) => {
-      const image = new Image();
-      image.onload = () => this.draw();
-      image.src = source;
-      return image;
-    });
+    this.loaded = new Map();
+    this.fillImages();
     this.fillClasses();
     this.goTo(this.case.start);
+  }
+
+  /** The list of a case's images, where it has several; the one that was shown stays. */
+  fillImages() {
+    const { images } = this.case;
+    byId("image").replaceChildren(...images.map((name, index) => new Option(name, index)));
+    for (const node of [byId("image"), byId("image-key"), document.querySelector("label[for=image]")]) {
+      node.hidden = images.length < 2;
+    }
+    this.showImage(Math.min(this.image, this.case.sheets.length - 1));
+  }
+
+  /** Show another image of the case on the same slice, under the same outlines. */
+  showImage(index) {
+    this.image = index;
+    if (this.case.images.length) byId("image").value = index;
+    if (!this.loaded.has(index)) this.loaded.set(index, this.case.sheets[index].map((source) => this.load(source)));
+    this.sheets = this.loaded.get(index);
+    if (this.index !== undefined) this.goTo(this.index);
+  }
+
+  load(source) {
+    const image = new Image();
+    image.onload = () => this.draw();
+    image.src = source;
+    return image;
   }
 
   /** A box to tick for each class, with its score in this case. */
@@ -144,7 +168,8 @@ class Viewer {
     const place = `${this.data.axis} slice ${this.case.numbers[this.index]} of ${this.case.slices}`;
     byId("number").textContent = `${this.case.numbers[this.index]} / ${this.case.slices}`;
     byId("slider").setAttribute("aria-valuetext", place);
-    byId("slice").setAttribute("aria-label", `${place} of case ${this.case.id}`);
+    const image = this.case.images[this.image];
+    byId("slice").setAttribute("aria-label", `${place} of case ${this.case.id}${image ? `, ${image}` : ""}`);
     this.draw();
   }
 
@@ -167,6 +192,7 @@ class Viewer {
     };
     const toggles = { p: "prediction", r: "reference" };
     if (event.key in places) this.goTo(places[event.key]);
+    else if (event.key.toLowerCase() === "i") this.showImage((this.image + 1) % this.case.sheets.length);
     else if (event.key.toLowerCase() in toggles) byId(toggles[event.key.toLowerCase()]).click();
     else return;
     event.preventDefault();

@@ -35,7 +35,7 @@ class PageContent:
         curves: of the training.
         axis: slicing direction.
         letters: whether the sides of a slice are those of a patient.
-        shown: what a case is shown as, ``worst`` say, and the packed case; worst first.
+        shown: what a case is shown as, such as ``worst``, and the packed case; worst first.
         notes: remarks on the interpretation, in addition to the notes in ``metrics``.
         about_slices: how the slices in the page differ from the volumes, and their size.
     """
@@ -158,7 +158,8 @@ def _viewer_data(content: PageContent) -> dict[str, Any]:
                 "width": packed.width,
                 "height": packed.height,
                 "perSheet": packed.per_sheet,
-                "sheets": [data_uri(sheet, "jpeg") for sheet in packed.sheets],
+                "images": packed.images,
+                "sheets": [[data_uri(sheet, "jpeg") for sheet in sheets] for sheets in packed.each_image],
                 "prediction": packed.prediction,
                 "reference": packed.reference,
             }

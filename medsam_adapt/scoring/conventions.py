@@ -1,8 +1,8 @@
 """The scores of one class as other libraries compute them, so that a published table can be compared with.
 
-Each function takes two masks in their whole volume and gives what the library's own functions give; docs/peers.md says
-where they differ. What a library refuses to compute, or gives as infinite, has no value here (NaN). The tests hold them
-to the libraries themselves.
+Each function takes two masks in their whole volume and gives what the library's own functions give; docs/peers.md
+states where they differ. What a library refuses to compute, or gives as infinite, has no value here (NaN). The tests
+hold them to the libraries themselves.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _numbered(label: np.ndarray, label_ids: Sequence[int]) -> np.ndarray:
 
 
 def _labels_of(pair: MaskPair) -> set[Label] | list[str]:
-    """The label ids of a pair of files, or the sentences that say what is wrong with them."""
+    """The label ids of a pair of files, or the sentences that state what is wrong with them."""
     if not pair.by_name and (pair.prediction.is_dir() or pair.reference.is_dir()):
         return [f"{pair.prediction}: it and {pair.reference} are a folder of masks and a label map. Give both alike."]
     if pair.by_name:

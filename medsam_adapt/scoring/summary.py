@@ -221,7 +221,7 @@ def _resampled_means(tables: Sequence[np.ndarray], seed: int) -> list[np.ndarray
 
 
 def _interval(resampled: np.ndarray, defined: int) -> list[float]:
-    """The percentile bootstrap interval; NaN with fewer than two cases, whose spread says nothing."""
+    """The percentile bootstrap interval; NaN with fewer than two cases, whose spread means nothing."""
     kept = resampled[~np.isnan(resampled)]
     if defined < 2 or not kept.size:
         return [math.nan, math.nan]

@@ -12,7 +12,7 @@ import numpy as np
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.volumes.image_set import ImageSource
-from medsam_adapt.data.volumes.io import read_volume
+from medsam_adapt.data.volumes.io import VolumeHeader, read_volume
 from medsam_adapt.inference.predictor import Predictor, load_run
 from medsam_adapt.inference.zero_shot import names_weights, predictor_of, weights_record
 from medsam_adapt.runs.record import RunRecord, read_runs
@@ -23,6 +23,7 @@ from medsam_adapt.suggestion.ranking import pick_scans
 
 MOST_LABELLED = 100  # labelled scans whose features are computed
 Progress = Callable[[str, int, int], None]
+Read = Callable[[ImageSource], tuple[np.ndarray, VolumeHeader]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,12 @@ def suggest(
         predictors = [load_run(folder, device, batch_size, merge=True, clean_up=False) for folder in folders]
     else:
         predictors = [predictor_of(records[0], device, batch_size)]
-    return rank_scans(predictors, candidates, labelled, count, trained, series, progress, notes)
+
+    def read(image: ImageSource) -> tuple[np.ndarray, VolumeHeader]:
+        chosen = series if isinstance(image, Path) and image.is_dir() else None
+        return read_volume(image, chosen, predictors[0].record.policy.suv)
+
+    return rank_scans(predictors, candidates, labelled, count, trained, read, progress, notes)
 
 
 def records_of(folders: Sequence[str | Path]) -> list[RunRecord]:
@@ -163,7 +169,7 @@ def rank_scans(
     labelled: Mapping[str, ImageSource],
     count: int,
     trained: bool = True,
-    series: str | None = None,
+    read: Read = read_volume,
     progress: Progress | None = None,
     notes: Sequence[str] = (),
 ) -> Suggestions:
@@ -175,7 +181,7 @@ def rank_scans(
         labelled: name -> volume of the scans with labels.
         count: how many scans to suggest.
         trained: whether the predictors segment; else they are seen for their image encoder alone.
-        series: of DICOM folders.
+        read: gives the voxels of a scan as the predictors take them, and its header.
         progress: as for :func:`suggest`.
         notes: sentences to hand on.
     """
@@ -189,8 +195,7 @@ def rank_scans(
             if progress is not None:
                 progress(name, done, total)
             try:
-                chosen = series if isinstance(source, Path) and source.is_dir() else None
-                image, header = read_volume(source, chosen, predictors[0].record.policy.suv)
+                image, header = read(source)
                 if done < len(references):
                     known.append(_features(predictors[0], image, header.affine))
                 else:

@@ -99,7 +99,7 @@ def _explain(error: BaseException, output: Path, settings: Mapping[str, Any]) ->
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was short, on the device or in the machine."""
+    """Whether an error reports that memory was short, on the device or in the machine."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)

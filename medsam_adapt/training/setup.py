@@ -101,7 +101,7 @@ def _precision(knobs: Knobs) -> Precision:
 
 
 def loader_of(dataset: SliceDataset, knobs: Knobs, seed: int | None = None) -> DataLoader:
-    """Batches of training slices as the settings say, with another ``seed`` than theirs if it is given."""
+    """Batches of training slices by the settings, with another ``seed`` than theirs if it is given."""
     seed = knobs.seed if seed is None else seed
     return slice_loader(
         dataset,
@@ -114,7 +114,7 @@ def loader_of(dataset: SliceDataset, knobs: Knobs, seed: int | None = None) -> D
 
 
 def compiles(knobs: Knobs, device: torch.device) -> bool:
-    """Whether the training step is to be compiled, as the settings say.
+    """Whether the training step is to be compiled, by the settings.
 
     Raises:
         InputError: it is, and what compiles for this device is not on this machine.

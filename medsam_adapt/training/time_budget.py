@@ -92,7 +92,7 @@ class TimeBudget:
 
     def _step(self, engine: Any) -> None:
         now = self._used()
-        # Not a mean: a step that waits for a checkpoint or another program says nothing about the next one.
+        # Not a mean: a step that waits for a checkpoint or another program does not predict the next one.
         self._longest = max(now - self._last, 0.9 * self._longest) if engine.state.iteration > 1 else 0.0
         self._last = now
         left = self._end - now

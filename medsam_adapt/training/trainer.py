@@ -27,6 +27,7 @@ from medsam_adapt.networks.build import model_weights
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import LOG_FOLDER
 from medsam_adapt.training.average import AverageWeights
+from medsam_adapt.training.balance import FadingBalance
 from medsam_adapt.training.run_handler import RunHandler
 from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
 from medsam_adapt.training.time_budget import PARTS, TimeBudget
@@ -60,7 +61,7 @@ def build_trainer(
 
     Args:
         max_epochs: passes over the training slices; not used where ``knobs.minutes`` is a time budget, which begins
-            when the trainer is made, or when its ``budget.started`` says.
+            when the trainer is made, or ``budget.started`` if that is set.
         train_data_loader: batches of slices.
         inferer: applies the network to a batch.
         knobs: the settings of the run.
@@ -95,7 +96,7 @@ def build_trainer(
         name.replace("optimizer", "schedule"): _schedule(schedule, item, steps, knobs)
         for name, item in {"optimizer": optimizer, **others}.items()
     }
-    loss = SegmentationLoss(segmenter.head) if loss is None else loss
+    loss = SegmentationLoss(segmenter.head, balance=knobs.balance) if loss is None else loss
     validates = bool(data.volumes())
     budget = None
     if knobs.minutes is not None:
@@ -120,6 +121,7 @@ def build_trainer(
             average,
         ),
         *budgets.values(),  # after a checkpoint is restored
+        *([FadingBalance(loss, budget)] if isinstance(loss, SegmentationLoss) and loss.balance else []),
     ]
     trainer: Any = SupervisedTrainer(  # Any: it gets an attribute
         device=device,

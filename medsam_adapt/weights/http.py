@@ -86,7 +86,7 @@ def _go_on(url: str, part: Path, size: int | None, progress: Progress | None) ->
                 if progress:
                     progress(start, total)
             file.flush()
-            os.fsync(file.fileno())  # a full network disk says so only here
+            os.fsync(file.fileno())  # a full network disk reports it only here
     if total is not None and start < total:
         raise _Dropped(f"the connection broke off after {start} of {total} bytes")
 

@@ -22,7 +22,7 @@ class Weights:
         name: what ``--checkpoint`` calls it.
         backbone: the variant that it fits.
         file_name: under which it is published and kept.
-        licence: SPDX name, and what else the publisher says of it.
+        licence: SPDX name, and the publisher's other conditions.
         page: where people read about it and can download it manually; None for the file in this package.
         url: the file itself; None where it can only be downloaded manually.
         size: in bytes, None where it is not published.

@@ -221,7 +221,7 @@ def _by_hand(weights: Weights) -> str:
 
 
 def _identify(path: Path, sha256: str) -> Weights:
-    """Which weights a file is: by its SHA-256, else by its size; where neither is published the user must say it."""
+    """Which weights a file is: by its SHA-256, else by its size; where neither is published the user must name it."""
     size = path.stat().st_size
     for weights in WEIGHTS.values():
         if weights.sha256 == sha256:

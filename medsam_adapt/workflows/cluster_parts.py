@@ -19,7 +19,7 @@ class Divisible(Protocol):
 
     @property
     def device(self) -> str:
-        """As the user said."""
+        """As the user gave it."""
 
     @property
     def ids(self) -> Sequence[str]:

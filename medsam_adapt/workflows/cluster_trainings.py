@@ -70,7 +70,7 @@ class _Trainer:
 
 
 def score_arguments(run: Path, rules: MetricRules, device: str) -> list[str]:
-    """What ``medsam-adapt`` gets to score a run: all its cases, whatever a scheduler's environment says."""
+    """What ``medsam-adapt`` gets to score a run: all its cases, whatever a scheduler's environment sets."""
     return ["evaluate", str(run), "--protocol", rules.protocol, "--device", device, "--part", "1/1"]
 
 
@@ -90,7 +90,7 @@ def train_on_cluster(
         splits: file of its splits, with its complete path.
         output: folder of the comparison, with its complete path.
         rules: of the scores.
-        device: as the user said.
+        device: as the user gave it.
         address: of the cluster.
         reporter: receives notes and progress.
 

@@ -28,7 +28,7 @@ class MaskScoring:
         references: the same.
         labels: JSON file with the names of the labels.
         rules: which metrics, and how.
-        tolerance: of NSD, as the user said.
+        tolerance: of NSD, as the user gave it.
         workers: processes.
         output: folder of the scores; None to write none.
         device: none is used.

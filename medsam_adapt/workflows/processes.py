@@ -38,8 +38,8 @@ def count_processes(gpus: int | None, device: str, run: Path | None = None, resu
     """How many processes to start.
 
     Args:
-        gpus: as the user said; None is as many as ``run`` had, or one.
-        device: as the user said.
+        gpus: as the user gave it; None is as many as ``run`` had, or one.
+        device: as the user gave it.
         run: the run that is gone on with or repeated.
         resume: whether it is gone on with.
 

@@ -21,6 +21,7 @@ from medsam_adapt.core.output_folder import check_output
 from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.runs.resume import changed_setting, is_false_start, is_finished
 from medsam_adapt.workflows.arguments import Names, PathLike, names, path_or_none
+from medsam_adapt.workflows.backbone_choice import why_backbone
 from medsam_adapt.workflows.processes import count_processes, is_main_process, train_together
 from medsam_adapt.workflows.reporter import SILENT, Reporter
 from medsam_adapt.workflows.training_notes import plan_of
@@ -127,6 +128,7 @@ def train(
         FolderLock.refuse_if_held(order.output)
         if not (begun or is_false_start(order.output)):
             check_output(order.output, overwrite, RUN_FILE)
+    reporter.note(f"Backbone: {order.knobs.backbone}, {order.why_backbone}.")
     with training_logs(reporter):
         if order.knobs.minutes is not None and not begun:
             if order.knobs.cache_frozen == "off":  # nothing depends on the number of epochs: no step is measured
@@ -161,8 +163,9 @@ def plan_training(*arguments: Any, **options: Any) -> dict[str, Any]:
     """What `train` with the same arguments would do, as ``medsam-adapt train --dry-run`` shows; nothing is written.
 
     Returns:
-        Classes, training and held-out cases, slices, steps, trainable values, and the seconds and bytes estimated from
-        one real step. Empty where ``resume`` finds that the run in ``output`` is finished.
+        The backbone and why it is taken, classes, training and held-out cases, slices, steps, trainable values, and the
+        seconds and bytes estimated from one real step. Empty where ``resume`` finds that the run in ``output`` is
+        finished.
 
     Raises:
         InputError: as `train`.
@@ -174,13 +177,15 @@ def plan_training(*arguments: Any, **options: Any) -> dict[str, Any]:
     if begun and is_finished(order.output):
         reporter.note(f"{order.output} is finished: there is nothing to continue.")
         return {}
+    reporter.note(f"Backbone: {order.knobs.backbone}, {order.why_backbone}.")
     with borrowed_cache(order.knobs.cache_dir) as cache, training_logs(reporter):
         # The output is borrowed too: MONAI's TensorBoard handler writes as soon as it is made.
         borrowed = order.knobs.model_copy(update={"cache_dir": str(cache)})
         order = replace(order, output=cache / "run", knobs=borrowed, resume=False)
         if order.knobs.minutes is not None:
             order = with_epochs_that_fit(order, reporter)
-        return plan_of(prepare(order, reporter))
+        plan = plan_of(prepare(order, reporter))
+    return {"backbone": order.knobs.backbone, "why_backbone": order.why_backbone, **plan}
 
 
 def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
@@ -215,7 +220,9 @@ def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
     if not (begun and output is not None and is_finished(output)):
         require_trust(bundle, options["trust_bundle"])
     flags = {name: options[name] for name in ("device", "resume", "overwrite", "trust_bundle")}
-    return TrainingOrder(bundle, data, output or Path(), knobs, started=started, **flags), begun
+    why = why_backbone(given, options["recipe"], start or repeat or (output if begun else None))
+    order = TrainingOrder(bundle, data, output or Path(), knobs, started=started, why_backbone=why, **flags)
+    return order, begun
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class TrainingOrder:
         overwrite: whether a run in ``output`` is replaced.
         trust_bundle: whether the code of a changed copy is run.
         started: `time.monotonic` from which a time budget counts.
+        why_backbone: the reason for the backbone among the settings, for the user.
     """
 
     bundle: str
@@ -59,6 +60,7 @@ class TrainingOrder:
     overwrite: bool = False
     trust_bundle: bool = False
     started: float = field(default_factory=time.monotonic)
+    why_backbone: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The order for a process that trains with others; replacing a run is left to the launcher."""

@@ -45,8 +45,9 @@ def test_the_image_has_the_grey_values_of_the_file(client, scans):
     sent = np.frombuffer(client.get(f"{SCAN}/image").content, "<i2").reshape(facts["shape"], order="F")
     voxels, header = read_volume(scans / "phantom_000.nii.gz")
     expected, _ = to_ras(voxels, header.affine)
-    np.testing.assert_allclose(sent * facts["slope"] + facts["intercept"], expected, atol=facts["slope"])
-    assert facts["window"] == [-160, 240]
+    (image,) = facts["images"]
+    np.testing.assert_allclose(sent * image["slope"] + image["intercept"], expected, atol=image["slope"])
+    assert (image["name"], image["window"]) == ("", [-160, 240])
 
 
 def test_a_change_arrives_and_is_undone_and_made_again(client):
@@ -182,10 +183,23 @@ def test_a_run_without_prompts_labels_whole_scans(session, tmp_path):
     run = make_run(tmp_path / "whole", prompt="none", names=["spleen", "liver"])
     found = load_proposals(str(run), ["liver"], "cpu")
     client = TestClient(create_app(session, TOKEN, found), headers={"Authorization": f"Bearer {TOKEN}"})
-    assert client.post(f"{SCAN}/segmentation").json() == {"status": "proposed"}
+    assert client.post(f"{SCAN}/segmentation", json={}).json() == {"status": "proposed"}
     drawing = session.drawing("phantom_000")
     predicted = to_ras(found.automatic.predictor(session.scans["phantom_000"].image), drawing.header.affine)[0]
     np.testing.assert_array_equal(drawing.label == 1, predicted == 2)  # classes are matched by name
     client.patch(f"{SCAN}/label", json=changes(painted(SHAPE), version=drawing.version))
-    assert client.post(f"{SCAN}/segmentation").status_code == 409
+    drawing.edited = {1: drawing.edited[1]}  # as if no spleen had been on this slice
+    asked = client.post(f"{SCAN}/segmentation", json={})
+    assert (asked.status_code, asked.json()["detail"]) == (409, "You have worked on this scan: liver.")
+    kept = drawing.label == 1
+    assert client.post(f"{SCAN}/segmentation", json={"worked_on": "keep"}).status_code == 200
+    np.testing.assert_array_equal(drawing.label == 1, kept)
+    assert client.post(f"{SCAN}/segmentation", json={"worked_on": "replace"}).status_code == 200
+    np.testing.assert_array_equal(drawing.label == 1, predicted == 2)
+    drawing.accepted = {*session.classes}
+    nothing = client.post(f"{SCAN}/segmentation", json={"worked_on": "keep"})
+    assert (nothing.status_code, "none is left" in nothing.json()["detail"]) == (422, True)
+    client.put(f"{SCAN}/status", json={"labelled": True})
+    refused = client.post(f"{SCAN}/segmentation", json={"worked_on": "replace"})
+    assert (refused.status_code, "is finished" in refused.json()["detail"]) == (422, True)
     found.close()

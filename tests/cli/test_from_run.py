@@ -48,6 +48,7 @@ def test_a_run_goes_on_with_more_data(run, more, tmp_path, capsys):
     code, out, _ = call(capsys, "train", "--from", run, "--data", more, *options, "--set", "learning_rate=1e-9")
     assert code == 0
     assert f"starts from the weights of {run}" in out
+    assert f"Backbone: vit_nano, as in {run}." in out
     assert "class 'spleen' has no voxel in these training labels" in out
     new, old = record(tmp_path / "new"), record(run)
     for key in ("bundle", "class_names", "label_ids", "policy", "image_size", "axis", "adapter", "absent"):

@@ -41,6 +41,8 @@ def test_a_data_set_and_the_plan_of_a_training_are_json(capsys, phantoms):
     assert len(plan["train"]) + len(plan["held_out"]) == 3
     assert plan["steps"] >= 1
     assert plan["trainable"]["total"] > 0
+    assert plan["backbone"] == "vit_nano"
+    assert plan["why_backbone"].startswith("the default")
 
 
 def test_json_of_a_training_needs_a_dry_run(capsys, phantoms, tmp_path):

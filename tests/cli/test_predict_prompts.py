@@ -34,9 +34,9 @@ def labels(tmp_path):
 def test_prompts_from_labels_are_matched_by_name_and_said_loudly(made, labels, tmp_path, capsys):
     report = tmp_path / "report.json"
     arguments = [made / "box", "-i", made / "scans", "-o", tmp_path / "out", "--prompts-from", labels]
-    code, said, _ = call(capsys, *arguments, "--report", report)
+    code, out, _ = call(capsys, *arguments, "--report", report)
     assert code == 0
-    assert "the model saw where the answer is" in said
+    assert "the model saw where the answer is" in out
     assert "the model saw where the answer is" in json.loads(report.read_text())["notes"][0]
     mask = voxels_of(tmp_path / "out" / "case_0_seg.nii.gz")
     assert set(np.unique(mask)) == {0, 2, 7}

@@ -33,9 +33,9 @@ def test_outputs_that_exist_are_kept_skipped_or_replaced(made, tmp_path, capsys)
     assert len(contents(out)) == 4
     assert (out / "case_1_seg.nii.gz").read_text() == "mine"
     before = contents(out)
-    code, said, _ = call(capsys, *arguments, "--skip-existing")
+    code, printed, _ = call(capsys, *arguments, "--skip-existing")
     assert (code, contents(out)) == (0, before)
-    assert "All masks are there already" in said
+    assert "All masks are there already" in printed
     assert call(capsys, *arguments, "--overwrite")[0] == 0
     assert nib.load(out / "case_1_seg.nii.gz").shape == SHAPE
     error = refused(capsys, *arguments, "--overwrite", "--skip-existing")

@@ -6,6 +6,7 @@ from PIL import Image
 
 from medsam_adapt.evaluation import packing as module
 from medsam_adapt.evaluation.packing import Volumes, pack
+from medsam_adapt.evaluation.shown_cases import PackedCase
 from tests.evaluation.test_contours import filled
 
 
@@ -64,3 +65,24 @@ def test_classes_may_overlap_and_images_be_in_colour():
     packed = pack(make_case(image=np.zeros((3, 20, 16, 12), np.float32), reference=masks), "axial", classes=2)
     assert packed.reference[3][1] == packed.reference[3][2]
     assert Image.open(io.BytesIO(packed.sheets[0])).mode == "RGB"
+
+
+def test_each_image_of_a_case_has_its_sheets_and_the_first_is_the_key_slice():
+    levels = np.stack([np.full((20, 16, 12), level, np.float32) for level in (40, 120, 200)])
+    packed = pack(make_case(image=levels, images=("T2", "ADC", "DWI")), "axial", classes=2)
+    assert packed.images == ["T2", "ADC", "DWI"]
+    shown = [np.asarray(Image.open(io.BytesIO(sheets[0]))) for sheets in packed.each_image]
+    assert [(sheet.ndim, round(sheet.mean())) for sheet in shown] == [(2, 40), (2, 120), (2, 200)]
+    assert round(np.asarray(Image.open(io.BytesIO(packed.key_slice))).mean()) == 40
+    one = pack(make_case(image=levels[0]), "axial", classes=2)
+    assert (one.images, one.further_sheets) == ([], [])
+    assert packed.packed_bytes > one.packed_bytes
+
+
+def test_images_without_names_or_sheets_are_refused():
+    content = pack(make_case(), "axial", classes=2).model_dump()
+    for change in ({"images": ["T2", "ADC"]}, {"images": ["T2"], "further_sheets": [content["sheets"]]}):
+        with pytest.raises(ValueError, match="the images and their names differ"):
+            PackedCase(**{**content, **change})
+    with pytest.raises(ValueError, match="the sheets do not hold the slices"):
+        PackedCase(**{**content, "images": ["T2", "ADC"], "further_sheets": [[]]})

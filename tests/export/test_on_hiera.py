@@ -9,14 +9,15 @@ from medsam_adapt.export.portable import PortableSegmenter
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter
 from tests.methods.method_tester import add_noise
-from tests.small_sam2 import register
+from tests.small_networks import SAM2, register
 
 
 @pytest.mark.parametrize("prompt", ["none", "box"])
 @pytest.mark.parametrize("write", [write_onnx, write_torchscript])
 @torch.no_grad()
 def test_a_written_sam_2_computes_the_same(write, prompt, tmp_path, monkeypatch):
-    segmenter = add_noise(build_segmenter(register(monkeypatch), 32, 2, LoRA(), prompt, checkpoint="random")).eval()
+    register(monkeypatch)
+    segmenter = add_noise(build_segmenter(SAM2, 32, 2, LoRA(), prompt, checkpoint="random")).eval()
     plain = random_inputs(32, prompt, 2)
     expected = PortableSegmenter(segmenter)
     torch.testing.assert_close(expected(**plain), segmenter(**plain), rtol=1e-4, atol=1e-5)

@@ -9,12 +9,14 @@ from medsam_adapt.export.portable import PortableSegmenter
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter
 from tests.methods.method_tester import add_noise
+from tests.small_networks import TINY_VIT, register
 
 
 @pytest.mark.parametrize("write", [write_onnx, write_torchscript])
 @torch.no_grad()
-def test_a_written_tiny_vit_computes_the_same(write, tmp_path):
-    segmenter = add_noise(build_segmenter("lite_medsam", 32, 2, LoRA(), checkpoint="random")).eval()
+def test_a_written_tiny_vit_computes_the_same(write, tmp_path, monkeypatch):
+    register(monkeypatch)
+    segmenter = add_noise(build_segmenter(TINY_VIT, 32, 2, LoRA(), checkpoint="random")).eval()
     expected = PortableSegmenter(segmenter)
     segmenter.adapter.merge(segmenter.sam)
     path = tmp_path / ("model.onnx" if write is write_onnx else "model.ts")

@@ -1,7 +1,7 @@
 """Many inputs, and a tally by kind: ``python -m tests.fuzz --inputs 10000 --seed 0``.
 
 They run in one child process, which is started anew after the input that made it crash. ``--only N`` repeats input N of
-that seed alone, prints how it ends, and keeps its files where it says.
+that seed alone, prints how it ends, and keeps its files in a folder that it prints.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Reference figures computed with the papers' released code; README.md in this folder says how."""
+"""Reference figures computed with the papers' released code; README.md in this folder states how."""
 
 from pathlib import Path
 

@@ -102,7 +102,7 @@ LORA = "medsam_adapt.methods.lora.LoRA"
 def test_harmful_repositories_are_refused_in_a_sentence(harm, words, pushed, repository, tmp_path):
     harm(pushed)
     output = tmp_path / "pulled"
-    if words is None:  # the file of the base is the right one: what the adapter says of it does no harm
+    if words is None:  # the file of the base is the right one: what the adapter states about it does no harm
         assert pull(LocalFolder(pushed), output)
         assert same_weights(repository.parent / "run", output)
         return

@@ -86,7 +86,7 @@ def test_tiles_give_what_whole_slices_give(label, three, output):  # noqa: F811
         SlicewiseInferer(slicing_of(num_classes=3, three_planes=three, slice_size=size), 4, output)
         for size in (None, 32)
     )
-    # The oracle looks at each pixel alone, so it says the same of a slice of 32 pixels whole and in tiles of 16.
+    # The oracle looks at each pixel alone, so it has the same result for a slice of 32 pixels whole and in tiles of 16.
     found, expected = np.asarray(tiled(noisy, Oracle(16))), np.asarray(whole(noisy, Oracle(32)))
     if output == "logits":
         np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -90,7 +90,7 @@ def _run_child(arguments, log, kill, counter):
 
 
 def _count_renames(kill):
-    """How many files this process has renamed, as the one item of a list; it kills itself where ``kill`` says."""
+    """How many files this process has renamed, as the one item of a list; it kills itself at ``kill``."""
     count, rename = [0], os.rename
     me = os.getpid()
 

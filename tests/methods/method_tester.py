@@ -22,13 +22,15 @@ from medsam_adapt.networks import (
     save_adapter,
     trainable_tensors,
 )
+from medsam_adapt.weights.backbones import get_variant
+from tests import small_networks
 
 HEADS = pytest.mark.parametrize("head", ["structure", "exclusive"])
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
 
 
-SIZES = {"vit_nano": 64, "lite_medsam": 32, "mobile_sam": 64}  # pixels
+SIZES = {"vit_nano": 64, **small_networks.SIZES}  # pixels
 
 
 _BUILT = {}  # networks as they were built, and the random state afterwards: a copy takes a quarter of the time
@@ -36,7 +38,7 @@ _BUILT = {}  # networks as they were built, and the random state afterwards: a c
 
 def build_segmenter(head="exclusive", seed=0, backbone="vit_nano"):
     """The small SAM, or another, with random weights, two classes, and a prompt-free grid of 8 x 8."""
-    key = (head, seed, backbone, os.environ.get(VARIABLE), torch.get_default_device())
+    key = (head, seed, get_variant(backbone), os.environ.get(VARIABLE), torch.get_default_device())
     if key not in _BUILT:
         torch.manual_seed(seed)
         classes = None if head == "structure" else 2
@@ -72,10 +74,14 @@ def relative_error(value, reference):
 class AdapterTester:
     #: Largest change of the logits by attaching the adapter, relative to the largest logit.
     start_tolerance = 0.0
-    backbone = "vit_nano"
+    backbone = small_networks.VIT
+
+    @pytest.fixture(autouse=True)
+    def small_backbones(self, monkeypatch):
+        small_networks.register(monkeypatch)
 
     def build(self) -> Adapter:
-        """The adapter under test; every subclass says which, and this class alone is never collected."""
+        """The adapter under test; every subclass builds one, and this class alone is never collected."""
         raise NotImplementedError
 
     @pytest.fixture(params=["kernels", "plain"])

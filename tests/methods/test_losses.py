@@ -109,3 +109,35 @@ def test_an_ignored_pixel_of_one_mask_counts_in_the_others():
     label[:, 1] = 255
     ours = SegmentationLoss("overlapping", dice_weight=0)(logits, label)
     torch.testing.assert_close(ours, SegmentationLoss("overlapping", dice_weight=0)(logits[:, ::2], label[:, ::2]))
+
+
+def _balanced(logits, label, balance):
+    """The weighted cross-entropy of classes that exclude each other, by torch."""
+    classes = logits.shape[1]
+    counts = torch.bincount(label[label != 255].flatten(), minlength=classes).float()
+    weights = (counts.sum() / counts.clamp(min=1)) ** balance
+    return torch.nn.functional.cross_entropy(logits, label[:, 0], weight=weights, ignore_index=255)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balance_is_the_weighted_cross_entropy_of_torch(balance):
+    random = torch.Generator().manual_seed(2)
+    logits = torch.randn(2, 4, 6, 8, generator=random)
+    label = torch.randint(3, (2, 1, 6, 8), generator=random) * (torch.rand(2, 1, 6, 8, generator=random) < 0.4)
+    label[0, :, 5] = 255
+    ours = SegmentationLoss(dice_weight=0, balance=balance)(logits, label)
+    torch.testing.assert_close(ours, _balanced(logits, label, balance))
+    possible = torch.stack([possible_classes(each[0], torch.zeros(3, dtype=torch.bool)) for each in label])
+    torch.testing.assert_close(SegmentationLoss(dice_weight=0, balance=balance)(logits, possible), ours)
+    assert not torch.allclose(ours, SegmentationLoss(dice_weight=0)(logits, label))
+
+
+def test_balance_weighs_the_inside_of_a_mask_against_its_outside():
+    random = torch.Generator().manual_seed(3)
+    logits, label = torch.randn(1, 2, 8, 8, generator=random), torch.zeros(1, 2, 8, 8, dtype=torch.long)
+    label[0, 0, :2, :2] = 1
+    label[0, 1, :, 4:] = 1
+    ours = SegmentationLoss("overlapping", dice_weight=0, balance=1.0)(logits, label)
+    per_pixel = torch.nn.functional.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
+    means = [per_pixel[:, c][label[:, c] == side].mean() for c in (0, 1) for side in (0, 1)]
+    torch.testing.assert_close(ours, torch.stack(means).mean())

@@ -16,20 +16,19 @@ from medsam_adapt.methods import (
 from medsam_adapt.networks import DecoderOnly, attach_adapter, build_segmenter, count_trainable
 from medsam_adapt.networks.build import build_teacher
 from medsam_adapt.weights.backbones import VARIANTS
-from tests.methods import method_tester
 from tests.methods.method_tester import AdapterTester, add_noise, logits_of
-from tests.small_sam2 import register
+from tests.small_networks import SAM2, register
 
 WIDTHS = {"sam2_hiera_tiny": (96, 192, 384, 768), "sam2_hiera_base_plus": (112, 224, 448, 896)}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(method_tester.SIZES, register(monkeypatch), 64)
+    register(monkeypatch)
 
 
 class HieraTester(AdapterTester):
-    backbone = "sam2_small"
+    backbone = SAM2
 
 
 class TestDecoderOnly(HieraTester):
@@ -82,7 +81,7 @@ class TestParserOfAllLayers(HieraTester):
 
 
 def test_a_detail_branch_and_a_prompt_are_trained():
-    segmenter = build_segmenter("sam2_small", 64, 2, DecoderOnly(), checkpoint="random", learn_prompt=True, detail=8)
+    segmenter = build_segmenter(SAM2, 64, 2, DecoderOnly(), checkpoint="random", learn_prompt=True, detail=8)
     segmenter(torch.rand(2, 3, 64, 64) * 255).square().mean().backward()
     assert segmenter.sam.prompt_encoder.no_mask_embed.weight.grad.any()
     assert segmenter.sam.detail.head.weight.grad.any()
@@ -92,10 +91,8 @@ def test_a_detail_branch_and_a_prompt_are_trained():
 def test_it_teaches_itself(boxes):
     """Teacher and student see the embedding itself, not the finer features beside it."""
     image = torch.rand(2, 3, 64, 64) * 255
-    teacher = build_teacher("sam2_small", 64, "random")
-    student = add_noise(
-        build_segmenter("sam2_small", 64, 1, SeriesAdapters(), "none" if boxes is None else "box", "random")
-    )
+    teacher = build_teacher(SAM2, 64, "random")
+    student = add_noise(build_segmenter(SAM2, 64, 1, SeriesAdapters(), "none" if boxes is None else "box", "random"))
     embedding = teacher.encode(image)
     known = teacher.decode(embedding, boxes=boxes)
     drawn = student.predict(image, boxes=boxes)
@@ -141,7 +138,7 @@ def build_segmenter_of(name):
 
 def test_queries_are_adapted_before_they_are_pooled():
     """Where a stage begins, LoRA on q changes the result as the merged weights do."""
-    segmenter = attach_adapter(build_segmenter_of("sam2_small"), LoRA()).eval()
+    segmenter = attach_adapter(build_segmenter_of(SAM2), LoRA()).eval()
     block = segmenter.sam.image_encoder.blocks[1]
     assert block.starts_stage
     with torch.no_grad():

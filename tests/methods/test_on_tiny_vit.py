@@ -16,12 +16,13 @@ from medsam_adapt.methods import (
 from medsam_adapt.networks import DecoderOnly, attach_adapter, count_trainable
 from medsam_adapt.networks.tiny_vit import DEPTHS, WIDTHS
 from tests.methods.method_tester import AdapterTester, add_noise, build_segmenter, image_for
+from tests.small_networks import TINY_VIT
 
 BLOCKS = [width for width, depth in zip(WIDTHS[1:], DEPTHS[1:], strict=True) for _ in range(depth)]
 
 
 class TinyViTTester(AdapterTester):
-    backbone = "lite_medsam"
+    backbone = TINY_VIT
 
 
 class TestDecoderOnly(TinyViTTester):

@@ -15,7 +15,7 @@ from medsam_adapt.methods.samcobot import (
     OrchestratedLoRA,
     parameter_groups,
 )
-from medsam_adapt.networks import save_adapter, trainable_tensors
+from medsam_adapt.networks import attach_adapter, save_adapter, trainable_tensors
 from tests import golden
 from tests.methods.method_tester import AdapterTester, build_segmenter
 
@@ -198,9 +198,7 @@ def test_at_the_start_a_unit_sees_twice_its_features(heads):
 
 @pytest.mark.parametrize("adapter", [CobotLoRA(), CobotAdaptFormer()])
 def test_shared_parameters_are_one_each_and_saved_once(adapter, tmp_path):
-    tester = AdapterTester()
-    tester.build = lambda: adapter
-    segmenter = tester.attached()
+    segmenter = attach_adapter(build_segmenter(), adapter)
     save_adapter(segmenter, tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     for name in ("coefficients", "relation"):
@@ -214,9 +212,7 @@ def test_shared_parameters_are_one_each_and_saved_once(adapter, tmp_path):
 
 @pytest.mark.parametrize("adapter", [CobotLoRA(), CobotAdaptFormer()])
 def test_coefficients_relation_and_heads_learn_faster(adapter):
-    tester = AdapterTester()
-    tester.build = lambda: adapter
-    segmenter = tester.attached()
+    segmenter = attach_adapter(build_segmenter(), adapter)
     base, orchestration = parameter_groups(segmenter, learning_rate=1.25e-6)
     assert (base["lr"], orchestration["lr"]) == pytest.approx((1.25e-6, 1.25e-4))
     names = {parameter: name for name, parameter in segmenter.named_parameters()}

@@ -17,13 +17,14 @@ def segmenter(head="exclusive", detail=8, seed=0):
 
 
 @HEADS
-def test_starts_as_sam(head):
-    assert torch.equal(logits_of(segmenter(head)), logits_of(segmenter(head, detail=0)))
+def test_starts_close_to_sam(head):
+    added = logits_of(segmenter(head)) - logits_of(segmenter(head, detail=0))
+    assert 0 < added.std() < 0.3
 
 
 @HEADS
-def test_gradient_reaches_every_tensor_of_the_branch(head):
-    network = add_noise(segmenter(head))
+def test_gradient_reaches_every_tensor_of_the_branch_from_the_first_step(head):
+    network = segmenter(head)
     network(IMAGE).square().mean().backward()
     own = {name: tensor for name, tensor in trainable_tensors(network).items() if name.startswith("sam.detail.")}
     assert own

@@ -13,7 +13,7 @@ from medsam_adapt.networks.encoder_stages import features_shape, frozen_stages, 
 from medsam_adapt.networks.hiera import Hiera
 from medsam_adapt.weights import WEIGHTS
 from medsam_adapt.weights.reading import detect_variant, read_weights
-from tests.small_sam2 import register
+from tests.small_networks import SAM2, register
 
 TOLERANCE = 1e-4
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -22,7 +22,8 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 @pytest.fixture
 def small(monkeypatch):
-    return register(monkeypatch)
+    register(monkeypatch)
+    return SAM2
 
 
 @pytest.fixture(scope="module", params=["tiny", "base_plus"])

@@ -1,5 +1,7 @@
 """What a DICOM output repeats of its images: refused by the attribute's name, emptied, or filled in."""
 
+from types import SimpleNamespace
+
 import highdicom
 import numpy as np
 import pydicom
@@ -8,12 +10,14 @@ from pydicom import uid
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels
-from medsam_adapt.data.volumes.io import read_header
+from medsam_adapt.data.volumes.image_set import ImageSet
+from medsam_adapt.data.volumes.io import read_header, read_volume, write_volume
 from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._dicom import dicom_names
 from medsam_adapt.prediction.plan import Outputs, plan_cases
 from tests.data.dicom_files import BIRTH, IDENTIFIER, SECRET, save, series
 
+SAGITTAL = (0, 1, 0, 0, 0, -1)
 FORMATS = ("dicom-seg", "rtstruct")
 LABEL = np.zeros((4, 5, 6), np.uint8)
 LABEL[1:3, 2:4, 1:5], LABEL[3, 0, 2] = 1, 2
@@ -183,3 +187,35 @@ def test_a_segmentation_of_many_structures_is_read_by_highdicom(tmp_path):
         highdicom.seg.Segmentation.from_dataset(dataset).get_segment_description(number).segment_label
         for number in (1, 2)
     ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_several_images_the_first_series_is_referred_to(tmp_path, name):
+    first, second = (series(modality="MR", orientation=SAGITTAL) for _ in range(2))
+    folders = [save(tmp_path / "study/a" / each, slices) for each, slices in (("T2", first), ("ADC", second))]
+    images = ImageSet(("T2", "ADC"), tuple(folders))
+    record = SimpleNamespace(layout="", class_names=["liver", "spleen"], images=["T2", "ADC"], may_lack_images=False)
+    plan = plan_cases(tmp_path / "study", tmp_path / "out", Outputs(name), record=record)
+    (case,) = plan.cases
+    path = tmp_path / f"{name}.dcm"
+    get_format(name).write(path, Segmentation(LABEL, ["liver", "spleen"], [1, 2]), case.header)
+    dataset = pydicom.dcmread(path)
+    if name == "dicom-seg":
+        referenced = dataset.ReferencedSeriesSequence[0]
+    else:
+        frame = dataset.ReferencedFrameOfReferenceSequence[0]
+        referenced = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == first[0].SeriesInstanceUID
+    label, names = read_dicom_labels(path, read_header(images))
+    np.testing.assert_array_equal(label, LABEL)
+    assert {*names.values()} == {"liver", "spleen"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_first_image_that_is_no_series_is_refused(tmp_path, name):
+    folder = save(tmp_path / "ADC", series(modality="MR"))
+    header = read_header(folder)
+    write_volume(tmp_path / "T2.nii.gz", read_volume(folder)[0], header)
+    images = read_header(ImageSet(("T2", "ADC"), (tmp_path / "T2.nii.gz", folder)))
+    with pytest.raises(InputError, match=r"T2.nii.gz: it is not a DICOM series, which a DICOM output refers to"):
+        get_format(name).check(images)

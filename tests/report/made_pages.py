@@ -28,16 +28,17 @@ CITATION = (
 
 
 @cache
-def case_of(name, classes, seed, shape, colour):
+def case_of(name, classes, seed, shape, colour, images=()):
     """Volumes of one case: a box for each class, and a prediction that is a few voxels off."""
     rng = np.random.default_rng(seed)
-    image = rng.uniform(60, 200, (3, *shape) if colour else shape).astype(np.float32)
+    several = (3,) if colour else (len(images),) if images else ()
+    image = rng.uniform(60, 200, (*several, *shape)).astype(np.float32)
     reference = np.zeros(shape, np.uint8)
     for number in range(1, classes + 1):
         first = [int(rng.integers(side // 8, side - side // 4)) for side in shape]
         reference[tuple(slice(at, at + max(1, side // 4)) for at, side in zip(first, shape, strict=True))] = number
     prediction = np.roll(reference, (1 + seed % 3, 1, 0), axis=(0, 1, 2))
-    return Volumes(name, image, prediction, reference, (1.0, 1.0, 2.5))
+    return Volumes(name, image, prediction, reference, (1.0, 1.0, 2.5), images)
 
 
 def page(
@@ -47,6 +48,7 @@ def page(
     shown=3,
     shape=(48, 40, 16),
     colour=False,
+    images=(),
     notes=(),
     run="liver run",
 ):
@@ -59,10 +61,11 @@ def page(
         shown: how many cases are in the viewer.
         shape: of a volume, voxels.
         colour: whether the images are in colour.
+        images: names of the images of a case that are taken together.
         notes: for the reader.
         run: name of the run.
     """
-    volumes = [case_of(case, len(classes), seed, shape, colour) for seed, case in enumerate(cases)]
+    volumes = [case_of(case, len(classes), seed, shape, colour, images) for seed, case in enumerate(cases)]
     rules = MetricRules()
     scores = {
         each.case: score_volume(each.prediction, each.reference, classes, each.spacing, rules) for each in volumes
@@ -102,5 +105,6 @@ PAGES = {
     "tall slices": {"axis": "coronal", "shape": (16, 16, 40)},
     "wide slices": {"shape": (64, 12, 16)},
     "colour pictures": {"classes": ("polyp",), "shape": (40, 40, 1), "colour": True},
+    "images of a case": {"images": ("FLAIR", "T1w", "T1gd with a long name of 64 letters or nearly so", "T2w")},
     "no pictures": {"shown": 0},
 }

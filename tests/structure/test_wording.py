@@ -28,10 +28,11 @@ AVOID = {
     r"\blearnt? by heart\b": "overfitting",
     r"\bat hand\b": "available",
     r"\bgraphics cards?\b": "GPU",
+    r"\b(?:says|said)\b|(?<!import\s)(?<!,\s)(?<![.\w])\bsay\b(?!\()": "states, shows, names, such as",
 }
 CLEAN = (
-    "README.md", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", ".github", "benchmarks", "bundles", "cli", "docs",
-    "medsam_adapt", "pretraining", "tests",
+    "README.md", "AGENTS.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", ".github", "benchmarks",
+    "bundles", "cli", "docs", "medsam_adapt", "pretraining", "tests",
 )  # fmt: skip
 KINDS = {".py", ".md", ".json", ".html", ".js", ".yml", ".toml"}
 _SELF = Path(__file__).relative_to(REPOSITORY).as_posix()

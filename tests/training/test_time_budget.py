@@ -13,7 +13,7 @@ from medsam_adapt.training.time_budget import PARTS, StepTimes, TimeBudget, seco
 
 
 class Clock:
-    """Seconds that pass where a test says so."""
+    """Seconds that pass where a test adds them."""
 
     def __init__(self):
         self.now = 1000.0

@@ -37,7 +37,7 @@ def home(monkeypatch, tmp_path):
 
 @pytest.fixture
 def published(monkeypatch):
-    """Change what the registry says of the weights NAME."""
+    """Change the registry's entry of the weights NAME."""
 
     def change(**values):
         monkeypatch.setitem(WEIGHTS, NAME, dataclasses.replace(WEIGHTS[NAME], **values))

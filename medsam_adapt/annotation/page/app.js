@@ -14,7 +14,7 @@ class App {
     this.brush = 10; // mm across
     this.over = false;
     this.hidden = new Set();
-    this.preview = null; // {view, values} of a stroke
+    this.preview = null; // {view, index, values} of a stroke
     this.bases = new Map(); // slice before and after the last proposal there
     this.running = null; // AbortController of a propagation
     this.classes = facts.classes;
@@ -50,6 +50,10 @@ class App {
     byId("opacity").addEventListener("input", (event) => this.setOpacity(event.target.value / 100));
     byId("brush").addEventListener("input", (event) => this.setBrush(Number(event.target.value)));
     byId("over").addEventListener("change", (event) => (this.over = event.target.checked));
+    byId("image").addEventListener("change", (event) => {
+      event.target.blur(); // keys are those of the page again
+      this.attempt(() => this.showImage(Number(event.target.value)));
+    });
     for (const which of ["low", "high"]) {
       byId(which).addEventListener("change", () => this.setWindow(Number(byId("low").value), Number(byId("high").value)));
     }
@@ -105,15 +109,18 @@ class App {
     const badge = document.querySelector(`[data-scan="${CSS.escape(id)}"] small`);
     badge.textContent = status;
     badge.className = `status ${status}`;
-    if (id === this.scan?.id) byId("finish").textContent = status === "labelled" ? "Not finished" : "Finished";
+    if (id === this.scan?.id) {
+      byId("finish").firstChild.textContent = status === "labelled" ? "Not finished after all " : "Mark as finished ";
+    }
   }
 
   async open(id) {
     this.cancel();
     if (this.scan) await this.scan.send();
     this.say(`Opening ${id} …`);
-    const scan = await Scan.open(id);
+    const scan = await Scan.open(id, this.scan?.shown);
     this.scan = scan;
+    this.fillImages();
     this.bases.clear();
     scan.onChange = () => this.onChange(scan);
     this.setWindow(...scan.window);
@@ -138,6 +145,31 @@ class App {
     this.draw();
   }
 
+  // ----------------------------------------------------------------------------------------------------------- images
+
+  /** The list of a case's images, where it has several. */
+  fillImages() {
+    const { images, shown } = this.scan;
+    byId("image").replaceChildren(...images.map(({ name }, number) => new Option(name, number)));
+    byId("image").value = shown;
+    byId("images").hidden = images.length < 2;
+  }
+
+  /** Show an image of the case, with the window that it had; a model of one image sees this one from now on. */
+  async showImage(number) {
+    const { scan } = this;
+    await scan.show(number);
+    if (scan !== this.scan) return;
+    byId("image").value = number;
+    this.setWindow(...scan.window);
+    this.moveTo(this.cursor);
+  }
+
+  nextImage(step) {
+    const count = this.scan.images.length;
+    if (count > 1) return this.showImage((this.scan.shown + step + count) % count);
+  }
+
   nextScan(step) {
     const place = this.scans.indexOf(this.scan?.id) + step;
     if (this.scans[place]) return this.open(this.scans[place]);
@@ -148,7 +180,7 @@ class App {
     const labelled = this.scan.status !== "labelled";
     const reply = await requestJson("PUT", `${this.scan.path}/status`, { labelled });
     this.scan.status = reply.status;
-    this.say(labelled ? "The label is in the folder labels." : "The label is a draft again.");
+    this.say(labelled ? "The label is finished: Retrain learns from it." : "The label is a draft again.");
     if (reply.notes.length) this.say(reply.notes.at(-1), true);
     this.onChange(this.scan);
   }
@@ -247,7 +279,8 @@ class App {
   /** Have the server prepare the slice that is shown. */
   async look() {
     const { axis, index } = this.active;
-    if (this.model.axes.includes(axis)) await request("POST", `${this.scan.path}/look`, { axis, index });
+    const image = this.scan.shown;
+    if (this.model.axes.includes(axis)) await request("POST", `${this.scan.path}/look`, { axis, index, image });
   }
 
   scroll(view, steps) {
@@ -288,6 +321,7 @@ class App {
   setWindow(low, high) {
     if (!(high > low)) return;
     this.window = [low, high];
+    this.scan.images[this.scan.shown].window = this.window;
     byId("low").value = Math.round(low);
     byId("high").value = Math.round(high);
     this.draw();
@@ -332,6 +366,7 @@ class App {
   setBrush(size) {
     this.brush = Math.min(Math.max(size, 0.5), 200);
     byId("brush").value = this.brush;
+    byId("brush-size").textContent = `${Number(this.brush.toFixed(1))} mm`;
     this.draw();
   }
 
@@ -389,14 +424,15 @@ class App {
     const { axis, index, plane } = view;
     this.say("…");
     const began = performance.now();
-    const reply = await requestJson("POST", `${scan.path}/proposal`, { axis, index, box, points });
+    const image = scan.shown;
+    const reply = await requestJson("POST", `${scan.path}/proposal`, { axis, index, image, box, points });
     const key = `${label} ${axis} ${index}`;
     const base = this.baseOf(key, plane, scan.slice(axis, index), box, label, points.length > 0);
     const values = merged(base, fromRuns(reply.mask, base.length), label, this.over);
     this.bases.set(key, { base, after: values });
     scan.change(axis, index, values, "model", scan.newStep(), { label, box, points });
     const seconds = (performance.now() - began) / 1000;
-    this.say(reply.mask.length === 2 && !reply.mask[0] ? "Nothing was found there." : `${seconds.toFixed(2)} s`);
+    this.say(reply.mask.length === 2 && !reply.mask[0] ? "Nothing was found there." : `Drawn in ${seconds.toFixed(2)} s.`);
   }
 
   /** The slice without an earlier proposal of the same prompt, or without the structure inside a new box. */
@@ -418,7 +454,7 @@ class App {
     const { axis, index } = this.active;
     const limits = { up: { first: index + 1 }, down: { last: index - 1 } }[direction] ?? {};
     if (limits.last < 0) return;
-    return this.take("propagation", { axis, ...limits }, "model");
+    return this.take("propagation", { axis, image: this.scan.shown, ...limits }, "model");
   }
 
   fill() {
@@ -449,14 +485,32 @@ class App {
     this.say(count ? `${count} slices drawn.` : "No further slice to draw: the structure ends here.");
   }
 
-  async segment() {
+  /** Have the run label the whole scan; a person's work is replaced only if this person says so. */
+  async segment(workedOn = null) {
     if (!this.model?.automatic) return;
-    await this.scan.send();
+    const { scan } = this;
+    await scan.send();
     this.say(`${this.model.automatic} labels the scan …`);
-    const reply = await requestJson("POST", `${this.scan.path}/segmentation`);
-    this.scan.status = reply.status;
-    await this.scan.reload();
-    this.say("The scan has a proposal.");
+    try {
+      const reply = await requestJson("POST", `${scan.path}/segmentation`, { worked_on: workedOn });
+      scan.status = reply.status;
+    } catch (error) {
+      if (error.status !== 409) throw error;
+      this.say("");
+      const choice = await this.choose(`${error.message} What should ${this.model.automatic} do?`);
+      return choice && this.segment(choice);
+    }
+    await scan.reload();
+    this.say("The scan has a proposal. Undo takes it back.");
+  }
+
+  /** What the person chooses in a dialog; empty if nothing. */
+  choose(text) {
+    const dialog = byId("ask");
+    byId("ask-text").textContent = text;
+    dialog.returnValue = "";
+    dialog.showModal();
+    return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
   }
 }
 

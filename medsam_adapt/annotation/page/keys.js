@@ -57,6 +57,8 @@ const KEYS = [
     ["Shift+l", "", (app) => app.shiftWindow(-0.05)],
     ["o", "More opaque (Shift: less)", (app) => app.setOpacity(app.opacity + 0.1)],
     ["Shift+o", "", (app) => app.setOpacity(app.opacity - 0.1)],
+    ["i", "Next image of the case (Shift: previous)", (app) => app.nextImage(1)],
+    ["Shift+i", "", (app) => app.nextImage(-1)],
     ["h", "Hide or show this structure (Shift: all)", (app) => app.hide(app.label)],
     ["Shift+h", "", (app) => app.hideAll()],
   ]],
@@ -91,6 +93,7 @@ function listenToKeys(app) {
     if (target.matches("input[type=number]") && !name.startsWith("Ctrl+")) return;
     if (target.matches("button, input") && name === "Enter") return;
     if (target.matches("input") && /^(Shift\+)?(Arrow|Home|End|Page)/.test(name)) return;
+    if (target.matches("select") && !name.startsWith("Ctrl+")) return;
     const action = ACTIONS.get(name);
     if (!action) return;
     event.preventDefault();

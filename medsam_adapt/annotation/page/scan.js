@@ -5,20 +5,19 @@
 const RETRY = 1000; // ms
 
 class Scan {
-  static async open(id) {
+  static async open(id, shown = 0) {
     const path = `/api/scans/${encodeURIComponent(id)}`;
     const facts = await requestJson("GET", path);
-    const image = await request("GET", `${path}/image`);
-    const scan = new Scan(path, facts, new Int16Array(await image.arrayBuffer()));
+    const scan = new Scan(path, facts);
+    await scan.show(Math.min(shown, scan.images.length - 1));
     await scan.loadLabel();
     return scan;
   }
 
-  constructor(path, facts, image) {
-    Object.assign(this, { path, image, id: facts.id, shape: facts.shape, spacing: facts.spacing });
+  constructor(path, facts) {
+    Object.assign(this, { path, id: facts.id, shape: facts.shape, spacing: facts.spacing });
     this.status = facts.status;
-    this.scale = [facts.slope, facts.intercept];
-    this.window = facts.window;
+    this.images = facts.images; // {name, slope, intercept, window}, and the grey values of those that were shown
     this.planes = Object.fromEntries(
       Object.keys(DIMENSION).map((axis) => [axis, new Plane(axis, facts.shape, facts.spacing)]),
     );
@@ -28,6 +27,16 @@ class Scan {
     this.trouble = "";
     this.onChange = () => {};
     this.takePrompts(facts.prompts);
+  }
+
+  /** Show another image of the case: `image` has its grey values, `scale` what they mean, `window` what is shown. */
+  async show(number) {
+    const chosen = this.images[number];
+    chosen.values ??= new Int16Array(await (await request("GET", `${this.path}/image?number=${number}`)).arrayBuffer());
+    this.shown = number;
+    this.image = chosen.values;
+    this.scale = [chosen.slope, chosen.intercept];
+    this.window = chosen.window;
   }
 
   async loadLabel() {
@@ -108,6 +117,14 @@ class Scan {
       const plane = this.planes[axis];
       for (const { index, runs } of slices) plane.write(this.label, index, fromRuns(runs, plane.rows * plane.columns));
     }
+  }
+
+  /** Load the label if it was changed elsewhere. */
+  async loadChanges() {
+    await this.send();
+    const facts = await requestJson("GET", this.path);
+    this.status = facts.status;
+    if (facts.version !== this.version) await this.reload();
   }
 
   async reload() {

@@ -5,7 +5,7 @@ over the other in a smoothly deformed space, then blurred and made noisy as a sc
 millimetres in RAS: x grows towards the patient's right, y to the front (anterior), z to the head (superior).
 
 Intensity alone does not solve it: bowel, vessels and muscle share the organs' CT numbers, and the contrast phase
-differs from patient to patient. `nearest_intensity_dice` says how far intensity alone gets.
+differs from patient to patient. `nearest_intensity_dice` measures how far intensity alone gets.
 """
 
 from __future__ import annotations

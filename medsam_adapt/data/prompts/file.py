@@ -30,7 +30,7 @@ Position = tuple[Coordinate, Coordinate, Coordinate]
 
 
 class Point(BaseModel):
-    """A point inside the structure, or one outside it, which says where the structure is not."""
+    """A point inside the structure, or one outside it, which marks where the structure is not."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -80,7 +80,7 @@ def read_prompts(path: str | Path, cases: Sequence[str]) -> dict[str, list[Promp
         cases: names of the volumes to be segmented.
 
     Raises:
-        InputError: all faults with their places: not JSON, unknown keys, wrong types, units that are not said, a case
+        InputError: all faults with their places: not JSON, unknown keys, wrong types, units that are missing, a case
             that is not to be segmented or has no prompts.
     """
     path = Path(path)
@@ -139,7 +139,7 @@ def _explain(fault: Mapping[str, Any]) -> str:
     for part in fault["loc"]:
         place += f"[{part}]" if isinstance(part, int) else f"{'.' * bool(place)}{part}"
     if fault["type"] == "missing" and fault["loc"][-1] == "units":
-        return f'{place}: say the units, "voxel", "mm-ras" or "mm-lps", there or once for the whole file'
+        return f'{place}: state the units, "voxel", "mm-ras" or "mm-lps", there or once for the whole file'
     message = fault["msg"].removeprefix("Value error, ")
     given = "" if fault["type"] == "missing" else f" (given {json.dumps(fault['input'], default=str)[:60]})"
     return f"{place or 'file'}: {message[:1].lower()}{message[1:]}{given}"

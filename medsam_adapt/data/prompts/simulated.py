@@ -20,7 +20,7 @@ else:
     ndimage = lazy_module("scipy.ndimage")
 
 BOX_JITTER = 20  # pixels a side, in an image of 256 pixels
-BOX_SLACK = 0.1  # of the structure's own width or height: a looser box says little of where a small one ends
+BOX_SLACK = 0.1  # of the structure's own width or height: a looser box shows little of where a small one ends
 BOX_TIGHT = 0.5  # share of sides left tight: if every box were too large, masks in tight boxes would be too small
 MAX_POINTS = 8
 _PADDING_POINT = (0.0, 0.0, -1.0)
@@ -112,7 +112,7 @@ class SlicePrompt:
 
     Attributes:
         box: x0, y0, x1, y1 (first and last pixel; x is the column, y the row); None without one.
-        points: (x, y, inside) each, outside ones say where the structure is not.
+        points: (x, y, inside) each, outside ones mark where the structure is not.
     """
 
     box: tuple[float, float, float, float] | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from monai.transforms import (
     Compose,
     OneOf,
@@ -26,12 +27,18 @@ from monai.transforms import (
 from medsam_adapt.config import Augmentation
 
 
-def augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
-    """The random changes of a slice and its label that ``augment`` names, see `training_transforms`."""
+def augmentations(augment: Augmentation, image_size: int, images: int = 1) -> list[Transform]:
+    """The random changes of a slice and its label that ``augment`` names, see `training_transforms`.
+
+    Args:
+        augment: which changes.
+        image_size: side of the square in pixels.
+        images: of a case: grey levels of each are changed by themselves.
+    """
     if augment == "none":
         return []
     if augment == "strong":
-        return [strong_augmentation(image_size)]
+        return [strong_augmentation(image_size, images)]
     both = ("image", "label")
     turns: list[Transform] = []
     if augment == "free":
@@ -51,13 +58,18 @@ def augmentations(augment: Augmentation, image_size: int) -> list[Transform]:
             padding_mode="zeros",
             allow_missing_keys=True,
         ),
-        RandScaleIntensityd("image", factors=0.1, prob=0.5, allow_missing_keys=True),
-        RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3, allow_missing_keys=True),
-        RandGaussianNoised("image", std=6.0, prob=0.3, allow_missing_keys=True),
+        *of_each_image(
+            [
+                RandScaleIntensityd("image", factors=0.1, prob=0.5, allow_missing_keys=True),
+                RandAdjustContrastd("image", gamma=(0.8, 1.25), prob=0.3, allow_missing_keys=True),
+                RandGaussianNoised("image", std=6.0, prob=0.3, allow_missing_keys=True),
+            ],
+            images,
+        ),
     ]
 
 
-def strong_augmentation(image_size: int) -> OneStream:
+def strong_augmentation(image_size: int, images: int = 1) -> OneStream:
     """What few labelled patients need: shapes, contrasts, sharpness and illumination that other patients may have.
 
     Left stays left and up stays up. One resampling moves, turns, scales and bends a slice; each further change is
@@ -65,6 +77,7 @@ def strong_augmentation(image_size: int) -> OneStream:
 
     Args:
         image_size: side of the square in pixels, to which shifts and bends are proportional.
+        images: of a case: grey levels of each are changed by themselves.
     """
     both = ("image", "label")
     modes = ("bilinear", "nearest")
@@ -74,8 +87,7 @@ def strong_augmentation(image_size: int) -> OneStream:
     rest: dict[str, Any] = {"mode": modes, "padding_mode": "zeros", "allow_missing_keys": True, "prob": 0.6}
     spatial = OneOf([RandAffined(both, **move, **rest), Rand2DElasticd(both, **bend, **move, **rest)], (0.7, 0.3))
     image: dict[str, Any] = {"keys": "image", "allow_missing_keys": True}
-    changes: list[Transform] = [
-        spatial,
+    levels: list[Transform] = [
         RandScaleIntensityd(factors=0.25, prob=0.3, **image),
         RandAdjustContrastd(gamma=(0.7, 1.5), prob=0.3, **image),
         RandBiasFieldd(degree=2, coeff_range=(0.0, 0.15), prob=0.15, **image),
@@ -83,7 +95,35 @@ def strong_augmentation(image_size: int) -> OneStream:
         RandGaussianSmoothd(sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.1, **image),
         RandGaussianNoised(std=12.0, prob=0.2, **image),
     ]
-    return OneStream(changes)
+    return OneStream([spatial, *of_each_image(levels, images)])
+
+
+def of_each_image(changes: list[Transform], images: int) -> list[Transform]:
+    """``changes`` of grey levels, drawn anew for each image of a case where there are several."""
+    return changes if images <= 1 else [EachImaged(changes, images)]
+
+
+class EachImaged(Compose):
+    """Changes of grey levels drawn anew for each image of a case: noise, shading and contrast differ between sequences.
+
+    Args:
+        changes: of an image (1, h, w).
+        images: how many a case has; of two, the third colour is their mean.
+    """
+
+    def __init__(self, changes: list[Transform], images: int) -> None:
+        super().__init__(changes)
+        self.images = images
+
+    def __call__(self, input_: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        if "image" not in input_:
+            return dict(input_)
+        image = torch.as_tensor(input_["image"])
+        each = [super(EachImaged, self).__call__({"image": part})["image"] for part in image[: self.images].split(1)]
+        changed = [part.clamp(0, 255) for part in each]  # before their mean, as in prediction
+        if self.images == 2:
+            changed.append((changed[0] + changed[1]) / 2)
+        return {**input_, "image": torch.cat(changed)}
 
 
 class OneStream(Compose):

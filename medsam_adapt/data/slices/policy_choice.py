@@ -29,7 +29,7 @@ def policy_of_cases(
     of_layout: str = "auto",
     images: Sequence[str] = (),
 ) -> tuple[IntensityPolicy, str]:
-    """The policy, and a sentence that says which it is and why.
+    """The policy, and a sentence that states which it is and why.
 
     Args:
         cases: to train on.

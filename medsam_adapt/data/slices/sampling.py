@@ -126,7 +126,7 @@ class DrawSampler(Sampler):
         if self.weights is None:
             passes = -(-self.draws // self.length)
             return np.concatenate([random.permutation(self.length) for _ in range(passes)])[: self.draws]
-        # Systematic sampling: each sample is drawn as often as its share says, rounded down or up by chance.
+        # Systematic sampling: each sample is drawn as often as its share requires, rounded down or up by chance.
         line = random.permutation(self.length)
         ends = np.cumsum(self.weights[line])
         marks = (np.arange(self.draws) + random.random()) / self.draws * ends[-1]

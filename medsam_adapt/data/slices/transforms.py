@@ -22,7 +22,7 @@ _SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
 class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
 
-    For classes that may overlap the label holds parts, and ``table`` (P, C) says what they are; otherwise it is None.
+    For classes that may overlap the label holds parts, and ``table`` (P, C) lists what they are; otherwise it is None.
     Without ``images`` there is no image. Where some case lacks the annotation of some class, ``unannotated`` is (C,)
     bool of this case; otherwise it is None.
     """
@@ -181,4 +181,5 @@ def training_transforms(
     """
     load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
     drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
-    return Compose([load, CropTiled(image_size), *augmentations(augment, image_size), *drop, finish])
+    changes = augmentations(augment, image_size, image_count)
+    return Compose([load, CropTiled(image_size), *changes, *drop, finish])

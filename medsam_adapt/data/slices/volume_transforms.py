@@ -117,7 +117,7 @@ def volume_transforms(
 
     The image of a picture in colour is (3, X, Y, 1), and that of the images of a case has the network's channels. For
     classes that may overlap the label is a part map, and
-    ``table`` (P, C) says which classes a part belongs to.
+    ``table`` (P, C) lists which classes a part belongs to.
 
     Args:
         policy: the run's intensity policy.

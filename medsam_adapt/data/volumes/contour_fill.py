@@ -24,7 +24,7 @@ class Contour:
     Attributes:
         points: (N, 2) vertices in pixels; the last is joined to the first.
         shape: of the slice.
-        exclusive: whether the file says that it is combined with the others by exclusive or (CLOSEDPLANAR_XOR).
+        exclusive: whether the file declares that it is combined with the others by exclusive or (CLOSEDPLANAR_XOR).
     """
 
     points: np.ndarray

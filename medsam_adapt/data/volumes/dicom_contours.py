@@ -15,8 +15,8 @@ import numpy as np
 
 from medsam_adapt.data.volumes.contour_fill import Contour, fill, is_doubled
 from medsam_adapt.data.volumes.formats.base import LPS_TO_RAS, VolumeHeader
-from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage
+from medsam_adapt.data.volumes.image_set import reference_series
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -150,7 +150,7 @@ def _usual_axis(read: Mapping[int, _Read], header: VolumeHeader) -> int:
             counts.update(axes.tolist() if len(axes) == 1 else ())
     if counts:
         return counts.most_common(1)[0][0]
-    return 2 if isinstance(header, SeriesHeader) else int(np.abs(header.affine[2, :3]).argmax())
+    return 2 if reference_series(header) is not None else int(np.abs(header.affine[2, :3]).argmax())
 
 
 def _placed(read: _Read, header: VolumeHeader, default: int) -> Structure:

@@ -20,9 +20,9 @@ from medsam_adapt.data.volumes.dicom_contours import read_structures
 from medsam_adapt.data.volumes.dicom_segments import require_highdicom, segment_mask
 from medsam_adapt.data.volumes.files import is_slicer_label
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
-from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage, is_dicom, quiet_dicom
 from medsam_adapt.data.volumes.headers import read_header
+from medsam_adapt.data.volumes.image_set import reference_series
 from medsam_adapt.data.volumes.slicer_labels import read_segments, segments_of
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def open_dicom_labels(path: str | Path, image: str | Path | VolumeHeader) -> Dic
         return DicomLabels(path, dict(enumerate(masks, start=1)), lambda number: [*masks.values()][number - 1])
     dataset = _read(path)
     names, numbers = _names(path, dataset)
-    frames = {item.frame_of_reference for item in header.slices} - {""} if isinstance(header, SeriesHeader) else set()
+    series = reference_series(header)
+    frames = set() if series is None else {item.frame_of_reference for item in series.slices} - {""}
     _check_frame_of_reference(path, dataset, header, frames)
     if dataset.Modality == "SEG":
         return DicomLabels(path, names, lambda number: segment_mask(path, dataset, number, header))

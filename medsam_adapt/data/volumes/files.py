@@ -63,7 +63,7 @@ def file_format(path: Path) -> VolumeFormat:
 
 
 def read_voxels(header: VolumeHeader, chosen: VolumeFormat) -> np.ndarray:
-    """The voxels of an image as float32 in the file's own axis order, rescaled as its header says.
+    """The voxels of an image as float32 in the file's own axis order, rescaled by its header.
 
     Raises:
         InputError: damaged voxel data, and NaN or infinite voxels.

@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import StringConstraints
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.volumes.files import file_format, read_voxels
+from medsam_adapt.core.text import class_key
+from medsam_adapt.data.volumes.files import file_format, read_voxels, volume_stem
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import DICOM, SeriesHeader, holds_dicom, read_series_header
 from medsam_adapt.data.volumes.formats.dicom_suv import suv_factor
@@ -111,6 +112,14 @@ class ImageSetHeader(VolumeHeader):
         return tuple(None if member is None else member.modality for member in self.members)
 
 
+def reference_series(header: VolumeHeader) -> SeriesHeader | None:
+    """The DICOM series to which outputs on this grid can refer: the volume, or the first image of a case."""
+    if isinstance(header, ImageSetHeader):
+        first = next((member for member in header.members if member is not None), None)
+        return first if isinstance(first, SeriesHeader) else None
+    return header if isinstance(header, SeriesHeader) else None
+
+
 def read_set_header(source: ImageSet) -> ImageSetHeader:
     """The geometry of the first image, after a check of all.
 
@@ -191,6 +200,32 @@ def refuse_other_images(images: Sequence[str], known: Sequence[str], place: str 
     raise InputError(
         f"{run}: it was trained on {theirs}, and {place} gives {ours}{order}. Give what it was trained on."
     )
+
+
+def refuse_misplaced(names: Sequence[str], files: Sequence[str | Path], place: str | Path) -> None:
+    """Raise an InputError where a file that is listed as one image of a case ends with the name of another one.
+
+    Args:
+        names: of the images, in their order.
+        files: the file or folder of each; one 4D file says nothing about the order.
+        place: who lists them, for the sentence.
+    """
+    if len(files) != len(names):
+        return
+    for name, path in zip(names, files, strict=True):
+        called = _called(Path(path), names) if str(path) else None  # nothing in the place of one that is missing
+        if called is not None and called != name:
+            raise InputError(
+                f"{place}: it lists {Path(path).name} as {name}, and this name ends with {called}. Give the images in "
+                f"the order {', '.join(names)}."
+            )
+
+
+def _called(path: Path, names: Sequence[str]) -> str | None:
+    """The image whose name is a file's or folder's, or ends it; None where there is none."""
+    words = f" {class_key(volume_stem(path))}"
+    endings = sorted(names, key=len, reverse=True)  # "T1 gd" before "gd"
+    return next((name for name in endings if words.endswith(f" {class_key(name)}")), None)
 
 
 def _header(

@@ -69,7 +69,7 @@ __all__ = [
 def read_volume(
     path: str | Path | ImageSet | Sequence[str | Path], series: int | str | None = None, suv: Sequence[bool] = ()
 ) -> tuple[np.ndarray, VolumeHeader]:
-    """An image: (X, Y, Z) float32 voxels in the file's own axis order, rescaled as its header says, and its header.
+    """An image: (X, Y, Z) float32 voxels in the file's own axis order, rescaled by its header, and its header.
 
     A picture in colour gives (X, Y, 1, 3), and the images of a case (X, Y, Z, images), NaN where one is missing.
 

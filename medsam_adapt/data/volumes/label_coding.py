@@ -1,7 +1,7 @@
 """How the numbers in label files become classes, which exclude each other or overlap.
 
 Classes that exclude each other are numbered 1, 2, … in one label map. Classes that may overlap are kept as a *part
-map*: every voxel holds the number of a combination of classes (0 for none), and a table (P, C) says which classes a
+map*: every voxel holds the number of a combination of classes (0 for none), and a table (P, C) lists which classes a
 part belongs to. A part map is sliced, resized, cropped, augmented and cached as any label map; only a loss or a score
 looks up the table.
 """

@@ -57,7 +57,7 @@ class VolumeReader(ImageReader):
 
 
 def volume_loader(keys: KeysCollection, suv: Sequence[bool] = (False,)) -> LoadImaged:
-    """MONAI's LoadImaged with `VolumeReader`, which reads PET as ``suv`` says.
+    """MONAI's LoadImaged with `VolumeReader`, which reads PET by ``suv``.
 
     It makes one of each of MONAI's own readers too, of which one reports that a GPU decoder of DICOM is missing, which
     nobody asked for: that is kept quiet.

@@ -1,4 +1,4 @@
-"""3D Slicer's segmentations (.seg.nrrd) as labels: what the header says of each segment, and their masks.
+"""3D Slicer's segmentations (.seg.nrrd) as labels: what the header holds about each segment, and their masks.
 
 Slicer numbers the segments of every file anew, so that only their names show which is the same structure in two files.
 Segments that overlap lie in several layers, which are the first axis of the file; numbers may repeat among the layers.

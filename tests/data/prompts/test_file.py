@@ -129,7 +129,7 @@ def test_a_file_is_read_for_one_volume_or_several(tmp_path):
     ("content", "words"),
     [
         ("{", ["not JSON at line 1"]),
-        ({"prompts": [{"label": "liver", "box": BOX["box"]}]}, ["prompts[0].units: say the units"]),
+        ({"prompts": [{"label": "liver", "box": BOX["box"]}]}, ["prompts[0].units: state the units"]),
         ({"units": "mm", "prompts": [{"label": "liver", "box": BOX["box"]}]}, ["prompts[0].units", '"mm"']),
         ({"prompts": [BOX, {**BOX, "bocks": 1}]}, ["prompts[1].bocks"]),
         ({"prompts": [{**BOX, "box": [[1, 2, 3], [1, "x", 3]]}]}, ["prompts[0].box[1][1]", '"x"']),

@@ -69,3 +69,42 @@ def test_shape_brightness_contrast_and_noise_all_vary():
     structure = np.array([image[label == 1].mean() for image, label in found])
     ratio = structure / levels
     assert ratio.max() - ratio.min() > 0.2  # gamma: the dim field changes otherwise than the bright structure
+
+
+class StoredSet(Stored):
+    """Images of one case, all of them alike, as the network's channels: of two the third is their mean."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.count = max(images, 3)
+
+    def channels(self, index, channels):
+        return self.images[[0] * self.count]
+
+
+@pytest.mark.parametrize("augment", ["anatomical", "strong", "free"])
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_grey_levels_of_each_image_of_a_case_change_by_themselves_and_their_place_alike(augment, images):
+    transform = training_transforms({"a": StoredSet(images)}, SIZE, augment=augment, image_count=images)
+    bias, places = [], []
+    for seed in range(20):
+        transform.set_random_state(seed=seed)
+        sample = transform({"case": "a", "slice": 0})
+        found, inside = sample["image"].numpy(), sample["label"].numpy()[0] == 1
+        assert len(found) == max(images, 3)
+        if images == 2:
+            np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2, atol=1e-4)
+        bias.append(np.abs(found[0][inside].mean() - found[1][inside].mean()))
+        bright = [image > 0.5 * (image[inside].mean() + np.median(image)) for image in found[:images]]
+        places.append(min(2 * (each & inside).sum() / (each.sum() + inside.sum()) for each in bright))
+    assert np.median(places) > 0.85
+    assert 0.2 < np.mean(np.array(bias) > 2) < 1  # some are left alone by chance
+    transform.set_random_state(seed=3)
+    again = transform({"case": "a", "slice": 0})["image"]
+    transform.set_random_state(seed=3)
+    assert (again == transform({"case": "a", "slice": 0})["image"]).all()
+
+
+def test_the_colours_of_one_image_change_together():
+    levels = [image[:, 45:60, 20:45].mean(axis=(1, 2)) for image, _ in samples("anatomical", 20)]
+    assert np.abs(np.diff(levels, axis=1)).max() < 2

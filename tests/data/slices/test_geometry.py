@@ -76,7 +76,7 @@ def test_soft_logits_lose_less_than_a_hundredth_of_dice(axis, size):
     label = ((grid**2 / np.reshape([0.5, 0.6, 0.7], (3, 1, 1, 1))).sum(axis=0) < 1).astype(np.int64)
     plan = SlicePlan.of(shape, spacing, axis, size)
     classes = F.one_hot(as_tensor(volume_to_slices(label, axis), torch.int64), 2).permute(0, 3, 1, 2).float()
-    logits = torch.full((len(classes), 2, size, size), 9.0)  # whatever the network says about the padding
+    logits = torch.full((len(classes), 2, size, size), 9.0)  # whatever the network predicts in the padding
     logits[..., : plan.resized[0], : plan.resized[1]] = F.interpolate(classes, plan.resized, mode="bilinear")
     restored = slices_to_volume(plan.restore_logits(logits).argmax(dim=1).numpy(), axis)
     assert 2 * (restored & label).sum() / (restored.sum() + label.sum()) > 0.99

@@ -11,6 +11,7 @@ from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.convert import convert_cases
 from medsam_adapt.data.volumes.image_search import find_image_sets
+from medsam_adapt.data.volumes.image_set import refuse_misplaced
 from medsam_adapt.data.volumes.io import read_volume, write_label
 from medsam_adapt.prediction.inputs import find_inputs
 from tests.data import dicom_files, samples
@@ -213,3 +214,31 @@ def test_a_copy_holds_the_images_of_a_case_on_one_grid(tmp_path):
     assert (found.images, found.layout) == (("T2 tse", "ADC"), "datalist")
     assert names_of({"case_0": found.cases[0].image}) == {"case_0": ["case_0/T2_tse.nii.gz", "case_0/ADC.nii.gz"]}
     np.testing.assert_array_equal(read_volume(found.cases[0].image)[0][..., 1], VOXELS + 3)
+
+
+def test_a_datalist_that_lists_images_in_another_order_than_it_names_is_refused(tmp_path):
+    for name in ("t2", "adc"):
+        samples.volume(tmp_path / f"img/a_{name}.nii.gz", VOXELS)
+    samples.volume(tmp_path / "lab/a.nii.gz", LABEL)
+    entry = {"image": ["img/a_adc.nii.gz", "img/a_t2.nii.gz"], "label": "lab/a.nii.gz"}
+    content = {"labels": {"1": "lesion"}, "channel_names": {"0": "T2", "1": "ADC"}, "training": [entry]}
+    samples.text(tmp_path / "datalist.json", content)
+    sentence = (
+        r"datalist.json: it lists a_adc.nii.gz as T2, and this name ends with ADC\. Give the images in the order T2"
+    )
+    for read in (find_cases, find_inputs):
+        with pytest.raises(InputError, match=sentence):
+            read(tmp_path, **({"images": NAMES} if read is find_inputs else {}))
+    samples.text(tmp_path / "datalist.json", {**content, "channel_names": {"0": "ADC", "1": "T2"}})
+    assert find_cases(tmp_path).images == ("ADC", "T2")
+    samples.text(tmp_path / "datalist.json", {**content, "channel_names": {"0": "first", "1": "second"}})
+    assert find_cases(tmp_path).images == ("first", "second")  # nothing contradicts these
+
+
+def test_paths_that_are_named_as_other_images_are_refused(tmp_path):
+    files = ["x/case_T2.nii.gz", "x/case-adc.nii.gz", "x/T1_gd.nii.gz"]
+    refuse_misplaced(("T2", "ADC", "T1 gd"), files, "image")
+    refuse_misplaced(("T2", "ADC"), ["x/a_0000.nii.gz", ""], "image")  # the second one is missing
+    refuse_misplaced(("T2", "ADC"), ["x/4d_adc.nii.gz"], "image")  # holds both
+    with pytest.raises(InputError, match=r"^image: it lists T1_gd.nii.gz as gd, and this name ends with T1 gd"):
+        refuse_misplaced(("T2", "ADC", "gd", "T1 gd"), [*files, "x/gd.nii.gz"], "image")

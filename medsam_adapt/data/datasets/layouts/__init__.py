@@ -22,7 +22,7 @@ from medsam_adapt.core.json_files import read_object
 from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
-from medsam_adapt.data.volumes.image_set import MOST_IMAGES, ImageSet, ImageSource
+from medsam_adapt.data.volumes.image_set import MOST_IMAGES, ImageSet, ImageSource, refuse_misplaced
 from medsam_adapt.data.volumes.io import FORMATS, LARGEST_LABEL, is_slicer_label, volume_files, volume_stem
 
 
@@ -253,6 +253,7 @@ def _listed_image(entry: Any, names: tuple[str, ...], source: Path) -> ImageSour
             f"{source}: it lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}). Correct "
             "it."
         )
+    refuse_misplaced(names, files, source)
     return ImageSet(names, files)
 
 
@@ -336,7 +337,7 @@ def _case_id(image: ImageSource) -> str:
 
 
 def listed_images(source: Path) -> dict[str, ImageSource]:
-    """Case id -> image of a JSON file's list, as `listed_cases`, whatever it says of labels."""
+    """Case id -> image of a JSON file's list, as `listed_cases`, whatever it lists as labels."""
     content = read_object(source)
     entries = content.get("training")
     if isinstance(entries, list):

@@ -34,7 +34,7 @@ CLASSES = {
 
 
 def looks_like(root: Path) -> bool:
-    """Whether an image has FLARE's name, and no datalist says otherwise."""
+    """Whether an image has FLARE's name, and no datalist contradicts it."""
     return not (root / "datalist.json").is_file() and any((root / "images").glob(f"FLARE*{CHANNEL}.nii*"))
 
 

@@ -248,7 +248,7 @@ def _classes(root: Path, found: list[_Found]) -> dict[int, str]:
 
 
 def _patients(found: list[_Found]) -> dict[str, str]:
-    """Case id -> id of the first case of the same patient, for those that say whose they are.
+    """Case id -> id of the first case of the same patient, for those that name their patient.
 
     The patient's own identifier goes no further than here. One that all cases share was put there to hide it.
     """

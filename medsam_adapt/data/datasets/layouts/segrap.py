@@ -104,7 +104,7 @@ def is_case(folder: Path) -> bool:
 def images(root: Path, choice: str = "") -> dict[str, ImageSource]:
     """Case id -> image, or both; ``root`` may be one case's folder. Raises InputError as `read`.
 
-    An image that is not there is listed too, so that whoever reads it says so of that case alone.
+    An image that is not there is listed too, so that the error of reading it names that case alone.
     """
     names = _image_names(chosen_words(choice, CHOICES, NAME))
     places = [root] if is_case(root) else _case_folders(_checked_folder(root))

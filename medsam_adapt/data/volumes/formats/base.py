@@ -38,8 +38,8 @@ class VolumeHeader:
         notes: warnings about the file, whole sentences that begin with its path.
         layers: of a 3D Slicer segmentation with overlapping segments; 1 for everything else.
         is_cropped: whether the header states that the volume covers a part of another one.
-        modality: what the header says that the numbers are: "CT", "MR", "PT", …, or "ADC" of an MR series of
-            diffusion coefficients; None where it says nothing.
+        modality: what the numbers are by the header: "CT", "MR", "PT", …, or "ADC" of an MR series of
+            diffusion coefficients; None where it does not state it.
         spacing: voxel size in mm along the three array axes (the lengths of the affine's columns).
     """
 

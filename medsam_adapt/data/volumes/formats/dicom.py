@@ -1,9 +1,9 @@
 """DICOM: a folder that holds the files of one series is a volume.
 
 Files are recognised by their content, never by their names, and what is no slice (reports, segmentations, a DICOMDIR,
-colour pictures, images without a place in the patient) is left out. Nothing that a file says of its patient reaches a
-sentence, identifiers included: a series is named by its number, and a file by its place among the folder's names, which
-often are identifiers themselves. The errors of pydicom quote values and are not passed on for that reason.
+colour pictures, images without a place in the patient) is left out. Nothing that a file holds about its patient reaches
+a sentence, identifiers included: a series is named by its number, and a file by its place among the folder's names,
+which often are identifiers themselves. The errors of pydicom quote values and are not passed on for that reason.
 """
 
 from __future__ import annotations

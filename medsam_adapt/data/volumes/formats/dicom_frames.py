@@ -1,4 +1,4 @@
-"""What the attributes of one frame say, wherever they stand: at the top level of a file or in functional groups."""
+"""The attributes of one frame, wherever they are: at the top level of a file or in functional groups."""
 
 from __future__ import annotations
 

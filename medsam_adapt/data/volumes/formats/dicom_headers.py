@@ -61,7 +61,7 @@ class Slice:
         series_description: free text, to compare and never to show.
         position: centre of the first voxel.
         orientation: unit vectors along a row and along a column.
-        pixel_spacing: between rows and between columns, and ``spacing_from``, the attribute that says so.
+        pixel_spacing: between rows and between columns, and ``spacing_from``, the attribute that states it.
         step: distance to the next slice as the header has it, if it does.
         thickness: of the slice itself, if the header has it.
         bits_stored: of the pixels' whole numbers.

@@ -42,7 +42,7 @@ _LARGEST_AXES = 6  # ITK sets arrays of the claimed number of axes aside
 
 @dataclass(frozen=True)
 class _Voxels:
-    """Where a header says that its voxels are: the file, the byte that they begin at, and whether compressed."""
+    """Where the voxels are by the header: the file, the byte that they begin at, and whether compressed."""
 
     file: Path
     begin: int
@@ -98,7 +98,7 @@ ITK = VolumeFormat(_read_header, _read_voxels, plain_label_header)
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """ITK's warnings off for the block: they go past Python, and may quote what a header says of the patient.
+    """ITK's warnings off for the block: they go past Python, and may quote the patient data of a header.
 
     Its reader of MetaImage has no switch for them, so the process's standard error leads nowhere meanwhile.
     """
@@ -145,7 +145,7 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
     with path.open("rb") as file:
         block = file.read(_HEADER_BYTES)
     if not _is_metaimage(path) and not block.startswith(b"NRRD000"):
-        raise InputError(f"{path}: it is not an NRRD volume, although its name says so. Export it again.")
+        raise InputError(f"{path}: it is not an NRRD volume, despite its name. Export it again.")
     fields: dict[str, str] = {}
     length, ended = 0, len(block) < _HEADER_BYTES
     for line in block.split(b"\n"):
@@ -163,7 +163,7 @@ def _text_fields(path: Path) -> tuple[dict[str, str], int]:
             ended = True
             break
     if _is_metaimage(path) and "elementdatafile" not in fields:
-        raise InputError(f"{path}: it is not a MetaImage volume, although its name says so. Export it again.")
+        raise InputError(f"{path}: it is not a MetaImage volume, despite its name. Export it again.")
     if not ended:
         raise InputError(f"{path}: its header does not end in its first {_HEADER_BYTES:,} bytes. Export it again.")
     axes = fields.get("ndims" if _is_metaimage(path) else "dimension", "")

@@ -42,9 +42,7 @@ def _open_nifti(path: Path) -> BinaryIO:
     if compressed != is_gzip:
         right = ".nii.gz" if is_gzip else ".nii"
         state = "is gzip-compressed" if is_gzip else "is not gzip-compressed"
-        raise InputError(
-            f"{path}: it {state}, although its name says otherwise. Rename it to end in {right} or download it again."
-        )
+        raise InputError(f"{path}: it {state}, contrary to its name. Rename it to end in {right} or download it again.")
     return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
 
 
@@ -73,11 +71,11 @@ def _nifti_fields(path: Path) -> nib.Nifti1Header:
         for endianness, order in (("<", "little"), (">", "big")):
             if block[:4] == size.to_bytes(4, order) and len(block) >= size and block[at : at + 4] == magic:  # type: ignore[arg-type]
                 return kind(block[:size], endianness=endianness, check=False)
-    raise InputError(f"{path}: it is not a NIfTI volume, although its name says so. Export it as .nii.gz again.")
+    raise InputError(f"{path}: it is not a NIfTI volume, despite its name. Export it as .nii.gz again.")
 
 
 def _nifti_layout(path: Path, fields: nib.Nifti1Header, images: bool = False) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, voxel type, and offset of the voxels in bytes, or the sentence that says what cannot be.
+    """Shape, voxel type, and offset of the voxels in bytes, or the sentence that states what cannot be.
 
     With ``images`` a fourth axis may hold the images of a case, and the shape always has one.
     """

@@ -1,6 +1,6 @@
 """PNG and JPEG: a picture is a volume of one slice, with pixels of 1 mm, that lies as a radiologist would view it.
 
-What is read is what a viewer shows: turned as EXIF says, palettes as colours, 16 bits from black to white, CMYK as RGB.
+What is read is what a viewer shows: turned by EXIF, palettes as colours, 16 bits from black to white, CMYK as RGB.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             check_size(path, picture.width * picture.height // 8, path.stat().st_size, DEFLATE_RATIO)
             yield picture
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{path}: it is neither PNG nor JPEG, although its name says so. Export it again.") from error
+        raise InputError(f"{path}: it is neither PNG nor JPEG, despite its name. Export it again.") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's own for a damaged PNG
         raise unreadable(path, error) from error
 
