@@ -28,7 +28,7 @@ from medsam_adapt.core.distributed import main_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
-from medsam_adapt.data.datasets.cases import find_cases, select_classes
+from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
 from medsam_adapt.data.slices.geometry import (
@@ -355,6 +355,7 @@ class TrainingData:
         if self.channel_dropout and not cases.images:
             raise InputError(f"channel_dropout: {root} has one image a case. Leave it out.")
         if earlier is not None:
+            cases = images_in_order(cases, earlier.images)
             refuse_other_images(cases.images, earlier.images, root, "the run to start from")
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
