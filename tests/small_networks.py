@@ -5,6 +5,8 @@ The TinyViT takes the place of ``lite_medsam``, which its files are recognised a
 
 from dataclasses import replace
 
+from segment_anything.build_sam import _build_sam
+
 from medsam_adapt.networks import tiny_vit
 from medsam_adapt.weights.backbones import VARIANTS
 
@@ -25,3 +27,11 @@ def register(monkeypatch):
         monkeypatch.setitem(VARIANTS, name, replace(VARIANTS[original], name=name, **sizes, **_DECODER))
     for name, values in (("WIDTHS", (16, 32, 32, 64)), ("DEPTHS", (1, 2, 2, 1)), ("HEADS", (2, 2, 2, 4))):
         monkeypatch.setattr(tiny_vit, name, values)
+
+
+def register_official(monkeypatch):
+    """``vit_b`` has few channels and blocks until the test ends; segment-anything's own network of these sizes."""
+    sizes = {"embed_dim": 64, "depth": 4, "num_heads": 2}
+    monkeypatch.setitem(VARIANTS, "vit_b", replace(VARIANTS["vit_b"], **sizes, global_attention=(1, 3)))
+    official = {f"encoder_{name}": value for name, value in sizes.items()}
+    return _build_sam(**official, encoder_global_attn_indexes=(1, 3))

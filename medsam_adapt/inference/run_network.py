@@ -60,7 +60,7 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
         record.backbone,
         record.image_size,
         len(record.class_names),
-        _adapter(record.adapter),
+        build_adapter(record.adapter),
         prompt=record.prompt,
         checkpoint=checkpoint,
         learn_prompt=record.learn_prompt,
@@ -74,7 +74,7 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
     )
 
 
-def _adapter(record: AdapterRecord) -> Adapter:
+def build_adapter(record: AdapterRecord) -> Adapter:
     """An adapter of this package by name; the record's pattern admits no other module.
 
     Raises:
@@ -84,7 +84,8 @@ def _adapter(record: AdapterRecord) -> Adapter:
     kind = getattr(importlib.import_module(module), name, None) if importlib.util.find_spec(module) else None
     if not (isinstance(kind, type) and issubclass(kind, Adapter) and not inspect.isabstract(kind)):
         raise InputError(
-            f"{record.name}: this version of medsam-adapt has no such adapter. Install the version of the run."
+            f"{record.name}: this version of medsam-adapt has no such adapter. Train again with train --repeat, or "
+            "install the version of the run."
         )
     try:
         settings = _settings_model(kind).model_validate(record.settings)

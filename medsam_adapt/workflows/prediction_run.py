@@ -259,6 +259,8 @@ def _run(
                 log.fail(case.name, entry, case.header.path)
                 failed[case.name] = entry
                 continue
+            if "ran_on" in entry:
+                log.ran_on(*entry.pop("ran_on"))
             for flag in entry["flags"]:
                 if flag["kind"] == "modality":
                     reporter.warn(f"{case.name}: {flag['text']}.")

@@ -94,13 +94,20 @@ class RunScoring:
 
     def whole(self, reporter: Reporter) -> dict[str, Any]:
         """Score all cases; the content of ``metrics.json``."""
-        require_trained(self.run)
+        self._check()
         self._run_bundle(self._values["cases"], self.output, reporter)
         return read_metrics(self.output)
 
+    def _check(self) -> None:
+        """Refuse a run without weights, or with an adapter that this version does not have."""
+        from medsam_adapt.inference.run_network import build_adapter
+
+        require_trained(self.run)
+        build_adapter(self.record.adapter)
+
     def do_part(self, part: Part, reporter: Reporter) -> None:
         """Score one part of the cases, and store its scores."""
-        require_trained(self.run)
+        self._check()
         own = {*part.of(self.ids)}
         reporter.note(f"part {part.number} of {part.count}: {len(own)} of {len(self.ids)} cases.")
         scores = PartScores()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from monai.bundle import run as run_bundle
 
+from medsam_adapt.evaluation.shown_cases import read_shown_cases
 from medsam_adapt.runs.record import read_run
 from tests.cli.test_layouts_cli import SMALL, call, tiny_sam  # noqa: F401
 from tests.data import samples
@@ -48,6 +49,9 @@ def test_four_sequences_in_one_file_go_the_whole_path(data, tmp_path, capsys):
     assert (record.images, record.layout) == (NAMES, "msd")
     assert [policy.kind for policy in record.policy.channels] == ["percentile"] * 3 + ["window"]
     call(capsys, "evaluate", run, "--device", "cpu")
+    shown = [*read_shown_cases(run).cases.values()]
+    assert all((case.images, len(case.each_image)) == (NAMES, 4) for case in shown)
+    assert len({*map(tuple, shown[0].each_image)}) == 4
     call(capsys, "predict", run, "-i", data / "imagesTr/BRATS_001.nii.gz", "-o", masks, "--device", "cpu")
     image = nib.load(data / "imagesTr/BRATS_001.nii.gz")
     written = nib.load(masks / "BRATS_001_seg.nii.gz")

@@ -3,11 +3,11 @@ import re
 
 import pytest
 import torch
-from segment_anything import build_sam_vit_b
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
+from tests.small_networks import register_official
 
 SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=8", "--set", "min_steps=1"]
 
@@ -167,9 +167,9 @@ def test_the_real_ct_in_flare_layout(real_data, tmp_path, capsys):
     assert "looks like no CT in Hounsfield units" in out
 
 
-def test_an_official_checkpoint_is_used(phantoms, tmp_path, capsys):
+def test_an_official_checkpoint_is_used(phantoms, tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
-    torch.save(build_sam_vit_b().state_dict(), tmp_path / "sam_vit_b.pth")
+    torch.save(register_official(monkeypatch).state_dict(), tmp_path / "sam_vit_b.pth")
     options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_b.pth", *SMALL, "--epochs", 1]
     options = ["--bundle", "blosam", *options]
     run = tmp_path / "run"
