@@ -69,7 +69,7 @@ def wait(driver, expression, seconds=900):
     deadline = time.monotonic() + seconds
     while not driver.execute_script(expression):
         assert time.monotonic() < deadline, driver.execute_script("return document.body.innerText")
-        time.sleep(0.05)
+        time.sleep(0.3)
 
 
 def test_retrain_trains_in_the_background_and_proposes(page):
