@@ -196,13 +196,7 @@ class TrainingData:
         self.policy_reason: str
         self.policy, self.policy_reason = self._choose_policy(intensity)
         if self.earlier is None:
-            headers = [self.check.headers[case_id] for case_id in self.split.train]
-            if planes == "auto":
-                self.three_planes = prompt == "none" and suits_three_planes(headers)
-            if fits_size:
-                self.image_size = max(fitting_size(headers, each) for each in self.axes)
-            if fits_size and tiles == "auto" and prompt == "none" and suit_tiles(self._label_slices(), self.image_size):
-                self.slice_size, self.image_size = self.image_size, SMALLEST_FITTING
+            self._fit_slices(planes, tiles, fits_size)
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
 
     @classmethod
@@ -394,6 +388,22 @@ class TrainingData:
                     f"{value}: the run to start from has {name} {own[name]}, and training from it keeps it. Leave out "
                     f"{value}."
                 )
+
+    def _fit_slices(self, planes: PlaneChoice, tiles: Tiles, fits_size: bool) -> None:
+        """Choose tiles, the image size and the directions by the training volumes, as far as settings leave it open.
+
+        Where tiles suit one direction, the others are left out: a long structure is no longer small on their slices.
+        """
+        headers = [self.check.headers[case_id] for case_id in self.split.train]
+        if fits_size:
+            self.image_size = max(fitting_size(headers, each) for each in self.axes)
+        chooses_tiles = fits_size and tiles == "auto" and self.prompt == "none"
+        if chooses_tiles and suit_tiles(self._label_slices(), self.image_size):
+            self.slice_size, self.image_size = self.image_size, SMALLEST_FITTING
+        elif planes == "auto" and self.prompt == "none" and suits_three_planes(headers):
+            self.three_planes = True
+            if fits_size:
+                self.image_size = max(fitting_size(headers, each) for each in self.axes)
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
         """The policy, and a sentence that states which it is and why."""
