@@ -217,7 +217,7 @@ def refuse_misplaced(names: Sequence[str], files: Sequence[str | Path], place: s
 
     Args:
         names: of the images, in their order.
-        files: the file or folder of each; one 4D file says nothing about the order.
+        files: the file or folder of each; the name of one 4D file is not looked at.
         place: who lists them, for the sentence.
     """
     if len(files) != len(names):
