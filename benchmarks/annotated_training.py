@@ -2,7 +2,7 @@
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/scripted_annotator.py --part pool --output ANNOTATED
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/annotated_training.py ANNOTATED --output FOLDER [--seeds 3]
-        [--data abdomen_mr] [--structure liver] [--patients 5] [--epochs N] [--part dev]
+        [--data abdomen_mr] [--structure liver] [--patients 5] [--epochs N] [--steps N] [--part dev]
 
 ANNOTATED is what the first command wrote. Both runs are trained on the same patients with the same settings and seed,
 and scored on the true labels of the development patients. Prints the DSC of both for every seed, and the mean
@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--patients", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of each training; the bundle's default when left out")
+    parser.add_argument("--steps", type=int, help="of each epoch; the bundle's default when left out")
     parser.add_argument("--part", default="dev", choices=["dev", "test"], help="who is scored")
     options = parser.parse_args()
     if "MEDSAM_ADAPT_REAL_DATA" not in os.environ:
@@ -76,14 +77,20 @@ def trained_score(name: str, seed: int, options: argparse.Namespace) -> float:
     result = options.output / f"{name}-{seed}.json"
     if not result.is_file():
         run = options.output / f"{name}-{seed}"
-        epochs = [] if options.epochs is None else ["--epochs", options.epochs]
         data = ["--data", options.output / name, "--classes", options.structure]
-        call(["train", *data, "--output", run, "--seed", seed, "--overwrite", *epochs])
+        call(["train", *data, "--output", run, "--seed", seed, "--overwrite", *length(options)])
         scores = ["--output", run / "scores", "--metrics", "dsc", "--overwrite"]
         call(["evaluate", run, "--data", options.output / "scored", *scores])
         metrics = json.loads((run / "scores" / "metrics.json").read_text(encoding="utf-8"))
         write_json(result, {"dsc": float(np.nanmean(list(patient_means(metrics, "dsc").values())))})
     return float(json.loads(result.read_text(encoding="utf-8"))["dsc"])
+
+
+def length(options: argparse.Namespace) -> list[Any]:
+    """How long to train."""
+    epochs = [] if options.epochs is None else ["--epochs", options.epochs]
+    steps = [] if options.steps is None else ["--set", f"min_steps={options.steps}", f"--set=max_steps={options.steps}"]
+    return [*epochs, *steps]
 
 
 def call(arguments: Sequence[Any]) -> None:

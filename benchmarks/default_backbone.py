@@ -1,80 +1,123 @@
-"""Compare backbones for the default bundle and others at equal minutes of training, on development patients.
+"""Compare backbones at equal steps and at equal processor time of training, on development patients.
 
-    python benchmarks/default_backbone.py --data FOLDER/hippocampus_mr --output FOLDER [--minutes 3] [--k 5] [--cases 6]
-        [--bundles detail lora] [--backbones vit_nano lite_medsam]
+    MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/default_backbone.py --output FOLDER [--sets hippocampus_mr …]
+        [--bundles decoder lora] [--steps 100] [--k 3] [--cases 3] [--seeds 1] [--image-sizes 128 128] [--page FILE]
 
-Training patients come from the pool of benchmarks/real_patients.py, scored ones from its development patients. Prints
-the mean DSC of each class, and the processor time of training and of prediction. The processor should be free.
+Training patients come from the pool of benchmarks/real_patients.py, scored ones from its development patients. The
+second backbone trains for ``--steps`` steps; the first for as many, and again for as many as take the processor time
+that the second's training took. All in this process, without the imports. Prints the mean DSC over classes and
+patients. Each training leaves a JSON file, and the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from real_patients import call, link_cases, split_of, training_patients
+import torch
+from pages import into_page
+from real_patients import SETS, link_cases, patient_means, split_of, training_patients, write_json
+
+import medsam_adapt
+
+FIRST, SECOND = "vit_nano", "lite_medsam"
 
 
-def processor_seconds() -> float:
-    """Of all processes that this one has waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def trial(folder: Path, data: Path, scored: Path, options: list[str]) -> tuple[dict[str, float], list[float]]:
-    """Train, segment and score: mean DSC by class, and processor seconds of training and prediction."""
-    shutil.rmtree(folder, ignore_errors=True)
-    times = [processor_seconds()]
-    call("train", "--data", data, "--output", folder / "run", *options, "--quiet")
-    times.append(processor_seconds())
-    call("predict", folder / "run", "-i", scored / "images", "-o", folder / "masks", "--quiet")
-    times.append(processor_seconds())
-    for mask in (folder / "masks").glob("*_seg.nii.gz"):
+def trial(folder: Path, bundle: str, backbone: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train, segment and score; what there is already is read."""
+    result = folder / f"{bundle}-{backbone}-{steps}.json"
+    if result.is_file():
+        return json.loads(result.read_text(encoding="utf-8"))
+    work = result.with_suffix("")
+    shutil.rmtree(work, ignore_errors=True)
+    sets = {"min_steps": steps, "max_steps": steps, "num_workers": 0, "held_out": 0.0}
+    image_size = options.image_sizes[backbone == SECOND]
+    how = {"bundle": bundle, "backbone": backbone, "image_size": image_size, "device": "cpu"}
+    clock = [time.process_time()]
+    medsam_adapt.train(folder / "train", work / "run", epochs=1, sets=sets, **how)
+    clock.append(time.process_time())
+    medsam_adapt.predict(work / "run", folder / "scored" / "images", work / "masks", device="cpu")
+    clock.append(time.process_time())
+    for mask in (work / "masks").glob("*_seg.nii.gz"):
         mask.rename(mask.with_name(mask.name.replace("_seg.nii.gz", ".nii.gz")))
-    names = ["--labels", scored / "labels.json"]
-    call("evaluate", "--pred", folder / "masks", "--ref", scored / "labels", *names, "--output", folder / "scores")
-    cases = json.loads((folder / "scores" / "metrics.json").read_text(encoding="utf-8"))["cases"]
-    found: dict[str, list[float]] = {}
-    for case in cases.values():
-        for name, scores in case["classes"].items():
-            if scores.get("dsc") is not None:
-                found.setdefault(name, []).append(scores["dsc"])
-    return {name: float(np.mean(values)) for name, values in found.items()}, [float(each) for each in np.diff(times)]
+    reference = {"ref": folder / "scored" / "labels", "labels": folder / "scored" / "labels.json"}
+    medsam_adapt.evaluate(pred=work / "masks", output=work / "scores", **reference)
+    cases = json.loads((work / "scores" / "metrics.json").read_text(encoding="utf-8"))["cases"]
+    training, prediction = (float(each) for each in np.diff(clock))
+    content = {"steps": steps, "training": training, "prediction": prediction, "cases": cases}
+    shutil.rmtree(work)
+    write_json(result, content)
+    return content
+
+
+def cells(
+    name: str, bundle: str, seed: int, options: argparse.Namespace
+) -> list[tuple[str, str, str, int, dict[str, Any]]]:
+    """The three trainings of one set, bundle and seed."""
+    data = Path(os.environ["MEDSAM_ADAPT_REAL_DATA"]).resolve() / name
+    folder = options.output / name / f"k{options.k}-s{seed}"
+    parts = split_of(data)
+    ids = {"train": training_patients(parts["pool"], options.k, seed), "scored": parts["dev"][: options.cases]}
+    for part in ids:
+        if not (folder / part).is_dir():
+            link_cases(data, ids[part], folder / part)
+    steps = options.steps
+    second = trial(folder, bundle, SECOND, steps, options)
+    first = trial(folder, bundle, FIRST, steps, options)
+    longer = max(1, round(steps * second["training"] / first["training"]))
+    as_long = trial(folder, bundle, FIRST, longer, options)
+    rows = [(SECOND, "", second), (FIRST, "equal steps", first), (FIRST, "equal processor time", as_long)]
+    return [(name, bundle, f"`{backbone}`" + f", {what}" * bool(what), seed, found) for backbone, what, found in rows]
+
+
+def table(found: list[tuple[str, str, str, int, dict[str, Any]]]) -> str:
+    """Means over seeds, a row for each set, bundle and training."""
+    lines = ["| set | bundle | training | DSC | by seed | steps | training, processor s | prediction, processor s |"]
+    lines.append("|---|---|---|---:|---|---:|---:|---:|")
+    for key in dict.fromkeys((name, bundle, what) for name, bundle, what, _, _ in found):
+        runs = [run for name, bundle, what, _, run in found if (name, bundle, what) == key]
+        of_seeds = [float(np.nanmean(list(patient_means(run, "dsc").values()))) for run in runs]
+        steps, training, prediction = (
+            np.mean([run[each] for run in runs]) for each in ("steps", "training", "prediction")
+        )
+        seeds = ", ".join(f"{each:.3f}" for each in of_seeds)
+        numbers = f"{np.mean(of_seeds):.3f} | {seeds} | {steps:.0f} | {training:.0f} | {prediction:.0f}"
+        lines.append(f"| {key[0]} | `{key[1]}` | {key[2]} | {numbers} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure what is missing, and print all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="one of the data sets of benchmarks/real_patients.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--minutes", type=float, default=3, help="of each training")
-    parser.add_argument("--k", type=int, default=5, help="training patients")
-    parser.add_argument("--cases", type=int, default=6, help="development patients that are scored")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of training patients")
-    parser.add_argument("--bundles", nargs="+", default=["detail", "lora"])
-    parser.add_argument("--backbones", nargs="+", default=["vit_nano", "lite_medsam"])
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--bundles", nargs="+", default=["decoder", "lora"])
+    parser.add_argument("--steps", type=int, default=100, help="of lite_medsam")
+    parser.add_argument("--k", type=int, default=3, help="training patients")
+    parser.add_argument("--cases", type=int, default=3, help="development patients that are scored")
+    parser.add_argument("--seeds", type=int, default=1, help="draws of the training patients")
+    parser.add_argument(
+        "--image-sizes", type=int, nargs=2, default=[128, 128], help=f"side of a slice for {FIRST} and for {SECOND}"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="processor threads")
+    parser.add_argument("--page", type=Path, help="page of docs/ that gets the table")
     options = parser.parse_args()
-    parts = split_of(options.data)
-    train, scored = options.output / "train", options.output / "scored"
-    for folder, ids in (
-        (train, training_patients(parts["pool"], options.k, options.seed)),
-        (scored, parts["dev"][: options.cases]),
-    ):
-        shutil.rmtree(folder, ignore_errors=True)
-        link_cases(options.data.resolve(), ids, folder)
-    print("| bundle | backbone | DSC | by class | training, processor s | prediction, processor s |", flush=True)
-    print("|---|---|---:|---|---:|---:|", flush=True)
-    for bundle in options.bundles:
-        for backbone in options.backbones:
-            given = ["--bundle", bundle, "--backbone", backbone, "--minutes", str(options.minutes)]
-            dsc, (training, prediction) = trial(options.output / f"{bundle}-{backbone}", train, scored, given)
-            classes = ", ".join(f"{name} {value:.3f}" for name, value in dsc.items())
-            mean = float(np.mean(list(dsc.values())))
-            print(f"| {bundle} | {backbone} | {mean:.3f} | {classes} | {training:.0f} | {prediction:.0f} |", flush=True)
+    torch.set_num_threads(options.threads)
+    found = []
+    for seed in range(options.seeds):
+        for bundle in options.bundles:
+            for name in options.sets:
+                found += cells(name, bundle, seed, options)
+                print(table(found[-3:]), flush=True)
+    print(f"\n{table(found)}")
+    if options.page:
+        into_page(options.page, table(found), "default-backbone")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from medsam_adapt.core.precision import run_as
 from medsam_adapt.data.phantom.phantom import make_phantom
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.padding import pad_image
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
-from medsam_adapt.data.slices.transforms import pad_image
 from medsam_adapt.inference.predictor import Predictor
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.networks import DecoderOnly, Segmenter, build_segmenter

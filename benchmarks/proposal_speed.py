@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from fastapi.testclient import TestClient
 
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.annotation.proposals import load_proposals
 from medsam_adapt.annotation.server import create_app
-from medsam_adapt.annotation.session import open_session
 from medsam_adapt.data.phantom.phantom import write_phantoms
 
 TOKEN = "a-token-of-the-benchmark"

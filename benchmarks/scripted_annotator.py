@@ -21,8 +21,9 @@ import torch
 from real_patients import split_of
 
 from medsam_adapt.annotation.drawing import Drawing, box_of
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.annotation.proposals import Proposals, load_proposals
-from medsam_adapt.annotation.session import Session, open_session
+from medsam_adapt.annotation.session import Session
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.io import read_label, to_ras

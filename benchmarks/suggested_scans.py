@@ -1,7 +1,7 @@
 """Whether labels of suggested scans teach a run more than labels of random ones.
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/suggested_scans.py --output FOLDER [--seeds 10] [--start 3]
-        [--add 5] [--epochs N] [--set hippocampus_mr] [--part dev]
+        [--add 5] [--epochs N] [--steps N] [--set hippocampus_mr] [--part dev]
 
 A seed draws ``--start`` labelled patients from the pool of `real_patients.split_of` and trains a run on them. Then
 ``--add`` patients of the rest of the pool get their labels: those that ``medsam-adapt suggest`` names with this run, or
@@ -49,6 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--start", type=int, default=3, help="labelled patients at the beginning")
     parser.add_argument("--add", type=int, default=5, help="patients that get a label")
     parser.add_argument("--epochs", type=int, help="of each training; the bundle's default when left out")
+    parser.add_argument("--steps", type=int, help="of each epoch; the bundle's default when left out")
     parser.add_argument("--part", default="dev", choices=["dev", "test"], help="who is scored")
     options = parser.parse_args()
     if "MEDSAM_ADAPT_REAL_DATA" not in os.environ:
@@ -82,8 +83,7 @@ def one_seed(data: Path, seed: int, options: argparse.Namespace) -> dict[str, An
 def train(data: Path, patients: Sequence[str], folder: Path, seed: int, options: argparse.Namespace) -> Path:
     """The run of a training on these patients with our default bundle."""
     link_cases(data, patients, folder / "data")
-    epochs = [] if options.epochs is None else ["--epochs", options.epochs]
-    call("train", "--data", folder / "data", "--output", folder / "run", "--seed", seed, "--quiet", *epochs)
+    call("train", "--data", folder / "data", "--output", folder / "run", "--seed", seed, "--quiet", *length(options))
     return folder / "run"
 
 
@@ -93,6 +93,13 @@ def score(run: Path, folder: Path) -> float:
     call("evaluate", run, "--data", folder / "scored", "--output", output, "--metrics", "dsc", "--quiet")
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     return float(np.nanmean(list(patient_means(metrics, "dsc").values())))
+
+
+def length(options: argparse.Namespace) -> list[Any]:
+    """How long to train."""
+    epochs = [] if options.epochs is None else ["--epochs", options.epochs]
+    steps = [] if options.steps is None else ["--set", f"min_steps={options.steps}", f"--set=max_steps={options.steps}"]
+    return [*epochs, *steps]
 
 
 def call(*arguments: Any) -> None:

@@ -68,8 +68,8 @@ def annotate(
     if public_address is not None and not public_address.startswith(("https://", "http://")):
         raise InputError(f"--public-address {public_address}: it has no protocol. Begin it with https://.")
 
+    from medsam_adapt.annotation.opening import open_session
     from medsam_adapt.annotation.proposals import check_images, known_classes, known_images, load_proposals
-    from medsam_adapt.annotation.session import open_session
 
     names = [name for name in (classes or "").split(",") if name.strip()]
     session = open_session(folder, names, output, series, person, known_classes(model), known_images(model))

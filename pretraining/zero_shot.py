@@ -18,7 +18,7 @@ from torch import Tensor
 from medsam_adapt.data.prompts.simulated import tight_box
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import choose_policy
-from medsam_adapt.data.slices.transforms import pad_image
+from medsam_adapt.data.slices.padding import pad_image
 from medsam_adapt.data.volumes.io import read_label, read_volume, to_ras
 from medsam_adapt.networks.segmenter import Segmenter
 

@@ -12,13 +12,23 @@ from medsam_adapt.runs.record import AdapterRecord, RunRecord
 NAMES = ("liver", "right kidney", "spleen")
 
 
-def make_run(folder, prompt="none", overlapping=False, names=NAMES, seed=0, image_size=32, adapter=None, **changes):
+def make_run(
+    folder,
+    prompt="none",
+    overlapping=False,
+    names=NAMES,
+    seed=0,
+    image_size=32,
+    adapter=None,
+    backbone="vit_nano",
+    **changes,
+):
     """A run's folder with random weights, none of them as they start; returns the folder."""
     from medsam_adapt.methods import DecoderLoRA
 
     adapter = adapter or DecoderLoRA(rank=2)
     segmenter = build_segmenter(
-        "vit_nano", image_size, len(names), adapter, prompt, "random", overlapping=overlapping, seed=seed
+        backbone, image_size, len(names), adapter, prompt, "random", overlapping=overlapping, seed=seed
     )
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -38,7 +48,7 @@ def make_run(folder, prompt="none", overlapping=False, names=NAMES, seed=0, imag
         train=["a"],
         held_out=[],
         halves="patients",
-        backbone="vit_nano",
+        backbone=backbone,
         image_size=image_size,
         axis="axial",
         channels="repeat",

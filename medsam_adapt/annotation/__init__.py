@@ -2,5 +2,16 @@
 
 from medsam_adapt.core.lazy import lazy_exports
 
-_MODULES = ("access", "clicks", "drawing", "interpolation", "label_files", "proposals", "server", "session")
+_MODULES = (
+    "access",
+    "clicks",
+    "drawing",
+    "interpolation",
+    "journal",
+    "label_files",
+    "opening",
+    "proposals",
+    "server",
+    "session",
+)
 __getattr__ = lazy_exports(__name__, {}, _MODULES)

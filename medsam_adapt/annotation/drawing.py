@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -68,6 +68,8 @@ class Drawing:
         prompts: that a person drew.
         edited: class id -> axis -> slices on which a person changed the class.
         erased: author's number -> class id -> axial slice -> how many voxels of others this author removed.
+        accepted: class ids that were in the session when a person finished the label.
+        changed: (axis, index) of slices that no journal has yet.
         version: counts the changes.
         saved: the version that is on disk.
         images: names of the images of the case; none for one.
@@ -83,6 +85,8 @@ class Drawing:
     prompts: Prompts = field(default_factory=dict)
     edited: dict[int, dict[Axis, set[int]]] = field(default_factory=dict)
     erased: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
+    accepted: set[int] = field(default_factory=set)
+    changed: set[tuple[Axis, int]] = field(default_factory=set)
     version: int = 0
     saved: int = 0
     images: tuple[str, ...] = ()
@@ -188,6 +192,7 @@ class Drawing:
                         self.edited.setdefault(int(class_id), {}).setdefault(axis, set()).add(index)
                 drawn_by[index][changed] = np.where(values[changed] > 0, number, 0)
                 label[index][changed] = values[changed]
+            self.changed.update((axis, index) for index in slices)
             for (class_id, index), prompt in (prompts or {}).items():
                 self.prompts.setdefault(class_id, {}).setdefault(axis, {})[index] = prompt
             self.version += 1
@@ -228,6 +233,7 @@ class Drawing:
                 self.slices(axis)[index] = label
                 volume_to_slices(self.drawn_by, axis)[index] = drawn_by
             self.prompts, self.erased, self.edited = step.prompts, step.erased, step.edited
+            self.changed.update(step.slices)
             self.version += 1
             return {place: label for place, (label, _) in step.slices.items()}
 
@@ -257,6 +263,33 @@ class Drawing:
             masks = self.slices(axis)
             edited = self.edited.get(class_id, {}).get(axis, set())
             return {index for index in edited if not (masks[index] == class_id).any()}
+
+    def worked_on(self) -> set[int]:
+        """Class ids that a person drew, pointed at, corrected, or accepted with a finished label."""
+        with self.lock:
+            people = [number for number, each in enumerate(self.authors, start=1) if each.kind != "model"]
+            drawn = np.unique(self.label[np.isin(self.drawn_by, people)]).tolist() if people else []
+            pointed_at = {class_id for class_id, axes in self.prompts.items() if any(axes.values())}
+            return {*drawn, *pointed_at, *self.edited, *self.accepted} - {0}
+
+    def snapshot(self) -> Drawing:
+        """A copy as it is now, without what can be undone, to be written while this one changes."""
+        with self.lock:
+            prompts, edited, erased, accepted = copy.deepcopy((self.prompts, self.edited, self.erased, self.accepted))
+            return replace(
+                self,
+                label=self.label.copy(order="F"),
+                drawn_by=self.drawn_by.copy(order="F"),
+                authors=[*self.authors],
+                prompts=prompts,
+                edited=edited,
+                erased=erased,
+                accepted=accepted,
+                changed=set(),
+                lock=threading.RLock(),
+                _undo=[],
+                _redo=[],
+            )
 
     def _axial_numbers(self) -> np.ndarray:
         return np.broadcast_to(np.arange(self.shape[2]), self.shape)
@@ -294,6 +327,7 @@ class Drawing:
                     for axis, there in axes.items()
                     for index, prompt in sorted(there.items())
                 ],
+                "accepted": sorted(self.accepted),
             }
 
     def _slices_of(self, class_id: int) -> dict[str, dict[str, dict[str, int]]]:
@@ -332,14 +366,3 @@ def box_of(mask: np.ndarray) -> SlicePrompt:
     assert box is not None, "the mask is not empty"
     x0, y0, x1, y1 = (float(value) for value in box)
     return SlicePrompt(box=(x0, y0, x1, y1))
-
-
-def prompts_from(entries: Sequence[Mapping[str, Any]]) -> Prompts:
-    """The prompts that `Drawing.provenance` wrote."""
-    found: Prompts = {}
-    for entry in entries:
-        box = None if entry["box"] is None else tuple(float(value) for value in entry["box"])
-        points = tuple((float(x), float(y), bool(inside)) for x, y, inside in entry["points"])
-        prompt = SlicePrompt(box, points)  # type: ignore[arg-type]
-        found.setdefault(int(entry["label"]), {}).setdefault(entry["axis"], {})[int(entry["slice"])] = prompt
-    return found

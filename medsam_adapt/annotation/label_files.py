@@ -6,6 +6,7 @@ OUTPUT/
   labels/ID.nii.gz       finished labels
   labels.json            names of the classes
   drafts/ID.nii.gz       labels that no person has finished
+  journal/ID.*.jsonl     changes since then, see `journal`
   provenance/ID.json     who drew what, by class and slice; ID.nii.gz: the number of each voxel's author
   dicom_seg/ID_seg.dcm   finished labels of DICOM series
 """
@@ -19,7 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medsam_adapt.annotation.drawing import Author, Drawing, prompts_from
+from medsam_adapt.annotation.drawing import Author, Drawing
+from medsam_adapt.annotation.journal import Journal
+from medsam_adapt.annotation.records import authors_from, edited_from, prompts_from
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import folder_written_whole, write_json, written_whole
 from medsam_adapt.core.json_files import peek_object, read_json
@@ -40,6 +43,7 @@ class LabelFiles:
 
     def __init__(self, output: Path) -> None:
         self.output = output
+        self.journal = Journal(output / "journal")
 
     def label(self, scan: str) -> Path:
         """Where a finished label is."""
@@ -65,7 +69,7 @@ class LabelFiles:
         """What is on disk of a scan."""
         if self.label(scan).is_file():
             return "labelled"
-        return "proposed" if self.draft(scan).is_file() else "open"
+        return "proposed" if self.draft(scan).is_file() or self.journal.has(scan) else "open"
 
     def classes(self) -> dict[int, str]:
         """Label id -> name, as an earlier session wrote them."""
@@ -77,16 +81,26 @@ class LabelFiles:
         self.output.mkdir(parents=True, exist_ok=True)
         write_json(self.output / "labels.json", {str(number): name for number, name in classes.items()})
 
-    def restore(self, drawing: Drawing, imported: Path | None = None) -> None:
-        """Put what is on disk into a drawing: a finished label, a draft, or a label that came with the scan."""
+    def restore(self, drawing: Drawing, imported: Path | None = None) -> list[str]:
+        """Put what is on disk into a drawing: a finished label, a draft, or a label that came with the scan.
+
+        Returns:
+            What could not be restored after a crash.
+
+        Raises:
+            InputError: a label that cannot be read, or with more classes than are drawn here.
+        """
         path = next((path for path in (self.label(drawing.id), self.draft(drawing.id)) if path.is_file()), imported)
-        if path is None:
-            return
+        if path is not None:
+            self._restore_label(drawing, path, path != imported)
+        return self.journal.replay(drawing)
+
+    def _restore_label(self, drawing: Drawing, path: Path, is_ours: bool) -> None:
         label, _ = read_label(path, like=drawing.header)
         if label.max(initial=0) > 255:
             raise InputError(f"{path}: it has a label above 255, and annotate draws labels up to 255. Renumber them.")
         drawn_by = None
-        if path != imported:
+        if is_ours:
             _restore_provenance(drawing, peek_object(self.provenance(drawing.id)))
             if self.drawn_by(drawing.id).is_file():
                 drawn_by, _ = read_label(self.drawn_by(drawing.id), like=drawing.header)
@@ -94,6 +108,8 @@ class LabelFiles:
 
     def write(self, drawing: Drawing, classes: Mapping[int, str], status: Status) -> list[str]:
         """Write a drawing, each file whole or not at all; a finished one with its image and DICOM segmentation.
+
+        The journal of what is written is removed.
 
         Returns:
             Why a DICOM segmentation could not be written, if so; the label itself is written all the same.
@@ -103,22 +119,23 @@ class LabelFiles:
         """
         notes: list[str] = []
         with drawing.lock:
-            label, drawn_by = drawing.native(drawing.label).copy(), drawing.native(drawing.drawn_by).copy()
-            record, version = drawing.provenance(classes, status), drawing.version
+            following = self.journal.begin_file(drawing.id)
+            copied = drawing.snapshot()
         finished = status == "labelled"
         path = self.label(drawing.id) if finished else self.draft(drawing.id)
         for folder in (path.parent, self.provenance(drawing.id).parent):
             folder.mkdir(parents=True, exist_ok=True)
-        write_label(path, label, drawing.header)
-        write_json(self.provenance(drawing.id), record)
-        write_label(self.drawn_by(drawing.id), drawn_by, drawing.header)
+        write_label(path, copied.native(copied.label), drawing.header)
+        write_json(self.provenance(drawing.id), copied.provenance(classes, status))
+        write_label(self.drawn_by(drawing.id), copied.native(copied.drawn_by), drawing.header)
         if finished:
             self._link_image(drawing)
-            notes += self._write_dicom(drawing, label, classes)
+            notes += self._write_dicom(copied, classes)
             self.draft(drawing.id).unlink(missing_ok=True)
         else:
             self._unfinish(drawing)
-        drawing.saved = max(drawing.saved, version)
+        drawing.saved = max(drawing.saved, copied.version)
+        self.journal.remove_before(drawing.id, following)
         return notes
 
     def _unfinish(self, drawing: Drawing) -> None:
@@ -148,7 +165,7 @@ class LabelFiles:
         else:
             _link(image, drawing.header.path.resolve())
 
-    def _write_dicom(self, drawing: Drawing, label: np.ndarray, classes: Mapping[int, str]) -> list[str]:
+    def _write_dicom(self, drawing: Drawing, classes: Mapping[int, str]) -> list[str]:
         """The DICOM segmentation of a series; returns why there is none."""
         series = reference_series(drawing.header)
         if series is None:
@@ -158,6 +175,7 @@ class LabelFiles:
         kinds = {drawing.authors[number - 1].kind for number in np.unique(drawing.drawn_by).tolist() if number}
         drawn: Literal["by a model", "by people", "by both"]
         drawn = "by a model" if kinds == {"model"} else "by people" if "model" not in kinds else "by both"
+        label = np.ascontiguousarray(drawing.native(drawing.label))
         segmentation = Segmentation(label, list(classes.values()), list(classes), drawn=drawn)
         dicom_seg = get_format("dicom-seg")
         try:
@@ -197,14 +215,14 @@ def _write_images(folder: Path, drawing: Drawing, header: ImageSetHeader) -> Non
 def _restore_provenance(drawing: Drawing, record: Mapping[str, Any]) -> None:
     """Take over authors and prompts of an earlier session, unless the file is damaged."""
     try:
-        drawing.authors = [Author(each["kind"], each["name"], each["version"]) for each in record.get("authors", ())]
+        drawing.authors = authors_from(record.get("authors", ()))
         drawing.prompts = prompts_from(record.get("prompts", ()))
-        for each in record.get("edited", ()):
-            drawing.edited.setdefault(int(each["label"]), {})[each["axis"]] = {int(index) for index in each["slices"]}
+        drawing.edited = edited_from(record.get("edited", ()))
+        drawing.accepted = {int(each) for each in record.get("accepted", ())}
         for content in record.get("classes", {}).values():
             for index, there in content["axial_slices"].items():
                 for author, count in there.get("erased", {}).items():
                     of_author = drawing.erased.setdefault(int(author), {})
                     of_author.setdefault(int(content["label"]), {})[int(index)] = int(count)
     except (KeyError, TypeError, ValueError, AttributeError):
-        drawing.authors, drawing.prompts, drawing.erased, drawing.edited = [], {}, {}, {}
+        drawing.authors, drawing.prompts, drawing.erased, drawing.edited, drawing.accepted = [], {}, {}, {}, set()

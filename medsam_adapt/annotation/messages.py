@@ -107,6 +107,16 @@ class Structure(Message):
     last: Index | None = None
 
 
+class WholeScan(Message):
+    """A label of the whole scan is wanted.
+
+    Attributes:
+        worked_on: what becomes of structures that a person has worked on; the page asks where it is None.
+    """
+
+    worked_on: Literal["keep", "replace"] | None = None
+
+
 class Finished(Message):
     """Whether a person has finished the label of a scan."""
 

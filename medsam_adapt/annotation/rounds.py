@@ -275,7 +275,7 @@ class Rounds:
             if self._stopped.is_set():
                 return
             drawing = self.session.drawing(scan.name)
-            if not drawing.prompts:  # else a person has drawn boxes there, and looks at what became of them
+            if not drawing.worked_on():
                 label = self.proposals.segment(drawing, self.session.classes)
                 self.session.propose(scan.name, label, self.proposals.automatic.author)
             self._update(done=done)

@@ -25,6 +25,7 @@ from medsam_adapt.annotation.messages import (
     Place,
     ProposalRequest,
     Structure,
+    WholeScan,
 )
 from medsam_adapt.annotation.proposals import Proposals
 from medsam_adapt.annotation.run_lengths import from_run_lengths, to_run_lengths
@@ -346,14 +347,21 @@ def _lines(found: Iterable[tuple[int, np.ndarray]]) -> Iterator[str]:
 
 
 @_routes.post("/api/scans/{scan}/segmentation")
-def segment(request: Request, scan: str) -> dict[str, Any]:
-    """Have the run that needs no prompts label the whole scan, unless a person has worked on it."""
+def segment(request: Request, scan: str, wanted: WholeScan | None = None) -> dict[str, Any]:
+    """Have the run that needs no prompts label the whole scan; answers 409 before it replaces a person's work."""
     session, proposals, drawing = session_of(request), proposals_of(request), drawing_of(request, scan)
+    if session.status(scan) == "labelled":
+        raise HTTPException(422, "The label is finished. Press Ctrl+Enter first to have it labelled again.")
+    theirs = [session.classes.get(each, str(each)) for each in sorted(drawing.worked_on())]
+    worked_on = wanted.worked_on if wanted else None
+    if theirs and worked_on is None:
+        raise HTTPException(409, f"You have worked on this scan: {', '.join(theirs)}.")
+    if worked_on == "keep" and drawing.worked_on() >= {*session.classes}:
+        raise HTTPException(422, "You have worked on all structures of this scan, so none is left to label.")
     label = proposals.segment(drawing, session.classes)
     assert proposals.automatic is not None, "segment refuses it"
-    taken = session.propose(scan, label, proposals.automatic.author)
-    if not taken:
-        raise HTTPException(409, "A person has worked on this scan, so its label stays.")
+    if not session.propose(scan, label, proposals.automatic.author, worked_on or "leave"):
+        raise HTTPException(409, "You have worked on this scan in the meantime.")
     return {"status": session.status(scan)}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,16 +17,15 @@ from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.label_files import LabelFiles, Status
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.folder_lock import FolderLock
-from medsam_adapt.core.text import class_key
-from medsam_adapt.data.datasets.cases import find_cases, recognised_layout
+from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
-from medsam_adapt.data.volumes.io import PICTURES, read_volume
-from medsam_adapt.data.volumes.label_coding import EXCLUSIVE
-from medsam_adapt.prediction.inputs import find_inputs
+from medsam_adapt.data.volumes.io import read_volume, to_ras
 
-SAVE_EVERY = 0.5  # seconds between looks for unsaved changes: a crash may cost two seconds of work at most
+SAVE_EVERY = 0.5  # seconds between looks for labels to write; until then the journal has what changed
+_REST = 20  # times as long as writing a label took, nothing is written of it: 5 % of the time at most …
+_LONGEST_REST = 60.0  # … but not longer than this, seconds
 _OPEN = 2  # scans that are kept in memory
-_LARGEST_CLASS = 255  # of a label in a byte
+WorkedOn = Literal["leave", "keep", "replace"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Session:
         self.notes: list[str] = []
         self._open: OrderedDict[str, Drawing] = OrderedDict()
         self._statuses: dict[str, Status] = {}
-        self._lock = threading.RLock()  # of the two above; never held while a file is read or written
+        self._lock = threading.RLock()  # of the two above; never held while a volume is read or written
         self._loading, self._saving = threading.Lock(), threading.RLock()
+        self._resting: dict[str, float] = {}  # scan -> until when its label is not written again
         self._stopped = threading.Event()
         self._saver: threading.Thread | None = None
         self._folder_lock: FolderLock | None = None
@@ -91,8 +93,8 @@ class Session:
         """``labelled`` when a person finished the label, ``proposed`` for a draft, ``open`` without a label."""
         with self._lock:
             if scan not in self._statuses:
-                status = self.files.status(scan)
-                self._statuses[scan] = "labelled" if status == "open" and self.scans[scan].label else status
+                came_with_label = self.scans[scan].label is not None and not self.files.draft(scan).is_file()
+                self._statuses[scan] = "labelled" if came_with_label else self.files.status(scan)
             return self._statuses[scan]
 
     def listing(self) -> list[dict[str, str]]:
@@ -114,7 +116,8 @@ class Session:
             found = self.scans[scan]
             voxels, header = read_volume(found.image, found.series)
             drawing = Drawing.of(scan, voxels, header, found.images)
-            self.files.restore(drawing, found.label)
+            for note in self.files.restore(drawing, found.label):
+                self._note(note)
             with self._lock:
                 self._open[scan] = drawing
                 closed = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - _OPEN)]
@@ -126,7 +129,10 @@ class Session:
 
     @contextmanager
     def changing(self, scan: str) -> Iterator[Drawing]:
-        """The scan with its label for a block that changes it; the change is saved soon after.
+        """The scan with its label for a block that changes it.
+
+        While the session is started, the change is in the journal at the end of the block, and in the label's file
+        soon after.
 
         Raises:
             KeyError, InputError: as `drawing`.
@@ -137,10 +143,26 @@ class Session:
                 if self._open.get(scan) is not drawing:  # it left the memory in between
                     continue
                 with drawing.lock:
-                    yield drawing
+                    try:
+                        yield drawing
+                    finally:
+                        self._keep(drawing)
                 if drawing.version != drawing.saved and self.status(scan) == "open":
                     self._statuses[scan] = "proposed"
                 return
+
+    def _keep(self, drawing: Drawing) -> None:
+        """Write what changed to the journal, whose lock on the folder the session has."""
+        if self._folder_lock is None:
+            return
+        try:
+            self.files.journal.append(drawing)
+        except OSError as error:
+            self._note(f"{self.files.journal.folder}: changes cannot be written ({error.strerror}). Free disk space.")
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def set_labelled(self, scan: str, labelled: bool) -> Status:
         """A person finishes the label of a scan, or takes that back; saved at once.
@@ -151,29 +173,41 @@ class Session:
         drawing = self.drawing(scan)
         with self._lock:
             self._statuses[scan] = "labelled" if labelled else "proposed"
+        if labelled:
+            with drawing.lock:
+                drawing.accepted |= {*self.classes}
         self._save(drawing, always=True)
         return self.status(scan)
 
-    def propose(self, scan: str, label: np.ndarray, author: Author) -> bool:
-        """Take a model's label of a whole scan as a draft, unless a person has worked on the scan.
+    def propose(self, scan: str, label: np.ndarray, author: Author, worked_on: WorkedOn = "leave") -> bool:
+        """Take a model's label of a whole scan as a draft, which can be undone.
 
         Args:
             scan: the scan's id.
             label: (X, Y, Z) class ids of this session, in the axis order of the scan's file.
             author: the model.
+            worked_on: what to do with a scan that a person has worked on: ``leave`` it as it is, ``keep`` the
+                structures of the person's work and take all others, or ``replace`` them.
 
         Returns:
-            Whether the label was taken.
+            Whether the label was taken; that of a scan with a finished label never is.
 
         Raises:
             KeyError, InputError: as `drawing`.
         """
         with self.changing(scan) as drawing:
-            if self.status(scan) == "labelled" or any(each.kind == "person" for each in drawing.authors):
+            theirs = sorted(drawing.worked_on())
+            if self.status(scan) == "labelled" or (theirs and worked_on == "leave"):
                 return False
-            drawing.place(label, author)
-            drawing.drawn_by[drawing.label > 0] = drawing.number_of(author)
-            drawing.version += 1
+            new, _ = to_ras(np.asarray(label, np.uint8), drawing.header.affine)
+            if worked_on == "keep" and theirs:
+                stays = np.isin(drawing.label, theirs)
+                new = np.where(stays, drawing.label, np.where(np.isin(new, theirs), 0, new))
+            slices, old = volume_to_slices(new, "axial"), drawing.slices("axial")
+            changed = {index: new for index, new in enumerate(slices) if not np.array_equal(new, old[index])}
+            drawing.paint("axial", changed, author)
+            if worked_on == "replace":
+                drawing.prompts, drawing.edited, drawing.accepted = {}, {}, set()
         self._save(drawing)
         return True
 
@@ -211,29 +245,44 @@ class Session:
                 self._statuses[drawing.id] = status = "proposed" if status == "open" else status
             if not (self.output / "labels.json").is_file():
                 self.files.write_classes(self.classes)
+            began = time.monotonic()
             for note in self.files.write(drawing, self.classes, status):
-                if note not in self.notes:
-                    self.notes.append(note)
+                self._note(note)
+            took = time.monotonic() - began
+            self._resting[drawing.id] = time.monotonic() + min(_REST * took, _LONGEST_REST)
 
     def start(self) -> None:
-        """Lock the output folder and save changes every half second until `close`.
+        """Lock the output folder, take over what a crash left in the journal, and save changes until `close`.
 
         Raises:
             InputError: another server writes to the output folder.
         """
         self.files.write_classes(self.classes)
-        self._folder_lock = FolderLock(self.output, "annotated")
-        self._folder_lock.hold()
+        lock = FolderLock(self.output, "annotated")
+        lock.hold()
+        self._folder_lock = lock
+        self._recover()
         self._saver = threading.Thread(target=self._keep_saving, name="autosave", daemon=True)
         self._saver.start()
 
+    def _recover(self) -> None:
+        """Write the labels of scans whose journal a crash left."""
+        for scan in self.files.journal.scans():
+            if scan in self.scans:
+                try:
+                    self._save(self.drawing(scan), always=True)
+                except (InputError, OSError) as error:  # the journal stays
+                    self._note(str(error))
+
     def _keep_saving(self) -> None:
         while not self._stopped.wait(SAVE_EVERY):
-            try:
-                self.save()
-            except (InputError, OSError) as error:  # a full disk: the next look tries again
-                if str(error) not in self.notes:
-                    self.notes.append(str(error))
+            with self._lock:
+                drawings = [each for id, each in self._open.items() if time.monotonic() >= self._resting.get(id, 0)]
+            for drawing in drawings:
+                try:
+                    self._save(drawing)
+                except (InputError, OSError) as error:  # a full disk: the next look tries again
+                    self._note(str(error))
 
     def close(self) -> None:
         """Save everything and release the output folder."""
@@ -243,88 +292,4 @@ class Session:
         self.save()
         if self._folder_lock is not None:
             self._folder_lock.release()
-
-
-def open_session(
-    folder: Path,
-    classes: Sequence[str] = (),
-    output: Path | None = None,
-    series: str | None = None,
-    person: str = "person",
-    known: Mapping[int, str] | None = None,
-    images: Sequence[str] = (),
-) -> Session:
-    """The session of a folder of scans; opens no volume and writes nothing.
-
-    Args:
-        folder: scans, or a data set in a layout that ``train`` knows, with labels or without.
-        classes: names of the structures; those of the data set, of an earlier session, or ``known`` come first.
-        output: where labels are written; beside ``folder`` when None.
-        series: number, UID or description of the DICOM series wanted.
-        person: who draws.
-        known: label id -> name that a model knows.
-        images: names of the images of a case that a model takes together, by which they are found where the folder is
-            no data set.
-
-    Raises:
-        InputError: no scans, no classes, classes that contradict an earlier session.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: it is not a folder. Give a folder of scans.")
-    output = output or folder.absolute().with_name(f"{folder.absolute().name}_annotated")
-    scans, named = _scans_in(folder, series, images)
-    earlier = LabelFiles(output).classes()
-    names = _merged(named, earlier, dict(known or {}), [name.strip() for name in classes if name.strip()])
-    if not names:
-        raise InputError("--classes: none are given, and the folder has no labels.json. Give names as in liver,spleen.")
-    if max(names) > _LARGEST_CLASS:
-        raise InputError(f"{output}/labels.json: label ids go up to {_LARGEST_CLASS} here. Renumber the classes.")
-    return Session(scans, names, output, person)
-
-
-def _scans_in(folder: Path, series: str | None, images: Sequence[str]) -> tuple[list[Scan], dict[int, str]]:
-    """The scans, and the classes of labels that came with them."""
-    known = recognised_layout(folder)
-    volumes = find_inputs(folder, images=images or None, series=series).volumes
-    scans = {id: Scan(id, image, series=_series_of(image, series)) for id, image in volumes.items()}
-    if pictures := [path for path in volumes.values() if isinstance(path, Path) and path.suffix.lower() in PICTURES]:
-        raise InputError(f"{pictures[0]}: it is a picture, and annotate draws on volumes. Give a folder of volumes.")
-    classes: dict[int, str] = {}
-    if known:
-        layout = f"{known}:{','.join(images)}" if images and known == "dicom" else known
-        cases = find_cases(folder, layout, need_labels=False, series=series)
-        if cases.coding == EXCLUSIVE:
-            classes = cases.classes
-            labelled = [each for each in cases.cases if each.label]
-            scans |= {each.id: Scan(each.id, each.image, each.label, each.series) for each in labelled}
-    return [scans[id] for id in sorted(scans)], classes
-
-
-def _series_of(image: ImageSource, series: str | None) -> str | None:
-    """The series wanted of a folder of DICOM files; those of several images are known by their names."""
-    return series if isinstance(image, Path) and image.is_dir() else None
-
-
-def _merged(
-    named: Mapping[int, str], earlier: Mapping[int, str], known: Mapping[int, str], added: Sequence[str]
-) -> dict[int, str]:
-    """All classes by label id: of an earlier session or the data set, of the model, and the ones added.
-
-    Raises:
-        InputError: the data set and the earlier session give one number to two classes.
-    """
-    names = dict(earlier or named)
-    for number, name in named.items():
-        if class_key(names.get(number, name)) != class_key(name):
-            raise InputError(
-                f"--output: an earlier session called label {number} '{names[number]}', and the folder calls it "
-                f"'{name}'. Name another folder."
-            )
-        names.setdefault(number, name)
-    wanted = {class_key(name) for name in added}
-    suggested = {number: name for number, name in known.items() if not wanted or class_key(name) in wanted}
-    for number, name in [*suggested.items(), *((0, name) for name in added)]:
-        if class_key(name) not in {class_key(each) for each in names.values()}:
-            free = number if number and number not in names else max(names, default=0) + 1
-            names[free] = name
-    return dict(sorted(names.items()))
+            self._folder_lock = None

@@ -16,6 +16,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from medsam_adapt.core.errors import InputError
@@ -55,38 +56,40 @@ class Cluster:
         """
         from distributed import KilledWorker, as_completed
 
-        token, waiting = uuid.uuid4().hex, iter(items)
+        token, waiting, release = uuid.uuid4().hex, iter(items), versions()["medsam-adapt"]
         begun: dict[Any, Item] = {}
-        done = as_completed(loop=self._client.loop)
+        done = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
 
-        def submit() -> None:
-            """Tasks for every thread of the workers that there are now, and a few more while there is none."""
-            threads = max(sum(self._client.nthreads().values()), 2)
-            for item in itertools.islice(waiting, max(_AHEAD * threads - len(begun), 0)):
-                future = self._client.submit(
-                    _do,
-                    token,
-                    job,
-                    item,
-                    versions()["medsam-adapt"],
-                    self._local,
-                    key=f"{token}-{item.name}",
-                    pure=False,
-                )
-                begun[future] = item
-                done.add(future)
+        def submit() -> int:
+            """Tasks for every thread of the workers that there are now, and a few more while there is none.
+
+            They are sent some at a time: asking the scheduler after each result took longer than all else.
+
+            Returns:
+                at how many unfinished tasks the next ones are due.
+            """
+            wanted = _AHEAD * max(sum(self._client.nthreads().values()), 2)
+            some = list(itertools.islice(waiting, max(wanted - len(begun), 1)))
+            if not some:
+                return 0
+            keys = [f"{token}-{item.name}" for item in some]
+            task = partial(_do, token, job, release, self._local)
+            futures = self._client.map(task, some, key=keys, pure=False)
+            begun.update(zip(futures, some, strict=True))
+            done.update(futures)
+            return len(begun) // 2
 
         try:
-            submit()
-            for future in done:
+            due = submit()
+            for future, result in done:
                 item = begun.pop(future)
-                try:
-                    result = future.result()
-                except KilledWorker:
+                if len(begun) <= due:
+                    due = submit()
+                if future.status != "finished":
+                    error = result[1] if isinstance(result, tuple) else result
+                    if not isinstance(error, KilledWorker):
+                        raise _not_there(self.address, error) if isinstance(error, ModuleNotFoundError) else error
                     result = job.lost(item, "the workers that had it were lost, one after another")
-                except ModuleNotFoundError as error:
-                    raise _not_there(self.address, error) from error
-                submit()
                 yield item, result
         finally:
             with suppress(Exception):  # the cluster may be what failed
@@ -178,7 +181,7 @@ def _check_release(expected: str) -> None:
         )
 
 
-def _do(token: str, job: Job[Item, Result], item: Item, release: str, local: bool) -> Result:
+def _do(token: str, job: Job[Item, Result], release: str, local: bool, item: Item) -> Result:
     """One task: the item, by the job as this worker has prepared it."""
     with _preparing:
         if token not in _jobs:

@@ -21,7 +21,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from ignite.engine import Events
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -135,6 +134,8 @@ def seed_processes(engine: Any, seed: int) -> None:
         torch.manual_seed(hash((seed, engine.state.epoch, rank())))
 
     if not is_main_process():
+        from ignite.engine import Events  # only here: it is slow to import, and predicting does without
+
         engine.add_event_handler(Events.EPOCH_STARTED, reseed)
 
 

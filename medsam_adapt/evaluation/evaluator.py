@@ -19,13 +19,12 @@ from medsam_adapt.core.distributed import merge, shard
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import check_cases
-from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.cases import find_cases, images_in_order
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.volume_transforms import volume_transforms
 from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import IGNORED
-from medsam_adapt.evaluation.pictures import CaseView
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.scoring.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise
@@ -38,6 +37,8 @@ _KEYS = ("image", "label")
 class VolumeScores(Metric):
     """The scores of every volume that an evaluator segments; its value is the mean DSC over classes.
 
+    Of a volume nothing else is kept, so that thousands can be scored.
+
     Args:
         class_names: of the classes, from 1.
         absent: those among them that training never saw.
@@ -46,7 +47,6 @@ class VolumeScores(Metric):
     Attributes:
         cases: scores by case id.
         facts: spacing, shape and background by case id.
-        views: by case id, the slice with most of the reference, for pictures.
         notes: what a reader of the scores must know.
     """
 
@@ -58,19 +58,14 @@ class VolumeScores(Metric):
     def reset(self) -> None:
         self.cases: dict[str, Scores] = {}
         self.facts: dict[str, CaseFacts] = {}
-        self.views: dict[str, CaseView] = {}
 
     def iteration_completed(self, engine: Any) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             prediction, reference = comparable(output["pred"], output["label"], batch.get("table"))
-            image = np.asarray(output["image"])
             spacing = tuple(float(side) for side in output["image"].pixdim)
             unannotated = [int(number) for number in str(batch.get("unannotated", "")).split()]
             prediction, reference = (without_classes(each, unannotated) for each in (prediction, reference))
             self.update((batch["id"], prediction, reference, spacing), [self.class_names[n - 1] for n in unannotated])
-            in_colour = len(image) == 3 and not engine.inferer.slicing.images
-            shown = image if in_colour else image[0]  # of several images the first
-            self.views[batch["id"]] = CaseView.of(shown, prediction, reference, spacing)
 
     def update(
         self, output: tuple[str, np.ndarray, np.ndarray, tuple[float, ...]], unannotated: Sequence[str] = ()
@@ -149,7 +144,7 @@ def labelled_volumes(
             refuses.
     """
     root = as_typed(root, "dataset_dir")
-    case_list = find_cases(root, layout)
+    case_list = images_in_order(find_cases(root, layout), slicing.images)
     refuse_other_images(case_list.images, slicing.images, root, "the run")
     found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))

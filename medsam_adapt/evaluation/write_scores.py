@@ -13,7 +13,7 @@ from ignite.engine import Events
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.evaluation.evaluator import VolumeScores, comparable, without_classes
 from medsam_adapt.evaluation.packing import Volumes, pack
-from medsam_adapt.evaluation.pictures import mean_dsc, save_pictures
+from medsam_adapt.evaluation.pictures import CaseView, mean_dsc, save_pictures
 from medsam_adapt.evaluation.shown_cases import PackedCase, ShownCases, choose_cases, write_shown_cases
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.summary import write_metrics
@@ -43,9 +43,15 @@ class WriteScores:
     def __call__(self, engine: Any) -> None:
         scores: VolumeScores = engine.scores
         write_metrics(self.folder, scores.summary())
-        save_pictures(self.folder / "pictures", scores.cases, scores.views, scores.class_names)
         means = mean_dsc(scores.cases)
-        packed = {role: self._packed(engine, case) for role, case in choose_cases(means).items()}
+        packed: dict[str, PackedCase] = {}
+        views: dict[str, CaseView] = {}
+        for role, case in choose_cases(means).items():
+            volumes = self._read_again(engine, case)
+            first = volumes.image[0] if volumes.images else volumes.image
+            views[case] = CaseView.of(first, volumes.prediction, volumes.reference, volumes.spacing)
+            packed[role] = pack(volumes, engine.inferer.slicing.axis, len(scores.class_names))
+        save_pictures(self.folder / "pictures", scores.cases, views, scores.class_names)
         write_shown_cases(
             self.folder, ShownCases(cases=packed, mean_dsc={case.case: means[case.case] for case in packed.values()})
         )
@@ -64,7 +70,8 @@ class WriteScores:
     def _file(self, case: str) -> Path:
         return Path(self._masks.name) / str(self._at[case])
 
-    def _packed(self, engine: Any, case: str) -> PackedCase:
+    def _read_again(self, engine: Any, case: str) -> Volumes:
+        """A case that was scored, with the mask that was kept of it."""
         item = engine.data_loader.dataset[self._at[case]]
         image, label = np.asarray(item["image"]), np.asarray(item["label"])
         classes = engine.scores.class_names
@@ -75,5 +82,4 @@ class WriteScores:
         spacing = tuple(float(side) for side in item["image"].pixdim)
         names = tuple(engine.inferer.slicing.images)
         shown = image[: len(names)] if names else image if len(image) > 1 else image[0]  # of two, without their mean
-        volumes = Volumes(case, shown, prediction, reference, spacing, names)
-        return pack(volumes, engine.inferer.slicing.axis, len(classes))
+        return Volumes(case, shown, prediction, reference, spacing, names)

@@ -14,7 +14,7 @@ from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
-from medsam_adapt.data.slices.transforms import pad_image
+from medsam_adapt.data.slices.padding import pad_image
 from medsam_adapt.data.volumes.io import read_volume, to_ras
 from medsam_adapt.export.portable import ABSENT_LOGIT
 from medsam_adapt.runs.record import RunRecord

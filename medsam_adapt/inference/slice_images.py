@@ -12,7 +12,7 @@ from medsam_adapt.config import InputScaling
 from medsam_adapt.data.slices.device_transfer import on_device
 from medsam_adapt.data.slices.geometry import SlicePlan
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.slices.transforms import pad_image
+from medsam_adapt.data.slices.padding import pad_image
 
 _LOADED = 256 * 2**20  # bytes of grey levels that a GPU holds of one volume: 256 slices of 512 x 512
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from medsam_adapt.kernels.conv_bands import in_bands
@@ -179,6 +180,7 @@ class MasksByParts(nn.Sequential):
         enlarge, norm, activation, again, last = self
         assert isinstance(enlarge, nn.ConvTranspose2d), "SAM's decoder has these"
         assert isinstance(again, nn.ConvTranspose2d), "SAM's decoder has these"
+        assert isinstance(norm, LayerNorm2d), "SAM's decoder has these"
         height, width = (int(side) for side in pixels.shape[1:])
         (into, added), (into_again, added_again) = _as_product(enlarge), _as_product(again)
         shape = [enlarge.out_channels]

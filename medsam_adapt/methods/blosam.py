@@ -13,7 +13,7 @@ through one virtual step W' = W - η ∇_W L(W, A; D1):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 
 from medsam_adapt.core.distributed import average, average_gradients, unwrap
 from medsam_adapt.core.update import Prepared, Update, prepared
-from medsam_adapt.data.slices.sampling import EndlessLoader
+
+if TYPE_CHECKING:
+    from medsam_adapt.data.slices.sampling import EndlessLoader  # it imports MONAI, which is slow to
 
 Mode = Literal["finite_difference", "exact", "first_order"]
 RADIUS = 0.01  # ε = RADIUS / ||∇_{W'} L(W', A; D2)||

@@ -15,11 +15,10 @@ The paper's Eq. 11 and 13 write the products without dividing by their trace; th
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from monai.data import DataLoader
 from torch import Tensor, nn
 
 from medsam_adapt.core.distributed import average_gradients, gather_batch, world_size
@@ -29,6 +28,9 @@ from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.methods.losses import SegmentationLoss, StructureLoss
 from medsam_adapt.networks.sam2 import split_embedding
 from medsam_adapt.networks.segmenter import Head, Segmenter
+
+if TYPE_CHECKING:
+    from monai.data import DataLoader  # slow to import
 
 __all__ = [
     "DistillationUpdate",
@@ -178,12 +180,12 @@ def infosam_loss(head: Head, weighted_bce: bool = True, balance: float = 0.0) ->
         balance: as for :class:`SegmentationLoss`.
 
     Raises:
-        InputError: ``balance`` where the structure loss is used, which has weights of its own.
+        InputError: ``balance`` where the structure loss is used, whose weights are fixed.
     """
     if head == "exclusive":
         return SegmentationLoss(head, balance=balance)
     if balance:
-        raise InputError("balance: InfoSAM's structure loss has weights of its own. Leave balance out.")
+        raise InputError("balance: InfoSAM's structure loss has weights that are fixed. Leave balance out.")
     return StructureLoss(weighted_bce)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from monai.losses.utils import compute_tp_fp_fn
 from torch import Tensor, nn
 
 from medsam_adapt.core.distributed import all_mean, all_sum
@@ -51,6 +50,8 @@ class SegmentationLoss(nn.Module):
             logits: of the head.
             label: classes (B, 1, H, W), or what pixels may be (B, C', H, W); for sigmoids masks (B, C', H, W).
         """
+        from monai.losses.utils import compute_tp_fp_fn  # only here: a run that predicts needs no MONAI
+
         logits = _single_precision(logits)
         label = _reduced(label, logits)
         known = label != IGNORED
@@ -96,6 +97,7 @@ class SegmentationLoss(nn.Module):
             weighted = truth * weight(inside).view(shape)
             rest = (1 - truth) * weight(size - inside).view(shape)
         return (weighted + rest) * known
+
 
 def _marginal(logits: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the loss is made of where classes were not annotated.

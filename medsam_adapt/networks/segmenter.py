@@ -118,7 +118,7 @@ class Segmenter(nn.Module):
         """Encode and decode a batch.
 
         Args:
-            image: (B, 3, S, S) on the 0-255 scale, as :func:`medsam_adapt.data.slices.transforms.pad_image` prepares
+            image: (B, 3, S, S) on the 0-255 scale, as :func:`medsam_adapt.data.slices.padding.pad_image` prepares
                 it for this network's ``input_scaling``.
             boxes: (B, 4) as x0, y0, x1, y1 in pixels of the image.
             points: (B, N, 3) as x, y, label (1 inside, 0 outside, -1 padding) in pixels of the image.

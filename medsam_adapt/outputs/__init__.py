@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -79,6 +80,7 @@ class OutputFormat(Protocol):
         """Write one file, whole or not at all, on the grid of ``like``, whose files may be read again."""
 
 
+@cache  # asked for every case of a prediction, of which there may be thousands
 def format_names() -> tuple[str, ...]:
     """Names of all formats, in alphabetical order; imports none of them."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))

@@ -150,10 +150,19 @@ class PredictionWorker:
             header = read_header(item.images or item.path, item.series)
         except InputError as error:
             return error
-        return self.runner.outcome(PlannedCase(item.name, header, dict(item.outputs), item.series, item.images))
+        outcome = self.runner.outcome(PlannedCase(item.name, header, dict(item.outputs), item.series, item.images))
+        return self._with_device(outcome)
 
     def run_all(
         self, items: Iterable[PlannedCase], progress: Progress | None = None
     ) -> Iterator[tuple[PlannedCase, Outcome]]:
         """Segment planned cases in turn."""
-        yield from self.runner.run_all(items, progress)
+        for case, outcome in self.runner.run_all(items, progress):
+            yield case, self._with_device(outcome)
+
+    def _with_device(self, outcome: Outcome) -> Outcome:
+        """An outcome with what only this process knows: its device, and the precision that follows from it."""
+        predictor = self.runner.predictor
+        if isinstance(outcome, InputError):
+            return outcome
+        return {**outcome, "ran_on": (str(predictor.device), predictor.precision)}

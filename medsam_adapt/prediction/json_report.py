@@ -51,6 +51,8 @@ class JsonReport:
         keep_identifiers: bool = False,
     ) -> None:
         self.path, self.keep_identifiers = path, keep_identifiers
+        self._devices: set[str] = set()
+        self._precisions: set[str] = set()
         record = next(iter(records.values()))
         self.content: dict[str, Any] = {
             "versions": versions(),
@@ -75,6 +77,13 @@ class JsonReport:
         for cases in ("cases", "failed"):  # several processes finish them in another order each time
             self.content[cases] = dict(sorted(self.content[cases].items()))
         self._write()
+
+    def ran_on(self, device: str, precision: str) -> None:
+        """A device that cases were segmented on, and its precision, where other processes choose them."""
+        self._devices.add(device)
+        self._precisions.add(precision)
+        self.content["device"] = ", ".join(sorted(self._devices))
+        self.content["options"]["precision"] = ", ".join(sorted(self._precisions))
 
     def add(self, name: str, entry: Mapping[str, Any], source: Path) -> None:
         """A case that is done, and the file or folder that it was read from."""
@@ -144,6 +153,17 @@ def earlier_cases(path: Path) -> dict[str, Any]:
         if kind == "cases" and isinstance(name, str):
             cases[name] = value
     return cases
+
+
+def ran_on(*paths: Path | None) -> tuple[str, str] | None:
+    """Device and precision of the first of these reports that states them; None where none does."""
+    for path in paths:
+        content = {} if path is None else peek_object(path)
+        options = content.get("options")
+        found = content.get("device"), options.get("precision") if isinstance(options, dict) else None
+        if isinstance(found[0], str) and isinstance(found[1], str):
+            return found[0], found[1]
+    return None
 
 
 def recorded_cases(path: Path) -> set[str] | None:

@@ -24,6 +24,7 @@ from medsam_adapt.prediction.inputs import find_inputs
 from medsam_adapt.runs.record import RunRecord
 
 _READERS = 8  # threads that read headers
+_TOGETHER = 50  # headers that a thread reads in turn: handing over each one by itself costs as much as reading it
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,11 @@ def _headers(
         yield from ((name, read(name)) for name in names)
         return
     # Threads that silence pydicom by turns would undo each other's silence.
+    size = min(max(len(names) // (4 * _READERS), 1), _TOGETHER)
+    pieces = [names[first : first + size] for first in range(0, len(names), size)]
     with quiet_dicom(), ThreadPoolExecutor(_READERS) as readers:
-        yield from zip(names, readers.map(read, names), strict=True)
+        for piece, headers in zip(pieces, readers.map(lambda piece: [*map(read, piece)], pieces), strict=True):
+            yield from zip(piece, headers, strict=True)
 
 
 def _chosen(series: str | None, source: ImageSource) -> str | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from monai.transforms.utils import get_largest_connected_component_mask
 from scipy import ndimage
 
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # pieces that touch at a corner are one
@@ -52,6 +51,8 @@ class Cleaning:
             part = voxels[box]
             before = mask = part == label_id
             if self.largest_component:
+                from monai.transforms.utils import get_largest_connected_component_mask  # slow to import
+
                 mask = np.asarray(get_largest_connected_component_mask(mask)).astype(bool)
             if self.fill_holes:
                 mask = mask | (ndimage.binary_fill_holes(mask) & (part == 0))

@@ -25,6 +25,7 @@ FORMAT = 1
 METRICS_FILE, TABLE_FILE = "metrics.json", "metrics.csv"
 NO_DISTANCE = "HD95 has no value for"  # begins the note on means over fewer structures
 RESAMPLES, CONFIDENCE = 2000, 0.95
+_WEIGHTS = 1 << 21  # of cases in resamples that are held at a time: those of 1,000 cases in all resamples
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def summarise(
     """
     facts = facts or {}
     metrics = rules.metrics
-    values, resamples = _values(cases, class_names, metrics), _resamples(len(cases), seed)
-    signed, resampled = (_resampled_means(each, resamples) for each in (values, magnitudes(values, metrics)))
+    values = _values(cases, class_names, metrics)
+    signed, resampled = _resampled_means([values, magnitudes(values, metrics)], seed)
     classes = {
         name: _class_summary([scores[name] for scores in cases.values()], values[:, index], signed[:, index], metrics)
         for index, name in enumerate(class_names)
@@ -183,27 +184,40 @@ def _mean_of_means(values: np.ndarray) -> np.ndarray:
     return nanmean(nanmean(values, axis=0), axis=0)
 
 
-def _resamples(count: int, seed: int) -> np.ndarray:
-    """(resamples, count): how often each case is in each bootstrap sample."""
-    if not count:
-        return np.zeros((RESAMPLES, 0))
-    return np.random.default_rng(seed).multinomial(count, [1 / count] * count, RESAMPLES)
+def _resamples(count: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each case is in each bootstrap sample, (some of the resamples, count) float64 at a time.
+
+    Of thousands of cases a few resamples are drawn at a time, so that the memory does not grow with the cases.
+    """
+    generator, left = np.random.default_rng(seed), RESAMPLES
+    while left:
+        rows = min(left, max(1, _WEIGHTS // max(count, 1)))
+        left -= rows
+        if count:
+            yield generator.multinomial(count, [1 / count] * count, rows).astype(np.float64)
+        else:
+            yield np.zeros((rows, 0))
 
 
-def _resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Class means of bootstrap samples of the cases.
+def _resampled_means(tables: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Class means of bootstrap samples of the cases, of each table.
 
     Args:
-        values: (cases, classes, metrics), NaN where undefined.
-        weights: (resamples, cases), how often each case is in each sample.
+        tables: (cases, classes, metrics) each, NaN where undefined.
+        seed: of the samples, which all tables share.
 
     Returns:
-        (resamples, classes, metrics), NaN where a sample has no defined case.
+        (resamples, classes, metrics) each, NaN where a sample has no defined case.
     """
-    defined = ~np.isnan(values)
-    sums = np.tensordot(weights, np.where(defined, values, 0), axes=1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(sums / np.tensordot(weights, defined.astype(np.float64), axes=1))
+    defined = [~np.isnan(values) for values in tables]
+    filled = [np.where(known, values, 0) for known, values in zip(defined, tables, strict=True)]
+    counted = [known.astype(np.float64) for known in defined]
+    means: list[list[np.ndarray]] = [[] for _ in tables]
+    for weights in _resamples(len(tables[0]), seed):
+        for found, values, known in zip(means, filled, counted, strict=True):
+            with np.errstate(invalid="ignore"):
+                found.append(np.tensordot(weights, values, axes=1) / np.tensordot(weights, known, axes=1))
+    return [np.concatenate(found) for found in means]
 
 
 def _interval(resampled: np.ndarray, defined: int) -> list[float]:

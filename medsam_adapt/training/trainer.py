@@ -27,6 +27,7 @@ from medsam_adapt.networks.build import model_weights
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import LOG_FOLDER
 from medsam_adapt.training.average import AverageWeights
+from medsam_adapt.training.balance import FadingBalance
 from medsam_adapt.training.run_handler import RunHandler
 from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
 from medsam_adapt.training.time_budget import PARTS, TimeBudget
@@ -120,6 +121,7 @@ def build_trainer(
             average,
         ),
         *budgets.values(),  # after a checkpoint is restored
+        *([FadingBalance(loss, budget)] if isinstance(loss, SegmentationLoss) and loss.balance else []),
     ]
     trainer: Any = SupervisedTrainer(  # Any: it gets an attribute
         device=device,

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.annotation.proposals import load_proposals
 from medsam_adapt.annotation.run_lengths import to_run_lengths
 from medsam_adapt.annotation.server import create_app
-from medsam_adapt.annotation.session import open_session
 from tests.made_runs import make_run
 
 TOKEN = "a-token-of-the-tests-with-32-letters"

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from medsam_adapt.cli.annotate import read_token
 from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError
 from tests.annotation.conftest import changes, painted
-
-LOST = 2.0  # seconds of work that a crash may cost
 
 
 def refused(capsys, *arguments):
@@ -58,10 +55,10 @@ def test_a_weak_token_is_refused(tmp_path, content):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
-def test_a_killed_server_loses_two_seconds_at_most(scans, boxes_run, tmp_path):
+def test_a_killed_server_loses_nothing_that_it_answered(scans, boxes_run, tmp_path):
     import httpx
 
-    from medsam_adapt.annotation.session import open_session
+    from medsam_adapt.annotation.opening import open_session
 
     command = [sys.executable, "-u", "-m", "medsam_adapt.cli", "annotate", str(scans), "--classes", "liver,spleen"]
     command += ["--model", str(boxes_run), "--device", "cpu", "--no-browser", "--output", str(tmp_path / "out")]
@@ -77,7 +74,6 @@ def test_a_killed_server_loses_two_seconds_at_most(scans, boxes_run, tmp_path):
                 for version in range(3):
                     body = changes(painted((36, 40), 2), index=version, version=version, step=version)
                     page.patch("/api/scans/phantom_001/label", json=body).raise_for_status()
-            time.sleep(LOST)
         finally:
             server.send_signal(signal.SIGKILL)
     found = open_session(scans, output=tmp_path / "out").drawing("phantom_001")

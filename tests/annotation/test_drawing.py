@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medsam_adapt.annotation.drawing import Author, Drawing, prompts_from
+from medsam_adapt.annotation.drawing import Author, Drawing
+from medsam_adapt.annotation.records import prompts_from
 from medsam_adapt.data.prompts.simulated import SlicePrompt
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from tests.annotation.conftest import painted

@@ -22,7 +22,7 @@ def proposals(tmp_path_factory):
 
 @pytest.fixture
 def session(tmp_path):
-    from medsam_adapt.annotation.session import open_session
+    from medsam_adapt.annotation.opening import open_session
 
     return open_session(write_scans(tmp_path / "scans"), CLASSES, tmp_path / "output")
 

@@ -9,9 +9,9 @@ import pytest
 
 from medsam_adapt.annotation.access import addresses_of
 from medsam_adapt.annotation.application import create_full_app
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.annotation.proposals import load_proposals
 from medsam_adapt.annotation.rounds import Rounds
-from medsam_adapt.annotation.session import open_session
 from medsam_adapt.cli.annotate import listen
 from medsam_adapt.data.volumes.io import from_ras, to_ras
 from tests.annotation.conftest import TOKEN

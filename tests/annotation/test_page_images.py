@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.annotation.proposals import Proposals, run_model
 from medsam_adapt.annotation.rounds import Rounds
-from medsam_adapt.annotation.session import open_session
 from tests.annotation.conftest import CLASSES
 from tests.annotation.serving import TOKEN, served
 from tests.annotation.test_several_images import EACH, NAMES, SHAPE, voxels

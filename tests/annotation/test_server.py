@@ -188,5 +188,18 @@ def test_a_run_without_prompts_labels_whole_scans(session, tmp_path):
     predicted = to_ras(found.automatic.predictor(session.scans["phantom_000"].image), drawing.header.affine)[0]
     np.testing.assert_array_equal(drawing.label == 1, predicted == 2)  # classes are matched by name
     client.patch(f"{SCAN}/label", json=changes(painted(SHAPE), version=drawing.version))
-    assert client.post(f"{SCAN}/segmentation").status_code == 409
+    drawing.edited = {1: drawing.edited[1]}  # as if no spleen had been on this slice
+    asked = client.post(f"{SCAN}/segmentation", json={})
+    assert (asked.status_code, asked.json()["detail"]) == (409, "You have worked on this scan: liver.")
+    kept = drawing.label == 1
+    assert client.post(f"{SCAN}/segmentation", json={"worked_on": "keep"}).status_code == 200
+    np.testing.assert_array_equal(drawing.label == 1, kept)
+    assert client.post(f"{SCAN}/segmentation", json={"worked_on": "replace"}).status_code == 200
+    np.testing.assert_array_equal(drawing.label == 1, predicted == 2)
+    drawing.accepted = {*session.classes}
+    nothing = client.post(f"{SCAN}/segmentation", json={"worked_on": "keep"})
+    assert (nothing.status_code, "none is left" in nothing.json()["detail"]) == (422, True)
+    client.put(f"{SCAN}/status", json={"labelled": True})
+    refused = client.post(f"{SCAN}/segmentation", json={"worked_on": "replace"})
+    assert (refused.status_code, "is finished" in refused.json()["detail"]) == (422, True)
     found.close()

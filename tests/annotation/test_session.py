@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from medsam_adapt.annotation.drawing import Author
-from medsam_adapt.annotation.session import open_session
+from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.prompts.simulated import SlicePrompt
 from tests.annotation.conftest import CLASSES, painted
 from tests.data.dicom_files import save, series
 
@@ -122,14 +123,70 @@ def test_labels_that_came_with_the_scans_count_as_labelled(phantoms, tmp_path):
     assert session.drawing(first.id).authors == [Author("imported", f"{first.id}.nii.gz")]
 
 
+def whole(session, scan, value=2):
+    return np.full(session.drawing(scan).header.shape, value, np.uint8)
+
+
 def test_a_model_never_replaces_what_a_person_drew(session):
-    shape = session.drawing("phantom_000").header.shape
-    label = np.ones(shape, np.uint8)
+    label = whole(session, "phantom_000", 1)
     assert session.propose("phantom_000", label, MODEL)
     assert session.status("phantom_000") == "proposed"
     draw(session, "phantom_001")
     assert not session.propose("phantom_001", label, MODEL)
     assert session.drawing("phantom_001").label.sum() == 72
+    assert session.propose("phantom_000", whole(session, "phantom_000"), MODEL)  # a later model, over the earlier one
+    assert (session.drawing("phantom_000").label == 2).all()
+
+
+def boxed(session, scan):
+    """A structure of which a person drew the box, and a model the mask."""
+    with session.changing(scan) as drawing:
+        values = painted(drawing.slices("axial").shape[1:])
+        drawing.paint("axial", {3: values}, MODEL, prompts={(1, 3): SlicePrompt(box=(6, 4, 14, 11))})
+    return drawing
+
+
+def test_what_a_model_drew_in_a_persons_box_stays(session):
+    drawing = boxed(session, "phantom_000")
+    assert {each.kind for each in drawing.authors} == {"model"}
+    assert not session.propose("phantom_000", whole(session, "phantom_000"), MODEL)
+    assert drawing.label.sum() == 72
+
+
+def test_a_whole_label_fills_what_nobody_worked_on(session):
+    drawing = boxed(session, "phantom_000")
+    label = whole(session, "phantom_000")
+    label[:10] = 1  # more of what the person pointed at, which is not taken
+    assert session.propose("phantom_000", label, MODEL, worked_on="keep")
+    assert np.count_nonzero(drawing.label == 1) == 72
+    expected = np.count_nonzero((label == 2) & (drawing.native(drawing.label) != 1))
+    assert np.count_nonzero(drawing.label == 2) == expected
+    assert drawing.prompts[1]["axial"][3].box == (6, 4, 14, 11)
+    drawing.undo()
+    assert np.count_nonzero(drawing.label) == 72
+
+
+def test_a_whole_label_replaces_a_persons_work_only_when_asked_and_can_be_undone(session):
+    drawing = boxed(session, "phantom_000")
+    before = drawing.label.copy()
+    assert session.propose("phantom_000", whole(session, "phantom_000"), MODEL, worked_on="replace")
+    assert (drawing.label == 2).all()
+    assert drawing.worked_on() == set()
+    drawing.undo()
+    np.testing.assert_array_equal(drawing.label, before)
+    assert drawing.worked_on() == {1}
+
+
+def test_a_label_that_a_person_accepted_stays_after_it_was_taken_back(session, scans):
+    assert session.propose("phantom_000", whole(session, "phantom_000", 1), MODEL)
+    session.set_labelled("phantom_000", True)
+    label = whole(session, "phantom_000")
+    assert not session.propose("phantom_000", label, MODEL, worked_on="replace")  # it is finished
+    session.set_labelled("phantom_000", False)
+    assert not session.propose("phantom_000", label, MODEL)
+    later = open_session(scans)  # nor in a later session
+    assert not later.propose("phantom_000", label, MODEL)
+    assert (later.drawing("phantom_000").label == 1).all()
 
 
 @pytest.mark.parametrize(

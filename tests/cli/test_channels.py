@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from monai.bundle import run as run_bundle
 
+from medsam_adapt.evaluation.shown_cases import read_shown_cases
 from medsam_adapt.runs.record import read_run
 from tests.cli.test_layouts_cli import SMALL, call, tiny_sam  # noqa: F401
 from tests.data import samples
@@ -48,6 +49,9 @@ def test_four_sequences_in_one_file_go_the_whole_path(data, tmp_path, capsys):
     assert (record.images, record.layout) == (NAMES, "msd")
     assert [policy.kind for policy in record.policy.channels] == ["percentile"] * 3 + ["window"]
     call(capsys, "evaluate", run, "--device", "cpu")
+    shown = [*read_shown_cases(run).cases.values()]
+    assert all((case.images, len(case.each_image)) == (NAMES, 4) for case in shown)
+    assert len({*map(tuple, shown[0].each_image)}) == 4
     call(capsys, "predict", run, "-i", data / "imagesTr/BRATS_001.nii.gz", "-o", masks, "--device", "cpu")
     image = nib.load(data / "imagesTr/BRATS_001.nii.gz")
     written = nib.load(masks / "BRATS_001_seg.nii.gz")
@@ -81,6 +85,20 @@ def test_a_missing_image_is_named_for_training_and_prediction(data, tmp_path, ca
     run = tmp_path / "run"
     call(capsys, "train", "--data", separate, "--bundle", "decoder", *SMALL, "--output", run)
     assert read_run(run).images == ["T1w", "T2w"]
+    listed = [
+        {"id": case, "image": [f"images/{case}/{name}.nii.gz" for name in ("T2w", "T1w")], "label": label}
+        for case, label in ((f"c{n}", f"labels/c{n}.nii.gz") for n in range(3))
+    ]
+    samples.text(separate / "turned.json", {"channel_names": {"0": "T2w", "1": "T1w"}, "training": listed})
+    on, turned = ["--from", run, "--epochs", "1", "--device", "cpu"], separate / "turned.json"
+    call(capsys, "train", "--data", turned, *on, "--set", "min_steps=1", "--output", tmp_path / "on")
+    assert read_run(tmp_path / "on").images == ["T1w", "T2w"]
+    for place in (separate, turned):
+        call(capsys, "evaluate", run, "--data", place, "--output", tmp_path / f"scores_{place.stem}", "--device", "cpu")
+    noted = json.loads((tmp_path / "scores_turned/metrics.json").read_text())["notes"]
+    assert "The data set's images are T2w, T1w; the run takes them as T1w, T2w." in noted
+    scores = [(tmp_path / f"scores_{name}/metrics.csv").read_text() for name in ("separate", "turned")]
+    assert scores[0] == scores[1]
     predict = ["-o", tmp_path / "masks", "--device", "cpu"]
     image = separate / "images/c1/T2w.nii.gz"
     image.unlink()

@@ -16,6 +16,7 @@ TORCH |= {"packaging", "sympy", "torch", "torchgen", "tqdm", "triton", "yaml"}
 START = {"", "cli", "cli.lazy_group", "cli.main", "core", "core.errors", "core.lazy", "core.monai_door"}
 PRINTED = {"cli.console", "cli.options", "core.*"}
 HELP = TYPER | PYDANTIC | {"markdown_it", "mdurl", "numpy"}
+METHODS = ["adaptformer", "blosam", "infosam", "lora", "samcobot", "samparser", "series_adapter"]
 BUNDLES = {"bundle", "bundle.*", "bundles", "cli.bundles", "config"}
 
 PROBE = """
@@ -67,3 +68,13 @@ def test_every_command_listed_exists(name):
     command = load_command(name)
     assert command.name == name
     assert command.help
+
+
+def test_a_run_is_loaded_and_used_without_the_libraries_that_train_it():
+    """Each process of a job array loads them anew, and MONAI and torchvision take longer to import than torch."""
+    methods = ", ".join(f"medsam_adapt.methods.{name}" for name in METHODS)
+    probe = f"import sys, medsam_adapt.inference.predictor, medsam_adapt.prediction.case_runner, {methods}\n"
+    code = probe + "print(*{name.partition('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in found
+    assert not {"monai", "ignite", "matplotlib", "torchvision"} & {*found}

@@ -4,7 +4,7 @@ import torch
 
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.slices.transforms import pad_image
+from medsam_adapt.data.slices.padding import pad_image
 from medsam_adapt.inference.slice_images import SliceImages
 
 SHAPE = (9, 12, 10)  # X, Y, Z

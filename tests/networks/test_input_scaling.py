@@ -9,7 +9,7 @@ import torch
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256
 from medsam_adapt.data import TrainingData
-from medsam_adapt.data.slices.transforms import pad_image
+from medsam_adapt.data.slices.padding import pad_image
 from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_sam, build_segmenter

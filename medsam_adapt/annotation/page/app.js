@@ -14,7 +14,7 @@ class App {
     this.brush = 10; // mm across
     this.over = false;
     this.hidden = new Set();
-    this.preview = null; // {view, values} of a stroke
+    this.preview = null; // {view, index, values} of a stroke
     this.bases = new Map(); // slice before and after the last proposal there
     this.running = null; // AbortController of a propagation
     this.classes = facts.classes;
@@ -109,7 +109,9 @@ class App {
     const badge = document.querySelector(`[data-scan="${CSS.escape(id)}"] small`);
     badge.textContent = status;
     badge.className = `status ${status}`;
-    if (id === this.scan?.id) byId("finish").textContent = status === "labelled" ? "Not finished" : "Finished";
+    if (id === this.scan?.id) {
+      byId("finish").firstChild.textContent = status === "labelled" ? "Not finished after all " : "Mark as finished ";
+    }
   }
 
   async open(id) {
@@ -178,7 +180,7 @@ class App {
     const labelled = this.scan.status !== "labelled";
     const reply = await requestJson("PUT", `${this.scan.path}/status`, { labelled });
     this.scan.status = reply.status;
-    this.say(labelled ? "The label is in the folder labels." : "The label is a draft again.");
+    this.say(labelled ? "The label is finished: Retrain learns from it." : "The label is a draft again.");
     if (reply.notes.length) this.say(reply.notes.at(-1), true);
     this.onChange(this.scan);
   }
@@ -364,6 +366,7 @@ class App {
   setBrush(size) {
     this.brush = Math.min(Math.max(size, 0.5), 200);
     byId("brush").value = this.brush;
+    byId("brush-size").textContent = `${Number(this.brush.toFixed(1))} mm`;
     this.draw();
   }
 
@@ -429,7 +432,7 @@ class App {
     this.bases.set(key, { base, after: values });
     scan.change(axis, index, values, "model", scan.newStep(), { label, box, points });
     const seconds = (performance.now() - began) / 1000;
-    this.say(reply.mask.length === 2 && !reply.mask[0] ? "Nothing was found there." : `${seconds.toFixed(2)} s`);
+    this.say(reply.mask.length === 2 && !reply.mask[0] ? "Nothing was found there." : `Drawn in ${seconds.toFixed(2)} s.`);
   }
 
   /** The slice without an earlier proposal of the same prompt, or without the structure inside a new box. */
@@ -482,14 +485,32 @@ class App {
     this.say(count ? `${count} slices drawn.` : "No further slice to draw: the structure ends here.");
   }
 
-  async segment() {
+  /** Have the run label the whole scan; a person's work is replaced only if this person agrees. */
+  async segment(workedOn = null) {
     if (!this.model?.automatic) return;
-    await this.scan.send();
+    const { scan } = this;
+    await scan.send();
     this.say(`${this.model.automatic} labels the scan …`);
-    const reply = await requestJson("POST", `${this.scan.path}/segmentation`);
-    this.scan.status = reply.status;
-    await this.scan.reload();
-    this.say("The scan has a proposal.");
+    try {
+      const reply = await requestJson("POST", `${scan.path}/segmentation`, { worked_on: workedOn });
+      scan.status = reply.status;
+    } catch (error) {
+      if (error.status !== 409) throw error;
+      this.say("");
+      const choice = await this.choose(`${error.message} What should ${this.model.automatic} do?`);
+      return choice && this.segment(choice);
+    }
+    await scan.reload();
+    this.say("The scan has a proposal. Undo takes it back.");
+  }
+
+  /** What the person chooses in a dialog; empty if nothing. */
+  choose(text) {
+    const dialog = byId("ask");
+    byId("ask-text").textContent = text;
+    dialog.returnValue = "";
+    dialog.showModal();
+    return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
   }
 }
 

@@ -119,6 +119,14 @@ class Scan {
     }
   }
 
+  /** Load the label if it was changed elsewhere. */
+  async loadChanges() {
+    await this.send();
+    const facts = await requestJson("GET", this.path);
+    this.status = facts.status;
+    if (facts.version !== this.version) await this.reload();
+  }
+
   async reload() {
     this.takePrompts((await requestJson("GET", this.path)).prompts);
     await this.loadLabel();

@@ -2,7 +2,7 @@
 
 // What the pointer does on a plane: the tool that is chosen, and moving, zooming and windowing with its other buttons.
 
-const STROKE = 1000; // ms after which a part of a long stroke is saved
+const STROKE = 1000; // ms after which what is drawn of a stroke is saved
 const SMALLEST_BOX = 2; // pixels of the slice
 
 class Tools {
@@ -51,7 +51,7 @@ class Tools {
     } else if (app.tool === "point") {
       app.addPoint(view, place, !(event.altKey || event.shiftKey));
     } else if (app.tool === "brush" || app.tool === "eraser") {
-      this.drag = { ...start, kind: "stroke", last: place, step: app.scan.newStep(), saved: performance.now() };
+      this.drag = { ...start, kind: "stroke", last: place, step: app.scan.newStep(), index: view.index };
       this.stroke(view, place);
     } else {
       this.drag = { ...start, kind: "navigate" };
@@ -117,6 +117,7 @@ class Tools {
 
   cancel() {
     this.unfinished = null;
+    clearTimeout(this.drag?.timer);
     this.drag = null;
     this.app.preview = null;
   }
@@ -124,8 +125,12 @@ class Tools {
   /** Paint from the last place of the stroke to this one. */
   stroke(view, place) {
     const { app, drag } = this;
-    const values = app.preview?.view === view ? app.preview.values : app.scan.slice(view.axis, view.index);
-    app.preview = { view, values };
+    if (drag.index !== view.index) {
+      this.saveStroke(view, drag); // the slice was left during the stroke, which goes on here
+      Object.assign(drag, { index: view.index, last: place });
+    }
+    app.preview ??= { view, index: view.index, values: app.scan.slice(view.axis, view.index) };
+    const { values } = app.preview;
     const steps = Math.max(1, Math.ceil(2 * Math.hypot(place[0] - drag.last[0], place[1] - drag.last[1])));
     for (let step = 0; step <= steps; step++) {
       const share = step / steps;
@@ -133,16 +138,22 @@ class Tools {
       this.disk(view, values, at);
     }
     drag.last = place;
-    if (performance.now() - drag.saved > STROKE) {
-      drag.saved = performance.now();
-      app.scan.change(view.axis, view.index, values.slice(), "person", drag.step);
-    } else view.draw();
+    drag.timer ??= setTimeout(() => this.savePart(view, drag), STROKE);
+    view.draw();
+  }
+
+  /** Save what is drawn of a stroke, which goes on. */
+  savePart(view, drag) {
+    drag.timer = null;
+    if (this.drag === drag) this.app.scan.change(view.axis, drag.index, this.app.preview.values.slice(), "person", drag.step);
   }
 
   saveStroke(view, drag) {
-    const { values } = this.app.preview;
+    clearTimeout(drag.timer);
+    drag.timer = null;
+    const { preview } = this.app;
     this.app.preview = null;
-    this.app.scan.change(view.axis, view.index, values, "person", drag.step);
+    if (preview) this.app.scan.change(view.axis, drag.index, preview.values, "person", drag.step);
   }
 
   /** One touch of brush or eraser with the keyboard. */

@@ -3,6 +3,7 @@
 // The panel with the scans to label next, and the training on all finished labels.
 
 const SHOWN = 5; // suggested scans
+const NOTHING_LABELLED = "Mark the label of a scan as finished: Retrain learns from finished labels.";
 const [BUSY, QUIET] = [1500, 8000]; // ms between two looks at the server
 
 const STATES = {
@@ -57,7 +58,7 @@ class Rounds {
     bar.hidden = !state.running;
     if (state.total) [bar.max, bar.value] = [state.total, state.done];
     else bar.removeAttribute("value");
-    byId("round-status").textContent = STATES[state.status](state);
+    byId("round-status").textContent = STATES[state.status](state) || (state.labelled_now ? "" : NOTHING_LABELLED);
     byId("round-status").classList.toggle("problem", state.status === "failed");
     byId("rank").disabled = state.running;
     byId("retrain").disabled = state.running || state.labelled_now === 0;
@@ -85,6 +86,7 @@ class Rounds {
     for (const { id, status } of facts.scans) app.showStatus(id, status);
     app.model = facts.model;
     byId("segment").hidden = !facts.model?.automatic;
+    await app.scan?.loadChanges(); // the scan that is open may have a proposal
   }
 }
 

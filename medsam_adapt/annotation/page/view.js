@@ -100,7 +100,8 @@ class View {
 
   paintColours() {
     const { plane, app } = this;
-    const values = app.preview?.view === this ? app.preview.values : plane.read(app.scan.label, this.index);
+    const isPreview = app.preview?.view === this && app.preview.index === this.index;
+    const values = isPreview ? app.preview.values : plane.read(app.scan.label, this.index);
     const picture = new ImageData(plane.columns, plane.rows);
     const pixels = new Uint32Array(picture.data.buffer);
     for (let place = 0; place < values.length; place++) {

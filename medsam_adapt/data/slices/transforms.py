@@ -12,9 +12,9 @@ from monai.transforms import Compose, Randomizable, Transform
 from medsam_adapt.config import Augmentation, Channels, InputScaling, PromptMode
 from medsam_adapt.data.prompts.simulated import simulate_prompt
 from medsam_adapt.data.slices.augmentation import augmentations
+from medsam_adapt.data.slices.padding import pad_image, pad_label
 from medsam_adapt.data.slices.slice_store import StoredCase
 from medsam_adapt.data.volumes.label_coding import IGNORED
-from medsam_adapt.weights.pixel_scaling import get_scaling
 
 _SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
 
@@ -183,28 +183,3 @@ def training_transforms(
     drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
     changes = augmentations(augment, image_size, image_count)
     return Compose([load, CropTiled(image_size), *changes, *drop, finish])
-
-
-def pad_image(image: torch.Tensor, image_size: int, input_scaling: InputScaling = "sam") -> torch.Tensor:
-    """Slices as a network takes them: (..., 3, h, w) -> (..., 3, S, S), both on the 0-255 scale.
-
-    Args:
-        image: grey levels or colours, windowed and resized; or more channels, one for each image of a case.
-        image_size: S, in pixels.
-        input_scaling: of the network. For ``unit`` each slice is stretched to 0-255 before it is padded. The padding,
-            right and bottom, is what the network's normalisation turns into zeros.
-    """
-    scaling = get_scaling(input_scaling)
-    image = scaling.stretch(image)
-    *batch, channels, height, width = image.shape
-    canvas = torch.empty(*batch, channels, image_size, image_size, device=image.device)
-    canvas[..., :height, :width] = image
-    for channel, mean in enumerate(scaling.means(channels)):  # numbers: a tensor of them would wait for the device
-        canvas[..., channel, height:, :] = mean
-        canvas[..., channel, :height, width:] = mean
-    return canvas
-
-
-def pad_label(label: torch.Tensor, image_size: int) -> torch.Tensor:
-    """(..., h, w) -> (..., S, S), padded right and bottom with background."""
-    return torch.nn.functional.pad(label, (0, image_size - label.shape[-1], 0, image_size - label.shape[-2]))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, slices_to_volume, volume_to_slices
-from medsam_adapt.data.slices.transforms import pad_image, pad_label
+from medsam_adapt.data.slices.padding import pad_image, pad_label
 from medsam_adapt.data.volumes.io import from_ras, read_label, to_ras
 from medsam_adapt.weights.backbones import PIXEL_MEAN
 from tests.data.volumes.test_io import ORIENTATIONS
