@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,39 @@ def test_a_lost_worker_loses_nothing(local, tmp_path):
 def test_what_is_wrong_with_the_job_is_raised(local, tmp_path):
     with pytest.raises(InputError, match="it is not here"):
         list(local.run(Squares(tmp_path, refuse=True), [Named("1"), Named("2")]))
+
+
+@dataclass
+class Gate:
+    """The first item is done at once; the others wait until the gate is opened."""
+
+    folder: Path
+
+    def start(self, device):
+        return self
+
+    def run(self, item):
+        while item.name != "0" and not (self.folder / "open").exists():
+            time.sleep(0.01)
+        (self.folder / f"done-{item.name}").touch()
+
+    def lost(self, item, reason):
+        return reason
+
+
+def test_what_was_not_begun_is_cancelled_when_the_results_are_not_wanted_any_more(local, tmp_path):
+    results = local.run(Gate(tmp_path), [Named(str(number)) for number in range(40)])
+    assert next(results)[0].name == "0"
+    results.close()  # as Ctrl-C does
+    threads = sum(local._client.nthreads().values())
+    for _ in range(500):  # until the workers have heard of it
+        if sum(local._client.run(lambda dask_worker: len(dask_worker.state.tasks)).values()) <= threads:
+            break
+        time.sleep(0.01)
+    (tmp_path / "open").touch()
+    (tmp_path / "next").mkdir()
+    assert len(list(local.run(Squares(tmp_path / "next"), [Named("1"), Named("2")]))) == 2
+    assert len(list(tmp_path.glob("done-*"))) <= 1 + threads
 
 
 def test_another_release_is_refused(local):
