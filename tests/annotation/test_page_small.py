@@ -95,6 +95,7 @@ def test_retrain_trains_in_the_background_and_proposes(page):
     drawing = session.drawing("scan_1")
     assert np.array_equal(drawing.native(drawing.label), expected)
     # The page shows what the run proposed for the scan that is open.
+    wait(driver, f"return app.scan.version === {drawing.version}")
     np.testing.assert_array_equal(label_in(driver), drawing.label)
     assert driver.execute_script(status.format("scan_1")) == "proposed"
     assert driver.execute_script(status.format("scan_0")) == "labelled"
