@@ -5,11 +5,14 @@
 
 ``--networks`` gives backbone, side of the input, scans and rounds. Synthetic scans (`make_phantom`) as .nii.gz are
 segmented into 13 classes and written as .nii.gz. Each build and each network is a process that has loaded everything
-and segmented 8 slices before; they work in turn, one at a time, in every round. The older build is that of a commit of
-this repository, with the same random weights; networks that it does not know are left out. ``--nnunet`` names a Python
-that has nnunetv2 2.8.1, whose 2d network has nearly as many operations for a slice (`end_to_end_nnunet.py`). nnU-Net's
-predictor is called one scan after another, without its pools of processes. With them it reads and writes while it
-computes, so beside the clock stands the least that they can reach: the processor's seconds divided by the threads.
+and segmented 8 slices before; one at a time works, in turn in every round. The older build is that of a commit of this
+repository, with the same random weights; networks that it does not know are left out. "In turn" is this build without
+overlap: each scan is read, segmented and written before the next one.
+
+``--nnunet`` names a Python that has nnunetv2 2.8.1, whose 2d network has nearly as many operations for a slice
+(`end_to_end_nnunet.py`). nnU-Net's predictor is called one scan after another, without its pools of processes. With
+them it reads and writes while it computes, so beside the clock stands the least that they can reach: the processor's
+seconds divided by the threads.
 
 Then masks: those of both builds with the network's own noise, on 8 slices, are compared voxel by voxel.
 
@@ -40,7 +43,7 @@ from medsam_adapt.data.phantom.phantom import make_phantom
 from tests.made_runs import make_run
 
 HERE = Path(__file__).resolve().parent
-OURS, NNUNET = "this build", "nnU-Net"
+OURS, IN_TURN, NNUNET = "this build", "in turn", "nnU-Net"
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")  # which it wants to know, and does not need
 SPACING = (0.75, 0.75, 5.0)  # mm
 
@@ -82,11 +85,12 @@ class Worker:
             raise SystemExit(f"{self.log}: the process ended.\n{self.log.read_text()[-2000:]}")
         return json.loads(line)
 
-    def __call__(self, scans: Path, masks: Path, discs: bool = True) -> dict[str, float]:
+    def __call__(self, scans: Path, masks: Path, discs: bool = True, overlap: bool = True) -> dict[str, float]:
         """Segment all scans of a folder; the seconds, and those of the processor."""
+        order = {"scans": str(scans), "masks": str(masks), "discs": discs, "overlap": overlap}
         assert self.process.stdin is not None
         shutil.rmtree(masks, ignore_errors=True)
-        self.process.stdin.write(json.dumps({"scans": str(scans), "masks": str(masks), "discs": discs}) + "\n")
+        self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return self.answer()
 
@@ -138,12 +142,15 @@ def compare(
     shape = options.shape
     scans, small = make_scans(folder / f"scans-{count}", count, shape), make_scans(folder / "small", 1, (*shape[:2], 8))
     workers = start_workers(folder, network, size, options)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in workers}
     for name, worker in workers.items():
         worker(small, folder / "masks" / name)
+    turns = [(name, worker, True) for name, worker in workers.items()]
+    if count > 1:
+        turns.append((IN_TURN, workers[OURS], False))
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in turns}
     for _ in range(number_of_rounds):
-        for name, worker in workers.items():
-            passed = worker(scans, folder / "masks" / name)
+        for name, worker, overlap in turns:
+            passed = worker(scans, folder / "masks" / name, overlap=overlap)
             found[name].append((passed["seconds"] / count, passed["processor"] / count))
     own = [statistics.median(values) for values in zip(*found[OURS], strict=True)]
     for name, rounds in found.items():

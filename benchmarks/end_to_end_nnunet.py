@@ -130,7 +130,7 @@ def main() -> None:
         network, manager, manager.get_configuration("2d"), [network.state_dict()], dataset, "nnUNetTrainer", None
     )
 
-    def segment(scans: str, masks: str, discs: bool) -> None:
+    def segment(scans: str, masks: str, discs: bool, overlap: bool) -> None:
         files = sorted(Path(scans).glob("*.nii.gz"))
         Path(masks).mkdir(parents=True)
         outputs = [str(Path(masks, file.name.removesuffix(".nii.gz"))) for file in files]

@@ -24,7 +24,7 @@ def answer(segment: Callable[..., None], facts: dict[str, Any]) -> None:
     """Print facts, then the seconds of each order of the standard input, on the clock and of the processor.
 
     Args:
-        segment: called with an order's ``scans``, ``masks`` and ``discs``.
+        segment: called with an order's ``scans``, ``masks``, ``discs`` and ``overlap``.
         facts: about the network.
     """
     _ANSWERS.write(json.dumps(facts) + "\n")

@@ -5,7 +5,7 @@
 Whatever build of medsam_adapt Python finds is used, also that of commit 4adda51, whose modules lay elsewhere. WEIGHTS
 is a file of random weights, which is made where it is missing, so that all builds have the same. With "discs" in an
 order the network does its work, and then each class is a disc, the same on every slice: what a random network draws is
-noise, which no trained one draws.
+noise, which no trained one draws. With "overlap" reading and writing overlap with the network, as in `predict`.
 """
 
 from __future__ import annotations
@@ -110,8 +110,12 @@ def main() -> None:
             False: CaseRunner(Predictor(record(), network)),
         }
 
-    def segment(scans: str, masks: str, discs: bool) -> None:
+    def segment(scans: str, masks: str, discs: bool, overlap: bool) -> None:
         cases = plan_cases(Path(scans), Path(masks), Outputs()).cases
+        if not overlap:
+            for case in cases:
+                runners[discs].run(case)
+            return
         for _, entry in runners[discs].run_all(cases):
             if isinstance(entry, Exception):
                 raise entry

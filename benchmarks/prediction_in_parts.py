@@ -138,20 +138,25 @@ def processes_of(started: Sequence[subprocess.Popen]) -> list[int]:
     return found
 
 
-def _below(parent: int) -> list[int]:
-    """Descendants that run a workflow: not the helpers that multiprocessing and Dask start for themselves."""
-    try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    except OSError:
-        return []
+def _below(parent: int, in_server: bool = False) -> list[int]:
+    """Descendants that run a workflow: not the helpers that multiprocessing and Dask start for themselves.
+
+    Args:
+        parent: number of the process.
+        in_server: whether it is multiprocessing's fork server, whose children have its command line.
+    """
+    children = []
+    for thread in Path(f"/proc/{parent}/task").glob("*"):  # each has those that it started
+        with suppress(OSError):
+            children += (thread / "children").read_text().split()
     found = []
     for child in map(int, children):
         try:
             line = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        deeper = _below(child)
-        found += deeper or ([child] if "resource_tracker" not in line and "forkserver" not in line else [])
+        is_helper = "resource_tracker" in line or ("forkserver" in line and not in_server)
+        found += _below(child, "forkserver" in line) or ([] if is_helper else [child])
     return found
 
 
@@ -269,8 +274,8 @@ def compare(steps: Steps, options: argparse.Namespace) -> None:
             if found is not None:
                 problems = unequal({**found, "seconds": 0, "codes": [0]}, {**one, "seconds": 0, "codes": [0]})
                 problems += [f"exit codes {found['codes']}"] * any(found["codes"])
-                said = "the same" if not problems else f"DIFFERENT: {'; '.join(problems)}"
-                print(f"{way:9} {count} processes: {found['seconds']:7.1f} s, {said}", flush=True)
+                verdict = "the same" if not problems else f"DIFFERENT: {'; '.join(problems)}"
+                print(f"{way:9} {count} processes: {found['seconds']:7.1f} s, {verdict}", flush=True)
 
 
 def tally(steps: Steps, options: argparse.Namespace) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -51,3 +53,33 @@ class _LazyModule(ModuleType):
         value = getattr(importlib.import_module(self.__name__), name)
         setattr(self, name, value)
         return value
+
+
+def defer_package(name: str) -> None:
+    """Have submodules of a package imported without what its ``__init__`` imports, until one of its names is used.
+
+    ``segment_anything`` imports torchvision for its predictor, which takes longer than torch; its modules do not need
+    it. Whoever then asks the package for a name gets what an ordinary import gives. Nothing is done for a package that
+    is imported already or is not installed.
+
+    Args:
+        name: of a package at the top.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        return
+    loader, module, lock = spec.loader, importlib.util.module_from_spec(spec), threading.RLock()
+    begun = False
+
+    def __getattr__(attribute: str) -> Any:
+        nonlocal begun
+        with lock:  # a name that is asked for while the package is imported, by itself, is not there yet
+            if not begun:
+                begun = True
+                loader.exec_module(module)
+        if attribute not in vars(module):
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+        return vars(module)[attribute]
+
+    vars(module)["__getattr__"] = __getattr__
+    sys.modules[name] = module

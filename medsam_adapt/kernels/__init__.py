@@ -1,6 +1,6 @@
 """Faster layers for SAM; `install` puts them in, and the package works, slower, without this folder."""
 
-from medsam_adapt.core.lazy import lazy_exports
+from medsam_adapt.core.lazy import defer_package, lazy_exports
 
 _EXPORTS = {"install": "blocks"}
 _MODULES = (
@@ -20,3 +20,4 @@ _MODULES = (
 )
 __all__ = sorted(_EXPORTS)
 __getattr__ = lazy_exports(__name__, _EXPORTS, _MODULES)
+defer_package("segment_anything")

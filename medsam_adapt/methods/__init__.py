@@ -1,6 +1,6 @@
 """The four methods: their objectives and update rules, one file each."""
 
-from medsam_adapt.core.lazy import lazy_exports
+from medsam_adapt.core.lazy import defer_package, lazy_exports
 
 _EXPORTS = {
     "AdaptFormer": "adaptformer",
@@ -24,3 +24,4 @@ _EXPORTS = {
 }
 __all__ = sorted(_EXPORTS)
 __getattr__ = lazy_exports(__name__, _EXPORTS)
+defer_package("segment_anything")

@@ -1,6 +1,6 @@
 """SAM backbones, the segmenter around them, and the protocol of the adapters that tune them."""
 
-from medsam_adapt.core.lazy import lazy_exports
+from medsam_adapt.core.lazy import defer_package, lazy_exports
 
 _EXPORTS = {
     "Adapter": "adapter",
@@ -21,3 +21,4 @@ _EXPORTS = {
 }
 __all__ = sorted(_EXPORTS)
 __getattr__ = lazy_exports(__name__, _EXPORTS)
+defer_package("segment_anything")

@@ -155,6 +155,17 @@ def earlier_cases(path: Path) -> dict[str, Any]:
     return cases
 
 
+def ran_on(*paths: Path | None) -> tuple[str, str] | None:
+    """Device and precision of the first of these reports that states them; None where none does."""
+    for path in paths:
+        content = {} if path is None else peek_object(path)
+        options = content.get("options")
+        found = content.get("device"), options.get("precision") if isinstance(options, dict) else None
+        if isinstance(found[0], str) and isinstance(found[1], str):
+            return found[0], found[1]
+    return None
+
+
 def recorded_cases(path: Path) -> set[str] | None:
     """The cases in a report whose command was interrupted; None where there is no such report.
 

@@ -20,6 +20,7 @@ from medsam_adapt.prediction.json_report import (
     complete_report,
     earlier_cases,
     merge_reports,
+    ran_on,
     report_of_part,
 )
 from medsam_adapt.prediction.plan import Outputs, PlannedCase, PredictionPlan
@@ -119,8 +120,9 @@ def _nothing_to_do(
     if options.report is not None and options.part is None:
         complete_report(options.report)
     elif options.report is not None:
-        earlier, used = _earlier(options, plan), _used(options, options.precision)
-        with JsonReport(options.report, records, options.device, used, earlier, (), options.keep_identifiers):
+        device, precision = ran_on(options.report, options.whole_report) or (options.device, options.precision)
+        earlier, used = _earlier(options, plan), _used(options, precision)
+        with JsonReport(options.report, records, device, used, earlier, (), options.keep_identifiers):
             pass
         _merge_parts(options, reporter)
 

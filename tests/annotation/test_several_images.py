@@ -124,7 +124,7 @@ def test_a_model_of_one_image_sees_the_one_that_is_shown(session, runs):
 
 
 def test_images_are_put_in_the_order_of_the_run_by_their_names(client, session, proposals):
-    assert client.post("/api/scans/case_0/segmentation").status_code == 200
+    assert client.post("/api/scans/case_0/segmentation", json={}).status_code == 200
     both = voxels(0)
     predictor = proposals.automatic.predictor
     drawing = session.drawing("case_0")

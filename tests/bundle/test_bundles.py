@@ -20,12 +20,13 @@ from medsam_adapt.config import Knobs
 from medsam_adapt.inference.predictor import load_run
 from medsam_adapt.networks import build_segmenter, load_adapter
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 SMALL = ("--epochs", "1", "--image-size", "32", "--device", "cpu", "--set", "min_steps=1")
 every_bundle = pytest.mark.parametrize("bundle", bundle_names())
 
 
 @pytest.fixture(scope="module")
-def runs(phantoms, tmp_path_factory):
+def runs(tiny_nano, phantoms, tmp_path_factory):
     """One epoch of every bundle by our command line, made when first asked for."""
     folder = tmp_path_factory.mktemp("runs")
 

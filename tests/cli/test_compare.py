@@ -14,6 +14,7 @@ from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.protocols import choose_rules
 from medsam_adapt.workflows import command
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 SETTINGS = ["--epochs", "2", "--image-size", "32", "--set", "min_steps=1", "--set", "lora.rank=2"]
 
 

@@ -10,9 +10,11 @@ import torch
 
 from .test_train import SMALL, call
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
+
 
 @pytest.fixture(scope="module")
-def run(phantoms, tmp_path_factory):
+def run(tiny_nano, phantoms, tmp_path_factory):
     from medsam_adapt.workflows.train import train
 
     folder = tmp_path_factory.mktemp("earlier") / "run"

@@ -1,13 +1,13 @@
 """``predict`` by several processes of this machine: masks and report are those of one, also where one is killed."""
 
 import json
-import random
 import sys
 from pathlib import Path
 
 import pytest
 
 from medsam_adapt.cli.main import main as run_command
+from tests.warm import spawn_by_forking
 
 from .predicting import call, contents, refused
 
@@ -25,9 +25,10 @@ def expected(made, tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", ["--gpus", "--cluster"])
-def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, way):
+def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, monkeypatch, way):
     if way == "--cluster":
         pytest.importorskip("distributed")
+        spawn_by_forking(monkeypatch)
     words = prediction_in_parts.arguments(made / "run", made / "scans", tmp_path)
     code, out, err = call(capsys, *words[1:], way, "2" if way == "--gpus" else "local:2")
     assert (code, err) == (0, "")
@@ -36,11 +37,13 @@ def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, w
 
 
 def test_a_killed_process_loses_nothing(made, expected, tmp_path):
-    found = prediction_in_parts.kill_one("gpus", made / "run", made / "scans", tmp_path, 0.0, random.Random(0))
-    assert found == expected
+    codes = prediction_in_parts.kill_one("gpus", made / "run", made / "scans", tmp_path, 1, 0.0, 0.5)
+    assert codes == [0]
+    assert prediction_in_parts.result(tmp_path) == expected
 
 
-def test_a_volume_that_cannot_be_read_stops_no_other(made, expected, tmp_path, capsys):
+def test_a_volume_that_cannot_be_read_stops_no_other(made, expected, tmp_path, capsys, monkeypatch):
+    spawn_by_forking(monkeypatch)
     scans = tmp_path / "scans"
     scans.mkdir()
     for path in (made / "scans").iterdir():
@@ -74,3 +77,6 @@ def test_parts_merge_their_reports(made, expected, tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())["finished"] is True
     assert call(capsys, *words[1:], "--part", "3/3")[0] == 0  # all masks are there: its report has its cases
     assert list(json.loads((tmp_path / "report.3-of-3.json").read_text())["cases"]) == ["case_2"]
+    for part in ("1/2", "2/2"):  # nothing is left to do, and the report still states what did it
+        assert call(capsys, *words[1:], "--part", part)[0] == 0
+    assert prediction_in_parts.result(tmp_path) == expected

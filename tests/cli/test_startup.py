@@ -71,10 +71,10 @@ def test_every_command_listed_exists(name):
 
 
 def test_a_run_is_loaded_and_used_without_the_libraries_that_train_it():
-    """Each process of a job array loads them anew, and MONAI takes longer to import than torch."""
+    """Each process of a job array loads them anew, and MONAI and torchvision take longer to import than torch."""
     methods = ", ".join(f"medsam_adapt.methods.{name}" for name in METHODS)
     probe = f"import sys, medsam_adapt.inference.predictor, medsam_adapt.prediction.case_runner, {methods}\n"
     code = probe + "print(*{name.partition('.')[0] for name in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in found
-    assert not {"monai", "ignite", "matplotlib"} & {*found}
+    assert not {"monai", "ignite", "matplotlib", "torchvision"} & {*found}

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from medsam_adapt.core import cluster
 from medsam_adapt.core.cluster import open_cluster
 from medsam_adapt.core.errors import InputError
+from tests.warm import spawn_by_forking
 
 ITEMS = 12
 
@@ -49,8 +51,10 @@ class Squares:
 @pytest.fixture(scope="module")
 def local():
     pytest.importorskip("distributed")
-    with open_cluster("local:2") as opened:
-        yield opened
+    with pytest.MonkeyPatch.context() as patch:
+        spawn_by_forking(patch)
+        with open_cluster("local:2") as opened:
+            yield opened
 
 
 def test_a_lost_worker_loses_nothing(local, tmp_path):
@@ -64,6 +68,39 @@ def test_a_lost_worker_loses_nothing(local, tmp_path):
 def test_what_is_wrong_with_the_job_is_raised(local, tmp_path):
     with pytest.raises(InputError, match="it is not here"):
         list(local.run(Squares(tmp_path, refuse=True), [Named("1"), Named("2")]))
+
+
+@dataclass
+class Gate:
+    """The first item is done at once; the others wait until the gate is opened."""
+
+    folder: Path
+
+    def start(self, device):
+        return self
+
+    def run(self, item):
+        while item.name != "0" and not (self.folder / "open").exists():
+            time.sleep(0.01)
+        (self.folder / f"done-{item.name}").touch()
+
+    def lost(self, item, reason):
+        return reason
+
+
+def test_what_was_not_begun_is_cancelled_when_the_results_are_not_wanted_any_more(local, tmp_path):
+    results = local.run(Gate(tmp_path), [Named(str(number)) for number in range(40)])
+    assert next(results)[0].name == "0"
+    results.close()  # as Ctrl-C does
+    threads = sum(local._client.nthreads().values())
+    for _ in range(500):  # until the workers have heard of it
+        if sum(local._client.run(lambda dask_worker: len(dask_worker.state.tasks)).values()) <= threads:
+            break
+        time.sleep(0.01)
+    (tmp_path / "open").touch()
+    (tmp_path / "next").mkdir()
+    assert len(list(local.run(Squares(tmp_path / "next"), [Named("1"), Named("2")]))) == 2
+    assert len(list(tmp_path.glob("done-*"))) <= 1 + threads
 
 
 def test_another_release_is_refused(local):

@@ -12,12 +12,13 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.training.setup import compiles
 from tests.feature_cache.test_frozen_work import STEPS, losses_of
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 BUNDLES = ["samcobot", "infosam", "blosam"]
 PLAIN = {"prompt": "none", "cache_frozen": "off", "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
-def plain_losses(phantoms, tmp_path_factory):
+def plain_losses(tiny_nano, phantoms, tmp_path_factory):
     """Losses of a bundle's usual training, which is run once."""
 
     @functools.cache
