@@ -1,4 +1,4 @@
-"""The page in a real browser on small scans: rounds of training, questions, strokes, and a browser that crashes."""
+"""The page in a real browser on small scans: questions, strokes, and a browser that crashes."""
 
 import os
 import signal
@@ -14,20 +14,9 @@ from tests.made_runs import make_run
 from tests.report.browser import chromium, skip_without_chromium
 
 from .serving import CLASSES, TOKEN, made_proposals, served, write_scans
-from .test_rounds import SMALL, label
+from .test_rounds import label
 
 skip_without_chromium()
-
-# What the panel shows, as it changes; collected in the page, since a short stage may pass between two looks from here.
-COLLECT = """
-window.stages = [];
-const note = () => {
-  const text = document.getElementById('round-status').textContent;
-  if (text && stages.at(-1) !== text) stages.push(text);
-};
-const seen = {childList: true, subtree: true, characterData: true};
-new MutationObserver(note).observe(document.getElementById('round'), seen);
-"""
 
 
 @pytest.fixture
@@ -40,7 +29,7 @@ def server(tmp_path):
     session = open_session(write_scans(tmp_path / "scans"), CLASSES, tmp_path / "output")
     for scan in ("scan_0", "scan_2"):
         label(session, scan)
-    rounds = Rounds(session, made_proposals(boxes), device="cpu", options=SMALL)
+    rounds = Rounds(session, made_proposals(boxes), device="cpu")
     session.start()
     with served(session, rounds.proposals, rounds) as address:
         yield address, session, rounds
@@ -70,39 +59,6 @@ def wait(driver, expression, seconds=900):
     while not driver.execute_script(expression):
         assert time.monotonic() < deadline, driver.execute_script("return document.body.innerText")
         time.sleep(0.3)
-
-
-def test_retrain_trains_in_the_background_and_proposes(page):
-    driver, session, rounds = page
-    status = "return document.querySelector('[data-scan=\"{}\"] small').textContent"
-    assert driver.execute_script("return byId('segment').hidden")
-    driver.execute_script(COLLECT)
-    driver.find_element("id", "minutes").clear()  # as many epochs as the bundle, here the options, has
-    driver.find_element("id", "retrain").click()
-    wait(driver, "return !byId('round-progress').hidden && byId('retrain').disabled")
-    assert driver.find_element("id", "stop-round").is_displayed()
-    # Drawing goes on meanwhile.
-    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.useTool(true)")
-    wait(driver, "return app.scan.isSaved && app.scan.version === 1")
-    driver.execute_script("return app.goBack('undo')")
-    wait(driver, "return byId('round-progress').hidden")
-    stages = driver.execute_script("return stages")
-    assert stages[0].startswith("Training on 2 scans")
-    assert stages[-1] == "round_01 is trained and proposes.", stages
-    assert rounds.progress.status == "done"
-    wait(driver, "return !byId('segment').hidden")  # the new run labels whole scans
-    expected = rounds.proposals.automatic.predictor(session.scans["scan_1"].image)
-    drawing = session.drawing("scan_1")
-    assert np.array_equal(drawing.native(drawing.label), expected)
-    # The page shows what the run proposed for the scan that is open.
-    np.testing.assert_array_equal(label_in(driver), drawing.label)
-    assert driver.execute_script(status.format("scan_1")) == "proposed"
-    assert driver.execute_script(status.format("scan_0")) == "labelled"
-    suggested = driver.execute_script(
-        "return [...document.querySelectorAll('#suggested button')].map((e) => e.textContent)"
-    )
-    assert suggested == ["scan_1"]
-    assert [each for each in driver.get_log("browser") if each["level"] == "SEVERE"] == []
 
 
 def test_whole_scan_asks_before_it_replaces_a_persons_work(page, tmp_path):
