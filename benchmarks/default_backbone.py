@@ -1,7 +1,7 @@
 """Compare backbones at equal steps and at equal processor time of training, on development patients.
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/default_backbone.py --output FOLDER [--sets hippocampus_mr …]
-        [--bundles decoder lora] [--steps 100] [--k 3] [--cases 3] [--seeds 1] [--image-size 128] [--page FILE]
+        [--bundles decoder lora] [--steps 100] [--k 3] [--cases 3] [--seeds 1] [--image-sizes 128 128] [--page FILE]
 
 Training patients come from the pool of benchmarks/real_patients.py, scored ones from its development patients. The
 second backbone trains for ``--steps`` steps; the first for as many, and again for as many as take the processor time
@@ -37,7 +37,8 @@ def trial(folder: Path, bundle: str, backbone: str, steps: int, options: argpars
     work = result.with_suffix("")
     shutil.rmtree(work, ignore_errors=True)
     sets = {"min_steps": steps, "max_steps": steps, "num_workers": 0, "held_out": 0.0}
-    how = {"bundle": bundle, "backbone": backbone, "image_size": options.image_size, "device": "cpu"}
+    image_size = options.image_sizes[backbone == SECOND]
+    how = {"bundle": bundle, "backbone": backbone, "image_size": image_size, "device": "cpu"}
     clock = [time.process_time()]
     medsam_adapt.train(folder / "train", work / "run", epochs=1, sets=sets, **how)
     clock.append(time.process_time())
@@ -101,7 +102,9 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=3, help="training patients")
     parser.add_argument("--cases", type=int, default=3, help="development patients that are scored")
     parser.add_argument("--seeds", type=int, default=1, help="draws of the training patients")
-    parser.add_argument("--image-size", type=int, default=128, help="side of a slice for both backbones")
+    parser.add_argument(
+        "--image-sizes", type=int, nargs=2, default=[128, 128], help=f"side of a slice for {FIRST} and for {SECOND}"
+    )
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--page", type=Path, help="page of docs/ that gets the table")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 
 SHAPE, BLOBS, CASES = (48, 48, 6), 7, 40
+MOST_TRIES = 20_000  # places for the blobs of a case
 CHOICES = ("both", "A", "B")
 
 
@@ -66,7 +67,11 @@ def make_case(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.n
     """Image A, image B and the label of one case: blobs that do not touch, of which B alone has the last."""
     places = np.stack(np.meshgrid(*map(np.arange, SHAPE[:2]), indexing="ij"), axis=-1)
     free, blobs = np.ones(SHAPE[:2], bool), []
+    tries = 0
     while len(blobs) < BLOBS + 1:
+        tries += 1
+        if tries > MOST_TRIES:  # the first blobs left no room for another one
+            free, blobs, tries = np.ones(SHAPE[:2], bool), [], 0
         centre, radius = random.uniform(6, SHAPE[0] - 6, 2), random.uniform(3.5, 5.5)
         distance = np.linalg.norm(places - centre, axis=-1)
         if free[distance <= radius + 2].all():

@@ -13,6 +13,7 @@ if not torch.cuda.is_available():  # kernels for a GPU are then interpreted; Tri
     os.environ["TRITON_INTERPRET"] = "1"
 
 from medsam_adapt.data.phantom.phantom import write_phantoms
+from tests import small_networks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,7 +33,20 @@ def phantoms(tmp_path_factory):
 @pytest.fixture
 def shipped_nano(tmp_path, monkeypatch):
     """Weights for vit_nano as if they shipped with the package; the path of their file."""
-    import torch
+    return ship_nano(tmp_path / "package", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def tiny_nano(tmp_path_factory):
+    """In a module that tests what is around networks, vit_nano and the weights shipped for it have few channels."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_networks.register_nano(patch)
+        ship_nano(tmp_path_factory.mktemp("tiny") / "package", patch)
+        yield
+
+
+def ship_nano(folder, monkeypatch):
+    """Put random weights for vit_nano in the place of those that ship with the package; the path of their file."""
     from safetensors.torch import save_file
 
     from medsam_adapt.core.files import file_sha256
@@ -40,10 +54,12 @@ def shipped_nano(tmp_path, monkeypatch):
     from medsam_adapt.weights import store
     from medsam_adapt.weights.registry import WEIGHTS, Weights
 
-    path = tmp_path / "package" / "sam_nano.safetensors"
-    path.parent.mkdir()
-    torch.manual_seed(0)
-    save_file({name: tensor.half() for name, tensor in build_sam("vit_nano").state_dict().items()}, path)
+    path = folder / "sam_nano.safetensors"
+    folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = build_sam("vit_nano", checkpoint="random").state_dict()
+    save_file({name: tensor.half() for name, tensor in weights.items()}, path)
     facts = {"size": path.stat().st_size, "sha256": file_sha256(path), "shipped": True}
     monkeypatch.setitem(WEIGHTS, "sam_nano", Weights("sam_nano", "vit_nano", path.name, "Apache-2.0", **facts))
     monkeypatch.setattr(store, "files", lambda package: path.parent)

@@ -29,6 +29,13 @@ def register(monkeypatch):
         monkeypatch.setattr(tiny_vit, name, values)
 
 
+def register_nano(monkeypatch):
+    """``vit_nano`` has few channels and blocks until the test ends."""
+    vit = {"embed_dim": 32, "depth": 4, "num_heads": 2, "global_attention": (2,), "window_size": 2}
+    decoder = {"prompt_dim": 32, "decoder_mlp_dim": 64, "iou_hidden_dim": 32}
+    monkeypatch.setitem(VARIANTS, "vit_nano", replace(VARIANTS["vit_nano"], **vit, **decoder))
+
+
 def register_official(monkeypatch):
     """``vit_b`` has few channels and blocks until the test ends; segment-anything's own network of these sizes."""
     sizes = {"embed_dim": 64, "depth": 4, "num_heads": 2}

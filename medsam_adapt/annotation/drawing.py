@@ -276,10 +276,20 @@ class Drawing:
         """A copy as it is now, without what can be undone, to be written while this one changes."""
         with self.lock:
             prompts, edited, erased, accepted = copy.deepcopy((self.prompts, self.edited, self.erased, self.accepted))
-            copied = {"label": self.label.copy(order="F"), "drawn_by": self.drawn_by.copy(order="F")}
-            records = {"prompts": prompts, "edited": edited, "erased": erased, "accepted": accepted}
-            fresh = {"authors": [*self.authors], "changed": set(), "lock": threading.RLock(), "_undo": [], "_redo": []}
-            return replace(self, **copied, **records, **fresh)
+            return replace(
+                self,
+                label=self.label.copy(order="F"),
+                drawn_by=self.drawn_by.copy(order="F"),
+                authors=[*self.authors],
+                prompts=prompts,
+                edited=edited,
+                erased=erased,
+                accepted=accepted,
+                changed=set(),
+                lock=threading.RLock(),
+                _undo=[],
+                _redo=[],
+            )
 
     def _axial_numbers(self) -> np.ndarray:
         return np.broadcast_to(np.arange(self.shape[2]), self.shape)

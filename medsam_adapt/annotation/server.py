@@ -347,19 +347,20 @@ def _lines(found: Iterable[tuple[int, np.ndarray]]) -> Iterator[str]:
 
 
 @_routes.post("/api/scans/{scan}/segmentation")
-def segment(request: Request, scan: str, wanted: WholeScan) -> dict[str, Any]:
+def segment(request: Request, scan: str, wanted: WholeScan | None = None) -> dict[str, Any]:
     """Have the run that needs no prompts label the whole scan; answers 409 before it replaces a person's work."""
     session, proposals, drawing = session_of(request), proposals_of(request), drawing_of(request, scan)
     if session.status(scan) == "labelled":
         raise HTTPException(422, "The label is finished. Press Ctrl+Enter first to have it labelled again.")
     theirs = [session.classes.get(each, str(each)) for each in sorted(drawing.worked_on())]
-    if theirs and wanted.worked_on is None:
+    worked_on = wanted.worked_on if wanted else None
+    if theirs and worked_on is None:
         raise HTTPException(409, f"You have worked on this scan: {', '.join(theirs)}.")
-    if wanted.worked_on == "keep" and drawing.worked_on() >= {*session.classes}:
+    if worked_on == "keep" and drawing.worked_on() >= {*session.classes}:
         raise HTTPException(422, "You have worked on all structures of this scan, so none is left to label.")
     label = proposals.segment(drawing, session.classes)
     assert proposals.automatic is not None, "segment refuses it"
-    if not session.propose(scan, label, proposals.automatic.author, wanted.worked_on or "leave"):
+    if not session.propose(scan, label, proposals.automatic.author, worked_on or "leave"):
         raise HTTPException(409, "You have worked on this scan in the meantime.")
     return {"status": session.status(scan)}
 

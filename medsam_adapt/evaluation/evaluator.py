@@ -19,7 +19,7 @@ from medsam_adapt.core.distributed import merge, shard
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import check_cases
-from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.cases import find_cases, images_in_order
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.volume_transforms import volume_transforms
@@ -144,7 +144,7 @@ def labelled_volumes(
             refuses.
     """
     root = as_typed(root, "dataset_dir")
-    case_list = find_cases(root, layout)
+    case_list = images_in_order(find_cases(root, layout), slicing.images)
     refuse_other_images(case_list.images, slicing.images, root, "the run")
     found = {case.id: case for case in case_list.cases}
     missing = sorted(set(cases or ()) - set(found))

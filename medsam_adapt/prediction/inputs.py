@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
@@ -12,7 +12,7 @@ from medsam_adapt.data.datasets.cases import find_images, recognised_layout
 from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
 from medsam_adapt.data.volumes.files import suffix_of
 from medsam_adapt.data.volumes.image_search import find_image_sets
-from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, refuse_other_images
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, in_order, refuse_other_images
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, volume_files, volume_stem
 
 # What ends the names of labels that programs, ours among them, write beside an image.
@@ -139,13 +139,12 @@ def _in_order(
         if names == tuple(images):
             ordered[case] = image
             continue
-        is_same = len(names) == len(images) and {*map(class_key, names)} == {*map(class_key, images)}
-        if not isinstance(image, ImageSet) or not is_same or image.is_4d:
+        turned = in_order(image, images) if isinstance(image, ImageSet) else None
+        if turned is None:
             refuse_other_images(names, images, source, "this run")
             ordered[case] = image
             continue
-        places = [[class_key(name) for name in names].index(class_key(name)) for name in images]
-        ordered[case] = replace(image, names=tuple(images), files=tuple(image.files[place] for place in places))
+        ordered[case] = turned
         notes = (f"{source}: its images are {', '.join(names)}; the run takes them as {', '.join(images)}.",)
     return ordered, notes
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from medsam_adapt.weights.store import local_path
 
-_DEFAULT = "the default, which trains fastest on a processor"
-_OTHER = "--backbone lite_medsam, whose weights are installed, has seen patients and takes longer per step"
+_DEFAULT = "the default, whose weights ship with this package"
+_OTHER = "; lite_medsam, which is installed too, is far slower on a processor (docs/backbones.md)"
 
 
 def why_backbone(given: Mapping[str, Any], recipe: str, start: Path | None) -> str:
@@ -26,5 +26,4 @@ def why_backbone(given: Mapping[str, Any], recipe: str, start: Path | None) -> s
         return f"as in {start}"
     if recipe != "default":
         return f"that of the recipe '{recipe}'"
-    other = f" ({_OTHER}; see docs/backbones.md)" if local_path("lite_medsam") else ""
-    return _DEFAULT + other
+    return _DEFAULT + (_OTHER if local_path("lite_medsam") else "")

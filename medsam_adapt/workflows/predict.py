@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsam_adapt.config import checked_precision
@@ -99,7 +99,6 @@ def predict(
         InputError: anything wrong that shows before the model is loaded; after all other volumes are done, those that
             could not be read, or with ``fail_fast`` the first one of them at once.
     """
-    folders, source, folder = paths(runs), Path(input), Path(output)
     options = PredictionOptions(
         device=device,
         precision=precision,
@@ -117,22 +116,53 @@ def predict(
         gpus=_processes(gpus, device, cluster),
         cluster=cluster,
     )
-    share = part_of_environment() if part is None else parse_part(part)
-    if cluster is not None and not cluster.startswith("local") and source.suffix.lower() == ".zip":
+    volumes = _Volumes(Path(input), layout, series, part, overwrite, skip_existing)
+    return _segment(paths(runs), volumes, Path(output), options, reporter)
+
+
+@dataclass(frozen=True)
+class _Volumes:
+    """Which volumes are segmented; as the arguments of their names."""
+
+    source: Path
+    layout: str
+    series: str | None
+    part: str | None
+    overwrite: bool
+    skip_existing: bool
+
+
+def _segment(
+    folders: list[Path], volumes: _Volumes, output: Path, options: PredictionOptions, reporter: Reporter
+) -> list[Path]:
+    """Check all that can be checked without a network, then segment; the masks written."""
+    source = volumes.source
+    share = part_of_environment() if volumes.part is None else parse_part(volumes.part)
+    if options.cluster is not None and not options.cluster.startswith("local") and source.suffix.lower() == ".zip":
         raise InputError(f"{source}: the workers of --cluster do not see what is in it. Unpack it on the shared disk.")
     records = _weights_of(folders, options.prompts) or read_runs(folders)
     record = records[folders[0]]
-    _check(options, record, folders[0], overwrite and skip_existing)
+    _check(options, record, folders[0], volumes.overwrite and volumes.skip_existing)
     if share is not None:
         options = options.of_part(share)
     outputs = options.outputs.checked(record.overlapping, record.class_names, bool(record.painted))
     with _content_of(source) as found:
         recorded = None if options.report is None else recorded_cases(options.report)
         plan = plan_cases(
-            found, folder, outputs, overwrite, skip_existing, series, record, layout, fail_fast, share, recorded
+            found,
+            output,
+            outputs,
+            volumes.overwrite,
+            volumes.skip_existing,
+            volumes.series,
+            record,
+            volumes.layout,
+            options.fail_fast,
+            share,
+            recorded,
         )
         archive = source if found != source else None
-        return segment_cases(plan, folder, archive, records, replace(options, outputs=outputs), reporter)
+        return segment_cases(plan, output, archive, records, replace(options, outputs=outputs), reporter)
 
 
 def _processes(gpus: int | None, device: str, cluster: str | None) -> int:

@@ -17,7 +17,7 @@ from medsam_adapt.core.files import written_whole
 from medsam_adapt.core.literals import plain_path
 from medsam_adapt.core.parts import Part, device_of_process, local_rank
 from medsam_adapt.core.text import class_key
-from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.cases import find_cases, images_in_order
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.evaluation.shown_cases import SHOWN_FILE, choose_cases
@@ -71,10 +71,16 @@ class RunScoring:
         record = self.record
         values = {**run_knobs(record.bundle, **record.knobs).model_dump(), **record.config_values()}
         if self.data is not None:
-            found = find_cases(self.data, self.layout)
+            found = images_in_order(self._found, record.images)
             refuse_other_images(found.images, record.images, self.data, self.run)
             values |= {"layout": found.layout, "cases": None, "label_ids": matching_ids(found, record)}
         return values
+
+    @cached_property
+    def _found(self) -> CaseList:
+        """The cases of ``data``."""
+        assert self.data is not None, "asked for where it is given"
+        return find_cases(self.data, self.layout)
 
     @cached_property
     def _root(self) -> Path:
@@ -90,7 +96,11 @@ class RunScoring:
     @property
     def _notes(self) -> list[str]:
         own_cases = self.data is None and self._values["cases"] is not None
-        return notes_on(self.record, own_cases, self.rules)
+        notes = notes_on(self.record, own_cases, self.rules)
+        if self.data is not None and list(self._found.images) != self.record.images:
+            theirs, ours = (", ".join(names) for names in (self._found.images, self.record.images))
+            notes.append(f"The data set's images are {theirs}; the run takes them as {ours}.")
+        return notes
 
     def whole(self, reporter: Reporter) -> dict[str, Any]:
         """Score all cases; the content of ``metrics.json``."""

@@ -183,7 +183,7 @@ def test_a_run_without_prompts_labels_whole_scans(session, tmp_path):
     run = make_run(tmp_path / "whole", prompt="none", names=["spleen", "liver"])
     found = load_proposals(str(run), ["liver"], "cpu")
     client = TestClient(create_app(session, TOKEN, found), headers={"Authorization": f"Bearer {TOKEN}"})
-    assert client.post(f"{SCAN}/segmentation", json={}).json() == {"status": "proposed"}
+    assert client.post(f"{SCAN}/segmentation").json() == {"status": "proposed"}
     drawing = session.drawing("phantom_000")
     predicted = to_ras(found.automatic.predictor(session.scans["phantom_000"].image), drawing.header.affine)[0]
     np.testing.assert_array_equal(drawing.label == 1, predicted == 2)  # classes are matched by name

@@ -85,6 +85,20 @@ def test_a_missing_image_is_named_for_training_and_prediction(data, tmp_path, ca
     run = tmp_path / "run"
     call(capsys, "train", "--data", separate, "--bundle", "decoder", *SMALL, "--output", run)
     assert read_run(run).images == ["T1w", "T2w"]
+    listed = [
+        {"id": case, "image": [f"images/{case}/{name}.nii.gz" for name in ("T2w", "T1w")], "label": label}
+        for case, label in ((f"c{n}", f"labels/c{n}.nii.gz") for n in range(3))
+    ]
+    samples.text(separate / "turned.json", {"channel_names": {"0": "T2w", "1": "T1w"}, "training": listed})
+    on, turned = ["--from", run, "--epochs", "1", "--device", "cpu"], separate / "turned.json"
+    call(capsys, "train", "--data", turned, *on, "--set", "min_steps=1", "--output", tmp_path / "on")
+    assert read_run(tmp_path / "on").images == ["T1w", "T2w"]
+    for place in (separate, turned):
+        call(capsys, "evaluate", run, "--data", place, "--output", tmp_path / f"scores_{place.stem}", "--device", "cpu")
+    noted = json.loads((tmp_path / "scores_turned/metrics.json").read_text())["notes"]
+    assert "The data set's images are T2w, T1w; the run takes them as T1w, T2w." in noted
+    scores = [(tmp_path / f"scores_{name}/metrics.csv").read_text() for name in ("separate", "turned")]
+    assert scores[0] == scores[1]
     predict = ["-o", tmp_path / "masks", "--device", "cpu"]
     image = separate / "images/c1/T2w.nii.gz"
     image.unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medsam_adapt.cli.main import main as run_command
+from tests.warm import spawn_by_forking
 
 from .predicting import call, contents, refused
 
@@ -24,9 +25,10 @@ def expected(made, tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", ["--gpus", "--cluster"])
-def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, way):
+def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, monkeypatch, way):
     if way == "--cluster":
         pytest.importorskip("distributed")
+        spawn_by_forking(monkeypatch)
     words = prediction_in_parts.arguments(made / "run", made / "scans", tmp_path)
     code, out, err = call(capsys, *words[1:], way, "2" if way == "--gpus" else "local:2")
     assert (code, err) == (0, "")
@@ -40,7 +42,8 @@ def test_a_killed_process_loses_nothing(made, expected, tmp_path):
     assert prediction_in_parts.result(tmp_path) == expected
 
 
-def test_a_volume_that_cannot_be_read_stops_no_other(made, expected, tmp_path, capsys):
+def test_a_volume_that_cannot_be_read_stops_no_other(made, expected, tmp_path, capsys, monkeypatch):
+    spawn_by_forking(monkeypatch)
     scans = tmp_path / "scans"
     scans.mkdir()
     for path in (made / "scans").iterdir():

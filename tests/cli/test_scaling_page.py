@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from tests.doc_blocks import REPOSITORY, blocks
+from tests.warm import commands_by_forking, spawn_by_forking
 
 PAGE = REPOSITORY / "docs" / "scaling.md"
 SRUN = """#!/bin/bash
@@ -34,7 +36,6 @@ def place(made, tmp_path, monkeypatch):
     for number in (0, 1):
         shutil.copy(made / "scans" / f"case_{number}.nii.gz", tmp_path / "scans")
     programs = {
-        "medsam-adapt": f'#!/bin/bash\nexec {sys.executable} -m medsam_adapt.cli "$@"\n',
         "torchrun": f'#!/bin/bash\nexec {sys.executable} -m torch.distributed.run "$@"\n',
         "srun": SRUN,
     }
@@ -45,6 +46,13 @@ def place(made, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
+
+
+@pytest.fixture
+def commands(place):
+    """``medsam-adapt`` for the scripts."""
+    with commands_by_forking(place / "bin" / "medsam-adapt"):
+        yield
 
 
 def script(mark):
@@ -70,6 +78,7 @@ def check(place):
     ]
 
 
+@pytest.mark.usefixtures("commands")
 def test_the_job_array(place):
     text = script("#SBATCH --array=0-7").replace("--skip-existing", "--skip-existing --device cpu")
     for number in ("0", "1"):
@@ -77,6 +86,7 @@ def test_the_job_array(place):
     check(place)
 
 
+@pytest.mark.usefixtures("commands")
 def test_srun(place):
     run(place, ["bash", "-c", script("srun medsam-adapt").replace("--skip-existing", "--skip-existing --device cpu")])
     check(place)
@@ -88,9 +98,13 @@ def test_torchrun(place):
     check(place)
 
 
-def test_dask_on_slurm(place):
+def test_dask_on_slurm(place, monkeypatch):
     pytest.importorskip("distributed")
+    spawn_by_forking(monkeypatch)
     (place / "dask_jobqueue.py").write_text(QUEUE)
     (place / "segment.py").write_text(script("SLURMCluster"))
-    run(place, [sys.executable, "segment.py"], PYTHONPATH=str(place))
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "dask_jobqueue", raising=False)
+    monkeypatch.chdir(place)
+    runpy.run_path(str(place / "segment.py"), run_name="__main__")
     check(place)

@@ -9,6 +9,7 @@ from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
 from tests.small_networks import register_official
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=8", "--set", "min_steps=1"]
 
 

@@ -13,6 +13,7 @@ import pytest
 from medsam_adapt.core import cluster
 from medsam_adapt.core.cluster import open_cluster
 from medsam_adapt.core.errors import InputError
+from tests.warm import spawn_by_forking
 
 ITEMS = 12
 
@@ -50,8 +51,10 @@ class Squares:
 @pytest.fixture(scope="module")
 def local():
     pytest.importorskip("distributed")
-    with open_cluster("local:2") as opened:
-        yield opened
+    with pytest.MonkeyPatch.context() as patch:
+        spawn_by_forking(patch)
+        with open_cluster("local:2") as opened:
+            yield opened
 
 
 def test_a_lost_worker_loses_nothing(local, tmp_path):

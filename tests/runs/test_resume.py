@@ -14,6 +14,7 @@ from medsam_adapt.runs.checkpoint import read_checkpoint
 from medsam_adapt.training.setup import RunHandler
 from tests.equal_runs import differences
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
 SMALL += [part for name in ("batch_size=6", "min_steps=2", "val_interval=1") for part in ("--set", name)]
 
@@ -27,7 +28,7 @@ def call(capsys, *arguments):
 
 
 @pytest.fixture(scope="module")
-def whole(phantoms, tmp_path_factory):
+def whole(tiny_nano, phantoms, tmp_path_factory):
     """A finished run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.raises(SystemExit) as stopped:

@@ -9,6 +9,7 @@ from medsam_adapt.cli.main import main
 from medsam_adapt.training.run_handler import RunHandler
 from tests.equal_runs import differences
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 SMALL = ["--image-size", "32", "--epochs", "2", "--device", "cpu"]
 SETS = ("batch_size=4", "min_steps=3", "max_steps=3", "val_interval=1", "average=0.9")
 

@@ -30,6 +30,7 @@ from medsam_adapt.training.setup import RunHandler
 from medsam_adapt.workflows.training_notes import Display
 from tests.equal_runs import differences
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 SMALL = ["--bundle", "decoder", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
 SMALL += [part for name in ("batch_size=6", "min_steps=2", "val_interval=1") for part in ("--set", name)]
 NOBODY = 65534
@@ -51,7 +52,7 @@ def resumed(capsys, run):
 
 
 @pytest.fixture(scope="module")
-def whole(phantoms, tmp_path_factory):
+def whole(tiny_nano, phantoms, tmp_path_factory):
     """A training that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.raises(SystemExit) as stopped:

@@ -12,6 +12,7 @@ from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.workflows import cluster_trainings
 from medsam_adapt.workflows.cluster_trainings import _Training, _TrainingJob
 from medsam_adapt.workflows.convert import Conversion
+from tests.warm import spawn_by_forking
 
 
 def files(folder):
@@ -22,6 +23,7 @@ def files(folder):
 
 def test_workers_make_the_copy_of_one_process(phantoms, tmp_path, monkeypatch):
     pytest.importorskip("distributed")
+    spawn_by_forking(monkeypatch)
     expected = convert_cases(phantoms, tmp_path / "one")
     monkeypatch.chdir(tmp_path)
     made = Conversion(phantoms, (tmp_path / "copy").relative_to(tmp_path)).convert_on("local:2")

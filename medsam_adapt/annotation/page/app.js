@@ -485,7 +485,7 @@ class App {
     this.say(count ? `${count} slices drawn.` : "No further slice to draw: the structure ends here.");
   }
 
-  /** Have the run label the whole scan; a person's work is replaced only if this person says so. */
+  /** Have the run label the whole scan; a person's work is replaced only if this person agrees. */
   async segment(workedOn = null) {
     if (!this.model?.automatic) return;
     const { scan } = this;

@@ -17,7 +17,7 @@ from medsam_adapt.core.text import class_key, did_you_mean
 from medsam_adapt.data.datasets import layouts
 from medsam_adapt.data.datasets.annotated import with_annotated
 from medsam_adapt.data.volumes.case import IGNORE, CaseList
-from medsam_adapt.data.volumes.image_set import ImageSource
+from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, in_order
 
 
 def find_cases(root: str | Path, layout: str = "auto", need_labels: bool = True, series: str | None = None) -> CaseList:
@@ -71,6 +71,15 @@ def find_images(
         raise InputError(f"{root}: it holds no images in layout {layout}. Add volumes or name another --layout.")
     _check_ids(root, list(found))
     return layout, dict(sorted(found.items()))
+
+
+def images_in_order(cases: CaseList, images: Sequence[str]) -> CaseList:
+    """The cases with their images in the order of a run; as they are where they have others, or 4D files."""
+    if cases.images == tuple(images):
+        return cases
+    turned = [in_order(case.image, images) if isinstance(case.image, ImageSet) else None for case in cases.cases]
+    ordered = tuple(replace(case, image=image) for case, image in zip(cases.cases, turned, strict=True) if image)
+    return replace(cases, cases=ordered, images=tuple(images)) if len(ordered) == len(cases.cases) else cases
 
 
 def recognised_layout(root: Path) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -28,34 +27,25 @@ from medsam_adapt.core.distributed import main_process_first
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
-from medsam_adapt.data.datasets.cases import find_cases, select_classes
+from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
-from medsam_adapt.data.slices.geometry import (
-    SMALLEST_FITTING,
-    SlicePlan,
-    fitting_size,
-    suit_tiles,
-    suits_three_planes,
-    volume_to_slices,
-)
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
+from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.image_set import refuse_other_images
-from medsam_adapt.data.volumes.io import to_ras
-from medsam_adapt.data.volumes.label_coding import MOST_CLASSES, read_classes
+from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
-_LABEL_SAMPLE, _LABEL_SLICES = 6, 32  # volumes read, and slices of each, to determine how large structures are
 
 
 class EarlierRun(Protocol):
@@ -196,7 +186,11 @@ class TrainingData:
         self.policy_reason: str
         self.policy, self.policy_reason = self._choose_policy(intensity)
         if self.earlier is None:
-            self._fit_slices(planes, tiles, fits_size)
+            labelled = LabelledVolumes(
+                self._cases(self.split.train), self.check.headers, self.label_ids, self.cases.coding
+            )
+            chosen = fit_slices(labelled, self.image_size, self.axis, planes, tiles, fits_size, prompt != "none")
+            self.image_size, self.slice_size, self.three_planes = chosen
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
 
     @classmethod
@@ -290,22 +284,6 @@ class TrainingData:
         size = self.slice_size or self.image_size
         return SliceSettings(size, axis, self.policy, tuple(self.label_ids), self.cases.coding)
 
-    def _label_slices(self) -> Iterator[tuple[np.ndarray, np.ndarray, SlicePlan]]:
-        """Labels (N, rows, columns), the table of their parts, and the plan of slices, of some training volumes."""
-        cases = self._cases(self.split.train)
-        for case in cases[:: math.ceil(len(cases) / _LABEL_SAMPLE)]:
-            header = self.check.headers[case.id]
-            assert case.label_source is not None, "training cases have labels: find_cases checks it"
-            label, table = read_classes(case.label_source, self.label_ids, self.cases.coding, header)
-            label, affine = to_ras(label, header.affine)
-            spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            if table is None:
-                table = np.eye(len(self.class_names) + 1, dtype=np.uint8)[:, 1:]
-            for axis in self.axes:
-                slices = volume_to_slices(label, axis)
-                plan = SlicePlan.of(label.shape, tuple(spacing), axis, self.image_size)
-                yield slices[:: math.ceil(len(slices) / _LABEL_SLICES)], table, plan
-
     def samples(self, part: Part = "train") -> list[dict[str, Any]]:
         """{case, slice} of every training slice of ``part``; with prompts {case, slice, structure} of every structure.
 
@@ -355,6 +333,7 @@ class TrainingData:
         if self.channel_dropout and not cases.images:
             raise InputError(f"channel_dropout: {root} has one image a case. Leave it out.")
         if earlier is not None:
+            cases = images_in_order(cases, earlier.images)
             refuse_other_images(cases.images, earlier.images, root, "the run to start from")
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
@@ -387,22 +366,6 @@ class TrainingData:
                     f"{value}: the run to start from has {name} {own[name]}, and training from it keeps it. Leave out "
                     f"{value}."
                 )
-
-    def _fit_slices(self, planes: PlaneChoice, tiles: Tiles, fits_size: bool) -> None:
-        """Choose tiles, the image size and the directions by the training volumes, as far as settings leave it open.
-
-        Where tiles suit one direction, the others are left out: a long structure is no longer small on their slices.
-        """
-        headers = [self.check.headers[case_id] for case_id in self.split.train]
-        if fits_size:
-            self.image_size = max(fitting_size(headers, each) for each in self.axes)
-        chooses_tiles = fits_size and tiles == "auto" and self.prompt == "none"
-        if chooses_tiles and suit_tiles(self._label_slices(), self.image_size):
-            self.slice_size, self.image_size = self.image_size, SMALLEST_FITTING
-        elif planes == "auto" and self.prompt == "none" and suits_three_planes(headers):
-            self.three_planes = True
-            if fits_size:
-                self.image_size = max(fitting_size(headers, each) for each in self.axes)
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
         """The policy, and a sentence that states which it is and why."""

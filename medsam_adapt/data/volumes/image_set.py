@@ -202,12 +202,22 @@ def refuse_other_images(images: Sequence[str], known: Sequence[str], place: str 
     )
 
 
+def in_order(image: ImageSet, names: Sequence[str]) -> ImageSet | None:
+    """The images of a case in the order of ``names``; None where it has others, or a 4D file, whose order is fixed."""
+    keys, wanted = [class_key(name) for name in image.names], [class_key(name) for name in names]
+    if image.is_4d or sorted(keys) != sorted(wanted):
+        return None
+    places = [keys.index(key) for key in wanted]
+    series = tuple(image.series[place] for place in places) if image.series else ()
+    return replace(image, names=tuple(names), files=tuple(image.files[place] for place in places), series=series)
+
+
 def refuse_misplaced(names: Sequence[str], files: Sequence[str | Path], place: str | Path) -> None:
     """Raise an InputError where a file that is listed as one image of a case ends with the name of another one.
 
     Args:
         names: of the images, in their order.
-        files: the file or folder of each; one 4D file says nothing about the order.
+        files: the file or folder of each; the name of one 4D file is not looked at.
         place: who lists them, for the sentence.
     """
     if len(files) != len(names):

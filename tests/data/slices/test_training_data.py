@@ -204,3 +204,18 @@ def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
 
 def test_prompted_runs_see_whole_slices(data_of):
     assert data_of("ab", tiles="auto", prompt="box").slice_size is None
+
+
+@pytest.mark.parametrize(("length", "tiles"), [(20, True), (50, False)])
+def test_tiles_are_chosen_before_three_planes(tmp_path, length, tiles):
+    """Volumes of even voxels have both; tiles that suit the one direction are kept, and its slices alone."""
+    label = np.zeros((100, 100, 60), np.uint8)
+    label[40 : 40 + length, 60:70, 2:58] = 1  # long on coronal slices
+    for part, voxels in (("images", 100 + 100 * label.astype(np.int16)), ("labels", label)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / "a.nii.gz")
+    settings = {"detail": 8, "cache_dir": tmp_path / "cache", "tiles": "auto"}
+    data = TrainingData(tmp_path / "data", planes="auto", **settings)
+    assert data.three_planes is not tiles
+    assert (data.image_size, data.slice_size) == ((64, 112) if tiles else (112, None))
+    assert TrainingData(tmp_path / "data", planes="one", **settings).three_planes is False

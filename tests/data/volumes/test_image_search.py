@@ -8,7 +8,7 @@ import pytest
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
-from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.cases import find_cases, images_in_order
 from medsam_adapt.data.datasets.convert import convert_cases
 from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.image_set import refuse_misplaced
@@ -122,6 +122,16 @@ def test_another_order_is_put_right_by_names_and_reported(tmp_path):
         find_inputs(root, images=("T2", "FLAIR"))
 
 
+def test_cases_get_the_order_of_a_run_unless_their_images_are_others(tmp_path):
+    found = find_cases(nnunet(tmp_path, ["ADC", "T2"]))
+    turned = images_in_order(found, NAMES)
+    assert turned.images == turned.cases[0].image.names == NAMES
+    assert [path.name for path in turned.cases[2].image.files] == ["case_2_0001.nii.gz", "case_2_0000.nii.gz"]
+    assert images_in_order(found, ("T2", "DWI")) is found
+    assert images_in_order(turned, NAMES) is turned
+    assert images_in_order(found, ()) is found
+
+
 def test_the_decathlons_4d_files_hold_what_dataset_json_names(tmp_path):
     for number in range(3):
         samples.volume(tmp_path / f"imagesTr/prostate_0{number}.nii.gz", np.stack([VOXELS, VOXELS + 50], axis=-1))
@@ -202,6 +212,9 @@ def test_series_of_a_dicom_study_are_taken_together(tmp_path):
     assert header.modalities == ("MR", "ADC")
     np.testing.assert_array_equal(voxels[..., 1] - voxels[..., 0], 5)
     assert list(find_inputs(root, known_layout=found.layout, images=found.images).volumes) == ["a", "b"]
+    turned = find_inputs(root, "dicom:7,t2_tse", images=found.images)
+    assert "the run takes them as t2_tse, 7" in turned.notes[-1]
+    np.testing.assert_array_equal(read_volume(turned.volumes["a"])[0], voxels)  # each series with its own name
     with pytest.raises(InputError, match="the case a has no image 9"):
         find_cases(root, "dicom:t2_tse,9")
     assert json.dumps([str(each) for each in find_image_sets(root / "a", ("3", "7")).values()])

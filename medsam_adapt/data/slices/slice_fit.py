@@ -1,0 +1,108 @@
+"""Which slices suit the training volumes: their size, whole or in tiles, and of one direction or of three."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
+
+import numpy as np
+
+from medsam_adapt.config import Axis, PlaneChoice, Tiles
+from medsam_adapt.data.slices.geometry import (
+    SMALLEST_FITTING,
+    SlicePlan,
+    fitting_size,
+    suit_tiles,
+    suits_three_planes,
+    volume_to_slices,
+)
+from medsam_adapt.data.volumes.case import Case
+from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
+from medsam_adapt.data.volumes.label_coding import LabelCoding, read_classes
+
+_VOLUMES, _SLICES = 6, 32  # volumes read, and slices of each, to determine how large structures are
+
+
+class SliceFit(NamedTuple):
+    """What `fit_slices` chooses.
+
+    Attributes:
+        image_size: side in pixels of what the network sees.
+        slice_size: side of whole slices where the network sees tiles of them; else None.
+        three_planes: whether slices of all directions are learned.
+    """
+
+    image_size: int
+    slice_size: int | None
+    three_planes: bool
+
+
+@dataclass(frozen=True)
+class LabelledVolumes:
+    """The training volumes.
+
+    Attributes:
+        cases: with their label files.
+        headers: of their volumes, by case id.
+        label_ids: of the classes, in the label files.
+        coding: of the label files.
+    """
+
+    cases: Sequence[Case]
+    headers: Mapping[str, VolumeHeader]
+    label_ids: Sequence[int]
+    coding: LabelCoding
+
+    def slices(self, axis: Axis, image_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, SlicePlan]]:
+        """Labels (N, rows, columns), the table of their parts, and the plan of slices, of some of the volumes."""
+        for case in self.cases[:: math.ceil(len(self.cases) / _VOLUMES)]:
+            header = self.headers[case.id]
+            assert case.label_source is not None, "training cases have labels: find_cases checks it"
+            label, table = read_classes(case.label_source, self.label_ids, self.coding, header)
+            label, affine = to_ras(label, header.affine)
+            spacing = np.linalg.norm(affine[:3, :3], axis=0)
+            if table is None:
+                table = np.eye(len(self.label_ids) + 1, dtype=np.uint8)[:, 1:]
+            slices = volume_to_slices(label, axis)
+            plan = SlicePlan.of(label.shape, tuple(spacing), axis, image_size)
+            yield slices[:: math.ceil(len(slices) / _SLICES)], table, plan
+
+
+def fit_slices(
+    volumes: LabelledVolumes,
+    image_size: int,
+    axis: Axis,
+    planes: PlaneChoice,
+    tiles: Tiles,
+    fits_size: bool,
+    prompted: bool,
+) -> SliceFit:
+    """Choose the image size, tiles and directions by the training volumes, as far as the settings leave it open.
+
+    Where tiles suit the one direction, the others are left out: a long structure is no longer small on their slices.
+
+    Args:
+        volumes: that are trained on.
+        image_size: side of the square in pixels, kept unless ``fits_size``.
+        axis: slicing direction.
+        planes: as for `TrainingData`.
+        tiles: as for `TrainingData`.
+        fits_size: whether the image size follows from the volumes (`fitting_size`).
+        prompted: whether the network takes prompts, which lie on whole slices of one direction.
+    """
+    headers = [volumes.headers[case.id] for case in volumes.cases]
+
+    def size(directions: Sequence[Axis]) -> int:
+        return max(fitting_size(headers, each) for each in directions) if fits_size else image_size
+
+    directions: Sequence[Axis] = get_args(Axis) if planes == "three" else [axis]
+    whole = size(directions)
+    if fits_size and tiles == "auto" and not prompted:
+        labels = (each for direction in directions for each in volumes.slices(direction, whole))
+        if suit_tiles(labels, whole):
+            return SliceFit(SMALLEST_FITTING, whole, planes == "three")
+    if planes == "auto" and not prompted and suits_three_planes(headers):
+        return SliceFit(size(get_args(Axis)), None, three_planes=True)
+    return SliceFit(whole, None, planes == "three")
