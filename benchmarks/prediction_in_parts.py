@@ -274,8 +274,8 @@ def compare(steps: Steps, options: argparse.Namespace) -> None:
             if found is not None:
                 problems = unequal({**found, "seconds": 0, "codes": [0]}, {**one, "seconds": 0, "codes": [0]})
                 problems += [f"exit codes {found['codes']}"] * any(found["codes"])
-                verdict = "the same" if not problems else f"DIFFERENT: {'; '.join(problems)}"
-                print(f"{way:9} {count} processes: {found['seconds']:7.1f} s, {verdict}", flush=True)
+                outcome = "the same" if not problems else f"DIFFERENT: {'; '.join(problems)}"
+                print(f"{way:9} {count} processes: {found['seconds']:7.1f} s, {outcome}", flush=True)
 
 
 def tally(steps: Steps, options: argparse.Namespace) -> None:
