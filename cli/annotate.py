@@ -153,6 +153,7 @@ def listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen()  # requests that come before the server has started wait for it
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror}. Choose another one, or --port 0.") from error
     return listening
