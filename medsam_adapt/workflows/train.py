@@ -128,7 +128,6 @@ def train(
         FolderLock.refuse_if_held(order.output)
         if not (begun or is_false_start(order.output)):
             check_output(order.output, overwrite, RUN_FILE)
-    reporter.note(f"Backbone: {order.knobs.backbone}, {order.why_backbone}.")
     with training_logs(reporter):
         if order.knobs.minutes is not None and not begun:
             if order.knobs.cache_frozen == "off":  # nothing depends on the number of epochs: no step is measured
@@ -177,7 +176,6 @@ def plan_training(*arguments: Any, **options: Any) -> dict[str, Any]:
     if begun and is_finished(order.output):
         reporter.note(f"{order.output} is finished: there is nothing to continue.")
         return {}
-    reporter.note(f"Backbone: {order.knobs.backbone}, {order.why_backbone}.")
     with borrowed_cache(order.knobs.cache_dir) as cache, training_logs(reporter):
         # The output is borrowed too: MONAI's TensorBoard handler writes as soon as it is made.
         borrowed = order.knobs.model_copy(update={"cache_dir": str(cache)})

@@ -151,6 +151,7 @@ def prepare(order: TrainingOrder, reporter: Reporter) -> ConfigWorkflow:
     found = find_cases(data, knobs.layout)
     if knobs.classes and not knobs.from_run:
         select_classes(found, knobs.classes)
+    reporter.note(f"Backbone: {knobs.backbone}, {order.why_backbone}.")
     if knobs.layout == "auto":
         reporter.note(f"{data} looks like the layout '{found.layout}'.")
     reporter.note("Checking labels …")

@@ -27,7 +27,8 @@ from medsam_adapt.cli.main import main
 for line in " ".join(sys.argv[1:]).split(","):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main(line.split())
-print(*(set(sys.modules) - before))
+deferred = "segment_anything" in sys.modules and "sam_model_registry" not in vars(sys.modules["segment_anything"])
+print(*(set(sys.modules) - before - ({"segment_anything"} if deferred else set())))
 """
 
 

@@ -21,6 +21,8 @@ class TestLoRA(AdapterTester):
 
 
 class TestDecoderLoRA(AdapterTester):
+    start_tolerance = 1e-5  # a decoder without LoRA multiplies in another order (kernels/mask_decoder.py)
+
     def build(self):
         return DecoderLoRA(rank=4)
 

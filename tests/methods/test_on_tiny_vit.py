@@ -31,6 +31,8 @@ class TestDecoderOnly(TinyViTTester):
 
 
 class TestDecoderLoRA(TinyViTTester):
+    start_tolerance = 1e-5  # a decoder without LoRA multiplies in another order (kernels/mask_decoder.py)
+
     def build(self):
         return DecoderLoRA()
 
