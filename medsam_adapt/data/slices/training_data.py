@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
+from medsam_adapt.data.slices.earlier_run import EarlierRun
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
@@ -46,30 +47,6 @@ from medsam_adapt.weights.input_scaling import choose_input_scaling
 
 Part = Literal["train", "first_half", "second_half"]
 _BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
-
-
-class EarlierRun(Protocol):
-    """What training from a run keeps of it."""
-
-    class_names: list[str]
-    label_ids: list[int]
-    absent: list[str]
-    overlapping: bool
-    images: Any
-    policy: IntensityPolicy
-    image_size: int
-    axis: Axis
-    three_planes: bool
-    slice_size: int | None
-    channels: Channels
-    input_scaling: InputScaling
-    knobs: dict[str, Any]
-
-    @property
-    def ever_trained(self) -> set[str]: ...
-
-    @property
-    def ever_held_out(self) -> set[str]: ...
 
 
 class TrainingData:
