@@ -94,6 +94,7 @@ def test_cases_open_as_train_and_predict_read_them(tmp_path, make, layout, image
     name = layout.partition(":")[0] if layout != "auto" else make.__name__
     assert len(notes) == 1
     assert f"looks like the layout '{name}" in notes[0]
+    assert f": {len(trained)} {'case' if images else 'image'}{'s' * (len(trained) > 1)}." in notes[0]
 
     first = next(iter(session.scans))
     drawing = session.drawing(first)
