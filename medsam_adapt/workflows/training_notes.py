@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
+    from medsam_adapt.data.datasets.unlabelled import UnlabelledScans
     from medsam_adapt.feature_cache.frozen_work import FrozenWork
     from medsam_adapt.training.time_budget import TimeBudget
+_NAMED = 5  # scans, at most, where many are left out
 
 
 def note_precision(flow: ConfigWorkflow, reporter: Reporter) -> None:
@@ -47,6 +49,8 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     reporter.note(f"Grey levels: {data.policy_reason}")
     if data.cases.images:
         reporter.note(f"Images of a case: {data.slicing.describe_images()}.")
+    if data.unlabelled is not None:
+        note_unlabelled(data.unlabelled.scans, reporter)
     if data.earlier is not None:
         if kept := data.earlier.ever_held_out & {*split.held_out}:
             reporter.note(f"Held out by the run to start from, and still: {', '.join(sorted(kept))}.")
@@ -72,6 +76,16 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
         reporter.warn(
             f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted."
         )
+
+
+def note_unlabelled(scans: UnlabelledScans, reporter: Reporter) -> None:
+    """How many scans without labels are learned from, and which are left out."""
+    for note in scans.notes:
+        reporter.note(note)
+    reporter.note(f"Without labels: {len(scans.cases)} scan{'s' * (len(scans.cases) > 1)} of {scans.root}.")
+    if scans.left_out:
+        some = ", ".join(scans.left_out[:_NAMED]) + ", …" * (len(scans.left_out) > _NAMED)
+        reporter.note(f"{scans.root}: left out {len(scans.left_out)} that are cases of the labelled data ({some}).")
 
 
 def note_start(start: Path | None, knobs: Knobs, reporter: Reporter) -> None:
@@ -116,6 +130,7 @@ def plan_of(flow: ConfigWorkflow) -> dict[str, Any]:
         "classes": list(data.class_names),
         "train": list(data.split.train),
         "held_out": list(data.split.held_out),
+        "unlabelled": 0 if data.unlabelled is None else len(data.unlabelled.scans.cases),
         "image_size": data.image_size,
         "training_slices": len(data.samples()),
         "steps": steps,

@@ -23,6 +23,7 @@ class SliceDataset(Dataset):
         transform: random transforms included.
         weights: (N,) the share of the draws that each sample gets, summing to 1; all alike when None.
         views: the versions of the slices that are drawn, each sample with its ``row``; anything when None.
+        draws: how many draws a pass has; as many as there are samples when None.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class SliceDataset(Dataset):
         transform: Compose,
         weights: np.ndarray | None = None,
         views: Views | None = None,
+        draws: int | None = None,
     ) -> None:
         self.samples = samples
         self.transform = transform
         self.weights = weights
         self.views = views
+        self.draws = len(samples) if draws is None else draws
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -159,7 +162,7 @@ def slice_loader(
         InputError: there are too few samples for one batch of several processes.
     """
     together = batch_size * world_size()
-    draws = max(len(dataset), min_steps * together) if min_steps > 1 else len(dataset)
+    draws = max(dataset.draws, min_steps * together) if min_steps > 1 else dataset.draws
     if max_steps is not None:
         draws = min(draws, max_steps * together)
     if world_size() > 1 and draws < together:

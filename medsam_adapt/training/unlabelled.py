@@ -1,0 +1,147 @@
+"""Scans that nobody labelled: the network labels them on the way, and is trained on that beside the labelled ones.
+
+Self-training on whole volumes (Lee, Pseudo-label, ICML workshops 2013). The moving average of the weights labels, as
+the teacher of Tarvainen and Valpola does (Mean teachers are better role models, NeurIPS 2017): it fuses all directions
+of slices and removes fragments as prediction does, so its labels are better than what the network draws on the single,
+augmented slices that it learns from. Voxels that it is unsure of are not learned from.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.data.utils import affine_to_spacing
+
+from medsam_adapt.config import Knobs
+from medsam_adapt.core.distributed import any_process, is_main_process, rank, world_size
+from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.slices.unlabelled_slices import UnlabelledSlices
+from medsam_adapt.data.slices.volume_transforms import volume_transforms
+from medsam_adapt.data.volumes.label_coding import IGNORED, parts_of
+from medsam_adapt.networks.segmenter import Segmenter
+from medsam_adapt.training.average import AverageWeights
+
+if TYPE_CHECKING:
+    from medsam_adapt.data.slices.training_data import TrainingData
+    from medsam_adapt.training.time_budget import TimeBudget
+
+LABEL_FOLDER = "unlabelled"  # of a run, while it is trained
+
+
+class SelfTraining:
+    """Handler of the trainer that labels the unlabelled scans twice, each time at the start of an epoch.
+
+    The labels are files of the run's folder, which a resumed training reads again, and are removed at the end. Of
+    several processes that train together each labels its part of the scans.
+
+    Args:
+        data: with unlabelled scans.
+        segmenter: the network, not wrapped.
+        inferer: segments whole volumes, a `SlicewiseInferer`.
+        folder: of the run.
+        knobs: the settings of the run.
+        average: of the weights, which labels instead of them.
+        budget: the time budget, where the training has one.
+
+    Attributes:
+        times: how often the scans were labelled.
+        report: called with a sentence each time.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        segmenter: Segmenter,
+        inferer: Any,
+        folder: str | Path,
+        knobs: Knobs,
+        average: AverageWeights | None = None,
+        budget: TimeBudget | None = None,
+    ) -> None:
+        assert data.unlabelled is not None, "data with unlabelled scans"
+        self.slices: UnlabelledSlices = data.unlabelled
+        self.segmenter, self.average, self.budget = segmenter, average, budget
+        self.inferer = inferer.at_least(knobs.unlabelled_least)
+        self.load = volume_transforms(data.policy)
+        self.folder = Path(folder) / LABEL_FOLDER
+        first = knobs.unlabelled_from
+        self.starts = (first, (1 + first) / 2)
+        self.times = 0
+        self.report: Callable[[str], None] = logging.getLogger(__name__).info
+
+    def attach(self, engine: Any) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _begin_epoch(self, engine: Any) -> None:
+        share = (engine.state.epoch - 1) / engine.state.max_epochs if self.budget is None else self.budget.share
+        due = sum(share >= start for start in self.starts)
+        if due > self.times:
+            self.label(due)
+
+    def label(self, times: int) -> None:
+        """Label all scans with the present weights; from the next pass on their slices are drawn."""
+        mine = self.slices.scans.cases[rank() :: world_size()]
+        training = self.segmenter.training
+        self.segmenter.eval()
+        try:
+            with nullcontext() if self.average is None else self.average.applied():
+                unsure = [self._label_scan(case, self._place(times)) for case in mine]
+        finally:
+            self.segmenter.train(training)
+        any_process(False)  # all have written
+        self._read(times)
+        share = float(np.mean(unsure)) if unsure else 0.0
+        count = len(self.slices.scans.cases)
+        self.report(f"labelled {count} scan{'s' * (count > 1)} to train on; unsure of {share:.1%} of their voxels")
+
+    @torch.no_grad()
+    def _label_scan(self, case: Any, place: Path) -> float:
+        """Write the labels of one scan; the share of voxels that they leave out."""
+        image = self.load({"id": case.id, "image": case.entry()["image"]})["image"]
+        found = np.asarray(self.inferer(image[None], self.segmenter)[0])
+        spacing = affine_to_spacing(image.affine)
+        label, table = (found[0], None) if self.segmenter.head == "exclusive" else parts_of(found)
+        self.slices.write_labels(place, case.id, label, table, spacing)
+        return float((found == IGNORED).mean())
+
+    def _read(self, times: int) -> None:
+        try:
+            self.slices.read_labels(self._place(times))
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"{self._place(times)}: the labels of the unlabelled scans cannot be read ({error}). Put them back, or "
+                "train again with --overwrite."
+            ) from error
+        self.times = times
+
+    def _place(self, times: int) -> Path:
+        return self.folder / str(times)  # the ones before are still those of the last checkpoint
+
+    def _finish(self, engine: Any) -> None:
+        if not self.times:
+            logging.getLogger(__name__).warning(
+                "unlabelled: no epoch began after %.0f %% of the training, so the scans were not used. Set max_steps "
+                "to make epochs shorter.",
+                100 * self.starts[0],
+            )
+        if is_main_process():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def state_dict(self) -> dict[str, int]:
+        """What is needed to resume, beside the files of labels."""
+        return {"times": self.times}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Resume from what `state_dict` gave."""
+        if state["times"]:
+            self._read(state["times"])
