@@ -170,7 +170,7 @@ def train_ours(trial: Trial, folders: Mapping[str, Path], masks: Path, arguments
     run, options = trial.folder / "run", [] if bundle == "default" else ["--bundle", bundle]
     options += [part for setting in settings if "=" in setting for part in ("--set", setting)]
     if "unlabelled" in settings:
-        options += ["--unlabelled", link_unlabelled(trial)]
+        options += ["--unlabelled", str(link_unlabelled(trial))]
     if arguments.minutes:
         options += ["--minutes", str(arguments.minutes)]
     started = time.monotonic()

@@ -145,6 +145,9 @@ class Knobs(BaseModel):
         None,
         description="folder of scans without labels; during the training the network labels them and learns from that",
     )
+    unlabelled_most: int | None = Field(
+        30, ge=1, description="unlabelled scans that are used, drawn at random where there are more; null: all"
+    )
     unlabelled_share: float = Field(
         0.5, gt=0, lt=1, description="of the slices that are drawn, once unlabelled scans are labelled"
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from medsam_adapt.core.distributed import any_process, is_main_process, rank, wo
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.unlabelled_slices import UnlabelledSlices
 from medsam_adapt.data.slices.volume_transforms import volume_transforms
+from medsam_adapt.data.volumes.case import Case
 from medsam_adapt.data.volumes.label_coding import IGNORED, parts_of
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.training.average import AverageWeights
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from medsam_adapt.data.slices.training_data import TrainingData
     from medsam_adapt.training.time_budget import TimeBudget
 
+_SHARE_OF_TIME = 0.1  # of a time budget, for labelling all scans once
 LABEL_FOLDER = "unlabelled"  # of a run, while it is trained
 
 
@@ -95,17 +98,27 @@ class SelfTraining:
         self.segmenter.eval()
         try:
             with nullcontext() if self.average is None else self.average.applied():
-                unsure = [self._label_scan(case, self._place(times)) for case in mine]
+                unsure = list(self._label_scans(mine, self._place(times)))
         finally:
             self.segmenter.train(training)
         any_process(False)  # all have written
         self._read(times)
-        share = float(np.mean(unsure)) if unsure else 0.0
-        count = len(self.slices.scans.cases)
-        self.report(f"labelled {count} scan{'s' * (count > 1)} to train on; unsure of {share:.1%} of their voxels")
+        if unsure:
+            of = "" if len(unsure) == len(mine) else f" of {len(mine)}, as many as the time allows,"
+            self.report(
+                f"scans labelled to train on: {len(unsure)}{of}; unsure of {np.mean(unsure):.1%} of their voxels"
+            )
+
+    def _label_scans(self, cases: Sequence[Case], place: Path) -> Iterator[float]:
+        """Label scans until all are, or a share of the time budget is used."""
+        begun = time.monotonic()
+        for case in cases:
+            yield self._label_scan(case, place)
+            if self.budget is not None and time.monotonic() - begun > _SHARE_OF_TIME * self.budget.seconds:
+                return
 
     @torch.no_grad()
-    def _label_scan(self, case: Any, place: Path) -> float:
+    def _label_scan(self, case: Case, place: Path) -> float:
         """Write the labels of one scan; the share of voxels that they leave out."""
         image = self.load({"id": case.id, "image": case.entry()["image"]})["image"]
         found = np.asarray(self.inferer(image[None], self.segmenter)[0])
@@ -116,7 +129,7 @@ class SelfTraining:
 
     def _read(self, times: int) -> None:
         try:
-            self.slices.read_labels(self._place(times))
+            self.slices.read_labels(*(self._place(each) for each in range(times, 0, -1)))
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"{self._place(times)}: the labels of the unlabelled scans cannot be read ({error}). Put them back, or "

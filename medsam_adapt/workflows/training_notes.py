@@ -82,7 +82,8 @@ def note_unlabelled(scans: UnlabelledScans, reporter: Reporter) -> None:
     """How many scans without labels are learned from, and which are left out."""
     for note in scans.notes:
         reporter.note(note)
-    reporter.note(f"Without labels: {len(scans.cases)} scan{'s' * (len(scans.cases) > 1)} of {scans.root}.")
+    drawn = f", drawn from {scans.found} (--set unlabelled_most=N)" if scans.found > len(scans.cases) else ""
+    reporter.note(f"Without labels: {len(scans.cases)} scan{'s' * (len(scans.cases) > 1)} of {scans.root}{drawn}.")
     if scans.left_out:
         some = ", ".join(scans.left_out[:_NAMED]) + ", …" * (len(scans.left_out) > _NAMED)
         reporter.note(f"{scans.root}: left out {len(scans.left_out)} that are cases of the labelled data ({some}).")

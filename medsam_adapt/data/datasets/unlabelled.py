@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256
 from medsam_adapt.data.datasets.scans import find_inputs
@@ -21,16 +23,20 @@ class UnlabelledScans:
         root: the folder.
         cases: without labels, sorted by id.
         left_out: names of the scans that are cases of the labelled data set, held-out ones among them.
+        found: how many there were before some were drawn.
         notes: what was recognised, in sentences.
     """
 
     root: Path
     cases: tuple[Case, ...]
     left_out: tuple[str, ...] = ()
+    found: int = 0
     notes: tuple[str, ...] = ()
 
 
-def find_unlabelled(root: str | Path, labelled: CaseList, seen: Iterable[str] = ()) -> UnlabelledScans:
+def find_unlabelled(
+    root: str | Path, labelled: CaseList, seen: Iterable[str] = (), most: int | None = None, seed: int = 0
+) -> UnlabelledScans:
     """The scans of a folder, as `find_inputs` finds them; opens none of them.
 
     A scan that has the name or the bytes of an image of the labelled data set is left out, whatever part of the split
@@ -40,6 +46,8 @@ def find_unlabelled(root: str | Path, labelled: CaseList, seen: Iterable[str] = 
         root: a folder of scans, or a data set's folder, whose labels are not looked at.
         labelled: the cases of the training's data set.
         seen: names of further cases to leave out, which an earlier run trained on or held out.
+        most: how many scans to draw where there are more; all when None.
+        seed: of the draw.
 
     Raises:
         InputError: no such folder, no scan in it, other images of a case than the training takes, or no scan that is
@@ -64,7 +72,8 @@ def find_unlabelled(root: str | Path, labelled: CaseList, seen: Iterable[str] = 
             f"--unlabelled {root}: all {len(left_out)} scans are cases of {labelled.root}. Give a folder with other "
             "scans."
         )
-    return UnlabelledScans(root, tuple(cases), tuple(left_out), found.notes)
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(cases))[:most])
+    return UnlabelledScans(root, tuple(cases[i] for i in drawn), tuple(left_out), len(cases), found.notes)
 
 
 def _first_file(image: ImageSource) -> Path:

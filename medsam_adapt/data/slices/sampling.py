@@ -38,10 +38,15 @@ class SliceDataset(Dataset):
         self.transform = transform
         self.weights = weights
         self.views = views
-        self.draws = len(samples) if draws is None else draws
+        self._draws = draws
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def draws(self) -> int:
+        """How many draws a pass has."""
+        return len(self) if self._draws is None else self._draws
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, seed = key if isinstance(key, tuple) else (key, 0)

@@ -104,15 +104,20 @@ class StoredScan(StoredCase):
         case_id: of the scan.
         folder: of its images.
         classes: how many a network draws.
+
+    Attributes:
+        labelled: whether they have labels.
     """
 
     def __init__(self, case_id: str, folder: Path, classes: int) -> None:
         self.case_id, self.unannotated, self.table = case_id, (), None
         self.images = StoredArray(folder / "images.npy")
+        self.labelled = False
         self.voxels = np.zeros((len(self.images), classes + 1), dtype=np.int64)
 
     def read_labels(self, folder: Path) -> None:
         """Take the `label_arrays` in a folder for the labels."""
+        self.labelled = True
         self.labels = StoredArray(folder / "labels.npy")
         self.voxels = np.load(folder / "voxels.npy")
         self.table = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None

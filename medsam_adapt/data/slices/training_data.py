@@ -85,6 +85,7 @@ class TrainingData:
         channel_dropout: probability with which training leaves out each of several images of a case.
         unlabelled: folder of scans without labels to train on too.
         unlabelled_share: of the draws that they get.
+        unlabelled_most: how many of them are used.
 
     Raises:
         InputError: for all the problems of the files, reported together.
@@ -119,6 +120,7 @@ class TrainingData:
         channel_dropout: float = 0.0,
         unlabelled: str | Path | None = None,
         unlabelled_share: float = 0.5,
+        unlabelled_most: int | None = None,
     ) -> None:
         variant = get_variant(backbone)
         fits_size = image_size is None and detail > 0 and variant.small
@@ -174,7 +176,9 @@ class TrainingData:
             )
             chosen = fit_slices(labelled, self.image_size, self.axis, planes, tiles, fits_size, prompt != "none")
             self.image_size, self.slice_size, self.three_planes = chosen
-        self.unlabelled = None if unlabelled is None else self._find_unlabelled(unlabelled, unlabelled_share)
+        self.unlabelled: UnlabelledSlices | None = None
+        if unlabelled is not None:
+            self.unlabelled = self._find_unlabelled(unlabelled, unlabelled_share, unlabelled_most)
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
 
     @classmethod
@@ -318,14 +322,14 @@ class TrainingData:
         """{id, image, label} paths of the held-out cases."""
         return [case.entry() for case in self._cases(self.split.held_out)]
 
-    def _find_unlabelled(self, root: str | Path, share: float) -> UnlabelledSlices:
+    def _find_unlabelled(self, root: str | Path, share: float, most: int | None) -> UnlabelledSlices:
         if self.prompt != "none":
             raise InputError(
                 f"--unlabelled {root}: a run with {self.prompt} prompts cannot label scans by itself. Leave out "
                 "--prompt, or --unlabelled."
             )
         seen = self.earlier.ever_trained | self.earlier.ever_held_out if self.earlier else set()
-        scans = find_unlabelled(as_typed(root, "unlabelled"), self.cases, seen)
+        scans = find_unlabelled(as_typed(root, "unlabelled"), self.cases, seen, most, self.seed)
         return UnlabelledSlices(scans, share, self.empty_share, self.seed, self.sampling == "balanced")
 
     def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None, channels: ChannelChoice) -> CaseList:

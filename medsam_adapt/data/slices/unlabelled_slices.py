@@ -94,11 +94,21 @@ class UnlabelledSlices:
             for name, array in label_arrays(label, table, plan, axis, len(settings.label_ids)).items():
                 np.save(place / f"{name}.npy", array)
 
-    def read_labels(self, folder: Path) -> None:
-        """Take the labels in a folder, and draw slices by them from the next pass on."""
+    def read_labels(self, *folders: Path) -> None:
+        """Take the labels in the first of some folders that has a scan's, and draw by them from the next pass on.
+
+        Scans without labels are not drawn.
+
+        Raises:
+            OSError, ValueError, EOFError: the first folder is missing, or labels are damaged.
+        """
+        present = [{path.name for path in folder.iterdir()} for folder in folders[:1]]
+        present += [{path.name for path in folder.iterdir()} if folder.is_dir() else set() for folder in folders[1:]]
         for axis, stored in self._stored.items():
             for name, scan in stored.items():
-                scan.read_labels(_place(folder, name, axis))
+                place = next((folder for folder, names in zip(folders, present, strict=True) if name in names), None)
+                if place is not None:
+                    scan.read_labels(_place(place, name, axis))
         drawn = self._shares()
         for together, count in self._weights:
             labelled = together[:count] / together[:count].sum()
@@ -110,7 +120,7 @@ class UnlabelledSlices:
         random = np.random.default_rng(self.seed)
         kept, shows = [], []
         for scan in self.views().values():
-            slices = scan.training_slices(self.empty_share, random)
+            slices = scan.training_slices(self.empty_share, random) if scan.labelled else []
             kept.append(np.isin(np.arange(len(scan.voxels)), slices))
             shows.append(scan.voxels[:, 1:] > 0)
         chosen, memberships = np.concatenate(kept), np.concatenate(shows)
