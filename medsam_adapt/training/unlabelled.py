@@ -22,8 +22,10 @@ from ignite.engine import Events
 from monai.data.utils import affine_to_spacing
 
 from medsam_adapt.config import Knobs
-from medsam_adapt.core.distributed import any_process, is_main_process, rank, world_size
+from medsam_adapt.core.distributed import is_main_process, rank, union, world_size
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.files import make_shared_folder
+from medsam_adapt.core.interrupts import raise_if_stopped
 from medsam_adapt.data.slices.unlabelled_slices import UnlabelledSlices
 from medsam_adapt.data.slices.volume_transforms import volume_transforms
 from medsam_adapt.data.volumes.case import Case
@@ -56,6 +58,7 @@ class SelfTraining:
 
     Attributes:
         times: how often the scans were labelled.
+        expected: numbers of the classes that every scan should have.
         report: called with a sentence each time.
     """
 
@@ -74,6 +77,7 @@ class SelfTraining:
         self.segmenter, self.average, self.budget = segmenter, average, budget
         self.inferer = inferer.at_least(knobs.unlabelled_least)
         self.load = volume_transforms(data.policy)
+        self.expected = classes_of_all(data)
         self.folder = Path(folder) / LABEL_FOLDER
         first = knobs.unlabelled_from
         self.starts = (first, (1 + first) / 2)
@@ -96,35 +100,45 @@ class SelfTraining:
         mine = self.slices.scans.cases[rank() :: world_size()]
         training = self.segmenter.training
         self.segmenter.eval()
+        make_shared_folder(self._place(times))
         try:
             with nullcontext() if self.average is None else self.average.applied():
-                unsure = list(self._label_scans(mine, self._place(times)))
+                found = dict(self._label_scans(mine, self._place(times)))
         finally:
             self.segmenter.train(training)
-        any_process(False)  # all have written
+        unsure = union(found)  # all have written
         self._read(times)
-        if unsure:
-            of = "" if len(unsure) == len(mine) else f" of {len(mine)}, as many as the time allows,"
-            self.report(
-                f"scans labelled to train on: {len(unsure)}{of}; unsure of {np.mean(unsure):.1%} of their voxels"
-            )
+        used = [share for share in unsure.values() if share is not None]
+        some = f" of {len(self.slices.scans.cases)}" if len(used) < len(self.slices.scans.cases) else ""
+        why = "" if len(used) == len(unsure) else f"; a class was not found in {len(unsure) - len(used)} others"
+        share = f"; unsure of {np.mean(used):.1%} of their voxels" if used else ""
+        self.report(f"scans labelled to train on: {len(used)}{some}{share}{why}")
 
-    def _label_scans(self, cases: Sequence[Case], place: Path) -> Iterator[float]:
-        """Label scans until all are, or a share of the time budget is used."""
+    def _label_scans(self, cases: Sequence[Case], place: Path) -> Iterator[tuple[str, float | None]]:
+        """Id and result of scan after scan, until all are labelled or a share of the time budget is used."""
         begun = time.monotonic()
         for case in cases:
-            yield self._label_scan(case, place)
+            if world_size() == 1:
+                raise_if_stopped()  # what was kept after the last epoch labels again
+            yield case.id, self._label_scan(case, place)
             if self.budget is not None and time.monotonic() - begun > _SHARE_OF_TIME * self.budget.seconds:
                 return
 
     @torch.no_grad()
-    def _label_scan(self, case: Case, place: Path) -> float:
-        """Write the labels of one scan; the share of voxels that they leave out."""
+    def _label_scan(self, case: Case, place: Path) -> float | None:
+        """Write the labels of one scan; the share of voxels that they leave out.
+
+        None, and nothing is written, where a class is not found that all labelled cases have: to learn that it is not
+        there would make it harder to find.
+        """
         image = self.load({"id": case.id, "image": case.entry()["image"]})["image"]
         found = np.asarray(self.inferer(image[None], self.segmenter)[0])
-        spacing = affine_to_spacing(image.affine)
-        label, table = (found[0], None) if self.segmenter.head == "exclusive" else parts_of(found)
-        self.slices.write_labels(place, case.id, label, table, spacing)
+        exclusive = self.segmenter.head == "exclusive"
+        for number in self.expected:
+            if not (found == number if exclusive else found[number - 1] == 1).any():
+                return None
+        label, table = (found[0], None) if exclusive else parts_of(found)
+        self.slices.write_labels(place, case.id, label, table, affine_to_spacing(image.affine))
         return float((found == IGNORED).mean())
 
     def _read(self, times: int) -> None:
@@ -158,3 +172,13 @@ class SelfTraining:
         """Resume from what `state_dict` gave."""
         if state["times"]:
             self._read(state["times"])
+
+
+def classes_of_all(data: TrainingData) -> list[int]:
+    """Numbers (from 1) of the classes that are in the label of every training case in which they were annotated."""
+    cases = data.store().values()
+    numbers = range(1, len(data.class_names) + 1)
+    drawn = {number: [case for case in cases if number not in case.unannotated] for number in numbers}
+    return [
+        number for number in numbers if drawn[number] and all(each.voxels[:, number].any() for each in drawn[number])
+    ]

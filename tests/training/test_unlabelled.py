@@ -99,7 +99,7 @@ def test_the_average_labels_and_held_out_scans_stay_unseen(phantoms, scans, tmp_
     knobs = SimpleNamespace(unlabelled_least=0.9, unlabelled_from=0.4)
     training = SelfTraining(data, network, SlicewiseInferer(data.slicing), tmp_path / "run", knobs, average)
     said = []
-    training.report = said.append
+    training.report, training.expected = said.append, [1]
     training.label(1)
     assert network.level == 0
     assert network.training
@@ -133,3 +133,24 @@ def test_a_dry_run_counts_the_scans(phantoms, scans, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["unlabelled"] == 2
     assert train(*options, "--prompt", "box") == 2
     assert "cannot label scans by itself" in capsys.readouterr().err
+
+
+def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phantoms, scans, tmp_path):
+    data = TrainingData(phantoms, image_size=32, held_out=0, cache_dir=tmp_path, unlabelled=scans)
+    dataset = data.dataset()
+    knobs = SimpleNamespace(unlabelled_least=0.9, unlabelled_from=0.4)
+    network = Guess(32)
+    training = SelfTraining(data, network, SlicewiseInferer(data.slicing), tmp_path / "run", knobs)
+    assert training.expected == [1, 2, 3, 4, 5]
+    said = []
+    training.report = said.append
+    training.label(1)  # it finds the first class at most
+    assert said == ["scans labelled to train on: 0 of 2; a class was not found in 2 others"]
+    of_scans = np.array([sample["case"].startswith("scan") for sample in dataset.samples])
+    assert dataset.weights.sum() == pytest.approx(1)
+    assert dataset.weights[of_scans].sum() == 0
+    network.level.data.fill_(9.0)
+    training.expected = [1]
+    training.label(2)
+    assert said[1].startswith("scans labelled to train on: 2; unsure of ")
+    assert dataset.weights[of_scans].sum() == pytest.approx(0.5)
