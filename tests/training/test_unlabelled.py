@@ -11,6 +11,7 @@ from torch import nn
 
 from medsam_adapt.cli.main import main
 from medsam_adapt.data.phantom.phantom import write_phantoms
+from medsam_adapt.data.slices.sampling import SliceDataset
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.training.run_handler import RunHandler
@@ -154,3 +155,26 @@ def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phant
     training.label(2)
     assert said[1].startswith("scans labelled to train on: 2; unsure of ")
     assert dataset.weights[of_scans].sum() == pytest.approx(0.5)
+
+
+@pytest.mark.usefixtures("tiny_nano")
+@pytest.mark.parametrize("bundle", ["adaptformer", "blosam", "infosam", "lora", "samcobot", "samparser"])
+def test_every_bundle_learns_from_scans(phantoms, scans, tmp_path, monkeypatch, bundle):
+    monkeypatch.setattr("medsam_adapt.training.unlabelled.classes_of_all", lambda data: [])
+    seen = []
+    collect = SliceDataset.__getitem__
+
+    def noted(dataset, key):
+        sample = collect(dataset, key)
+        seen.append(sample["case"])
+        return sample
+
+    monkeypatch.setattr(SliceDataset, "__getitem__", noted)
+    cached = bundle == "samparser"
+    sets = (*SETS, "unlabelled_least=0", "empty_share=1.0", *(["cache_frozen=on", "cached_views=1"] if cached else []))
+    options = [part for name in sets for part in ("--set", name)]
+    small = ["--image-size", "32", "--epochs", "2", "--device", "cpu"]
+    command = ["--data", phantoms, "--unlabelled", scans, "--bundle", bundle, *small, *options]
+    assert train(*command, "--output", tmp_path / "run") == 0
+    drawn = {name.split(" ")[0] for name in seen}
+    assert {"scan_0", "scan_1"} <= drawn
