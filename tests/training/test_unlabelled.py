@@ -99,12 +99,12 @@ def test_the_average_labels_and_held_out_scans_stay_unseen(phantoms, scans, tmp_
     average = SimpleNamespace(applied=lambda: Applied(network.level))
     knobs = SimpleNamespace(unlabelled_least=0.9, unlabelled_from=0.4)
     training = SelfTraining(data, network, SlicewiseInferer(data.slicing), tmp_path / "run", knobs, average)
-    said = []
-    training.report, training.expected = said.append, [1]
+    reports = []
+    training.report, training.expected = reports.append, [1]
     training.label(1)
     assert network.level == 0
     assert network.training
-    assert said[0].startswith("scans labelled to train on: 2; unsure of ")
+    assert reports[0].startswith("scans labelled to train on: 2; unsure of ")
     labels = {name: np.asarray(scan.labels) for name, scan in data.unlabelled.views().items()}
     assert set(labels) == {"scan_0", "scan_1"}
     for label in labels.values():
@@ -143,17 +143,17 @@ def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phant
     network = Guess(32)
     training = SelfTraining(data, network, SlicewiseInferer(data.slicing), tmp_path / "run", knobs)
     assert training.expected == [1, 2, 3, 4, 5]
-    said = []
-    training.report = said.append
+    reports = []
+    training.report = reports.append
     training.label(1)  # it finds the first class at most
-    assert said == ["scans labelled to train on: 0 of 2; a class was not found in 2 others"]
+    assert reports == ["scans labelled to train on: 0 of 2; a class was not found in 2 others"]
     of_scans = np.array([sample["case"].startswith("scan") for sample in dataset.samples])
     assert dataset.weights.sum() == pytest.approx(1)
     assert dataset.weights[of_scans].sum() == 0
     network.level.data.fill_(9.0)
     training.expected = [1]
     training.label(2)
-    assert said[1].startswith("scans labelled to train on: 2; unsure of ")
+    assert reports[1].startswith("scans labelled to train on: 2; unsure of ")
     assert dataset.weights[of_scans].sum() == pytest.approx(0.5)
 
 
