@@ -12,6 +12,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.intensity_rules import checked_setting
 
 Axis = Literal["axial", "coronal", "sagittal"]
+AxisChoice = Literal["auto", "axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
 PlaneChoice = Literal["auto", "one", "three"]
@@ -59,9 +60,13 @@ class Knobs(BaseModel):
         le=4096,
         multiple_of=16,
         description="side of a slice in pixels; null is the backbone's default, or with a detail "
-        "branch on a small backbone the resolution of the training volumes, from 64 to 256",
+        "branch on a small backbone the resolution of the training volumes, from 64 to 128",
     )
-    axis: Axis = Field("axial", description="slicing direction")
+    axis: AxisChoice = Field(
+        "axial",
+        description="slicing direction; auto: that in which the voxels of all training volumes are clearly longest, "
+        "as in a sagittal acquisition of thick slices, else axial",
+    )
     planes: PlaneChoice = Field(
         "one",
         description="one: slices along axis; three: axial, coronal and sagittal slices train one network, and its "

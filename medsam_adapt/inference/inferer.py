@@ -48,9 +48,10 @@ class SlicewiseInferer(Inferer):
     ) -> None:
         self.slicing, self.batch_size, self.output, self.least = slicing, batch_size, output, least
 
-    def at_least(self, least: float) -> SlicewiseInferer:
-        """The same inferer, whose labels are `IGNORED` where the probability is below ``least``."""
-        return SlicewiseInferer(self.slicing, self.batch_size, "labels", least)
+    def at_least(self, least: float, whole: Sequence[str]) -> SlicewiseInferer:
+        """The same inferer, its labels `IGNORED` where the probability is below ``least``, ``whole`` in one piece."""
+        slicing = self.slicing.slicing.model_copy(update={"whole": [*whole]})
+        return SlicewiseInferer(slicing, self.batch_size, "labels", least)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:

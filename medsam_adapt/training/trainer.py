@@ -105,9 +105,11 @@ def build_trainer(
     budgets = {} if budget is None else {"budget": budget}
     average = AverageWeights(segmenter, knobs.average) if knobs.average else None
     averages = {} if average is None else {"average": average}
+    record = record_of(data, segmenter, knobs, *beside.values())
     selves = {}
     if data.unlabelled is not None:
-        selves["unlabelled"] = SelfTraining(data, segmenter, validator.inferer, folder, knobs, average, budget)
+        settings = folder, knobs, record.whole, average, budget
+        selves["unlabelled"] = SelfTraining(data, segmenter, validator.inferer, *settings)
     handlers: list[Any] = [
         *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values() if budget is None),
         *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_main_process() else []),
@@ -115,7 +117,7 @@ def build_trainer(
         # Within a time budget the last weights, whose learning rate came to zero, are validated alone.
         *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates and not budget else []),
         RunHandler(
-            record_of(data, segmenter, knobs, *beside.values()),
+            record,
             segmenter,
             folder,
             bundle_root,

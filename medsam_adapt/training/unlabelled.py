@@ -22,7 +22,7 @@ from ignite.engine import Events
 from monai.data.utils import affine_to_spacing
 
 from medsam_adapt.config import Knobs
-from medsam_adapt.core.distributed import is_main_process, rank, union, world_size
+from medsam_adapt.core.distributed import is_main_process, main_process_first, rank, union, world_size
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import make_shared_folder
 from medsam_adapt.core.interrupts import raise_if_stopped
@@ -53,6 +53,7 @@ class SelfTraining:
         inferer: segments whole volumes, a `SlicewiseInferer`.
         folder: of the run.
         knobs: the settings of the run.
+        whole: names of the classes of which fragments are removed.
         average: of the weights, which labels instead of them.
         budget: the time budget, where the training has one.
 
@@ -69,13 +70,14 @@ class SelfTraining:
         inferer: Any,
         folder: str | Path,
         knobs: Knobs,
+        whole: Sequence[str] = (),
         average: AverageWeights | None = None,
         budget: TimeBudget | None = None,
     ) -> None:
         assert data.unlabelled is not None, "data with unlabelled scans"
         self.slices: UnlabelledSlices = data.unlabelled
         self.segmenter, self.average, self.budget = segmenter, average, budget
-        self.inferer = inferer.at_least(knobs.unlabelled_least)
+        self.inferer = inferer.at_least(knobs.unlabelled_least, whole)
         self.load = volume_transforms(data.policy)
         self.expected = classes_of_all(data)
         self.folder = Path(folder) / LABEL_FOLDER
@@ -99,11 +101,15 @@ class SelfTraining:
         """Label all scans with the present weights; from the next pass on their slices are drawn."""
         mine = self.slices.scans.cases[rank() :: world_size()]
         training = self.segmenter.training
+        place = self._place(times)
+        with main_process_first():
+            if is_main_process():
+                shutil.rmtree(place, ignore_errors=True)  # of a process that was killed here
+                make_shared_folder(place)
         self.segmenter.eval()
-        make_shared_folder(self._place(times))
         try:
             with nullcontext() if self.average is None else self.average.applied():
-                found = dict(self._label_scans(mine, self._place(times)))
+                found = dict(self._label_scans(mine, place))
         finally:
             self.segmenter.train(training)
         unsure = union(found)  # all have written
@@ -124,21 +130,32 @@ class SelfTraining:
             if self.budget is not None and time.monotonic() - begun > _SHARE_OF_TIME * self.budget.seconds:
                 return
 
+    def estimate(self) -> float:
+        """About how many seconds all labelling takes, from one scan."""
+        cases = self.slices.scans.cases
+        begun = time.monotonic()
+        self._segment(cases[0])
+        return (time.monotonic() - begun) * len(cases) * len(self.starts)
+
     @torch.no_grad()
+    def _segment(self, case: Case) -> tuple[np.ndarray, Any]:
+        """Classes (1, X, Y, Z), or masks (C, X, Y, Z), in RAS order, and the affine."""
+        image = self.load({"id": case.id, "image": case.entry()["image"]})["image"]
+        return np.asarray(self.inferer(image[None], self.segmenter)[0]), image.affine
+
     def _label_scan(self, case: Case, place: Path) -> float | None:
         """Write the labels of one scan; the share of voxels that they leave out.
 
         None, and nothing is written, where a class is not found that all labelled cases have: to learn that it is not
         there would make it harder to find.
         """
-        image = self.load({"id": case.id, "image": case.entry()["image"]})["image"]
-        found = np.asarray(self.inferer(image[None], self.segmenter)[0])
+        found, affine = self._segment(case)
         exclusive = self.segmenter.head == "exclusive"
         for number in self.expected:
             if not (found == number if exclusive else found[number - 1] == 1).any():
                 return None
         label, table = (found[0], None) if exclusive else parts_of(found)
-        self.slices.write_labels(place, case.id, label, table, affine_to_spacing(image.affine))
+        self.slices.write_labels(place, case.id, label, table, affine_to_spacing(affine))
         return float((found == IGNORED).mean())
 
     def _read(self, times: int) -> None:
@@ -176,9 +193,9 @@ class SelfTraining:
 
 def classes_of_all(data: TrainingData) -> list[int]:
     """Numbers (from 1) of the classes that are in the label of every training case in which they were annotated."""
-    cases = data.store().values()
-    numbers = range(1, len(data.class_names) + 1)
-    drawn = {number: [case for case in cases if number not in case.unannotated] for number in numbers}
-    return [
-        number for number in numbers if drawn[number] and all(each.voxels[:, number].any() for each in drawn[number])
-    ]
+    found = []
+    for number in range(1, len(data.class_names) + 1):
+        shown = [case.voxels[:, number].any() for case in data.store().values() if number not in case.unannotated]
+        if shown and all(shown):
+            found.append(number)
+    return found

@@ -42,9 +42,10 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     """What is trained on and held out, and what is unusual about it."""
     split = data.split
     tiles = f"tiles of {data.image_size} pixels of slices of {data.slice_size}" if data.slice_size else ""
+    direction = "" if data.axis == "axial" or data.three_planes else f"{data.axis} "
     reporter.note(
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
-        f"classes: {', '.join(data.class_names)}; {tiles or f'slices of {data.image_size} pixels'}."
+        f"classes: {', '.join(data.class_names)}; {tiles or f'{direction}slices of {data.image_size} pixels'}."
     )
     reporter.note(f"Grey levels: {data.policy_reason}")
     if data.cases.images:
@@ -127,6 +128,7 @@ def plan_of(flow: ConfigWorkflow) -> dict[str, Any]:
     if frozen is not None and frozen.done:
         seconds -= frozen.seconds
         frozen_seconds = frozen.steps * frozen.seconds / frozen.done
+    labelling = 0.0 if trainer.self_training is None else trainer.self_training.estimate()
     return {
         "classes": list(data.class_names),
         "train": list(data.split.train),
@@ -138,7 +140,7 @@ def plan_of(flow: ConfigWorkflow) -> dict[str, Any]:
         "batch_size": trainer.data_loader.batch_size,
         "trainable": count_trainable(segmenter, *beside),
         "frozen_work_seconds": frozen_seconds,
-        "training_seconds": steps * seconds,
+        "training_seconds": steps * seconds + labelling,
         "memory_bytes": peak,
     }
 

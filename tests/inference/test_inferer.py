@@ -266,7 +266,7 @@ def test_voxels_of_a_low_probability_are_ignored(label, head):
     network = Oracle(16, head)
     certain = plain(image, network)
     for least, left_out in ((1e-9, False), (0.99, True)):
-        found = plain.at_least(least)(image, network)
+        found = plain.at_least(least, [])(image, network)
         unsure = found == 255
         assert unsure.any() == left_out
         assert torch.equal(found[~unsure], certain[~unsure])

@@ -41,7 +41,9 @@ def train(*arguments):
 
 @pytest.mark.usefixtures("tiny_nano")
 def test_a_run_killed_after_labelling_comes_to_the_same_bits(phantoms, scans, tmp_path, monkeypatch):
-    sets = [part for name in (*SETS, "held_out=0.34", "save_minutes=0") for part in ("--set", name)]
+    monkeypatch.setattr("medsam_adapt.training.unlabelled.classes_of_all", lambda data: [])
+    names = (*SETS, "held_out=0.34", "save_minutes=0", "empty_share=1.0", "unlabelled_least=0")
+    sets = [part for name in names for part in ("--set", name)]
     options = ["--data", phantoms, "--unlabelled", scans, *SMALL, *sets]
     drawn = []
     save_state, label = RunHandler._save_state, SelfTraining.label
@@ -98,7 +100,7 @@ def test_the_average_labels_and_held_out_scans_stay_unseen(phantoms, scans, tmp_
     network = Guess(32)
     average = SimpleNamespace(applied=lambda: Applied(network.level))
     knobs = SimpleNamespace(unlabelled_least=0.9, unlabelled_from=0.4)
-    training = SelfTraining(data, network, SlicewiseInferer(data.slicing), tmp_path / "run", knobs, average)
+    training = SelfTraining(data, network, SlicewiseInferer(data.slicing), tmp_path / "run", knobs, average=average)
     reports = []
     training.report, training.expected = reports.append, [1]
     training.label(1)

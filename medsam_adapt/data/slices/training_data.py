@@ -12,6 +12,7 @@ import numpy as np
 from medsam_adapt.config import (
     Augmentation,
     Axis,
+    AxisChoice,
     ChannelChoice,
     Channels,
     InputScaling,
@@ -61,7 +62,7 @@ class TrainingData:
         backbone: decides the image size when ``image_size`` is None.
         image_size: side of the square slices in pixels; when None the backbone's default, or `fitting_size` with a
             ``detail`` branch on a small backbone.
-        axis: slicing direction.
+        axis: slicing direction; ``auto`` as `acquired_axis`.
         planes: ``one``, ``three``, or ``auto``: slices of three directions where volumes suit them and nothing is
             prompted.
         tiles: ``auto`` trains on tiles of slices where all structures are small (`suit_tiles`), ``off`` on whole ones.
@@ -98,7 +99,7 @@ class TrainingData:
         classes: Sequence[str] | None = None,
         backbone: str = "vit_nano",
         image_size: int | None = None,
-        axis: Axis = "axial",
+        axis: AxisChoice = "axial",
         planes: PlaneChoice = "one",
         tiles: Tiles = "off",
         channels: ChannelChoice = "repeat",
@@ -126,7 +127,8 @@ class TrainingData:
         fits_size = image_size is None and detail > 0 and variant.small
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
-        self.axis, self.prompt, self.augment = axis, prompt, augment
+        self.prompt, self.augment = prompt, augment
+        self.axis: Axis = "axial" if axis == "auto" else axis  # auto: until the headers are read
         if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
             channels = "repeat"  # the windows fill the colours
         self.three_planes = planes == "three"
@@ -138,7 +140,7 @@ class TrainingData:
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = earlier
         if earlier is not None:
-            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes)
+            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes, axis)
         self.input_scaling: InputScaling = (
             choose_input_scaling(input_scaling, checkpoint, backbone) if earlier is None else earlier.input_scaling
         )
@@ -174,8 +176,8 @@ class TrainingData:
             labelled = LabelledVolumes(
                 self._cases(self.split.train), self.check.headers, self.label_ids, self.cases.coding
             )
-            chosen = fit_slices(labelled, self.image_size, self.axis, planes, tiles, fits_size, prompt != "none")
-            self.image_size, self.slice_size, self.three_planes = chosen
+            chosen = fit_slices(labelled, self.image_size, axis, planes, tiles, fits_size, prompt != "none")
+            self.axis, self.image_size, self.slice_size, self.three_planes = chosen
         self.unlabelled: UnlabelledSlices | None = None
         if unlabelled is not None:
             self.unlabelled = self._find_unlabelled(unlabelled, unlabelled_share, unlabelled_most)
@@ -357,12 +359,15 @@ class TrainingData:
         fits_size: bool,
         channels: ChannelChoice,
         planes: PlaneChoice,
+        axis: AxisChoice,
     ) -> None:
         """Slice as the earlier run did; refuses settings that would change what its weights have learnt."""
         if fits_size:
             self.image_size = earlier.image_size
         if channels == "auto":
             self.channels = earlier.channels
+        if axis == "auto":
+            self.axis = earlier.axis
         if planes == "auto":
             self.three_planes = earlier.three_planes
         wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}

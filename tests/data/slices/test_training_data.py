@@ -11,7 +11,7 @@ from medsam_adapt.data.datasets.splits import Split, save_split
 from medsam_adapt.data.slices.training_data import TrainingData
 
 
-def write_cases(root: Path, patients, empty=()):
+def write_cases(root: Path, patients, empty=(), spacing=(1, 1, 1)):
     """A datalist with one small CT for each entry of ``patients``; liver in slices 2 to 5, spleen in 4 and 5."""
     label = np.zeros((16, 16, 10), np.uint8)
     label[2:12, 2:12, 2:6] = 1
@@ -20,8 +20,9 @@ def write_cases(root: Path, patients, empty=()):
     training = []
     for index, patient in enumerate(patients):
         hu = np.random.default_rng(index).integers(-1000, 300, label.shape).astype(np.int16)
-        nib.save(nib.Nifti1Image(hu, np.eye(4)), root / f"image_{index}.nii.gz")
-        nib.save(nib.Nifti1Image(label * (index not in empty), np.eye(4)), root / f"label_{index}.nii.gz")
+        affine = np.diag([*spacing, 1.0])
+        nib.save(nib.Nifti1Image(hu, affine), root / f"image_{index}.nii.gz")
+        nib.save(nib.Nifti1Image(label * (index not in empty), affine), root / f"label_{index}.nii.gz")
         training.append(
             {"id": f"c{index}", "patient": patient, "image": f"image_{index}.nii.gz", "label": f"label_{index}.nii.gz"}
         )
@@ -55,6 +56,17 @@ def test_held_out_volumes_are_not_trained_on(data_of):
     assert len({patients[case] for case in held_out}) == 1
     assert not {patients[case] for case in held_out} & {patients[case] for case in trained}
     assert data.volumes()[0].keys() == {"id", "image", "label"}
+
+
+@pytest.mark.parametrize(("axis", "found"), [("auto", "sagittal"), ("coronal", "coronal")])
+def test_slices_are_those_of_the_acquisition_with_axis_auto(tmp_path, axis, found):
+    """Ten sagittal slices of 16 x 16 voxels, 3 mm apart."""
+    write_cases(tmp_path / "data", "ab", spacing=(3, 1, 1))
+    data = TrainingData(tmp_path / "data", image_size=16, cache_dir=tmp_path / "cache", axis=axis)
+    assert data.axes == [data.slicing.axis] == [found]
+    assert {sample["slice"] for sample in data.samples()} <= set(range(16))
+    (plan,) = {stored.images[0].shape for stored in data.store().values()}
+    assert plan == ((10, 16) if found == "sagittal" else (3, 16))
 
 
 @pytest.mark.parametrize("patients", ["a", "ab", "aabb"])
