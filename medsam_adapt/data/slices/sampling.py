@@ -135,10 +135,11 @@ class DrawSampler(Sampler):
             passes = -(-self.draws // self.length)
             return np.concatenate([random.permutation(self.length) for _ in range(passes)])[: self.draws]
         # Systematic sampling: each sample is drawn as often as its share requires, rounded down or up by chance.
-        line = random.permutation(self.length)
-        ends = np.cumsum(self.weights[line])
+        weights = np.trim_zeros(self.weights, "b")  # as if there were no samples behind those that are drawn
+        line = random.permutation(len(weights))
+        ends = np.cumsum(weights[line])
         marks = (np.arange(self.draws) + random.random()) / self.draws * ends[-1]
-        return random.permutation(line[np.searchsorted(ends, marks, side="right").clip(max=self.length - 1)])
+        return random.permutation(line[np.searchsorted(ends, marks, side="right").clip(max=len(weights) - 1)])
 
 
 def slice_loader(
