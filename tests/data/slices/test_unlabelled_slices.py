@@ -101,7 +101,7 @@ def test_prompted_runs_are_refused(data_of):
 def test_labels_that_are_gone_are_an_error_of_files(data_of):
     data = data_of()
     data.store()
-    with pytest.raises(OSError, match="labels"):
+    with pytest.raises(OSError, match="nowhere"):
         data.unlabelled.read_labels(Path("nowhere"))
 
 
