@@ -135,7 +135,7 @@ class DrawSampler(Sampler):
             passes = -(-self.draws // self.length)
             return np.concatenate([random.permutation(self.length) for _ in range(passes)])[: self.draws]
         # Systematic sampling: each sample is drawn as often as its share requires, rounded down or up by chance.
-        weights = np.trim_zeros(self.weights[: self.length], "b")  # as if there were no samples behind those that are drawn
+        weights = np.trim_zeros(self.weights[: self.length], "b")  # as if no samples were behind those that are drawn
         line = random.permutation(len(weights))
         ends = np.cumsum(weights[line])
         marks = (np.arange(self.draws) + random.random()) / self.draws * ends[-1]
