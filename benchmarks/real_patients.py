@@ -6,11 +6,11 @@
 
 Each data set is split once into test, development and pool patients (`split_of`). A seed draws k training patients from
 the pool. ``default`` is ``medsam-adapt train --data --output`` and nothing else; another name is a bundle. Settings may
-follow either, as in ``default+planes=three``. With
-``--minutes`` all of ours get that option. An ``nnunet-`` arm gets as many seconds as the ``default`` arm's training
-took on the same patients, times each of ``--times``, and plans and preprocesses before that, which is not counted.
-``--nnunet`` names a Python with nnunetv2 2.8.1. Every finished run leaves a JSON file, and the same command goes on
-where it was interrupted. After every run ``results.json`` and ``results.md`` hold what there is.
+follow either, as in ``default+planes=three``; ``+unlabelled`` gives a training the images of the pool's other patients,
+without their labels. With ``--minutes`` all of ours get that option. An ``nnunet-`` arm gets as many seconds as the
+``default`` arm's training took on the same patients, times each of ``--times``, and plans and preprocesses before that,
+which is not counted. ``--nnunet`` names a Python with nnunetv2 2.8.1. Every finished run leaves a JSON file, and the
+same command goes on where it was interrupted. After every run ``results.json`` and ``results.md`` hold what there is.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def run_trial(trial: Trial, arguments: argparse.Namespace) -> None:
         **cost,
         "cases": metrics["cases"],
     }
-    for folder in (*folders.values(), trial.folder / "nnunet"):
+    for folder in (*folders.values(), trial.folder / "others", trial.folder / "nnunet"):
         shutil.rmtree(folder, ignore_errors=True)
     write_json(trial.result, result)
 
@@ -168,7 +168,9 @@ def run_trial(trial: Trial, arguments: argparse.Namespace) -> None:
 def train_ours(trial: Trial, folders: Mapping[str, Path], masks: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     bundle, *settings = trial.arm.split("+")
     run, options = trial.folder / "run", [] if bundle == "default" else ["--bundle", bundle]
-    options += [part for setting in settings for part in ("--set", setting)]
+    options += [part for setting in settings if "=" in setting for part in ("--set", setting)]
+    if "unlabelled" in settings:
+        options += ["--unlabelled", str(link_unlabelled(trial))]
     if arguments.minutes:
         options += ["--minutes", str(arguments.minutes)]
     started = time.monotonic()
@@ -235,6 +237,14 @@ def link_cases(data: Path, ids: Sequence[str], folder: Path) -> None:
         for case in ids:
             (folder / part / f"{case}.nii.gz").symlink_to((data / part / f"{case}.nii.gz").resolve())
     shutil.copyfile(data / "labels.json", folder / "labels.json")
+
+
+def link_unlabelled(trial: Trial) -> Path:
+    """A folder of the images of the pool's patients that are not trained on."""
+    pool = split_of(trial.data)["pool"]
+    others = sorted({*pool} - {*training_patients(pool, trial.k, trial.seed)})
+    link_cases(trial.data, others, trial.folder / "others")
+    return trial.folder / "others" / "images"
 
 
 def call(*arguments: Any) -> None:

@@ -48,6 +48,10 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time budget, instead of --epochs; validation and preparation count.")
     ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(help="Folder of scans without labels, which are learned from too.", show_default=False),
+    ] = None,
     recipe: Recipe = "default",
     prompt: Prompt = None,
     device: Device = "auto",
@@ -91,6 +95,7 @@ def train(
         image_size=image_size,
         epochs=epochs,
         minutes=minutes,
+        unlabelled=unlabelled,
         recipe=recipe,
         prompt=prompt,
         device=device,
@@ -120,6 +125,8 @@ def train(
 def _print_plan(plan: Mapping[str, Any]) -> None:
     """Print a plan."""
     say(f"held out: {', '.join(plan['held_out']) or 'nothing'}")
+    if plan["unlabelled"]:
+        say(f"scans without labels: {plan['unlabelled']}")
     say(f"training slices: {plan['training_slices']}, {plan['steps']} steps of {plan['batch_size']}")
     say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in plan['trainable'].items())}")
     if plan["frozen_work_seconds"] is not None:

@@ -38,7 +38,13 @@ BackboneChoice = Literal[
     "sam2_hiera_base_plus",
 ]
 Intensity: TypeAlias = str | list[str]  # the rules of `core.intensity_rules`
-PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may contain folders of a machine
+PATH_SETTINGS = (
+    "cache_dir",
+    "split_file",
+    "from_run",
+    "checkpoint",
+    "unlabelled",
+)  # that may contain folders of a machine
 
 
 class Knobs(BaseModel):
@@ -153,6 +159,29 @@ class Knobs(BaseModel):
         lt=1,
         description="share that a moving average of the trained weights keeps in every step, as in 0.99; the average "
         "is what is validated and saved; 0: the weights themselves",
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="folder of scans without labels; during the training the network labels them and learns from that",
+    )
+    unlabelled_most: int | None = Field(
+        30, ge=1, description="unlabelled scans that are used, drawn at random where there are more; null: all"
+    )
+    unlabelled_share: float = Field(
+        0.5, gt=0, lt=1, description="of the slices that are drawn, once unlabelled scans are labelled"
+    )
+    unlabelled_from: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="share of the training after which unlabelled scans are labelled; they are labelled again halfway "
+        "from there to the end",
+    )
+    unlabelled_least: float = Field(
+        0.7,
+        ge=0,
+        lt=1,
+        description="probability below which a voxel that the network labels is not learned from",
     )
     batch_size: int = Field(4, ge=1, description="slices a step")
     learning_rate: float = Field(1e-3, gt=0, description="of the model's trained weights")

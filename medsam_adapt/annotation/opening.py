@@ -10,10 +10,10 @@ from medsam_adapt.annotation.session import Scan, Session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.datasets.cases import find_cases, recognised_layout
+from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.image_set import ImageSource
 from medsam_adapt.data.volumes.io import PICTURES
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE
-from medsam_adapt.prediction.inputs import find_inputs
 
 _LARGEST_CLASS = 255  # of a label in a byte
 

@@ -124,6 +124,15 @@ def merge(results: dict[str, Item]) -> dict[str, Item]:
     return {name: result for dealt in zip(*parts, strict=True) for name, result in dealt}
 
 
+def union(results: dict[str, Item]) -> dict[str, Item]:
+    """The results of all processes by name, however many each has."""
+    if world_size() == 1:
+        return results
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, results)
+    return {name: result for part in parts for name, result in part.items()}
+
+
 def seed_processes(engine: Any, seed: int) -> None:
     """Give every process of a trainer separate random numbers (for dropout); the first keeps those it has.
 

@@ -187,6 +187,7 @@ def anonymous(record: RunRecord, base: BaseWeights) -> RunRecord:
         "trained_before": [],
         "held_out_before": [],
         "held_out": [f"held-out case {number}" for number in range(1, len(record.held_out) + 1)],
+        "unlabelled": [f"scan {number}" for number in range(1, len(record.unlabelled) + 1)],
         "knobs": knobs,
         "started_from": base.name or base.file_name,
     }

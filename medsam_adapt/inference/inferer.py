@@ -17,6 +17,7 @@ from medsam_adapt.core.errors import RunError
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
+from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.ensemble import Scores
 from medsam_adapt.inference.other_axis import OtherAxis
@@ -34,6 +35,8 @@ class SlicewiseInferer(Inferer):
         batch_size: slices at a time; by the device when None.
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
+        least: probability of a voxel's class, or that a class is there or is not, below which ``labels`` have
+            `IGNORED`.
     """
 
     def __init__(
@@ -41,8 +44,14 @@ class SlicewiseInferer(Inferer):
         slicing: SlicingSpec,
         batch_size: int | None = None,
         output: Literal["labels", "logits"] = "labels",
+        least: float = 0.0,
     ) -> None:
-        self.slicing, self.batch_size, self.output = slicing, batch_size, output
+        self.slicing, self.batch_size, self.output, self.least = slicing, batch_size, output, least
+
+    def at_least(self, least: float, whole: Sequence[str]) -> SlicewiseInferer:
+        """The same inferer, its labels `IGNORED` where the probability is below ``least``, ``whole`` in one piece."""
+        slicing = self.slicing.slicing.model_copy(update={"whole": [*whole]})
+        return SlicewiseInferer(slicing, self.batch_size, "labels", least)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -71,20 +80,32 @@ class SlicewiseInferer(Inferer):
             for plane in self.slicing.planes
         )
         of_batch = slices.logits if self.output == "logits" else slices.classes
-        if others:
+        if others or self.least:
             of_batch = partial(self._fused, [slices, *(OtherAxis(each, self.slicing.axis) for each in others)])
         found = on_host((None, (of_batch(batch),)) for batch in slices.batches())
         together = np.concatenate([of_slices for _, (of_slices,) in found])
+        if self.least:
+            together, unsure = np.split(together, 2, axis=1)
         if self.output == "labels" and self.slicing.whole:
             together[:, 0] = without_fragments(together[:, 0], self.slicing.whole_classes)
+        if self.least:
+            together[unsure > 0] = IGNORED  # only now: without them a structure would be in pieces
         return self._assemble(together, inputs)
 
     def _fused(self, planes: Sequence[SliceLogits | OtherAxis], indices: np.ndarray) -> Tensor:
         """What the mean of the probabilities of all planes gives for the slices ``indices``."""
         scores = Scores((plane.logits(indices) for plane in planes), self.slicing.overlapping)
+        if self.least:
+            return torch.cat([decided := scores.decide(), self._unsure(scores).expand_as(decided)], dim=1)
         if self.output == "labels":
             return scores.decide()
         return scores.probabilities.logit() if self.slicing.overlapping else scores.probabilities.log()
+
+    def _unsure(self, scores: Scores) -> Tensor:
+        """(n, 1 or C, rows, columns) uint8: 1 where the probability of what is decided is below ``least``."""
+        chances = scores.probabilities
+        likely = torch.maximum(chances, 1 - chances) if scores.overlapping else chances.amax(dim=1, keepdim=True)
+        return (likely < self.least).to(torch.uint8)
 
     def _assemble(self, slices: np.ndarray, like: Tensor) -> Tensor:
         """(N, K, rows, columns) -> (1, K, X, Y, Z), with the geometry of ``like``."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part
+from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, reference_series
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import get_format
-from medsam_adapt.prediction.inputs import find_inputs
 from medsam_adapt.runs.record import RunRecord
 
 _READERS = 8  # threads that read headers

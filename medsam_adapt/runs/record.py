@@ -109,6 +109,7 @@ class RunRecord(SlicingSpec):
     knobs: dict[str, Any]
     trained_before: list[str] = Field([])  # cases that the weights saw before this run, and are not among its cases
     held_out_before: list[str] = Field([])  # cases that an earlier run held out, and are not among its cases
+    unlabelled: list[str] = Field([])  # scans without labels that were learned from
     started_from: str = "not recorded"  # the file of the weights, "random", or "run" for those of knobs.from_run
     processes: int = Field(1, ge=1)  # that trained together, each on separate batches
     statistics: TrainingStatistics | None = Field(None, exclude=True)  # of a run about to start; in a separate file

@@ -36,6 +36,7 @@ _RESOLVED = ("image_size", "input_scaling", "tune_encoder")
 _SAME_DATA = {  # what decides a training besides its settings, in words
     "train": "training cases",
     "held_out": "held-out cases",
+    "unlabelled": "scans without labels",
     "class_names": "classes",
     "label_ids": "label ids",
     "absent": "absent classes",

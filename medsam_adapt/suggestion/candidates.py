@@ -9,8 +9,8 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256
 from medsam_adapt.data.datasets.cases import find_cases, find_images, recognised_layout
+from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
-from medsam_adapt.prediction.inputs import find_inputs
 from medsam_adapt.runs.record import RunRecord
 
 

@@ -193,6 +193,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
         held_out=list(split.held_out),
         trained_before=sorted(trained - {*split.train}),
         held_out_before=sorted(held_out - {*split.train, *split.held_out}),
+        unlabelled=[case.id for case in data.unlabelled.scans.cases] if data.unlabelled else [],
         halves=data.split_by,
         backbone=knobs.backbone,
         image_size=data.image_size,

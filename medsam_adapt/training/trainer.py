@@ -31,6 +31,7 @@ from medsam_adapt.training.balance import FadingBalance
 from medsam_adapt.training.run_handler import RunHandler
 from medsam_adapt.training.setup import PrepareSlices, compiles, record_of
 from medsam_adapt.training.time_budget import PARTS, TimeBudget
+from medsam_adapt.training.unlabelled import SelfTraining
 
 Schedule = Literal["polynomial", "cosine", "warmup_cosine"]
 _WARMUP_STEPS = 50
@@ -104,6 +105,11 @@ def build_trainer(
     budgets = {} if budget is None else {"budget": budget}
     average = AverageWeights(segmenter, knobs.average) if knobs.average else None
     averages = {} if average is None else {"average": average}
+    record = record_of(data, segmenter, knobs, *beside.values())
+    selves = {}
+    if data.unlabelled is not None:
+        settings = folder, knobs, record.whole, average, budget
+        selves["unlabelled"] = SelfTraining(data, segmenter, validator.inferer, *settings)
     handlers: list[Any] = [
         *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values() if budget is None),
         *(_loss_loggers(Path(folder) / LOG_FOLDER) if is_main_process() else []),
@@ -111,16 +117,17 @@ def build_trainer(
         # Within a time budget the last weights, whose learning rate came to zero, are validated alone.
         *([ValidationHandler(knobs.val_interval, validator, epoch_level=True)] if validates and not budget else []),
         RunHandler(
-            record_of(data, segmenter, knobs, *beside.values()),
+            record,
             segmenter,
             folder,
             bundle_root,
-            {"optimizer": optimizer, **(states or {}), **schedules, **beside, **averages, **budgets},
+            {"optimizer": optimizer, **(states or {}), **schedules, **beside, **averages, **budgets, **selves},
             validator if validates else None,
             resume,
             average,
         ),
         *budgets.values(),  # after a checkpoint is restored
+        *selves.values(),
         *([FadingBalance(loss, budget)] if isinstance(loss, SegmentationLoss) and loss.balance else []),
     ]
     trainer: Any = SupervisedTrainer(  # Any: it gets an attribute
@@ -137,7 +144,7 @@ def build_trainer(
         iteration_update=update,
         train_handlers=handlers,
     )
-    trainer.budget = budget
+    trainer.budget, trainer.self_training = budget, selves.get("unlabelled")
     return trainer
 
 

@@ -41,6 +41,7 @@ _SETTINGS = (
     "layout", "backbone", "image_size", "epochs", "minutes", "prompt", "precision", "low_memory", "seed", "fold",
     "folds",
 )  # fmt: skip
+_OF_THE_DATA = ("layout", "split_file", "fold", "unlabelled")  # settings that a run from another one does not take over
 
 
 def train(
@@ -54,6 +55,7 @@ def train(
     image_size: int | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
+    unlabelled: PathLike | None = None,
     recipe: str = "default",
     prompt: str | None = None,
     device: str = "auto",
@@ -86,6 +88,7 @@ def train(
         image_size: side of a slice in pixels.
         epochs: passes over the training slices.
         minutes: time budget, in place of ``epochs``.
+        unlabelled: folder of scans without labels, which are learned from too.
         recipe: ``default`` (ours) or ``paper`` (the paper's settings).
         prompt: none, box or points.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -229,7 +232,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among the arguments of `train` that were given."""
     given = {name: options[name] for name in _SETTINGS}
     given["checkpoint"] = None if options["checkpoint"] is None else str(options["checkpoint"])
-    for name in ("split_file", "cache_dir"):
+    for name in ("split_file", "cache_dir", "unlabelled"):
         given[name] = None if options[name] is None else plain_path(Path(options[name]))
     given["classes"] = None if options["classes"] is None else names(options["classes"])
     given = {name: value for name, value in given.items() if value is not None} | dict(options["sets"] or {})
@@ -262,6 +265,6 @@ def _of_start(start: Path, bundle: str | None, given: Mapping[str, Any]) -> tupl
     """Bundle and settings of a run to start from; the layout and the split of its data are not those of the new."""
     record = read_run(start)
     require_trained(start)
-    kept = {key: value for key, value in record.knobs.items() if key not in ("layout", "split_file", "fold")}
+    kept = {key: value for key, value in record.knobs.items() if key not in _OF_THE_DATA}
     knobs = run_knobs(record.bundle, **{**kept, **given, "from_run": str(start.resolve())})
     return same_origin(record, bundle, start), knobs

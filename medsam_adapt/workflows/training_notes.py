@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from medsam_adapt.data import TrainingData
+    from medsam_adapt.data.datasets.unlabelled import UnlabelledScans
     from medsam_adapt.feature_cache.frozen_work import FrozenWork
     from medsam_adapt.training.time_budget import TimeBudget
+_NAMED = 5  # scans, at most, where many are left out
 
 
 def note_precision(flow: ConfigWorkflow, reporter: Reporter) -> None:
@@ -48,6 +50,8 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     reporter.note(f"Grey levels: {data.policy_reason}")
     if data.cases.images:
         reporter.note(f"Images of a case: {data.slicing.describe_images()}.")
+    if data.unlabelled is not None:
+        note_unlabelled(data.unlabelled.scans, reporter)
     if data.earlier is not None:
         if kept := data.earlier.ever_held_out & {*split.held_out}:
             reporter.note(f"Held out by the run to start from, and still: {', '.join(sorted(kept))}.")
@@ -73,6 +77,17 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
         reporter.warn(
             f"class '{name}' has no voxel in any training label: it is kept in the label map and never predicted."
         )
+
+
+def note_unlabelled(scans: UnlabelledScans, reporter: Reporter) -> None:
+    """How many scans without labels are learned from, and which are left out."""
+    for note in scans.notes:
+        reporter.note(note)
+    drawn = f", drawn from {scans.found} (--set unlabelled_most=N)" if scans.found > len(scans.cases) else ""
+    reporter.note(f"Without labels: {len(scans.cases)} scan{'s' * (len(scans.cases) > 1)} of {scans.root}{drawn}.")
+    if scans.left_out:
+        some = ", ".join(scans.left_out[:_NAMED]) + ", …" * (len(scans.left_out) > _NAMED)
+        reporter.note(f"{scans.root}: left out {len(scans.left_out)} that are cases of the labelled data ({some}).")
 
 
 def note_start(start: Path | None, knobs: Knobs, reporter: Reporter) -> None:
@@ -113,17 +128,19 @@ def plan_of(flow: ConfigWorkflow) -> dict[str, Any]:
     if frozen is not None and frozen.done:
         seconds -= frozen.seconds
         frozen_seconds = frozen.steps * frozen.seconds / frozen.done
+    labelling = 0.0 if trainer.self_training is None else trainer.self_training.estimate()
     return {
         "classes": list(data.class_names),
         "train": list(data.split.train),
         "held_out": list(data.split.held_out),
+        "unlabelled": 0 if data.unlabelled is None else len(data.unlabelled.scans.cases),
         "image_size": data.image_size,
         "training_slices": len(data.samples()),
         "steps": steps,
         "batch_size": trainer.data_loader.batch_size,
         "trainable": count_trainable(segmenter, *beside),
         "frozen_work_seconds": frozen_seconds,
-        "training_seconds": steps * seconds,
+        "training_seconds": steps * seconds + labelling,
         "memory_bytes": peak,
     }
 

@@ -137,6 +137,8 @@ def _run(flow: ConfigWorkflow, order: TrainingOrder, reporter: Reporter) -> None
             trainer.budget.started = order.started
         steps = epochs * len(trainer.data_loader) if trainer.budget is None else trainer.budget.parts
         with reporter.progress("training", steps) as progress:
+            if trainer.self_training is not None:
+                trainer.self_training.report = progress.line
             Display(progress, epochs, trainer.budget).attach(trainer, flow.evaluator)
             flow.run()
             flow.finalize()
@@ -181,7 +183,8 @@ def prepare(order: TrainingOrder, reporter: Reporter) -> ConfigWorkflow:
     reporter.note(
         f"Preparing slices: about {decimal(training_data.store_bytes())} in {cache_folder(knobs.cache_dir)} …"
     )
-    with reporter.progress("slicing", len(training_data.split.train)) as progress:
+    scans = len(training_data.unlabelled.scans.cases) if training_data.unlabelled else 0
+    with reporter.progress("slicing", len(training_data.split.train) + scans) as progress:
         training_data.store(lambda case: progress.update(1))
     note_data(bundle, training_data, reporter)
     note_start(resolve(knobs.checkpoint, knobs.backbone), knobs, reporter)

@@ -255,3 +255,19 @@ def test_prediction_changes_no_input(label):
     predictor_of("axial", 16)(image, affine)
     np.testing.assert_array_equal(image, before)
     assert nib.aff2axcodes(affine) == ("L", "P", "S")
+
+
+@pytest.mark.parametrize("head", ["exclusive", "overlapping"])
+def test_voxels_of_a_low_probability_are_ignored(label, head):
+    slicing = slicing_of(num_classes=3, overlapping=head == "overlapping")
+    plain = SlicewiseInferer(slicing)
+    image = volume_of(label)
+    image[0, 0, :8] += 0.49 * GREY  # nearly as likely the class above
+    network = Oracle(16, head)
+    certain = plain(image, network)
+    for least, left_out in ((1e-9, False), (0.99, True)):
+        found = plain.at_least(least, [])(image, network)
+        unsure = found == 255
+        assert unsure.any() == left_out
+        assert torch.equal(found[~unsure], certain[~unsure])
+    assert (found[0, :, 8:] != 255).all()

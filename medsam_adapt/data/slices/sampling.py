@@ -23,6 +23,7 @@ class SliceDataset(Dataset):
         transform: random transforms included.
         weights: (N,) the share of the draws that each sample gets, summing to 1; all alike when None.
         views: the versions of the slices that are drawn, each sample with its ``row``; anything when None.
+        draws: how many draws a pass has; as many as there are samples when None.
     """
 
     def __init__(
@@ -31,14 +32,21 @@ class SliceDataset(Dataset):
         transform: Compose,
         weights: np.ndarray | None = None,
         views: Views | None = None,
+        draws: int | None = None,
     ) -> None:
         self.samples = samples
         self.transform = transform
         self.weights = weights
         self.views = views
+        self._draws = draws
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def draws(self) -> int:
+        """How many draws a pass has."""
+        return len(self) if self._draws is None else self._draws
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, seed = key if isinstance(key, tuple) else (key, 0)
@@ -127,10 +135,11 @@ class DrawSampler(Sampler):
             passes = -(-self.draws // self.length)
             return np.concatenate([random.permutation(self.length) for _ in range(passes)])[: self.draws]
         # Systematic sampling: each sample is drawn as often as its share requires, rounded down or up by chance.
-        line = random.permutation(self.length)
-        ends = np.cumsum(self.weights[line])
+        weights = np.trim_zeros(self.weights[: self.length], "b")  # as if no samples were behind those that are drawn
+        line = random.permutation(len(weights))
+        ends = np.cumsum(weights[line])
         marks = (np.arange(self.draws) + random.random()) / self.draws * ends[-1]
-        return random.permutation(line[np.searchsorted(ends, marks, side="right").clip(max=self.length - 1)])
+        return random.permutation(line[np.searchsorted(ends, marks, side="right").clip(max=len(weights) - 1)])
 
 
 def slice_loader(
@@ -159,7 +168,7 @@ def slice_loader(
         InputError: there are too few samples for one batch of several processes.
     """
     together = batch_size * world_size()
-    draws = max(len(dataset), min_steps * together) if min_steps > 1 else len(dataset)
+    draws = max(dataset.draws, min_steps * together) if min_steps > 1 else dataset.draws
     if max_steps is not None:
         draws = min(draws, max_steps * together)
     if world_size() > 1 and draws < together:

@@ -97,6 +97,32 @@ class StoredCase:
         return np.sort(np.concatenate([inside, drawn]))
 
 
+class StoredScan(StoredCase):
+    """The slices of a scan that nobody labelled; they have labels once :meth:`read_labels` found what a network drew.
+
+    Args:
+        case_id: of the scan.
+        folder: of its images.
+        classes: how many a network draws.
+
+    Attributes:
+        labelled: whether they have labels.
+    """
+
+    def __init__(self, case_id: str, folder: Path, classes: int) -> None:
+        self.case_id, self.unannotated, self.table = case_id, (), None
+        self.images = StoredArray(folder / "images.npy")
+        self.labelled = False
+        self.voxels = np.zeros((len(self.images), classes + 1), dtype=np.int64)
+
+    def read_labels(self, folder: Path) -> None:
+        """Take the `label_arrays` in a folder for the labels."""
+        self.labelled = True
+        self.labels = StoredArray(folder / "labels.npy")
+        self.voxels = np.load(folder / "voxels.npy")
+        self.table = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None
+
+
 def store_cases(
     cases: Sequence[Case],
     settings: SliceSettings,
@@ -107,7 +133,7 @@ def store_cases(
     """Slices of all ``cases`` by case id, made where the cache does not hold them yet.
 
     Args:
-        cases: labelled cases.
+        cases: with their labels, or without any: they then become `StoredScan`.
         settings: how they are sliced.
         cache_dir: folder of the cache; ``cache`` under ``MEDSAM_ADAPT_HOME`` when None.
         progress: called with each case id as it is ready.
@@ -134,6 +160,8 @@ def store_cases(
 def _open(case: Case, folder: Path, settings: SliceSettings) -> StoredCase:
     numbers = [number for number, each in enumerate(settings.label_ids, start=1) if each in case.unannotated]
     try:
+        if case.label_source is None:
+            return StoredScan(case.id, folder, len(settings.label_ids))
         return StoredCase(case.id, folder, numbers)
     except (OSError, ValueError, EOFError) as error:
         raise RunError(f"{folder}: it is damaged ({error}). Remove it, or run 'medsam-adapt cache clear'.") from error
@@ -169,20 +197,36 @@ def _key(case: Case, settings: SliceSettings) -> str:
 
 def _make(case: Case, settings: SliceSettings, folder: Path, dataset: str | Path | None = None) -> None:
     """Write a case's slices to a separate folder and rename it: another run sees all of it or nothing."""
-    assert case.label_source is not None, "training cases have labels: find_cases checks it"
     image, header = read_volume(case.image, suv=settings.policy.suv)
-    label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)
     image, affine = to_ras(image, header.affine)
-    label, _ = to_ras(label, header.affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     plan = SlicePlan.of(image.shape, tuple(spacing), settings.axis, settings.image_size)
-    label_slices = volume_to_slices(label, settings.axis)
-    voxels = np.stack([count_classes(s, len(settings.label_ids), table) for s in label_slices])
-    # torch indexes bytes, but not all the wider types that parts may need
-    resized = plan.resize_label(as_tensor(label_slices, torch.uint8 if table is None else torch.int64))
     images = plan.resize_image(as_tensor(volume_to_slices(settings.policy.apply(image), settings.axis)))
-    arrays = {"images": images.numpy().astype(np.uint8), "labels": resized.numpy().astype(label.dtype)}
-    arrays |= {"voxels": voxels} if table is None else {"voxels": voxels, "table": table}
+    arrays = {"images": images.numpy().astype(np.uint8)}
+    if case.label_source is not None:
+        label, table = read_classes(case.label_source, settings.label_ids, settings.coding, header)
+        label, _ = to_ras(label, header.affine)
+        arrays |= label_arrays(label, table, plan, settings.axis, len(settings.label_ids))
     with explain_cache_errors(folder.parent), made_in_cache(folder, dataset) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array)
+
+
+def label_arrays(
+    label: np.ndarray, table: np.ndarray | None, plan: SlicePlan, axis: Axis, classes: int
+) -> dict[str, np.ndarray]:
+    """The labels, voxels and table of a `StoredCase`.
+
+    Args:
+        label: (X, Y, Z) classes, or parts, in RAS order.
+        table: (P, C) of the parts.
+        plan: of the slices along ``axis``.
+        axis: slicing direction.
+        classes: C.
+    """
+    slices = volume_to_slices(label, axis)
+    voxels = np.stack([count_classes(each, classes, table) for each in slices])
+    # torch indexes bytes, but not all the wider types that parts may need
+    resized = plan.resize_label(as_tensor(slices, torch.uint8 if table is None else torch.int64))
+    arrays = {"labels": resized.numpy().astype(label.dtype), "voxels": voxels}
+    return arrays if table is None else {**arrays, "table": table}

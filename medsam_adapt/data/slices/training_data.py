@@ -31,6 +31,7 @@ from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
+from medsam_adapt.data.datasets.unlabelled import find_unlabelled
 from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone
 from medsam_adapt.data.slices.earlier_run import EarlierRun
 from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices
@@ -41,6 +42,7 @@ from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
+from medsam_adapt.data.slices.unlabelled_slices import UnlabelledSlices, names_of_views, with_unlabelled
 from medsam_adapt.data.slices.views import Views
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.image_set import refuse_other_images
@@ -84,6 +86,9 @@ class TrainingData:
         input_scaling: pixel values that the network expects; those of the checkpoint when None.
         detail: channels of the network's detail branch.
         channel_dropout: probability with which training leaves out each of several images of a case.
+        unlabelled: folder of scans without labels to train on too.
+        unlabelled_share: of the draws that they get.
+        unlabelled_most: how many of them are used.
 
     Raises:
         InputError: for all the problems of the files, reported together.
@@ -116,6 +121,9 @@ class TrainingData:
         input_scaling: InputScaling | None = None,
         detail: int = 0,
         channel_dropout: float = 0.0,
+        unlabelled: str | Path | None = None,
+        unlabelled_share: float = 0.5,
+        unlabelled_most: int | None = None,
     ) -> None:
         variant = get_variant(backbone)
         self.fits_size = fits_size = image_size is None and detail > 0 and variant.small
@@ -172,6 +180,9 @@ class TrainingData:
             )
             chosen = fit_slices(labelled, self.image_size, axis, planes, tiles, fits_size, prompt != "none")
             self.axis, self.image_size, self.slice_size, self.three_planes = chosen
+        self.unlabelled: UnlabelledSlices | None = None
+        if unlabelled is not None:
+            self.unlabelled = self._find_unlabelled(unlabelled, unlabelled_share, unlabelled_most)
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
         self.why_backbone = ""  # where the backbone was chosen by the data
 
@@ -251,25 +262,27 @@ class TrainingData:
                     settings = self._slicing(axis)
                     report = progress if axis == self.axis else None
                     stored[axis] = store_cases(cases, settings, self.cache_dir, report, self.cases.root)
+                    if self.unlabelled is not None:
+                        self.unlabelled.store(settings, self.cache_dir, report)
             self._stored = stored
         return self._stored[self.axis]
 
     def _views(self) -> dict[str, StoredCase]:
         """The slices of all directions, by what samples name: the case id, with the direction if it is another."""
-        views = dict(self.store())
+        self.store()
         assert self._stored is not None, "store makes it"
-        for axis in self.axes[1:]:
-            views |= {f"{case_id} ({axis})": stored for case_id, stored in self._stored[axis].items()}
-        return views
+        return names_of_views(self._stored)
 
     def store_bytes(self) -> int:
         """About how many bytes :meth:`store` takes in the cache."""
         channels = max(3, len(self.cases.images)) if self.cases.images or self.policy.kind == "windows" else 1
-        return sum(
+        labelled = sum(
             stored_bytes(self.check.headers[case_id], self._slicing(axis), channels)
             for case_id in self.split.train
             for axis in self.axes
         )
+        scans = self.unlabelled
+        return labelled + sum(scans.store_bytes(self._slicing(axis), channels) for axis in self.axes if scans)
 
     def _slicing(self, axis: Axis) -> SliceSettings:
         size = self.slice_size or self.image_size
@@ -295,23 +308,43 @@ class TrainingData:
         return samples
 
     def dataset(self, part: Part = "train", views: Views | None = None) -> SliceDataset:
-        """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given."""
+        """Training samples of ``part``, augmented and with prompts; of fixed ``views`` alone where they are given.
+
+        Slices of unlabelled scans are among those of every part but the second half.
+        """
+        scans = None if part == "second_half" else self.unlabelled
         images = views is None or views.images
         settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
-        transform = training_transforms(self._views(), *settings, self.channel_dropout, len(self.cases.images))
+        stored = with_unlabelled(self._views(), scans)
+        transform = training_transforms(stored, *settings, self.channel_dropout, len(self.cases.images))
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
-        return SliceDataset(samples, transform, weights, views)
+        if scans is None:
+            return SliceDataset(samples, transform, weights, views)
+        together = scans.beside(np.full(len(samples), 1 / len(samples)) if weights is None else weights)
+        return SliceDataset([*samples, *scans.samples()], transform, together, views, draws=len(samples))
 
     def views(self, count: int, images: bool) -> Views:
-        """``count`` fixed versions of every training slice; arguments as for :class:`Views`."""
+        """``count`` fixed versions of every training slice, labelled or not; arguments as for :class:`Views`."""
         settings = self.image_size, self.channels, self.augment
         dropout = self.channel_dropout, len(self.cases.images)
-        return Views(self._views(), self.samples(), *settings, count, self.seed, images, self.input_scaling, *dropout)
+        stored = with_unlabelled(self._views(), self.unlabelled)
+        samples = [*self.samples(), *(self.unlabelled.samples() if self.unlabelled else ())]
+        return Views(stored, samples, *settings, count, self.seed, images, self.input_scaling, *dropout)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
         return [case.entry() for case in self._cases(self.split.held_out)]
+
+    def _find_unlabelled(self, root: str | Path, share: float, most: int | None) -> UnlabelledSlices:
+        if self.prompt != "none":
+            raise InputError(
+                f"--unlabelled {root}: a run with {self.prompt} prompts cannot label scans by itself. Leave out "
+                "--prompt, or --unlabelled."
+            )
+        seen = self.earlier.ever_trained | self.earlier.ever_held_out if self.earlier else set()
+        scans = find_unlabelled(as_typed(root, "unlabelled"), self.cases, seen, most, self.seed)
+        return UnlabelledSlices(scans, share, self.empty_share, self.seed, self.sampling == "balanced")
 
     def _find_cases(self, root: Path, layout: str, classes: Sequence[str] | None, channels: ChannelChoice) -> CaseList:
         cases, earlier = find_cases(root, layout), self.earlier

@@ -131,6 +131,17 @@ def _split_parts(parts: np.ndarray, table: np.ndarray, mask: np.ndarray, index: 
     return numbers[split], rows
 
 
+def parts_of(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part map (X, Y, Z) of masks (C, X, Y, Z) of 0, 1 or `IGNORED`, and its table; part 0 belongs to no class."""
+    rows = masks.reshape(len(masks), -1).T
+    marked = rows.any(axis=1)
+    found, numbers = np.unique(rows[marked], axis=0, return_inverse=True)
+    parts = np.zeros(len(rows), dtype=np.int64)
+    parts[marked] = numbers.reshape(-1) + 1
+    table = np.concatenate([np.zeros_like(rows[:1]), found])
+    return _smallest(parts, len(table)).reshape(masks.shape[1:]), table
+
+
 def _smallest(numbers: np.ndarray, count: int) -> np.ndarray:
     return numbers.astype(np.min_scalar_type(max(count - 1, 1)))
 

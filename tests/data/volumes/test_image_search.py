@@ -10,10 +10,10 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases, images_in_order
 from medsam_adapt.data.datasets.convert import convert_cases
+from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.image_set import refuse_misplaced
 from medsam_adapt.data.volumes.io import read_volume, write_label
-from medsam_adapt.prediction.inputs import find_inputs
 from tests.data import dicom_files, samples
 
 VOXELS = np.random.default_rng(0).normal(100, 10, (12, 10, 4)).astype(np.float32)

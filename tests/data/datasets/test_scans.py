@@ -8,7 +8,7 @@ import pytest
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.layouts import segrap
-from medsam_adapt.prediction.inputs import find_inputs
+from medsam_adapt.data.datasets.scans import find_inputs
 from tests.data import samples
 from tests.data.dicom_files import save, series
 
