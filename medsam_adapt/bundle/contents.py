@@ -30,7 +30,6 @@ _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy
     "label_ids": [1],
     "absent": [],
     "overlapping": False,
-    "whole": [],
     "images": [],
     "painted": [],
     "input_scaling": "sam",

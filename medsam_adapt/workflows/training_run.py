@@ -137,7 +137,8 @@ def _run(flow: ConfigWorkflow, order: TrainingOrder, reporter: Reporter) -> None
             trainer.budget.started = order.started
         steps = epochs * len(trainer.data_loader) if trainer.budget is None else trainer.budget.parts
         with reporter.progress("training", steps) as progress:
-            Display(progress, epochs, trainer.budget).attach(trainer, flow.evaluator)
+            held_out = flow.parser.get_parsed_content("data").volumes()
+            Display(progress, epochs, trainer.budget).attach(trainer, flow.evaluator if held_out else None)
             flow.run()
             flow.finalize()
 
