@@ -45,7 +45,7 @@ def test_a_run_killed_within_an_epoch_comes_to_the_same_bits(phantoms, tmp_path,
     }
     inference = json.loads((tmp_path / "run" / "configs" / "inference.json").read_text())
     assert inference["slicing"]["cleaning"] == [each.model_dump() for each in record.cleaning]
-    assert describe_clean_up(record.cleaning) in capsys.readouterr().err
+    assert describe_clean_up(record.cleaning) in capsys.readouterr().out
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     saved = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
     if held_out == "null":  # the average is what is saved, not the last weights

@@ -82,5 +82,7 @@ def describe_clean_up(choices: Sequence[ClassCleanUp]) -> str:
 
 
 def _with_gain(choice: ClassCleanUp) -> str:
-    before, after = choice.dsc.get("none"), choice.dsc.get(choice.step)
-    return choice.name if before == after else f"{choice.name} (DSC {after:.3f}, {before:.3f} without)"
+    if choice.step not in choice.dsc:
+        return choice.name
+    before, after = (f"{choice.dsc[step]:.3f}" for step in ("none", choice.step))
+    return choice.name if before == after else f"{choice.name} (DSC {after}, {before} without)"
