@@ -12,6 +12,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.intensity_rules import checked_setting
 
 Axis = Literal["axial", "coronal", "sagittal"]
+AxisChoice = Literal["auto", "axial", "coronal", "sagittal"]
 Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
 PlaneChoice = Literal["auto", "one", "three"]
@@ -25,6 +26,17 @@ InputScaling = Literal["sam", "unit"]
 Backbone = Literal[
     "vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam", "sam2_hiera_tiny", "sam2_hiera_base_plus"
 ]
+BackboneChoice = Literal[
+    "auto",
+    "vit_nano",
+    "vit_b",
+    "vit_l",
+    "vit_h",
+    "lite_medsam",
+    "mobile_sam",
+    "sam2_hiera_tiny",
+    "sam2_hiera_base_plus",
+]
 Intensity: TypeAlias = str | list[str]  # the rules of `core.intensity_rules`
 PATH_SETTINGS = ("cache_dir", "split_file", "from_run", "checkpoint")  # that may contain folders of a machine
 
@@ -36,7 +48,10 @@ class Knobs(BaseModel):
 
     layout: str = Field("auto", description="layout of the data set on disk, or auto")
     classes: list[str] | None = Field(None, min_length=1, description="classes to learn, by name; null is all")
-    backbone: Backbone = Field("vit_nano", description="size of the SAM")
+    backbone: BackboneChoice = Field(
+        "vit_nano",
+        description="the SAM; auto: lite_medsam if it is installed and the training volumes are large, else vit_nano",
+    )
     checkpoint: str | None = Field(
         None,
         description="SAM weights to start from: a name ('weights list'), a file, or random; null is what ships for the "
@@ -53,9 +68,13 @@ class Knobs(BaseModel):
         le=4096,
         multiple_of=16,
         description="side of a slice in pixels; null is the backbone's default, or with a detail "
-        "branch on a small backbone the resolution of the training volumes, from 64 to 256",
+        "branch on a small backbone the resolution of the training volumes, from 64 to 128",
     )
-    axis: Axis = Field("axial", description="slicing direction")
+    axis: AxisChoice = Field(
+        "axial",
+        description="slicing direction; auto: that in which the voxels of all training volumes are clearly longest, "
+        "as in a sagittal acquisition of thick slices, else axial",
+    )
     planes: PlaneChoice = Field(
         "one",
         description="one: slices along axis; three: axial, coronal and sagittal slices train one network, and its "

@@ -1,4 +1,4 @@
-"""The four methods: their objectives and update rules, one file each."""
+"""The methods, one file each: what they add to SAM, their update rules and objectives; and the training losses."""
 
 from medsam_adapt.core.lazy import defer_package, lazy_exports
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.lazy import lazy_module
-from medsam_adapt.scoring.surface import surface_distances
+from medsam_adapt.scoring.surface import hausdorff95, surface_distances
 
 if TYPE_CHECKING:
     from scipy import ndimage
@@ -77,8 +77,7 @@ def _monai(
     if not sizes[0]:
         return {}
     there, back = surface_distances(prediction, reference, spacing)
-    hd95 = max(np.percentile(directed, 95) for directed in (there, back))
-    return {"hd95": float(hd95), "msd": float(np.concatenate([there, back]).mean())}
+    return {"hd95": hausdorff95((there, back)), "msd": float(np.concatenate([there, back]).mean())}
 
 
 def _medpy(

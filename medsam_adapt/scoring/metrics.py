@@ -196,7 +196,7 @@ def _score_masks(
         if all(sizes) and rules.convention == "ours":
             values |= _surface_scores(prediction, reference, spacing, rules, tolerance)
         else:
-            values["nsd"] = 0.0
+            values["nsd"] = 0.0  # and no HD95: no surface to measure from, or to
     if rules.convention != "ours":
         values |= convention_scores(prediction, reference, spacing, rules.convention)
     if "slice_dsc" in rules.metrics:

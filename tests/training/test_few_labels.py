@@ -10,7 +10,7 @@ from torch import nn
 
 from medsam_adapt.data.datasets.splits import split_cases
 from medsam_adapt.data.slices.augmentation import strong_augmentation
-from medsam_adapt.data.slices.geometry import fitting_size, suits_three_planes
+from medsam_adapt.data.slices.geometry import acquired_axis, fitting_size, suits_three_planes
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.transforms import CropTiled
 from medsam_adapt.data.volumes.io import VolumeHeader
@@ -47,6 +47,28 @@ def test_the_image_size_is_that_of_the_finest_pixels_within_bounds(shape, spacin
 )
 def test_volumes_of_even_voxels_suit_three_planes(shape, spacing, suits):
     assert suits_three_planes([header((40, 40, 40), (1, 1, 1)), header(shape, spacing)]) == suits
+
+
+@pytest.mark.parametrize(
+    ("spacings", "axis"),
+    [
+        ([(1, 1, 1)], "axial"),
+        ([(0.5, 0.5, 3)], "axial"),
+        ([(3, 0.5, 0.5), (2, 0.6, 0.7)], "sagittal"),
+        ([(0.5, 3, 0.5)], "coronal"),
+        ([(1.5, 1, 1)], "axial"),  # hardly longer
+        ([(3, 0.5, 0.5), (0.5, 0.5, 3)], "axial"),  # not all alike
+        ([(3, 3, 1)], "axial"),  # no direction of the slices to tell
+    ],
+)
+def test_slices_lie_as_all_volumes_were_acquired(spacings, axis):
+    assert acquired_axis([header((20, 30, 40), spacing) for spacing in spacings]) == axis
+
+
+def test_the_acquired_direction_is_that_of_the_patient_not_of_the_file():
+    """A sagittal acquisition whose file stores the slices along its third axis."""
+    affine = np.array([[0, 0, 3, 0], [0.5, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 1.0]])
+    assert acquired_axis([VolumeHeader(Path("scan.nii.gz"), shape=(40, 40, 12), affine=affine)]) == "sagittal"
 
 
 @pytest.mark.parametrize(("patients", "held_out"), [(1, 0), (5, 0), (9, 0), (10, 1), (19, 1), (60, 6)])

@@ -18,9 +18,10 @@ from torch import Tensor
 from medsam_adapt.config import Axis
 from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
 
-_SLICE_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
+_SLICE_AXIS: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 SMALLEST_FITTING, LARGEST_FITTING = 64, 128
 _LONGEST_VOXEL = 1.6  # times its shortest side, where slices of three directions are learned
+_THICK = 1.6  # times the next longest side of a voxel, where volumes were acquired as slices across the longest
 _FEWEST_SLICES = 16  # of such a volume in each direction
 _SMALL_FOR_TILE = 0.5  # of a tile's side, where structures are small
 _TILES_PAY_FROM = 96  # pixels of a slice's side
@@ -124,6 +125,27 @@ def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
         sides.append(max(view.shape[i] * spacing[i] for i in plane) / min(spacing[i] for i in plane))
     wanted = 16 * math.ceil(max(sides) / 16 - 1e-6)
     return int(min(max(wanted, SMALLEST_FITTING), LARGEST_FITTING))
+
+
+def acquired_axis(headers: Sequence[VolumeHeader]) -> Axis:
+    """The direction in which all volumes were acquired as thick slices; axial where there is no such direction.
+
+    Slices across the thick direction keep the fine pixels that the scanner gave, as nnU-Net's planning does.
+
+    Args:
+        headers: of the volumes.
+    """
+    found = {_thick_direction(header) for header in headers}
+    direction = found.pop() if len(found) == 1 else None
+    return next((axis for axis, index in _SLICE_AXIS.items() if index == direction), "axial")
+
+
+def _thick_direction(header: VolumeHeader) -> int | None:
+    """Index of the voxels' longest side in RAS order, where it is clearly longer than the others."""
+    _, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    _, second, longest = np.sort(sides)
+    return int(np.argmax(sides)) if longest >= _THICK * second else None
 
 
 def suits_three_planes(headers: Sequence[VolumeHeader]) -> bool:

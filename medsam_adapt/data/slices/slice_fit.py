@@ -9,10 +9,11 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from medsam_adapt.config import Axis, PlaneChoice, Tiles
+from medsam_adapt.config import Axis, AxisChoice, PlaneChoice, Tiles
 from medsam_adapt.data.slices.geometry import (
     SMALLEST_FITTING,
     SlicePlan,
+    acquired_axis,
     fitting_size,
     suit_tiles,
     suits_three_planes,
@@ -29,11 +30,13 @@ class SliceFit(NamedTuple):
     """What `fit_slices` chooses.
 
     Attributes:
+        axis: slicing direction, the first of three.
         image_size: side in pixels of what the network sees.
         slice_size: side of whole slices where the network sees tiles of them; else None.
         three_planes: whether slices of all directions are learned.
     """
 
+    axis: Axis
     image_size: int
     slice_size: int | None
     three_planes: bool
@@ -73,36 +76,37 @@ class LabelledVolumes:
 def fit_slices(
     volumes: LabelledVolumes,
     image_size: int,
-    axis: Axis,
+    axis: AxisChoice,
     planes: PlaneChoice,
     tiles: Tiles,
     fits_size: bool,
     prompted: bool,
 ) -> SliceFit:
-    """Choose the image size, tiles and directions by the training volumes, as far as the settings leave it open.
+    """Choose directions, image size and tiles by the training volumes, as far as the settings leave it open.
 
     Where tiles suit the one direction, the others are left out: a long structure is no longer small on their slices.
 
     Args:
         volumes: that are trained on.
         image_size: side of the square in pixels, kept unless ``fits_size``.
-        axis: slicing direction.
+        axis: slicing direction; ``auto`` as `acquired_axis`.
         planes: as for `TrainingData`.
         tiles: as for `TrainingData`.
         fits_size: whether the image size follows from the volumes (`fitting_size`).
         prompted: whether the network takes prompts, which lie on whole slices of one direction.
     """
     headers = [volumes.headers[case.id] for case in volumes.cases]
+    first = acquired_axis(headers) if axis == "auto" else axis
 
     def size(directions: Sequence[Axis]) -> int:
         return max(fitting_size(headers, each) for each in directions) if fits_size else image_size
 
-    directions: Sequence[Axis] = get_args(Axis) if planes == "three" else [axis]
+    directions: Sequence[Axis] = get_args(Axis) if planes == "three" else [first]
     whole = size(directions)
     if fits_size and tiles == "auto" and not prompted:
         labels = (each for direction in directions for each in volumes.slices(direction, whole))
         if suit_tiles(labels, whole):
-            return SliceFit(SMALLEST_FITTING, whole, planes == "three")
+            return SliceFit(first, SMALLEST_FITTING, whole, planes == "three")
     if planes == "auto" and not prompted and suits_three_planes(headers):
-        return SliceFit(size(get_args(Axis)), None, three_planes=True)
-    return SliceFit(whole, None, planes == "three")
+        return SliceFit(first, size(get_args(Axis)), None, three_planes=True)
+    return SliceFit(first, whole, None, planes == "three")

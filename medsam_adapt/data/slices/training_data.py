@@ -12,6 +12,7 @@ import numpy as np
 from medsam_adapt.config import (
     Augmentation,
     Axis,
+    AxisChoice,
     ChannelChoice,
     Channels,
     InputScaling,
@@ -30,7 +31,9 @@ from medsam_adapt.data.datasets.case_checks import CaseCheck, check_cases
 from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select_classes
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
+from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone
 from medsam_adapt.data.slices.earlier_run import EarlierRun
+from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
@@ -59,7 +62,7 @@ class TrainingData:
         backbone: decides the image size when ``image_size`` is None.
         image_size: side of the square slices in pixels; when None the backbone's default, or `fitting_size` with a
             ``detail`` branch on a small backbone.
-        axis: slicing direction.
+        axis: slicing direction; ``auto`` as `acquired_axis`.
         planes: ``one``, ``three``, or ``auto``: slices of three directions where volumes suit them and nothing is
             prompted.
         tiles: ``auto`` trains on tiles of slices where all structures are small (`suit_tiles`), ``off`` on whole ones.
@@ -93,7 +96,7 @@ class TrainingData:
         classes: Sequence[str] | None = None,
         backbone: str = "vit_nano",
         image_size: int | None = None,
-        axis: Axis = "axial",
+        axis: AxisChoice = "axial",
         planes: PlaneChoice = "one",
         tiles: Tiles = "off",
         channels: ChannelChoice = "repeat",
@@ -115,10 +118,11 @@ class TrainingData:
         channel_dropout: float = 0.0,
     ) -> None:
         variant = get_variant(backbone)
-        fits_size = image_size is None and detail > 0 and variant.small
+        self.fits_size = fits_size = image_size is None and detail > 0 and variant.small
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
-        self.axis, self.prompt, self.augment = axis, prompt, augment
+        self.prompt, self.augment = prompt, augment
+        self.axis: Axis = "axial" if axis == "auto" else axis  # auto: until the headers are read
         if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
             channels = "repeat"  # the windows fill the colours
         self.three_planes = planes == "three"
@@ -130,7 +134,7 @@ class TrainingData:
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = earlier
         if earlier is not None:
-            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes)
+            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes, axis)
         self.input_scaling: InputScaling = (
             choose_input_scaling(input_scaling, checkpoint, backbone) if earlier is None else earlier.input_scaling
         )
@@ -166,16 +170,26 @@ class TrainingData:
             labelled = LabelledVolumes(
                 self._cases(self.split.train), self.check.headers, self.label_ids, self.cases.coding
             )
-            chosen = fit_slices(labelled, self.image_size, self.axis, planes, tiles, fits_size, prompt != "none")
-            self.image_size, self.slice_size, self.three_planes = chosen
+            chosen = fit_slices(labelled, self.image_size, axis, planes, tiles, fits_size, prompt != "none")
+            self.axis, self.image_size, self.slice_size, self.three_planes = chosen
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
+        self.why_backbone = ""  # where the backbone was chosen by the data
 
     @classmethod
     def of(cls, root: str | Path, knobs: Knobs, earlier: EarlierRun | None = None) -> TrainingData:
-        """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one."""
+        """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one.
+
+        Where they leave the backbone open, it is chosen, and written into ``knobs`` with what follows from it.
+        """
         names = [name for name in inspect.signature(cls).parameters if name not in ("root", "earlier")]
         settings = {name: getattr(knobs, name) for name in names}
-        return cls(as_typed(root, "dataset_dir"), **settings, earlier=earlier)
+        open_choice = knobs.backbone == "auto"
+        if open_choice:
+            settings["backbone"] = SMALL
+        data = cls(as_typed(root, "dataset_dir"), **settings, earlier=earlier)
+        if open_choice:
+            data._choose_backbone(knobs)
+        return data
 
     @property
     def class_names(self) -> list[str]:
@@ -324,12 +338,15 @@ class TrainingData:
         fits_size: bool,
         channels: ChannelChoice,
         planes: PlaneChoice,
+        axis: AxisChoice,
     ) -> None:
         """Slice as the earlier run did; refuses settings that would change what its weights have learnt."""
         if fits_size:
             self.image_size = earlier.image_size
         if channels == "auto":
             self.channels = earlier.channels
+        if axis == "auto":
+            self.axis = earlier.axis
         if planes == "auto":
             self.three_planes = earlier.three_planes
         wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}
@@ -343,6 +360,18 @@ class TrainingData:
                     f"{value}: the run to start from has {name} {own[name]}, and training from it keeps it. Leave out "
                     f"{value}."
                 )
+
+    def _choose_backbone(self, knobs: Knobs) -> None:
+        large = self.fits_size and self.slice_size is None and self.image_size == LARGEST_FITTING
+        headers = [self.check.headers[case_id] for case_id in self.split.train]
+        slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
+        large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
+        chosen = fit_backbone(self.image_size, large, slices, knobs.minutes)
+        for name, value in chosen.settings.items():
+            setattr(knobs, name, value)
+        self.why_backbone = chosen.why
+        if self.earlier is None:
+            self.input_scaling = choose_input_scaling(knobs.input_scaling, knobs.checkpoint, knobs.backbone)
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
         """The policy, and a sentence that states which it is and why."""

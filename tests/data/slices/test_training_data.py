@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.splits import Split, save_split
+from medsam_adapt.data.slices import backbone_fit
 from medsam_adapt.data.slices.training_data import TrainingData
 
 
-def write_cases(root: Path, patients, empty=()):
+def write_cases(root: Path, patients, empty=(), spacing=(1, 1, 1)):
     """A datalist with one small CT for each entry of ``patients``; liver in slices 2 to 5, spleen in 4 and 5."""
     label = np.zeros((16, 16, 10), np.uint8)
     label[2:12, 2:12, 2:6] = 1
@@ -20,8 +22,9 @@ def write_cases(root: Path, patients, empty=()):
     training = []
     for index, patient in enumerate(patients):
         hu = np.random.default_rng(index).integers(-1000, 300, label.shape).astype(np.int16)
-        nib.save(nib.Nifti1Image(hu, np.eye(4)), root / f"image_{index}.nii.gz")
-        nib.save(nib.Nifti1Image(label * (index not in empty), np.eye(4)), root / f"label_{index}.nii.gz")
+        affine = np.diag([*spacing, 1.0])
+        nib.save(nib.Nifti1Image(hu, affine), root / f"image_{index}.nii.gz")
+        nib.save(nib.Nifti1Image(label * (index not in empty), affine), root / f"label_{index}.nii.gz")
         training.append(
             {"id": f"c{index}", "patient": patient, "image": f"image_{index}.nii.gz", "label": f"label_{index}.nii.gz"}
         )
@@ -41,6 +44,39 @@ def data_of(tmp_path):
     return make
 
 
+@pytest.mark.parametrize(
+    ("side", "installed", "settings", "backbone"),
+    [
+        (128, True, {}, "lite_medsam"),
+        (128, False, {}, "vit_nano"),
+        (64, True, {}, "vit_nano"),
+        (128, True, {"image_size": 128}, "vit_nano"),
+        (128, True, {"checkpoint": "random"}, "vit_nano"),
+        (128, True, {"prompt": "box"}, "vit_nano"),
+        (128, True, {"backbone": "vit_nano"}, "vit_nano"),
+    ],
+)
+def test_the_data_choose_an_open_backbone(tmp_path, monkeypatch, side, installed, settings, backbone):
+    """A structure of half the slice's side: too large for tiles."""
+    label = np.zeros((side, side, 4), np.uint8)
+    label[side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    for kind, voxels in (
+        ("images", np.random.default_rng(0).normal(size=label.shape).astype(np.float32)),
+        ("labels", label),
+    ):
+        (tmp_path / kind).mkdir()
+        nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 5, 1.0])), tmp_path / kind / "a.nii.gz")
+    (tmp_path / "labels.json").write_text(json.dumps({"1": "organ"}))
+    monkeypatch.setattr(backbone_fit, "local_path", lambda name: tmp_path if installed else None)
+    knobs = resolve_knobs("detail", sets={"cache_dir": str(tmp_path / "cache"), **settings})
+    data = TrainingData.of(tmp_path, knobs)
+    assert knobs.backbone == backbone
+    assert data.input_scaling == ("unit" if backbone == "lite_medsam" else "sam")
+    assert knobs.image_size == (128 if backbone == "lite_medsam" else settings.get("image_size"))
+    assert data.image_size == side
+    assert bool(data.why_backbone) == ("backbone" not in settings)
+
+
 def places(samples):
     return {(sample["case"], sample["slice"]) for sample in samples}
 
@@ -55,6 +91,17 @@ def test_held_out_volumes_are_not_trained_on(data_of):
     assert len({patients[case] for case in held_out}) == 1
     assert not {patients[case] for case in held_out} & {patients[case] for case in trained}
     assert data.volumes()[0].keys() == {"id", "image", "label"}
+
+
+@pytest.mark.parametrize(("axis", "found"), [("auto", "sagittal"), ("coronal", "coronal")])
+def test_slices_are_those_of_the_acquisition_with_axis_auto(tmp_path, axis, found):
+    """Ten sagittal slices of 16 x 16 voxels, 3 mm apart."""
+    write_cases(tmp_path / "data", "ab", spacing=(3, 1, 1))
+    data = TrainingData(tmp_path / "data", image_size=16, cache_dir=tmp_path / "cache", axis=axis)
+    assert data.axes == [data.slicing.axis] == [found]
+    assert {sample["slice"] for sample in data.samples()} <= set(range(16))
+    (plan,) = {stored.images[0].shape for stored in data.store().values()}
+    assert plan == ((10, 16) if found == "sagittal" else (3, 16))
 
 
 @pytest.mark.parametrize("patients", ["a", "ab", "aabb"])

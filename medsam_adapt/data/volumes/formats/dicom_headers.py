@@ -37,6 +37,8 @@ UNKNOWN_MODALITY = "unknown modality"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BITS = (1, 8, 16, 32, 64)
 _LOCALIZERS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY")
+# All that pydicom reads of a file: an attribute that is not listed is absent from every header. A new one is listed
+# here and kept in `Slice`; those that differ between frames are in dicom_frames.py, those of PET in dicom_suv.py.
 _TAGS = [
     *("SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "Modality", "ImageType"),
     "SeriesDescription",

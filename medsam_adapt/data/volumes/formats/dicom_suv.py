@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SMALLEST_DOSE = 1e5  # Bq; less is injected into nobody, and is a dose in MBq or mCi
 _LONGEST_DELAY = timedelta(days=30)
 _PHILIPS = (0x7053, "Philips PET Private Group")
-_TAGS: tuple[str | tuple[int, int], ...] = (
+_PET_TAGS: tuple[str | tuple[int, int], ...] = (
     *(
         "Units",
         "SUVType",
@@ -70,7 +70,7 @@ def _read(path: Path) -> Dataset:
     import pydicom
     from pydicom.tag import Tag
 
-    tags = [Tag(tag) for tag in _TAGS]
+    tags = [Tag(tag) for tag in _PET_TAGS]
     return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
 
 
