@@ -89,7 +89,10 @@ class CleanUpChoice:
 
 
 def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
-    """The steps to try on each class that has one, by the training labels; the first of a class is their suggestion."""
+    """The steps to try on each class that has one, by the training labels; the first of a class is their suggestion.
+
+    Where nobody is held out, it is the only one.
+    """
     numbers = [*range(1, len(data.class_names) + 1)]
     one_piece, smallest = dict.fromkeys(numbers, True), dict.fromkeys(numbers, np.inf)
     for _, (case_id, case) in zip(range(_LABELS), data.store().items(), strict=False):
@@ -106,7 +109,7 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
             found.append([step(step="fragments", min_share=FRAGMENT), step(step="largest"), step(step="holes")])
         elif np.isfinite(smallest[number]):
             found.append([step(step="small", min_volume_ml=round(smallest[number] / 2, 4)), step(step="holes")])
-    return found
+    return found if held_out else [steps[:1] for steps in found]
 
 
 def score_steps(

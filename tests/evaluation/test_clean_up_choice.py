@@ -157,11 +157,14 @@ def data_of(*labels):
 def test_labels_of_one_piece_suggest_removing_fragments_and_others_small_pieces():
     stray = (1, (14, 14, 14), 1)
     data = data_of(cube(LIVER, stray, (2, (8, 8, 8), 3)), cube(LIVER, (2, (8, 8, 8), 3), (2, (8, 8, 13), 2)))
-    first, second = suggestions(data, held_out=False)
+    first, second = suggestions(data, held_out=True)
     assert [each.step for each in first] == ["fragments", "largest", "holes"]
     assert [(each.step, each.min_volume_ml) for each in second] == [("small", 0.004), ("holes", 0)]  # half of 8 mm³
     assert suggestions(data_of(cube(LIVER)), held_out=True)[0][0].name == "class 1"
     assert len(suggestions(data_of(cube(LIVER)), held_out=True)) == 1  # nothing of a class without a voxel
+    assert suggestions(data, held_out=False) == [
+        [each.model_copy(update={"held_out": False})] for each in (first[0], second[0])
+    ]
 
 
 FRAGMENTS = ClassCleanUp(name="class 1", step="fragments", min_share=0.25, dsc={"none": 0.8, "fragments": 0.9})
