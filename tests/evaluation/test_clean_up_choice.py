@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
 
 from medsam_adapt.data.slices.clean_up import ClassCleanUp
 from medsam_adapt.data.slices.slicing_spec import joint_cleanings
 from medsam_adapt.data.volumes.cleaning import clean_each
-from medsam_adapt.evaluation.clean_up_choice import ENOUGH, choose, score_steps, suggestions
+from medsam_adapt.evaluation.clean_up_choice import ENOUGH, CleanUpChoice, choose, score_steps, suggestions
 from tests.slicing import slicing_of
 
 NAMES, ML = ["class 1", "class 2"], 0.001
@@ -194,3 +197,22 @@ def test_folds_that_segment_together_do_what_one_chose_and_none_rejected(runs, s
 
 def test_a_run_without_a_choice_rejects_nothing():
     assert joint_cleanings([slicing_of(num_classes=2), slicing_of(num_classes=2, cleaning=[FRAGMENTS])])
+
+
+@pytest.mark.parametrize(("held_out", "most", "judged"), [(False, 2, 2), (False, 5, 4), (True, 2, 4)])
+def test_a_pass_over_training_volumes_ends_after_as_many_as_there_is_time_for(held_out, most, judged):
+    choice = CleanUpChoice(data_of(cube(LIVER)), held_out)
+    choice.most = most
+
+    def step(engine, batch):
+        image = MetaTensor(torch.zeros(1, 16, 16, 16))
+        engine.state.batch = [{"id": batch, "image": image, "label": torch.as_tensor(cube(LIVER))[None]}]
+        return [{"pred": torch.as_tensor(cube(LIVER, FAR))[None]}]
+
+    engine = Engine(step)
+    choice.attach(engine)
+    for _ in range(2):  # the second pass forgets the first
+        engine.run(["a", "b", "c", "d"])
+        (found,) = choice.choices()
+        assert (found.step, found.patients, found.held_out) == ("fragments", judged, held_out)
+        assert found.dsc["none"] < found.dsc["fragments"] == 1
