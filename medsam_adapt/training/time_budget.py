@@ -100,9 +100,9 @@ class TimeBudget:
         choice = getattr(validator, "clean_up", None)
         if choice is None or choice.held_out:
             return _SLOWER * seconds_of_validation(validator, self.clock)
+        volumes: Any = validator.data_loader
         one = _SLOWER * seconds_of_volume(validator, self.clock)
-        fit = len(validator.data_loader) if not one else int(_JUDGING_SHARE * self.seconds / one)
-        choice.most = from_main_process(min(len(validator.data_loader), fit))
+        choice.most = from_main_process(min(len(volumes), int(_JUDGING_SHARE * self.seconds / max(one, 1e-9))))
         return choice.most * one
 
     def _step(self, engine: Any) -> None:
