@@ -73,9 +73,7 @@ def predict(
     propagate: Annotated[bool, _prompts("--propagate", help="Follow --prompts to neighbouring slices.")] = False,
     largest_component: Annotated[bool, _cleaning("--largest-component", help="Keep the largest piece.")] = False,
     fill_holes: Annotated[bool, _cleaning("--fill-holes", help="Fill enclosed background.")] = False,
-    no_clean_up: Annotated[
-        bool, _cleaning("--no-clean-up", help="Keep fragments of classes that are one piece.")
-    ] = False,
+    no_clean_up: Annotated[bool, _cleaning("--no-clean-up", help="Leave out what the run's training chose.")] = False,
     min_volume: Annotated[float, _cleaning(min=0, help="Remove pieces smaller than this many ml.")] = 0.0,
     as_json: Json = False,
 ) -> None:

@@ -189,8 +189,8 @@ class Knobs(BaseModel):
     val_interval: int = Field(5, ge=1, description="epochs between validations on the held-out volumes")
     clean_up: bool = Field(
         False,
-        description="find the classes that are one connected piece in every training label; predict then removes small "
-        "pieces of them",
+        description="choose for each class what predict does to its pieces: nothing, fragments removed, the largest "
+        "kept, holes filled; by the training labels, and by the DSC on held-out patients, or else on training patients",
     )
     precision: Precision = Field(
         "auto",

@@ -30,13 +30,13 @@ _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy
     "label_ids": [1],
     "absent": [],
     "overlapping": False,
-    "whole": [],
     "images": [],
     "painted": [],
     "input_scaling": "sam",
     "image_size": 128,
     "policy": {"kind": "window", "low": -160.0, "high": 240.0, "modality": "CT"},
 }
+_WITHOUT_VOLUMES = {"channels": "adjacent", "axis": "axial", "backbone": "vit_nano"}  # where a setting is auto
 _KNOB = re.compile(r"\$@knobs\.(\w+)")
 
 
@@ -107,8 +107,9 @@ def complete_configs(
     train["knobs"].update({name: values[name] for name in knobs})
     filled = {**defaults, **_NO_RUN, **train["knobs"], **values}
     filled.pop("_target_", None)  # of the knobs
-    if filled["channels"] == "auto":
-        filled["channels"] = "adjacent"
+    for name, taken in _WITHOUT_VOLUMES.items():
+        if filled[name] == "auto":
+            filled[name] = taken
     for config in configs.values():
         if "settings" in config:
             config["settings"] = {name: filled[name] for name in config["settings"]}

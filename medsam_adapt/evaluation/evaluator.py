@@ -25,6 +25,7 @@ from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.volume_transforms import volume_transforms
 from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import IGNORED
+from medsam_adapt.evaluation.clean_up_choice import TRAINING_VOLUMES, CleanUpChoice
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.scoring.metrics import QUICK, MetricRules, Scores, background_iou, score_volume
 from medsam_adapt.scoring.summary import CaseFacts, mean_scores, summarise
@@ -115,14 +116,31 @@ def volume_evaluator(
     return evaluator
 
 
-def validation_set(data: TrainingData) -> Dataset:
-    """The held-out volumes of a training run, or this process's part of them."""
-    return Dataset(shard(data.volumes()), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
+def validation_set(data: TrainingData, training: int = 0) -> Dataset:
+    """The held-out volumes of a training run, or this process's part of them.
+
+    Without held-out volumes it has the first ``training`` volumes of the training itself.
+    """
+    volumes = data.volumes() or [case.entry() for case in data.cases.cases if case.id in {*data.split.train}][:training]
+    return Dataset(shard(volumes), volume_transforms(data.policy, data.label_ids, _KEYS, data.cases.coding))
 
 
-def validator_of(data: TrainingData, network: nn.Module, device: torch.device) -> SupervisedEvaluator:
-    """MONAI's evaluator over the held-out volumes of a training run."""
-    return volume_evaluator(validation_set(data), network, SlicewiseInferer(data.slicing), device)
+def validator_of(
+    data: TrainingData, network: nn.Module, device: torch.device, clean_up: bool = False
+) -> SupervisedEvaluator:
+    """MONAI's evaluator over the held-out volumes of a training run.
+
+    With ``clean_up`` its attribute of this name chooses a clean-up by its predictions (`CleanUpChoice`), and where no
+    volume is held out, it has a few training volumes. It is None without ``clean_up``, where structures are prompted
+    one by one, and where classes may overlap.
+    """
+    chooses = clean_up and data.prompt == "none" and not data.overlapping
+    volumes = validation_set(data, TRAINING_VOLUMES if chooses else 0)
+    evaluator: Any = volume_evaluator(volumes, network, SlicewiseInferer(data.slicing), device)
+    evaluator.clean_up = CleanUpChoice(data, bool(data.split.held_out)) if chooses else None
+    if chooses:
+        evaluator.clean_up.attach(evaluator)
+    return evaluator
 
 
 def labelled_volumes(

@@ -14,11 +14,12 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import RunError
+from medsam_adapt.data.slices.clean_up import ClassCleanUp
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
+from medsam_adapt.data.volumes.cleaning import clean_each
 from medsam_adapt.data.volumes.label_coding import IGNORED
-from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.ensemble import Scores
 from medsam_adapt.inference.other_axis import OtherAxis
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
@@ -30,8 +31,8 @@ class SlicewiseInferer(Inferer):
 
     Args:
         slicing: how the segmenter was trained to see volumes. With a prompt, prompts come from a reference label;
-            logits of absent classes are put out of reach; of classes of one piece fragments are removed from
-            ``labels``; without a prompt the segmenter's head decides whether classes overlap.
+            logits of absent classes are put out of reach; ``labels`` are cleaned up as it has it; without a prompt the
+            segmenter's head decides whether classes overlap.
         batch_size: slices at a time; by the device when None.
         output: ``labels`` gives classes (1, 1, X, Y, Z) uint8, holding the logits of one batch of slices at a time,
             or for overlapping classes masks (1, C, X, Y, Z); ``logits`` gives all logits (1, C + 1 or C, X, Y, Z).
@@ -48,9 +49,9 @@ class SlicewiseInferer(Inferer):
     ) -> None:
         self.slicing, self.batch_size, self.output, self.least = slicing, batch_size, output, least
 
-    def at_least(self, least: float, whole: Sequence[str]) -> SlicewiseInferer:
-        """The same inferer, its labels `IGNORED` where the probability is below ``least``, ``whole`` in one piece."""
-        slicing = self.slicing.slicing.model_copy(update={"whole": [*whole]})
+    def at_least(self, least: float, cleaning: Sequence[ClassCleanUp]) -> SlicewiseInferer:
+        """The same inferer, its labels cleaned up, and `IGNORED` where the probability is below ``least``."""
+        slicing = self.slicing.slicing.model_copy(update={"cleaning": [*cleaning]})
         return SlicewiseInferer(slicing, self.batch_size, "labels", least)
 
     @torch.no_grad()
@@ -86,8 +87,8 @@ class SlicewiseInferer(Inferer):
         together = np.concatenate([of_slices for _, (of_slices,) in found])
         if self.least:
             together, unsure = np.split(together, 2, axis=1)
-        if self.output == "labels" and self.slicing.whole:
-            together[:, 0] = without_fragments(together[:, 0], self.slicing.whole_classes)
+        if self.output == "labels" and (cleanings := self.slicing.cleanings):
+            together[:, 0] = clean_each(together[:, 0], cleanings, float(np.prod(sides)) / 1000)
         if self.least:
             together[unsure > 0] = IGNORED  # only now: without them a structure would be in pieces
         return self._assemble(together, inputs)

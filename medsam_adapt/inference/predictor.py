@@ -21,9 +21,10 @@ from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume, volume_to_slices
 from medsam_adapt.data.slices.slice_store import renumber
+from medsam_adapt.data.slices.slicing_spec import joint_cleanings
+from medsam_adapt.data.volumes.cleaning import clean_each, voxel_ml
 from medsam_adapt.data.volumes.image_set import ImageSet, refuse_misplaced
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
-from medsam_adapt.data.volumes.pieces import without_fragments
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
 from medsam_adapt.inference.ensemble import Scores
 from medsam_adapt.inference.other_axis import OtherAxis
@@ -66,7 +67,7 @@ class Predictor:
         segmenter: with the run's weights.
         batch_size: slices at a time; by the device when None.
         others: records and networks of further runs with the same classes; without prompts, of any slicing direction.
-        clean_up: whether fragments are removed, as for :func:`load_run`.
+        clean_up: whether masks are cleaned up, as for :func:`load_run`.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class Predictor:
         clean_up: bool = True,
     ) -> None:
         self.record, self.segmenter = record, segmenter
-        self.batch_size, self.clean_up = batch_size, clean_up
+        self.batch_size = batch_size
         self._members = [(each.slicing, network.eval()) for each, network in ((record, segmenter), *others)]
+        self._cleanings = joint_cleanings([slicing for slicing, _ in self._members]) if clean_up else {}
 
     def __repr__(self) -> str:
         record, runs = self.record, len(self._members)
@@ -201,8 +203,8 @@ class Predictor:
                 array[:, indices] = result.swapaxes(0, 1)
             if progress is not None:
                 progress(len(indices))
-        if self.clean_up and self.record.whole:
-            classes[0] = without_fragments(classes[0], self.record.whole_classes)
+        if self._cleanings:
+            classes[0] = clean_each(classes[0], self._cleanings, voxel_ml(affine))
         return Segmented(
             self._as_ids(classes, affine),
             None if maps is None else self._in_place(maps, affine),
@@ -331,7 +333,8 @@ def load_run(
         merge: whether a linear adapter is folded into SAM's weights, which is faster and differs by rounding.
         also: folders of further runs with the same classes: the mean of all runs' probabilities decides.
         precision: of the image encoder: ``fp32``, ``bf16``, or ``auto`` for bf16 on a GPU and fp32 elsewhere.
-        clean_up: whether fragments are removed of classes that are one piece in every training label.
+        clean_up: whether masks are cleaned up by the steps that the run's training chose; of several runs, by those
+            that one of them chose and none rejected.
 
     Raises:
         InputError: no such run, a damaged one, one that was not finished, an unknown device or precision, or runs that

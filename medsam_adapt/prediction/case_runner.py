@@ -16,6 +16,7 @@ import torch
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import folder_written_whole
 from medsam_adapt.data.prompts.file import Prompt
+from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, piece_sizes, voxel_ml
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, write_label
 from medsam_adapt.inference.byte_maps import LEVELS
@@ -24,7 +25,6 @@ from medsam_adapt.outputs import Segmentation, get_format
 from medsam_adapt.outputs._label_file import write_label_file
 from medsam_adapt.prediction.json_report import case_entry
 from medsam_adapt.prediction.plan import Outputs, PlannedCase, file_names
-from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
 from medsam_adapt.prediction.prompt_sources import ReferenceOf
 from medsam_adapt.prediction.quality_flags import Flag, class_flags
 from medsam_adapt.runs.statistics import TrainingStatistics
@@ -166,7 +166,7 @@ class CaseRunner:
         )
         voxels = segmented.voxels
         if self.cleaning:
-            voxels = self.cleaning(voxels, record.label_ids, _voxel_ml(header))
+            voxels = self.cleaning(voxels, record.label_ids, voxel_ml(header.affine))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
         entry = case_entry(seconds + time.perf_counter() - started, volumes, [*flags, *more], case.outputs)
@@ -184,7 +184,7 @@ class CaseRunner:
             pieces = piece_sizes(mask).tolist()
             grey = window.apply(crop[mask])  # or the three levels of each colour
             mean = float(grey.mean(dtype=np.float64)) if pieces else float("nan")
-            volumes[name] = round(sum(pieces) * _voxel_ml(header), 4)
+            volumes[name] = round(sum(pieces) * voxel_ml(header.affine), 4)
             if name not in record.absent:  # that one is never emitted, as training reported
                 known = self.statistics.classes.get(name) if self.statistics else None
                 flags += class_flags(name, volumes[name], mean, pieces, known)
@@ -269,7 +269,3 @@ def _crops(segmentation: Segmentation, image: np.ndarray) -> Iterator[tuple[str,
         for name, label_id in labels.items():
             box = boxes.get(label_id, (slice(0),) * 3)
             yield name, voxels[box] == label_id, image[box]
-
-
-def _voxel_ml(header: VolumeHeader) -> float:
-    return abs(float(np.linalg.det(header.affine[:3, :3]))) / 1000

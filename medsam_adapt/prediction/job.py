@@ -60,7 +60,7 @@ class PredictionJob:
         batch_size: slices at a time; None by the device.
         flips: whether mirrored slices are averaged.
         prompts: where a prompted run gets its prompts.
-        clean_up: whether fragments are removed.
+        clean_up: whether the clean-up that training chose is done.
     """
 
     runs: tuple[Path, ...]
@@ -107,8 +107,8 @@ class PredictionJob:
         reference: ReferenceOf | None,
     ) -> CaseRunner:
         """What segments cases one after another."""
+        from medsam_adapt.data.volumes.cleaning import Cleaning
         from medsam_adapt.prediction.case_runner import CaseRunner
-        from medsam_adapt.prediction.postprocessing import Cleaning
         from medsam_adapt.runs.statistics import read_statistics
 
         clean, statistics = Cleaning(**self.cleaning), read_statistics(self.runs[0])

@@ -13,14 +13,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medsam_adapt.core.files import read_record
-from medsam_adapt.data.volumes.pieces import are_one_piece
+from medsam_adapt.data.volumes.cleaning import voxel_ml
 
 if TYPE_CHECKING:  # both import torch
     from medsam_adapt.data.slices.slice_store import StoredCase
     from medsam_adapt.data.slices.training_data import TrainingData
 
 STATISTICS_FILE = "statistics.json"
-_CASES_FOR_PIECES = 30  # whose labels decide whether a class is one piece
 
 
 class ClassStatistics(BaseModel):
@@ -46,11 +45,11 @@ def training_statistics(data: TrainingData) -> TrainingStatistics:
     volumes: list[list[float]] = [[] for _ in data.class_names]
     greys: list[list[float]] = [[] for _ in data.class_names]
     for case_id, stored in data.store().items():
-        voxel_ml = abs(np.linalg.det(data.check.headers[case_id].affine[:3, :3])) / 1000
+        ml = voxel_ml(data.check.headers[case_id].affine)
         voxels = stored.voxels.sum(axis=0)[1:]
         means = _mean_grey(stored, len(data.class_names))
         for index in np.flatnonzero(voxels):
-            volumes[index].append(round(float(voxels[index] * voxel_ml), 4))
+            volumes[index].append(round(float(voxels[index] * ml), 4))
             if np.isfinite(means[index]):
                 greys[index].append(round(float(means[index]), 2))
     return TrainingStatistics(
@@ -59,20 +58,6 @@ def training_statistics(data: TrainingData) -> TrainingStatistics:
             for index, name in enumerate(data.class_names)
         }
     )
-
-
-def whole_classes(data: TrainingData) -> list[str]:
-    """Names of the classes that are one connected piece, but for a few voxels, in every training label looked at.
-
-    None where classes may overlap, or where structures are prompted one by one.
-    """
-    if data.overlapping or data.prompt != "none":
-        return []
-    whole = np.array([name not in data.absent for name in data.class_names])
-    for _, case in zip(range(_CASES_FOR_PIECES), data.store().values(), strict=False):
-        labels = np.stack([case.labels[index] for index in range(len(case.voxels))])
-        whole &= are_one_piece(labels, len(whole))
-    return [name for name, each in zip(data.class_names, whole, strict=True) if each]
 
 
 def _mean_grey(stored: StoredCase, count: int) -> np.ndarray:

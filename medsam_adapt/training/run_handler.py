@@ -85,7 +85,8 @@ class RunHandler:
         folder: the run's folder.
         bundle_root: the bundle whose configs are copied into it.
         states: what else must be restored to resume, by name: optimisers, schedulers, loaders.
-        validator: the evaluator on held-out volumes, None without them.
+        validator: the evaluator on held-out volumes. Without these it runs once at the end, on the training volumes
+            that it has, and only its choice of a clean-up counts.
         resume: whether to continue from the folder's training state.
         average: of the weights, which is validated and saved instead of them; it is one of ``states`` too.
     """
@@ -103,7 +104,9 @@ class RunHandler:
     ) -> None:
         self.record, self.segmenter, self.states = record, segmenter, states
         self.folder, self.bundle_root = Path(folder), Path(bundle_root)
-        self.validator, self.resume, self.average = validator, resume, average
+        self.validator = validator if record.held_out else None
+        self.clean_up: Any = getattr(validator, "clean_up", None)
+        self.judge, self.resume, self.average = validator, resume, average
         self.best: float | None = None  # before the first validation
         self.cost, self.lock = TrainingCost(self.folder), FolderLock(self.folder)
         self._random: dict[str, Any] | None = None  # to be put back when the first batch is drawn
@@ -122,8 +125,9 @@ class RunHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_state)
         engine.add_event_handler(Events.EPOCH_COMPLETED, raise_if_stopped)
         engine.add_event_handler(Events.COMPLETED, self._finish)
+        if self.judge is not None:
+            self.judge.add_event_handler(Events.ITERATION_COMPLETED, raise_if_stopped)
         if self.validator is not None:
-            self.validator.add_event_handler(Events.ITERATION_COMPLETED, raise_if_stopped)
             if self.average is not None:
                 self.validator.add_event_handler(Events.STARTED, self.average.swap)
             self.validator.add_event_handler(Events.COMPLETED, self._keep_best)
@@ -174,6 +178,10 @@ class RunHandler:
         if self.validator is None:
             with nullcontext() if self.average is None else self.average.applied():
                 self._save_model()
+                if self.clean_up is not None:
+                    if self.clean_up.most:
+                        self.judge.run()
+                    self._save_clean_up()
         elif self.validator.state.epoch != engine.state.epoch:
             self.validator.run(engine.state.epoch)
 
@@ -183,6 +191,8 @@ class RunHandler:
         if self.best is None or score > self.best or not (self.folder / MODEL_FILE).is_file():
             self.best = float(score)
             self._save_model()
+            if self.clean_up is not None:
+                self._save_clean_up()
 
     def _save_model(self) -> None:
         if not is_main_process():
@@ -192,6 +202,12 @@ class RunHandler:
         with written_whole(path) as temporary:
             save_tensors(self.segmenter.state_dict(), temporary)
         save_adapter(self.segmenter, self.folder / ADAPTER_FOLDER)
+
+    def _save_clean_up(self) -> None:
+        """The record of the saved weights has what was chosen by their predictions."""
+        if is_main_process():
+            self.record = self.record.model_copy(update={"cleaning": self.clean_up.choices()})
+            write_run(self.folder, self.record, self.bundle_root)
 
     def _save_within_epoch(self, engine: Any) -> None:
         """A checkpoint when one is due, the validation comes next, or a signal asks for the end."""

@@ -32,7 +32,7 @@ from medsam_adapt.runs.record import (
     RunRecord,
     read_run,
 )
-from medsam_adapt.runs.statistics import training_statistics, whole_classes
+from medsam_adapt.runs.statistics import training_statistics
 from medsam_adapt.training.run_handler import RunHandler as RunHandler  # found here too
 from medsam_adapt.training.run_handler import load_start as load_start
 from medsam_adapt.training.run_handler import log_validations as log_validations
@@ -184,7 +184,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
     split, earlier = data.split, data.earlier
     trained, held_out = (earlier.ever_trained, earlier.ever_held_out) if earlier else (set(), set())
     return RunRecord(
-        **{**dict(data.slicing), "whole": whole_classes(data) if knobs.clean_up else []},
+        **dict(data.slicing),
         bundle=type(knobs).__name__.removesuffix("_knobs"),
         versions=versions(),
         dataset_dir=str(Path(data.cases.root).resolve()),

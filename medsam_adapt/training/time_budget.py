@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ignite.engine import Events
+from monai.data import decollate_batch
 from pydantic import BaseModel
 
 from medsam_adapt.core.distributed import from_main_process
+from medsam_adapt.data.slices.geometry import count_slices
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -25,6 +28,8 @@ _TIMED_STEPS = 7  # after two that also allocate and start workers
 _CLOSING = 2.0  # seconds that are kept for starting Python, writing the weights and leaving the process
 _CLOSING_SHARE = 0.03  # of the budget, at most
 _SLOWER = 1.2  # a validation may take that much longer than the volume that was timed
+_JUDGING_SHARE = 0.05  # of the budget, for training volumes by which a clean-up is judged
+_TIMED_SLICES = 16
 _ENDLESS = 10**9  # epochs
 
 
@@ -37,7 +42,7 @@ class TimeBudget:
     Args:
         seconds: of the budget, from :attr:`started` to the end of the last validation.
         schedules: of the learning rates, `PARTS` steps long.
-        validator: runs once when the training has ended; its time is kept free. None without held-out volumes.
+        validator: runs once when the training has ended; its time is kept free. It may have no volumes.
         clock: seconds of a clock that never goes back.
 
     Attributes:
@@ -83,12 +88,22 @@ class TimeBudget:
 
     def _start(self, engine: Any) -> None:
         engine.state.max_epochs = _ENDLESS
-        validation = 0.0 if self.validator is None else _SLOWER * seconds_of_validation(self.validator, self.clock)
+        validation = 0.0 if self.validator is None else self._seconds_kept(self.validator)
         closing = min(_CLOSING, _CLOSING_SHARE * self.seconds)
         self._end = self.seconds - validation - closing
         self._last = self._used()
         if not self._before:
             self._first = self._last
+
+    def _seconds_kept(self, validator: SupervisedEvaluator) -> float:
+        """What the validation takes; fewer training volumes judge a clean-up where they would take too long."""
+        choice = getattr(validator, "clean_up", None)
+        if choice is None or choice.held_out:
+            return _SLOWER * seconds_of_validation(validator, self.clock)
+        volumes: Any = validator.data_loader
+        one = _SLOWER * seconds_of_volume(validator, self.clock)
+        choice.most = from_main_process(min(len(volumes), int(_JUDGING_SHARE * self.seconds / max(one, 1e-9))))
+        return choice.most * one
 
     def _step(self, engine: Any) -> None:
         now = self._used()
@@ -116,10 +131,35 @@ def seconds_of_validation(validator: SupervisedEvaluator, clock: Callable[[], fl
     validator.network.eval()
     try:
         image, _, args, keywords = validator.prepare_batch(batch, validator.state.device)
-        validator.inferer(image, validator.network, *args, **keywords)
+        prediction = validator.inferer(image, validator.network, *args, **keywords)
+        if (choice := getattr(validator, "clean_up", None)) is not None:
+            choice.scores_of(decollate_batch(batch)[0], prediction[0])
     finally:
         validator.network.train(training)
     return (clock() - started) * len(volumes)
+
+
+def seconds_of_volume(validator: SupervisedEvaluator, clock: Callable[[], float] = time.monotonic) -> float:
+    """About how long a validator takes for its first volume, from a few slices of it in each direction."""
+    started = clock()
+    batch = next(iter(validator.data_loader))
+    image, _, args, keywords = validator.prepare_batch(batch, validator.state.device)
+    seconds = clock() - started
+    inferer: Any = validator.inferer
+    corner = image[:, :, :_TIMED_SLICES, :_TIMED_SLICES, :_TIMED_SLICES]
+    sizes = [
+        sum(count_slices(each.shape[2:], np.eye(4), plane.axis) for plane in inferer.slicing.planes)
+        for each in (image, corner)
+    ]
+    training = validator.network.training
+    validator.network.eval()
+    try:
+        for _ in range(2):  # the first pass also allocates
+            started = clock()
+            inferer(corner, validator.network, *args, **keywords)
+    finally:
+        validator.network.train(training)
+    return seconds + (clock() - started) * sizes[0] / sizes[1]
 
 
 class StepTimes(BaseModel):

@@ -71,7 +71,7 @@ def build_trainer(
         network: the network on its device, wrapped where several processes train together.
         device: where it is trained.
         frozen: features of the slices that may be kept.
-        validator: scores the held-out volumes, where there are any.
+        validator: scores the held-out volumes, where there are any, and chooses the clean-up.
         folder: of the run to write.
         bundle_root: the bundle whose files are copied into the run.
         resume: whether to continue from the folder's checkpoint.
@@ -101,14 +101,15 @@ def build_trainer(
     validates = bool(data.volumes())
     budget = None
     if knobs.minutes is not None:
-        budget = TimeBudget(60 * knobs.minutes, schedules.values(), validator if validates else None)
+        budget = TimeBudget(60 * knobs.minutes, schedules.values(), validator)
     budgets = {} if budget is None else {"budget": budget}
     average = AverageWeights(segmenter, knobs.average) if knobs.average else None
     averages = {} if average is None else {"average": average}
     record = record_of(data, segmenter, knobs, *beside.values())
     selves = {}
     if data.unlabelled is not None:
-        settings = folder, knobs, record.whole, average, budget
+        cleaning = validator.clean_up.first_choices() if validator.clean_up else ()
+        settings = folder, knobs, cleaning, average, budget
         selves["unlabelled"] = SelfTraining(data, segmenter, validator.inferer, *settings)
     handlers: list[Any] = [
         *(LrScheduleHandler(each, print_lr=False, epoch_level=False) for each in schedules.values() if budget is None),
@@ -122,7 +123,7 @@ def build_trainer(
             folder,
             bundle_root,
             {"optimizer": optimizer, **(states or {}), **schedules, **beside, **averages, **budgets, **selves},
-            validator if validates else None,
+            validator,
             resume,
             average,
         ),

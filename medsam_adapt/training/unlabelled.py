@@ -34,6 +34,7 @@ from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.training.average import AverageWeights
 
 if TYPE_CHECKING:
+    from medsam_adapt.data.slices.clean_up import ClassCleanUp
     from medsam_adapt.data.slices.training_data import TrainingData
     from medsam_adapt.training.time_budget import TimeBudget
 
@@ -53,7 +54,7 @@ class SelfTraining:
         inferer: segments whole volumes, a `SlicewiseInferer`.
         folder: of the run.
         knobs: the settings of the run.
-        whole: names of the classes of which fragments are removed.
+        cleaning: the clean-up of the classes.
         average: of the weights, which labels instead of them.
         budget: the time budget, where the training has one.
 
@@ -70,14 +71,14 @@ class SelfTraining:
         inferer: Any,
         folder: str | Path,
         knobs: Knobs,
-        whole: Sequence[str] = (),
+        cleaning: Sequence[ClassCleanUp] = (),
         average: AverageWeights | None = None,
         budget: TimeBudget | None = None,
     ) -> None:
         assert data.unlabelled is not None, "data with unlabelled scans"
         self.slices: UnlabelledSlices = data.unlabelled
         self.segmenter, self.average, self.budget = segmenter, average, budget
-        self.inferer = inferer.at_least(knobs.unlabelled_least, whole)
+        self.inferer = inferer.at_least(knobs.unlabelled_least, cleaning)
         self.load = volume_transforms(data.policy)
         self.expected = classes_of_all(data)
         self.folder = Path(folder) / LABEL_FOLDER

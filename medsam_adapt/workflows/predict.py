@@ -88,7 +88,7 @@ def predict(
         propagate: follow ``prompts`` to neighbouring slices.
         largest_component: keep the largest piece of each class.
         fill_holes: fill enclosed background.
-        no_clean_up: keep fragments of classes that are one piece.
+        no_clean_up: leave out the clean-up that the run's training chose.
         min_volume: remove pieces smaller than this many ml.
         reporter: receives notes and progress.
 

@@ -141,11 +141,9 @@ def _merge_parts(options: PredictionOptions, reporter: Reporter) -> None:
 
 def _used(options: PredictionOptions, precision: str) -> dict[str, Any]:
     """The options as the report has them."""
-    from medsam_adapt.prediction.postprocessing import Cleaning
-
     return {
         **vars(options.outputs),
-        **vars(Cleaning(**options.cleaning)),
+        **options.cleaning,
         "flips": options.flips,
         "batch_size": options.batch_size or "auto",
         "precision": precision,

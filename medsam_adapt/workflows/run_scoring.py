@@ -200,6 +200,8 @@ def notes_on(record: RunRecord, own_cases: bool, rules: MetricRules) -> list[str
             "The weights are those of the best validation on these very cases, which flatters the scores; with "
             "val_interval equal to epochs they are the last ones."
         )
+    if own_cases and record.held_out and any(each.step != "none" for each in record.cleaning):
+        notes.append("The clean-up of the masks was chosen on these very cases, which flatters the scores.")
     if record.prompt != "none":
         notes.append(f"{SEES_THE_ANSWER} (The prompts are taken from the labels: {record.prompt}.)")
     elif rules.protocol == "papers":

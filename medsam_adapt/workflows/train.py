@@ -18,6 +18,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.folder_lock import FolderLock
 from medsam_adapt.core.literals import plain_path
 from medsam_adapt.core.output_folder import check_output
+from medsam_adapt.data.slices.clean_up import describe_clean_up
 from medsam_adapt.runs.record import RUN_FILE, data_of, read_run, require_trained, same_origin
 from medsam_adapt.runs.resume import changed_setting, is_false_start, is_finished
 from medsam_adapt.workflows.arguments import Names, PathLike, names, path_or_none
@@ -143,6 +144,8 @@ def train(
             with kept_or_restored(order.output, overwrite and not resume, reporter):
                 train_together(count, order.output, reporter.worker, order.as_json())
     run = order.output
+    if is_main_process() and (line := describe_clean_up(read_run(run).cleaning)):
+        reporter.note(line)
     reporter.note(f"Trained: {run}\nNext: medsam-adapt evaluate {run}, or medsam-adapt predict {run} -i SCAN -o MASKS")
     return run
 

@@ -139,7 +139,8 @@ def _run(flow: ConfigWorkflow, order: TrainingOrder, reporter: Reporter) -> None
         with reporter.progress("training", steps) as progress:
             if trainer.self_training is not None:
                 trainer.self_training.report = progress.line
-            Display(progress, epochs, trainer.budget).attach(trainer, flow.evaluator)
+            held_out = flow.parser.get_parsed_content("data").volumes()
+            Display(progress, epochs, trainer.budget).attach(trainer, flow.evaluator if held_out else None)
             flow.run()
             flow.finalize()
 

@@ -1,6 +1,7 @@
 """Runs of an earlier version: each is used as it is, or refused in one sentence.
 
-``earlier/`` has the ``run.json`` of two runs as commit 4adda51 wrote them, before the modules of adapters moved.
+``earlier/`` has the ``run.json`` of two runs as commit 4adda51 wrote them, before the modules of adapters moved, and
+``detail.json`` of commit 9d60ccb, when the labels alone decided on the clean-up.
 """
 
 import json
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from medsam_adapt.cli.main import main
+from medsam_adapt.data.slices.slicing_spec import joint_cleanings
+from medsam_adapt.data.volumes.cleaning import Cleaning
 from medsam_adapt.inference.run_network import build_network
-from medsam_adapt.runs.record import MODEL_FILE, read_run
+from medsam_adapt.runs.record import MODEL_FILE, RunRecord, read_run
 
 RECORDS = Path(__file__).parent / "earlier"
 
@@ -45,6 +48,18 @@ def test_an_earlier_run_predicts_and_is_scored(phantoms, tmp_path, capsys):
         assert code == 0, err
     assert len(list((tmp_path / "masks").iterdir())) == 3
     assert list(json.loads((run / "metrics.json").read_text())["cases"]) == ["phantom_002"]
+
+
+def test_of_an_earlier_run_with_classes_of_one_piece_fragments_are_removed_as_before(phantoms, tmp_path):
+    record = read_run(run_of("detail", phantoms, tmp_path / "run"))
+    assert record.whole == record.class_names
+    quarter = Cleaning(min_share=0.25)
+    assert record.cleanings == dict.fromkeys(range(1, 6), quarter)
+    assert record.whole_classes == record.cleanings  # its inference.json takes them by this name
+    again = RunRecord(**record.model_dump())  # as it is written when it is pushed
+    assert again.cleanings == record.cleanings
+    other = record.model_copy(update={"whole": ["liver"]})
+    assert joint_cleanings([other, record]) == {1: quarter}  # the first of several runs decided
 
 
 def test_an_earlier_run_whose_adapter_is_gone_is_refused_in_one_sentence(phantoms, tmp_path, capsys):

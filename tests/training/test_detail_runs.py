@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from medsam_adapt.cli.main import main
+from medsam_adapt.data.slices.clean_up import describe_clean_up
+from medsam_adapt.runs.record import read_run
 from medsam_adapt.training.run_handler import RunHandler
 from tests.equal_runs import differences
 
@@ -21,7 +23,7 @@ def train(*arguments):
 
 
 @pytest.mark.parametrize("held_out", ["null", "0.34"])
-def test_a_run_killed_within_an_epoch_comes_to_the_same_bits(phantoms, tmp_path, monkeypatch, held_out):
+def test_a_run_killed_within_an_epoch_comes_to_the_same_bits(phantoms, tmp_path, monkeypatch, capsys, held_out):
     sets = [part for name in (*SETS, f"held_out={held_out}", "save_minutes=0") for part in ("--set", name)]
     assert train("--data", phantoms, *SMALL, *sets, "--output", tmp_path / "whole") == 0
     save_state = RunHandler._save_state
@@ -36,6 +38,14 @@ def test_a_run_killed_within_an_epoch_comes_to_the_same_bits(phantoms, tmp_path,
         assert train("--data", phantoms, *SMALL, *sets, "--output", tmp_path / "run")
     assert train("--resume", "--output", tmp_path / "run", "--device", "cpu", "--set", "num_workers=0") == 0
     assert differences(tmp_path / "run", tmp_path / "whole") == []
+    record = read_run(tmp_path / "run")
+    assert [each.name for each in record.cleaning] == record.class_names
+    assert {(each.patients, each.held_out) for each in record.cleaning} == {
+        (3, False) if held_out == "null" else (1, True)
+    }
+    inference = json.loads((tmp_path / "run" / "configs" / "inference.json").read_text())
+    assert inference["slicing"]["cleaning"] == [each.model_dump() for each in record.cleaning]
+    assert describe_clean_up(record.cleaning) in capsys.readouterr().out
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     saved = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
     if held_out == "null":  # the average is what is saved, not the last weights

@@ -101,6 +101,51 @@ def test_the_validation_is_kept_free_and_changes_nothing():
     assert seconds_of_validation(Validator(clock, volumes=0), clock) == 0.0
 
 
+class Judge(Validator):
+    """Takes 0.1 seconds a slice, of volumes of 40 slices in each direction; reading one takes a second."""
+
+    def __init__(self, clock, volumes, axes=("axial",)):
+        super().__init__(clock, volumes)
+        self.clean_up = SimpleNamespace(held_out=False, most=volumes)
+        self.inferer = self.Inferer(self, axes)
+
+    def prepare_batch(self, batch, device):
+        self.clock.now += 1.0
+        return torch.zeros(1, 1, 40, 40, 40), None, (), {}
+
+    class Inferer:
+        def __init__(self, judge, axes):
+            self.judge, self.slicing = judge, SimpleNamespace(planes=[SimpleNamespace(axis=axis) for axis in axes])
+
+        def __call__(self, image, network):
+            self.judge.seen.append((tuple(image.shape[2:]), network.training))
+            self.judge.clock.now += 0.1 * sum(
+                image.shape[2 + "sca".index(plane.axis[0])] for plane in self.slicing.planes
+            )
+
+
+@pytest.mark.parametrize(
+    ("axes", "seconds", "most"),
+    [
+        (("axial",), 1000.0, 5),
+        (("axial",), 250.0, 2),
+        (("axial", "coronal", "sagittal"), 1000.0, 3),
+        (("axial",), 50.0, 0),
+    ],
+)
+def test_training_volumes_judge_a_clean_up_for_a_twentieth_of_the_time_at_most(axes, seconds, most):
+    clock = Clock()
+    judge = Judge(clock, 5, axes)
+    budget = TimeBudget(seconds, schedules(), judge, clock)
+    train(budget, clock, lambda _: 0.5)
+    assert judge.clean_up.most == most
+    assert judge.seen == [((16, 16, 16), False)] * 2  # a corner of one volume is timed
+    left = seconds - (clock.now - 1000.0)
+    volume = 1.0 + 4.0 * len(axes)
+    assert most * volume <= left <= 1.2 * most * volume + 3.0  # and what is kept for the end of the process
+    assert judge.network.training
+
+
 def test_a_resumed_training_has_what_is_left():
     clock = Clock()
     first = TimeBudget(100.0, schedules(), clock=clock)

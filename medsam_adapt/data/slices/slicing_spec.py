@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_adapt.config import Axis, Channels, InputScaling, PromptMode
+from medsam_adapt.data.slices.clean_up import ClassCleanUp, Step, joint_choice
 from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.cleaning import Cleaning
 from medsam_adapt.data.volumes.image_set import ImageName
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
 
 COLOURS = ("red", "green", "blue")
+_EARLIER_SHARE = 0.25  # of the largest piece, below which runs with ``whole`` remove pieces
 
 
 class SlicingSpec(BaseModel):
@@ -25,7 +28,8 @@ class SlicingSpec(BaseModel):
         overlapping: whether a voxel may belong to several classes.
         painted: the label with which each class that may overlap is painted, in this order, into one label map; none
             where each class has a mask.
-        whole: classes that are one piece in every training label: fragments of them are removed.
+        cleaning: what is done to each class of a predicted map; none where nothing was to be chosen.
+        whole: of runs from before there was ``cleaning``: classes of which fragments are removed.
         axis: slicing direction.
         three_planes: whether slices of all three directions are learned, and the probabilities on them averaged; the
             results are then put together along ``axis``.
@@ -46,6 +50,7 @@ class SlicingSpec(BaseModel):
     absent: list[str] = []
     overlapping: bool = False
     painted: list[int] = []
+    cleaning: list[ClassCleanUp] = []
     whole: list[str] = []
     axis: Axis = "axial"
     three_planes: bool = False
@@ -83,8 +88,8 @@ class SlicingSpec(BaseModel):
             raise ValueError(f"painted labels go from 1 to {LARGEST_LABEL}")
         if not {*self.absent} <= {*self.class_names}:
             raise ValueError("a class that is absent is none of class_names")
-        if not {*self.whole} <= {*self.class_names}:
-            raise ValueError("a class in whole is none of class_names")
+        if not {*self.whole, *(each.name for each in self.cleaning)} <= {*self.class_names}:
+            raise ValueError("a class in whole or cleaning is none of class_names")
         if self.images and len({*self.images}) < len(self.images):
             raise ValueError("an image is named twice")
         if (len(self.images) or 1) != len(self.policy.each) or (self.images and self.policy.kind != "channels"):
@@ -123,11 +128,35 @@ class SlicingSpec(BaseModel):
         return [self.class_names.index(name) + 1 for name in self.absent]
 
     @property
-    def whole_classes(self) -> list[int]:
-        """The classes of one piece as the network numbers them, from 1."""
-        return [self.class_names.index(name) + 1 for name in self.whole]
+    def cleanings(self) -> dict[int, Cleaning]:
+        """What is done to the classes of a predicted map, by their numbers from 1, in the order in which it is done."""
+        return joint_cleanings([self])
+
+    @property
+    def whole_classes(self) -> dict[int, Cleaning]:
+        """The same under the name by which ``inference.json`` of earlier runs calls it."""
+        return self.cleanings
 
     @property
     def slicing(self) -> SlicingSpec:
         """These values alone, without what a record adds to them."""
         return SlicingSpec(**{name: getattr(self, name) for name in SlicingSpec.model_fields})
+
+
+def joint_cleanings(specs: Sequence[SlicingSpec]) -> dict[int, Cleaning]:
+    """The clean-up of runs that segment together: of each class what one run chose and no run rejected.
+
+    Holes are filled first, so that what is removed of one class does not fill a hole of another.
+    """
+    first, *others = specs
+    if first.overlapping:
+        return {}
+    earlier = [ClassCleanUp(name=name, step="fragments", min_share=_EARLIER_SHARE) for name in first.whole]
+    choices = [*(first.cleaning or earlier), *(each for spec in others for each in spec.cleaning)]
+    by_class = {
+        number: joint_choice([each for each in choices if each.name == name])
+        for number, name in enumerate(first.class_names, start=1)
+    }
+    found = {number: choice for number, choice in by_class.items() if choice is not None}
+    order = get_args(Step)
+    return {number: found[number].cleaning for number in sorted(found, key=lambda each: order.index(found[each].step))}

@@ -25,11 +25,11 @@ from monai.transforms import (
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.volumes.cleaning import Cleaning, clean_each
 from medsam_adapt.data.volumes.image_search import find_image_sets
 from medsam_adapt.data.volumes.io import FORMATS, is_slicer_label, picture_files, read_header, to_ras, volume_files
 from medsam_adapt.data.volumes.label_coding import EXCLUSIVE, LabelCoding, read_classes
 from medsam_adapt.data.volumes.monai_reader import volume_loader
-from medsam_adapt.data.volumes.pieces import without_fragments
 
 
 class ApplyIntensityd(MapTransform):
@@ -86,23 +86,24 @@ class LoadClassesd(Transform):
         return loaded if table is None else {**loaded, "table": table}
 
 
-class RemoveFragmentsd(MapTransform):
-    """What :func:`without_fragments` removes from maps of classes (1, X, Y, Z); keeps the geometry of a MetaTensor.
+class CleanEachd(MapTransform):
+    """The clean-up of maps of classes (1, X, Y, Z), by `clean_each`; keeps the geometry of a MetaTensor.
 
     Args:
         keys: of the maps.
-        whole: classes of one piece.
+        cleanings: by class.
     """
 
-    def __init__(self, keys: KeysCollection, whole: Sequence[int]) -> None:
+    def __init__(self, keys: KeysCollection, cleanings: Mapping[int, Cleaning]) -> None:
         super().__init__(keys)
-        self.whole = tuple(whole)
+        self.cleanings = dict(cleanings)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        for key in self.key_iterator(result) if self.whole else ():
+        for key in self.key_iterator(result) if self.cleanings else ():
             volume = result[key]
-            cleaned = without_fragments(np.asarray(volume[0]).astype(np.int32), self.whole)
+            voxel_ml = float(volume.pixdim.prod()) / 1000
+            cleaned = clean_each(np.asarray(volume[0]).astype(np.int32), self.cleanings, voxel_ml)
             result[key] = MetaTensor(torch.from_numpy(cleaned)[None].to(volume.dtype), meta=volume.meta)
         return result
 
@@ -143,7 +144,7 @@ def mask_transforms(
     label_ids: Sequence[int],
     output_dir: str | Path,
     overlapping: bool = False,
-    whole: Sequence[int] = (),
+    cleanings: Mapping[int, Cleaning] | None = None,
 ) -> Compose:
     """From logits (C + 1, X, Y, Z) to a mask file OUTPUT/<name>_seg.nii.gz in the input's own orientation.
 
@@ -154,7 +155,7 @@ def mask_transforms(
         label_ids: the ids written for classes 1, 2, ….
         output_dir: folder of the masks.
         overlapping: whether classes may overlap.
-        whole: classes of one piece, of which fragments are removed.
+        cleanings: of the classes.
     """
     classes = [*range(len(label_ids) + 1)]
     ids = [0, 1] if overlapping else [0, *label_ids]
@@ -163,7 +164,7 @@ def mask_transforms(
         [
             AsDiscreted("pred", threshold=0.0) if overlapping else AsDiscreted("pred", argmax=True),
             Invertd("pred", preprocessing, orig_keys="image", nearest_interp=True, to_tensor=True),
-            RemoveFragmentsd("pred", whole),
+            CleanEachd("pred", cleanings or {}),
             MapLabelValued("pred", classes[: len(ids)], ids, dtype=dtype),
             SaveImaged(
                 "pred",

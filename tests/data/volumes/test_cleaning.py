@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medsam_adapt.prediction.postprocessing import Cleaning, bounding_boxes, piece_sizes
+from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, clean_each, piece_sizes, voxel_ml
 
 VOXEL_ML = 0.5
 
@@ -32,6 +32,9 @@ def as_masks(voxels):
         (Cleaning(min_volume_ml=2.0), {3: 30, 5: 26, 7: 0}),  # 4 voxels
         (Cleaning(min_volume_ml=2.1), {3: 26, 5: 26, 7: 0}),
         (Cleaning(True, True, 1.0), {3: 27, 5: 26, 7: 0}),
+        (Cleaning(min_share=4 / 26), {3: 30, 5: 26, 7: 1}),
+        (Cleaning(min_share=0.16), {3: 26, 5: 26, 7: 1}),
+        (Cleaning(min_share=1.0), {3: 26, 5: 26, 7: 1}),
     ],
 )
 def test_each_class_is_cleaned_by_itself(layout, cleaning, expected):
@@ -77,3 +80,16 @@ def test_how_voxels_lie_in_memory_changes_nothing(axes):
         np.testing.assert_array_equal(view, voxels)
         assert bounding_boxes(view, [3, 5, 7]) == boxes
         np.testing.assert_array_equal(cleaning(view, [3, 5, 7], VOXEL_ML), cleaning(voxels, [3, 5, 7], VOXEL_ML))
+
+
+def test_labels_can_be_cleaned_in_ways_of_their_own():
+    voxels = pieces()
+    cleaned = clean_each(voxels, {5: Cleaning(fill_holes=True), 3: Cleaning(min_share=0.2)}, VOXEL_ML)
+    assert {label: int((cleaned == label).sum()) for label in (3, 5, 7)} == {3: 26, 5: 26, 7: 1}
+    np.testing.assert_array_equal(clean_each(voxels, {}, VOXEL_ML), voxels)
+    np.testing.assert_array_equal(voxels, pieces())
+
+
+def test_the_volume_of_a_voxel_is_that_of_its_box_whatever_its_orientation():
+    turned = np.array([[0, 2.0, 0, 7], [-0.5, 0, 0, 3], [0, 0, 4.0, 1], [0, 0, 0, 1]])
+    assert voxel_ml(turned) == pytest.approx(0.004)

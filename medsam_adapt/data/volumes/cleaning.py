@@ -1,0 +1,115 @@
+"""Clean-up of masks: the largest piece alone, holes filled, small pieces removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medsam_adapt.core.lazy import lazy_module
+
+if TYPE_CHECKING:
+    from scipy import ndimage
+else:
+    ndimage = lazy_module("scipy.ndimage")
+
+_ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # pieces that touch at a corner are one
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is done to each class by itself, in this order.
+
+    Attributes:
+        largest_component: only the largest connected piece is kept.
+        fill_holes: background that a class encloses on all sides becomes that class; other classes are left alone.
+        min_volume_ml: smaller pieces are removed.
+        min_share: pieces of less than this share of the largest one's volume are removed.
+    """
+
+    largest_component: bool = False
+    fill_holes: bool = False
+    min_volume_ml: float = 0.0
+    min_share: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.largest_component or self.fill_holes or self.min_volume_ml > 0 or self.min_share > 0
+
+    def __call__(self, voxels: np.ndarray, label_ids: Sequence[int], voxel_ml: float) -> np.ndarray:
+        """The cleaned map, a new array.
+
+        Args:
+            voxels: label ids (X, Y, Z), or masks of 0 and 1 (C, X, Y, Z).
+            label_ids: of the classes.
+            voxel_ml: volume of a voxel in millilitres.
+        """
+        if voxels.ndim == 4:
+            return np.stack([clean_each(mask, {1: self}, voxel_ml) for mask in voxels])
+        return clean_each(voxels, dict.fromkeys(label_ids, self), voxel_ml)
+
+    def of_class(self, mask: np.ndarray, free: np.ndarray, voxel_ml: float) -> np.ndarray:
+        """One class cleaned, (X, Y, Z) bool.
+
+        Args:
+            mask: (X, Y, Z) bool, the class in the box that it occupies.
+            free: (X, Y, Z) bool, background, where a hole may be filled.
+            voxel_ml: volume of a voxel in millilitres.
+        """
+        if self.largest_component:
+            from monai.transforms.utils import get_largest_connected_component_mask  # slow to import
+
+            mask = np.asarray(get_largest_connected_component_mask(mask)).astype(bool)
+        if self.fill_holes:
+            mask = mask | (ndimage.binary_fill_holes(mask) & free)
+        if self.min_volume_ml > 0 or self.min_share > 0:
+            pieces, sizes = _pieces(mask)
+            kept = sizes >= max(self.min_volume_ml / voxel_ml, self.min_share * sizes[1:].max(initial=0))
+            kept[0] = False
+            mask = kept[pieces]
+        return mask
+
+
+def clean_each(voxels: np.ndarray, cleanings: Mapping[int, Cleaning], voxel_ml: float) -> np.ndarray:
+    """A map of labels (X, Y, Z), a new array, with each label cleaned in its own way, in the order given.
+
+    Each is cleaned within the box that it occupies, which no other label's cleaning changes.
+    """
+    cleaned = np.array(voxels)
+    for label, box in bounding_boxes(cleaned, list(cleanings)).items():
+        part = cleaned[box]
+        before = part == label
+        after = cleanings[label].of_class(before, part == 0, voxel_ml)
+        part[before] = 0
+        part[after] = label
+    return cleaned
+
+
+def voxel_ml(affine: np.ndarray) -> float:
+    """Volume of a voxel in millilitres, from the (4, 4) affine to mm."""
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def bounding_boxes(voxels: np.ndarray, label_ids: Sequence[int]) -> dict[int, Box]:
+    """The box of each label that has a voxel in (X, Y, Z) ``voxels``, found in one pass along their memory."""
+    order = np.argsort(np.abs(voxels.strides))[::-1]  # reading a volume across its memory takes many times as long
+    boxes = ndimage.find_objects(voxels.transpose(order), max(label_ids, default=0))
+    back = np.argsort(order)
+    return {
+        label_id: (box[back[0]], box[back[1]], box[back[2]])
+        for label_id in label_ids
+        if (box := boxes[label_id - 1]) is not None
+    }
+
+
+def piece_sizes(mask: np.ndarray) -> np.ndarray:
+    """Voxels of each connected piece of a mask (X, Y, Z), the largest first."""
+    return np.sort(_pieces(mask)[1][1:])[::-1]
+
+
+def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each voxel's piece, 0 outside, and the voxels of each number."""
+    pieces, _ = ndimage.label(mask, _ALL_NEIGHBOURS)
+    return pieces, np.bincount(pieces.ravel(), minlength=1)
