@@ -226,7 +226,10 @@ class Knobs(BaseModel):
         "that changes nothing, or saves most of the work",
     )
     cached_views: int = Field(
-        8, ge=1, description="augmented views of each slice that cache_frozen keeps, of which every draw takes one"
+        8,
+        ge=0,
+        description="augmented views of each slice that cache_frozen keeps, of which every draw takes one; 0: what an "
+        "encoder that is frozen as a whole makes of the unchanged slice, moved as the augmentation moves the slice",
     )
     cache_dtype: Literal["float32", "float16"] = Field(
         "float32", description="of what cache_frozen keeps; float16 is half as large and less exact (2e-4)"

@@ -11,9 +11,10 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.filesize import decimal
@@ -26,6 +27,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.views import Views
+from medsam_adapt.feature_cache.moved import moved_features
 from medsam_adapt.feature_cache.store import (
     Features,
     Place,
@@ -36,6 +38,7 @@ from medsam_adapt.feature_cache.store import (
     store_features,
 )
 from medsam_adapt.networks.encoder_stages import describe_stages, features_shape, run_stages, stage_count, stages_sha256
+from medsam_adapt.networks.hiera import Hiera
 from medsam_adapt.networks.segmenter import Segmenter
 
 _FORMAT = 1  # part of the key: raise it when the kept numbers change their meaning
@@ -115,7 +118,9 @@ class FrozenWork:
             self.parts["teacher_embedding"] = FrozenPart(teacher, stage_count(teacher.sam.image_encoder))
         self.cache = cache_folder(knobs.cache_dir)
         images = "features" not in self.parts or segmenter.detail is not None
-        self._every_view = data.views(1 if _is_fixed(knobs) else knobs.cached_views, images)
+        fixed = _is_fixed(knobs)
+        self.moves = not fixed and knobs.cached_views == 0
+        self._every_view = data.views(1 if fixed else knobs.cached_views, images, self.moves)
         self._kept: dict[str, Features] = {}
         self.place: Place | None = None
         self.done, self.seconds, self._rehearses = 0, 0.0, False
@@ -145,6 +150,7 @@ class FrozenWork:
         what = " and ".join(f"{part}{owners[name]}" for name, part in self.parts.items())
         where = {"files": "files of the cache", "memory": "memory", "gpu": "GPU memory"}[self.place or "files"]
         each = f", each in {views.count} augmented views" if views.count > 1 else ""
+        each += ", moved along with the augmentation" * self.moves
         return (
             f"Frozen work is done once: {what}, for {len(views.slices)} slices{each}; {decimal(self.bytes)} in {where} "
             "(--set cache_frozen=off does it in every step instead)."
@@ -173,6 +179,13 @@ class FrozenWork:
             self.fill()
         return {name: kept[rows] for name, kept in self._kept.items()}
 
+    def of_batch(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Features of a batch of the loader, its samples' ``row`` and where they are moved their ``position``."""
+        features = self(batch["row"].tolist())
+        if not self.moves:
+            return features
+        return {name: moved_features(each, batch["position"].to(each)) for name, each in features.items()}
+
     def compute(self, name: str, rows: Sequence[int]) -> Tensor:
         """What ``parts[name]`` makes of rows, (B, ...)."""
         images = torch.stack([self._every_view.image(row) for row in rows])
@@ -196,6 +209,10 @@ class FrozenWork:
             return "cache_frozen is off"
         if not self.parts:
             return "training reaches the first block of the image encoder"
+        if self.moves and (fault := self._why_not_moved()):
+            if knobs.cache_frozen == "on":
+                raise InputError(f"cached_views: 0 moves kept features, and {fault}. Set 1 or more.")
+            return fault
         if knobs.cache_frozen == "auto":
             front = self.parts.get("features")
             if not _is_fixed(knobs) and (front is None or not front.whole_trunk):
@@ -213,6 +230,16 @@ class FrozenWork:
                 f"cached_views: {fault}. Set fewer cached_views, cache_dtype=float16, or cache_frozen=auto."
             )
         return fault
+
+    def _why_not_moved(self) -> str:
+        """Why the features of unchanged slices cannot be moved; empty where they can."""
+        if self.data.slice_size is not None:
+            return "the network sees tiles of the slices"
+        part = self.parts.get("features")
+        encoder = part.segmenter.sam.image_encoder if part else None
+        if part is None or len(self.parts) > 1 or part.stages < stage_count(encoder) or isinstance(encoder, Hiera):
+            return "they are not one map of the whole image encoder"
+        return ""
 
     def _choose_place(self) -> Place | None:
         wanted = self.knobs.cache_place

@@ -152,7 +152,7 @@ class PrepareSlices:
         }
         given: dict[str, Any] = {key: moved[key] for key in _PROMPT_KEYS if key in moved}
         if self.frozen is not None and self.frozen.views is not None:
-            given |= self.frozen(batch["row"].tolist())
+            given |= self.frozen.of_batch(batch)
         return moved.get("image"), moved["label"], (), {**given, "low_res": self.low_res}
 
 

@@ -108,7 +108,7 @@ def build_trainer(
     record = record_of(data, segmenter, knobs, *beside.values())
     selves = {}
     if data.unlabelled is not None:
-        cleaning = validator.clean_up.first_choices() if validator.clean_up else ()
+        cleaning = choice.first_choices() if (choice := getattr(validator, "clean_up", None)) else ()
         settings = folder, knobs, cleaning, average, budget
         selves["unlabelled"] = SelfTraining(data, segmenter, validator.inferer, *settings)
     handlers: list[Any] = [

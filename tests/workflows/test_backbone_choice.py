@@ -51,23 +51,23 @@ def test_reasons(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("installed", "large", "slices", "minutes", "backbone", "views"),
+    ("installed", "large", "patients", "slices", "minutes", "backbone"),
     [
-        (True, True, 100, None, "lite_medsam", 8),
-        (True, True, 500, None, "lite_medsam", 3),
-        (True, True, 2_000, None, "vit_nano", None),  # more than can be encoded
-        (True, True, 100, 4, "lite_medsam", 3),
-        (True, True, 100, 1, "vit_nano", None),  # no time to encode them
-        (True, False, 100, None, "vit_nano", None),
-        (False, True, 100, None, "vit_nano", None),
+        (True, True, 3, 100, None, "lite_medsam"),
+        (True, True, 3, 2_001, None, "vit_nano"),  # too many to encode
+        (True, True, 3, 300, 4, "lite_medsam"),
+        (True, True, 3, 300, 3, "vit_nano"),  # no time to encode them
+        (True, True, 1, 100, None, "vit_nano"),
+        (True, False, 3, 100, None, "vit_nano"),
+        (False, True, 3, 100, None, "vit_nano"),
     ],
 )
 def test_large_slices_are_learned_on_the_medical_backbone(
-    tmp_path, monkeypatch, installed, large, slices, minutes, backbone, views
+    tmp_path, monkeypatch, installed, large, patients, slices, minutes, backbone
 ):
     monkeypatch.setattr(backbone_fit, "local_path", lambda name: tmp_path if installed else None)
-    settings, why = fit_backbone(128, large, slices, minutes)
+    settings, why = fit_backbone(128, large, patients, slices, minutes)
     assert settings["backbone"] == backbone
-    assert settings.get("cached_views") == views
     assert settings.get("image_size") == (128 if backbone == "lite_medsam" else None)
+    assert settings.get("cached_views", 8) == (0 if backbone == "lite_medsam" else 8)
     assert ("default" in why) == (backbone == "vit_nano")

@@ -26,6 +26,9 @@ from monai.transforms import (
 
 from medsam_adapt.config import Augmentation
 
+_MOVED = ("image", "label", "position")  # alike; what a sample has of them
+_MODES = ("bilinear", "nearest", "bilinear")
+
 
 def augmentations(augment: Augmentation, image_size: int, images: int = 1) -> list[Transform]:
     """The random changes of a slice and its label that ``augment`` names, see `training_transforms`.
@@ -39,7 +42,7 @@ def augmentations(augment: Augmentation, image_size: int, images: int = 1) -> li
         return []
     if augment == "strong":
         return [strong_augmentation(image_size, images)]
-    both = ("image", "label")
+    both = _MOVED
     turns: list[Transform] = []
     if augment == "free":
         turns = [
@@ -54,7 +57,7 @@ def augmentations(augment: Augmentation, image_size: int, images: int = 1) -> li
             rotate_range=float(np.deg2rad(15)),
             scale_range=(0.1, 0.1),
             translate_range=0.05 * image_size,
-            mode=("bilinear", "nearest"),
+            mode=_MODES,
             padding_mode="zeros",
             allow_missing_keys=True,
         ),
@@ -79,8 +82,7 @@ def strong_augmentation(image_size: int, images: int = 1) -> OneStream:
         image_size: side of the square in pixels, to which shifts and bends are proportional.
         images: of a case: grey levels of each are changed by themselves.
     """
-    both = ("image", "label")
-    modes = ("bilinear", "nearest")
+    both, modes = _MOVED, _MODES
     turn, scale, shift = float(np.deg2rad(20)), (0.2, 0.2), 0.05 * image_size
     move: dict[str, Any] = {"rotate_range": turn, "scale_range": scale, "translate_range": shift}
     bend: dict[str, Any] = {"spacing": (image_size / 5,) * 2, "magnitude_range": (0.0, 0.02 * image_size)}

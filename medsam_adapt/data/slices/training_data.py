@@ -316,7 +316,8 @@ class TrainingData:
         images = views is None or views.images
         settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
         stored = with_unlabelled(self._views(), scans)
-        transform = training_transforms(stored, *settings, self.channel_dropout, len(self.cases.images))
+        moved = views is not None and views.moved
+        transform = training_transforms(stored, *settings, self.channel_dropout, len(self.cases.images), moved)
         samples = self.samples(part)
         weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
         if scans is None:
@@ -324,13 +325,13 @@ class TrainingData:
         together = scans.beside(np.full(len(samples), 1 / len(samples)) if weights is None else weights)
         return SliceDataset([*samples, *scans.samples()], transform, together, views, draws=len(samples))
 
-    def views(self, count: int, images: bool) -> Views:
+    def views(self, count: int, images: bool, moved: bool = False) -> Views:
         """``count`` fixed versions of every training slice, labelled or not; arguments as for :class:`Views`."""
         settings = self.image_size, self.channels, self.augment
         dropout = self.channel_dropout, len(self.cases.images)
         stored = with_unlabelled(self._views(), self.unlabelled)
         samples = [*self.samples(), *(self.unlabelled.samples() if self.unlabelled else ())]
-        return Views(stored, samples, *settings, count, self.seed, images, self.input_scaling, *dropout)
+        return Views(stored, samples, *settings, count, self.seed, images, self.input_scaling, *dropout, moved)
 
     def volumes(self) -> list[dict[str, Any]]:
         """{id, image, label} paths of the held-out cases."""
@@ -399,7 +400,7 @@ class TrainingData:
         headers = [self.check.headers[case_id] for case_id in self.split.train]
         slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
         large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
-        chosen = fit_backbone(self.image_size, large, slices, knobs.minutes)
+        chosen = fit_backbone(self.image_size, large, len(self._train_patients()), slices, knobs.minutes)
         for name, value in chosen.settings.items():
             setattr(knobs, name, value)
         self.why_backbone = chosen.why

@@ -23,14 +23,22 @@ class LoadStoredSliced(Transform):
     """{case, slice} -> {image (3, h, w) float32 in 0..255, label (1, h, w) int64, table}, beside what was there.
 
     For classes that may overlap the label holds parts, and ``table`` (P, C) lists what they are; otherwise it is None.
-    Without ``images`` there is no image. Where some case lacks the annotation of some class, ``unannotated`` is (C,)
-    bool of this case; otherwise it is None.
+    Without ``images`` there is no image. With ``positions``, ``position`` (3, h, w) has column and row of each pixel's
+    centre, and 1. Where some case lacks the annotation of some class, ``unannotated`` is (C,) bool of this case;
+    otherwise it is None.
     """
 
-    def __init__(self, stored: Mapping[str, StoredCase], channels: Channels = "repeat", images: bool = True) -> None:
+    def __init__(
+        self,
+        stored: Mapping[str, StoredCase],
+        channels: Channels = "repeat",
+        images: bool = True,
+        positions: bool = False,
+    ) -> None:
         self.stored = stored
         self.channels = channels
         self.images = images
+        self.positions = positions
         self.partial = any(case.unannotated for case in stored.values())
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,6 +49,10 @@ class LoadStoredSliced(Transform):
             loaded["unannotated"] = np.isin(np.arange(1, case.voxels.shape[1]), case.unannotated)
         if self.images:
             loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
+        if self.positions:
+            rows, columns = (torch.arange(side) + 0.5 for side in label.shape[-2:])
+            row, column = torch.meshgrid(rows, columns, indexing="ij")
+            loaded["position"] = torch.stack([column, row, torch.ones_like(row)])
         return loaded
 
 
@@ -115,6 +127,8 @@ class FinishSliced(Randomizable, Transform):
         if "image" in data:
             levels = torch.as_tensor(data["image"]).clamp(0, 255)
             image["image"] = pad_image(levels, self.image_size, self.input_scaling)
+        if "position" in data:
+            image["position"] = pad_label(torch.from_numpy(np.asarray(data["position"])), self.image_size)
         if (table := data.get("table")) is not None:
             label = torch.from_numpy(table.astype(np.int64))[label[0]].permute(2, 0, 1)
         prompt: dict[str, Any] = {}
@@ -163,6 +177,7 @@ def training_transforms(
     input_scaling: InputScaling = "sam",
     channel_dropout: float = 0.0,
     image_count: int = 1,
+    positions: bool = False,
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -178,8 +193,10 @@ def training_transforms(
         input_scaling: of the network that is trained.
         channel_dropout: probability with which each of several images of a case is left out.
         image_count: images of a case.
+        positions: whether the sample has the ``position`` (3, S, S) in the slice that each of its pixels comes from.
     """
-    load, finish = LoadStoredSliced(stored, channels, images), FinishSliced(image_size, prompt, input_scaling)
+    load = LoadStoredSliced(stored, channels, images, positions)
+    finish = FinishSliced(image_size, prompt, input_scaling)
     drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
     changes = augmentations(augment, image_size, image_count)
     return Compose([load, CropTiled(image_size), *changes, *drop, finish])

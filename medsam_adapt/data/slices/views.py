@@ -34,6 +34,8 @@ class Views:
         images: whether the samples of a training carry images beside the row of their features.
         input_scaling: of the network that is trained.
         channel_dropout, image_count: as for `training_transforms`.
+        moved: whether the one version of a slice is the unchanged one, and samples, augmented anew in every draw, have
+            the ``position`` that each of their pixels comes from.
     """
 
     def __init__(
@@ -49,7 +51,11 @@ class Views:
         input_scaling: InputScaling = "sam",
         channel_dropout: float = 0.0,
         image_count: int = 1,
+        moved: bool = False,
     ) -> None:
+        self.moved = moved
+        if moved:
+            count, augment, channel_dropout = 1, "none", 0.0
         self.slices = sorted({(sample["case"], sample["slice"]) for sample in samples})
         self.count, self.seed, self.images = count, seed, images
         self._first_row = {place: index * count for index, place in enumerate(self.slices)}
