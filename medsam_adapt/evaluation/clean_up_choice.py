@@ -3,7 +3,8 @@
 A class that is one piece in every training label hardly has another piece beside the largest; of other classes, the
 smallest piece in a label shows how small a piece may be. From `ENOUGH` held-out patients on, the step with the highest
 mean DSC is taken if that is above the DSC without a step. Fewer of them, or training patients where nobody is held out,
-are too little to choose by: there the labels' suggestion is taken unless it lowers the mean DSC.
+are too little to choose by: there the labels' suggestion is taken unless it lowers the mean DSC, and of a class that is
+one piece in the labels the largest piece alone where that raises it further.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class CleanUpChoice:
 def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
     """The steps to try on each class that has one, by the training labels; the first of a class is their suggestion.
 
-    Where nobody is held out, it is the only one.
+    Where nobody is held out, holes are not filled.
     """
     numbers = [*range(1, len(data.class_names) + 1)]
     one_piece, smallest = dict.fromkeys(numbers, True), dict.fromkeys(numbers, np.inf)
@@ -113,7 +114,7 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
             found.append([step(step="fragments", min_share=FRAGMENT), step(step="largest"), step(step="holes")])
         elif np.isfinite(smallest[number]):
             found.append([step(step="small", min_volume_ml=round(smallest[number] / 2, 4)), step(step="holes")])
-    return found if held_out else [steps[:1] for steps in found]
+    return found if held_out else [[each for each in steps if each.step != "holes"] for steps in found]
 
 
 def score_steps(
@@ -164,8 +165,9 @@ def choose(steps: Sequence[ClassCleanUp], scores: Sequence[Mapping[Step, float]]
         best = max(steps, key=lambda each: means[each.step])
         taken = means[best.step] > means["none"]
     else:
-        best = first
-        taken = not scores or means[first.step] >= means["none"]
+        more = [each for each in steps if each.step == "largest" and scores and means["largest"] > means[first.step]]
+        best = (more or [first])[0]
+        taken = not scores or means[best.step] >= means["none"]
     chosen = best if taken else ClassCleanUp(name=first.name, held_out=first.held_out)
     return chosen.model_copy(update={"dsc": means, "patients": len(scores)})
 

@@ -77,7 +77,7 @@ def test_holes_are_filled_where_the_labels_have_none():
 
 
 @pytest.mark.parametrize(("held_out", "count"), [(False, ENOUGH + 2), (True, ENOUGH - 1)])
-def test_too_little_evidence_can_only_reject_what_the_labels_suggest(held_out, count):
+def test_too_little_evidence_takes_what_the_labels_suggest_unless_it_hurts(held_out, count):
     perfect, fragment = (cube(LIVER), cube(LIVER)), (cube(LIVER, FAR), cube(LIVER))
     missed = (cube((1, (0, 0, 0), 3), FAR), cube((1, (0, 0, 0), 3), FAR, size=16))  # 8 of 27 voxels are kept
     lost = (cube(LIVER, FAR), cube(LIVER, FAR))
@@ -85,9 +85,10 @@ def test_too_little_evidence_can_only_reject_what_the_labels_suggest(held_out, c
     assert chosen([fragment] * count, held_out)[0].step == "fragments"
     assert chosen([missed] * count, held_out)[0].step == "fragments"
     assert chosen([lost] * count, held_out)[0].step == "none"
-    assert (
-        chosen([(cube(LIVER, BESIDE), cube(LIVER))] * count, held_out)[0].step == "fragments"
-    )  # not the largest alone
+    second_piece = (cube(LIVER, BESIDE), cube(LIVER))  # too large for a fragment
+    assert chosen([second_piece] * count, held_out)[0].step == "largest"
+    both = (cube(LIVER, BESIDE), cube(LIVER, BESIDE))
+    assert chosen([second_piece, *[both] * (count - 1)], held_out)[0].step == "fragments"
     assert choose(steps_of("class 1", held_out), []).step == "fragments"
 
 
@@ -166,7 +167,7 @@ def test_labels_of_one_piece_suggest_removing_fragments_and_others_small_pieces(
     assert suggestions(data_of(cube(LIVER)), held_out=True)[0][0].name == "class 1"
     assert len(suggestions(data_of(cube(LIVER)), held_out=True)) == 1  # nothing of a class without a voxel
     assert suggestions(data, held_out=False) == [
-        [each.model_copy(update={"held_out": False})] for each in (first[0], second[0])
+        [each.model_copy(update={"held_out": False}) for each in steps] for steps in (first[:2], second[:1])
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from medsam_adapt.weights.store import local_path
 
 SMALL, MEDICAL = "vit_nano", "lite_medsam"  # both come with pip: the first with this package, the second with an extra
-_PATIENTS = 2  # at least; from a single one vit_nano learned more (docs/backbones.md)
+_PATIENTS = 3  # at least; from a single one vit_nano learned more, and two were not tried (docs/backbones.md)
 _SLICES = 2_000  # at most: ten minutes of one processor core for LiteMedSAM's encoder
 _SECONDS = 0.3  # of a slice of 128 pixels there, on a busy core
 _SHARE = 0.4  # of a time budget, at most
@@ -46,7 +46,7 @@ def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minut
     elif not large:
         why = f"the default for volumes or structures too small for {MEDICAL}"
     elif patients < _PATIENTS:
-        why = "the default for a single training patient"
+        why = f"the default for fewer than {_PATIENTS} training patients"
     elif slices > most:
         limit = "in reasonable time" if minutes is None else f"in {minutes:g} min"
         why = f"the default for more slices ({slices}) than {MEDICAL} encodes {limit}"

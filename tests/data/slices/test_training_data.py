@@ -65,7 +65,8 @@ def test_the_data_choose_an_open_backbone(tmp_path, monkeypatch, side, installed
         ("labels", label),
     ):
         (tmp_path / kind).mkdir()
-        nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 5, 1.0])), tmp_path / kind / "a.nii.gz")
+        for name in "abc":
+            nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 5, 1.0])), tmp_path / kind / f"{name}.nii.gz")
     (tmp_path / "labels.json").write_text(json.dumps({"1": "organ"}))
     monkeypatch.setattr(backbone_fit, "local_path", lambda name: tmp_path if installed else None)
     knobs = resolve_knobs("detail", sets={"cache_dir": str(tmp_path / "cache"), **settings})
