@@ -27,7 +27,9 @@ _EXTRA = ("fastapi", "uvicorn", "python_multipart")
 
 
 def annotate(
-    folder: Annotated[Path, typer.Argument(help="Folder of scans, or a data set with or without labels.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of scans, or a data set with or without labels, or a datalist's JSON file.")
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Structures, as in liver,spleen; added to those that the folder names.")
     ] = None,
@@ -38,6 +40,7 @@ def annotate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the labels.", show_default="FOLDER_annotated")
     ] = None,
+    layout: Annotated[str, typer.Option(help="Layout of FOLDER on disk; recognised when not given.")] = "auto",
     series: Series = None,
     person: Annotated[str, typer.Option(help="Name of who draws, for the record beside the labels.")] = "person",
     device: Device = "auto",
@@ -72,7 +75,9 @@ def annotate(
     from medsam_adapt.annotation.proposals import check_images, known_classes, known_images, load_proposals
 
     names = [name for name in (classes or "").split(",") if name.strip()]
-    session = open_session(folder, names, output, series, person, known_classes(model), known_images(model))
+    session = open_session(
+        folder, names, output, series, person, known_classes(model), known_images(model), layout, say
+    )
     check_output(session.output, overwrite=True)
     token = secrets.token_urlsafe(32) if token_file is None else read_token(token_file)
     listening = listen(host, port)

@@ -26,6 +26,17 @@ InputScaling = Literal["sam", "unit"]
 Backbone = Literal[
     "vit_nano", "vit_b", "vit_l", "vit_h", "lite_medsam", "mobile_sam", "sam2_hiera_tiny", "sam2_hiera_base_plus"
 ]
+BackboneChoice = Literal[
+    "auto",
+    "vit_nano",
+    "vit_b",
+    "vit_l",
+    "vit_h",
+    "lite_medsam",
+    "mobile_sam",
+    "sam2_hiera_tiny",
+    "sam2_hiera_base_plus",
+]
 Intensity: TypeAlias = str | list[str]  # the rules of `core.intensity_rules`
 PATH_SETTINGS = (
     "cache_dir",
@@ -43,7 +54,10 @@ class Knobs(BaseModel):
 
     layout: str = Field("auto", description="layout of the data set on disk, or auto")
     classes: list[str] | None = Field(None, min_length=1, description="classes to learn, by name; null is all")
-    backbone: Backbone = Field("vit_nano", description="size of the SAM")
+    backbone: BackboneChoice = Field(
+        "vit_nano",
+        description="the SAM; auto: lite_medsam if it is installed and the training volumes are large, else vit_nano",
+    )
     checkpoint: str | None = Field(
         None,
         description="SAM weights to start from: a name ('weights list'), a file, or random; null is what ships for the "

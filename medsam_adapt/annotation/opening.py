@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medsam_adapt.annotation.label_files import LabelFiles
@@ -26,11 +26,14 @@ def open_session(
     person: str = "person",
     known: Mapping[int, str] | None = None,
     images: Sequence[str] = (),
+    layout: str = "auto",
+    report: Callable[[str], None] = lambda note: None,
 ) -> Session:
     """The session of a folder of scans; opens no volume and writes nothing.
 
     Args:
-        folder: scans, or a data set in a layout that ``train`` knows, with labels or without.
+        folder: scans, or a data set in a layout that ``train`` knows, with labels or without, or the JSON file of a
+            datalist.
         classes: names of the structures; those of the data set, of an earlier session, or ``known`` come first.
         output: where labels are written; beside ``folder`` when None.
         series: number, UID or description of the DICOM series wanted.
@@ -38,14 +41,17 @@ def open_session(
         known: label id -> name that a model knows.
         images: names of the images of a case that a model takes together, by which they are found where the folder is
             no data set.
+        layout: a layout's name, with a choice where it has one; "auto" recognises it.
+        report: called with each note on what was recognised, one sentence.
 
     Raises:
-        InputError: no scans, no classes, classes that contradict an earlier session.
+        InputError: no scans, no classes, classes that contradict an earlier session, or what a layout refuses.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: it is not a folder. Give a folder of scans.")
-    output = output or folder.absolute().with_name(f"{folder.absolute().name}_annotated")
-    scans, named = _scans_in(folder, series, images)
+    if not (folder.is_dir() or (folder.is_file() and folder.suffix == ".json")):
+        raise InputError(f"{folder}: it is not a folder. Give a folder of scans, or the JSON file of a datalist.")
+    place = folder.absolute().with_suffix("") if folder.is_file() else folder.absolute()
+    output = output or place.with_name(f"{place.name}_annotated")
+    scans, named = _scans_in(folder, series, images, layout, report)
     earlier = LabelFiles(output).classes()
     names = _merged(named, earlier, dict(known or {}), [name.strip() for name in classes if name.strip()])
     if not names:
@@ -55,21 +61,28 @@ def open_session(
     return Session(scans, names, output, person)
 
 
-def _scans_in(folder: Path, series: str | None, images: Sequence[str]) -> tuple[list[Scan], dict[int, str]]:
+def _scans_in(
+    folder: Path, series: str | None, images: Sequence[str], layout: str, report: Callable[[str], None]
+) -> tuple[list[Scan], dict[int, str]]:
     """The scans, and the classes of labels that came with them."""
-    known = recognised_layout(folder)
-    volumes = find_inputs(folder, images=images or None, series=series).volumes
+    known = recognised_layout(folder) if layout == "auto" else layout
+    found = find_inputs(folder, layout, images=images or None, series=series)
+    volumes = found.volumes
+    for note in found.notes:
+        report(note.replace(" to segment.", "."))  # what `predict` does with them
     scans = {id: Scan(id, image, series=_series_of(image, series)) for id, image in volumes.items()}
     if pictures := [path for path in volumes.values() if isinstance(path, Path) and path.suffix.lower() in PICTURES]:
         raise InputError(f"{pictures[0]}: it is a picture, and annotate draws on volumes. Give a folder of volumes.")
     classes: dict[int, str] = {}
     if known:
-        layout = f"{known}:{','.join(images)}" if images and known == "dicom" else known
-        cases = find_cases(folder, layout, need_labels=False, series=series)
+        chosen = f"{known}:{','.join(images)}" if images and known == "dicom" else known
+        cases = find_cases(folder, chosen, need_labels=False, series=series)
         if cases.coding == EXCLUSIVE:
             classes = cases.classes
             labelled = [each for each in cases.cases if each.label]
             scans |= {each.id: Scan(each.id, each.image, each.label, each.series) for each in labelled}
+        elif any(each.label_source for each in cases.cases):
+            report(f"{folder}: its labels may overlap or be ignored in places, and annotate does not show such labels.")
     return [scans[id] for id in sorted(scans)], classes
 
 

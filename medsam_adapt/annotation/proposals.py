@@ -135,7 +135,7 @@ class Proposals:
             InputError: as `check`, or no slice to start from.
         """
         if not keys:
-            raise InputError("propagate: the class has no slice to start from. Draw a box on a slice first.")
+            raise InputError("propagate: the structure is on no slice yet. Draw a box on a slice first.")
         for prompt in keys.values():
             self.check(axis, prompt)
         slices = self._slices(drawing, axis, image)

@@ -41,7 +41,8 @@ class Progress:
         done: epochs, or scans, that are done.
         total: epochs or scans; 0 while it is not known.
         message: one sentence, such as why it failed.
-        labelled: scans that the run is trained on.
+        labelled: scans with a finished label when the training began.
+        held_out: how many of these the run holds out; 0 while it is not known.
         started: in seconds since 1970; None before the first round.
         ended: the same; None while it runs.
     """
@@ -52,6 +53,7 @@ class Progress:
     total: int = 0
     message: str = ""
     labelled: int = 0
+    held_out: int = 0
     started: float | None = None
     ended: float | None = None
 
@@ -112,11 +114,12 @@ class Rounds:
         if progress.status != "training":
             return progress
         try:
-            epochs = int(read_run(self.folder / progress.run).knobs["epochs"])
+            record = read_run(self.folder / progress.run)
+            epochs, held_out = int(record.knobs["epochs"]), len(record.held_out)
             cost = read_cost(self.folder / progress.run)
         except (InputError, KeyError):  # it is not there before the first epoch
             return progress
-        return replace(progress, total=epochs, done=0 if cost is None else cost.epochs or 0)
+        return replace(progress, total=epochs, held_out=held_out, done=0 if cost is None else cost.epochs or 0)
 
     def latest(self) -> Path | None:
         """The last run that was finished, or the one to start from; None where there is neither."""

@@ -17,11 +17,16 @@ function nameThemeButton() {
   byId("theme").textContent = isDark() ? "Light theme" : "Dark theme";
 }
 
+function onTheme() {
+  nameThemeButton();
+  viewer?.draw(); // the frame above the slider has the colour of the text
+}
+
 byId("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  nameThemeButton();
+  onTheme();
 });
-prefersDark.addEventListener("change", nameThemeButton);
+prefersDark.addEventListener("change", onTheme);
 nameThemeButton();
 
 // ---------------------------------------------------------------------------------------------------------- outlines

@@ -69,7 +69,8 @@ def demo(
     data, run = _make_data(folder, seed, reporter), folder / "run"
     # One validation, after the last epoch, is enough.
     sets: dict[str, Any] = {**SETTINGS, "val_interval": epochs}
-    train(data, run, bundle="detail", epochs=epochs, seed=seed, sets=sets, device=device, reporter=reporter)
+    how: dict[str, Any] = {"bundle": "detail", "backbone": "vit_nano", "epochs": epochs, "seed": seed, "device": device}
+    train(data, run, sets=sets, reporter=reporter, **how)
     summary = evaluate_run(run, device=device, reporter=reporter)
     record = read_run(run)
     patient = data / "images" / f"{record.held_out[0]}.nii.gz"

@@ -185,8 +185,10 @@ def plan_training(*arguments: Any, **options: Any) -> dict[str, Any]:
         order = replace(order, output=cache / "run", knobs=borrowed, resume=False)
         if order.knobs.minutes is not None:
             order = with_epochs_that_fit(order, reporter)
-        plan = plan_of(prepare(order, reporter))
-    return {"backbone": order.knobs.backbone, "why_backbone": order.why_backbone, **plan}
+        flow = prepare(order, reporter)
+        knobs, data = (flow.parser.get_parsed_content(name) for name in ("knobs", "data"))
+        plan = plan_of(flow)
+    return {"backbone": knobs.backbone, "why_backbone": order.why_backbone or data.why_backbone, **plan}
 
 
 def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
@@ -221,7 +223,7 @@ def _order_of(options: Mapping[str, Any]) -> tuple[TrainingOrder, bool]:
     if not (begun and output is not None and is_finished(output)):
         require_trust(bundle, options["trust_bundle"])
     flags = {name: options[name] for name in ("device", "resume", "overwrite", "trust_bundle")}
-    why = why_backbone(given, options["recipe"], start or repeat or (output if begun else None))
+    why = why_backbone(knobs.backbone, given, options["recipe"], start or repeat or (output if begun else None))
     order = TrainingOrder(bundle, data, output or Path(), knobs, started=started, why_backbone=why, **flags)
     return order, begun
 

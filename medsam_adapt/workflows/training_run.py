@@ -149,11 +149,10 @@ def prepare(order: TrainingOrder, reporter: Reporter) -> ConfigWorkflow:
     from medsam_adapt.data.datasets.cases import find_cases, select_classes
 
     knobs, bundle, data = order.knobs, order.bundle, order.data
-    start = resolve(knobs.checkpoint, knobs.backbone)
+    resolve(knobs.checkpoint, knobs.backbone)  # raises where there are no such weights
     found = find_cases(data, knobs.layout)
     if knobs.classes and not knobs.from_run:
         select_classes(found, knobs.classes)
-    reporter.note(f"Backbone: {knobs.backbone}, {order.why_backbone}.")
     if knobs.layout == "auto":
         reporter.note(f"{data} looks like the layout '{found.layout}'.")
     reporter.note("Checking labels …")
@@ -177,6 +176,8 @@ def prepare(order: TrainingOrder, reporter: Reporter) -> ConfigWorkflow:
     overlay = "multi_gpu_train" if is_one_of_several() else None
     flow = workflow(bundle, "train", values, overlay=overlay, trusted=order.trust_bundle)
     training_data: TrainingData = flow.parser.get_parsed_content("data")
+    knobs = flow.parser.get_parsed_content("knobs")  # with the backbone, where the data chose it
+    reporter.note(f"Backbone: {knobs.backbone}, {order.why_backbone or training_data.why_backbone}.")
     if knobs.from_run and not order.resume:
         load_start(flow.parser.get_parsed_content("network_def"), knobs.from_run)
     reporter.note(
@@ -186,7 +187,7 @@ def prepare(order: TrainingOrder, reporter: Reporter) -> ConfigWorkflow:
     with reporter.progress("slicing", len(training_data.split.train) + scans) as progress:
         training_data.store(lambda case: progress.update(1))
     note_data(bundle, training_data, reporter)
-    note_start(start, knobs, reporter)
+    note_start(resolve(knobs.checkpoint, knobs.backbone), knobs, reporter)
     if knobs.precision != "fp32":
         note_precision(flow, reporter)
     if (frozen := frozen_work_of(flow)) is not None:

@@ -1,4 +1,4 @@
-"""The page in a real browser on small scans: questions, strokes, and a browser that crashes."""
+"""The page in a real browser on small scans: questions, strokes, a browser that crashes, and what it explains."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ from .serving import CLASSES, TOKEN, made_proposals, served, write_scans
 from .test_rounds import label
 
 skip_without_chromium()
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 
 
 @pytest.fixture
@@ -152,3 +153,76 @@ def test_a_browser_that_is_killed_during_a_stroke_loses_its_end_alone(server, tm
     with shown(address, tmp_path / "second") as driver:
         label = label_in(driver)
     assert axial(label, 1)[4, 3:9].all()
+
+
+def message(driver):
+    shown = driver.find_element("id", "message")
+    return shown.text, "problem" in shown.get_attribute("class")
+
+
+def test_a_finished_label_names_the_structures_that_are_not_in_it_and_retrain_has_it_at_once(page):
+    driver, session, _ = page
+    for scan in ("scan_0", "scan_2"):
+        session.set_labelled(scan, False)
+    driver.execute_script("return rounds.look()")
+    assert not driver.find_element("id", "retrain").is_enabled()
+    driver.find_element("id", "finish").click()
+    wait(driver, "return /^Finished/.test(byId('message').textContent)")
+    assert message(driver) == (
+        "Finished. Not drawn, so Retrain learns that this scan has none: liver, right kidney, spleen.",
+        True,  # nothing at all is drawn: probably a key that was not meant
+    )
+    wait(driver, "return !byId('retrain').disabled")
+    badge = driver.find_element("css selector", "[data-scan='scan_1'] small")
+    assert badge.text == "finished"
+    driver.find_element("id", "finish").click()
+    wait(driver, "return /a draft again/.test(byId('message').textContent) && byId('retrain').disabled")
+    assert badge.text == "draft"
+    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.setClass(1); app.useTool(true)")
+    wait(driver, "return app.scan.isSaved && app.scan.version === 1")
+    driver.find_element("id", "finish").click()
+    wait(driver, "return /^Finished/.test(byId('message').textContent)")
+    assert message(driver) == ("Finished. Not drawn, so Retrain learns that this scan has none: liver, spleen.", False)
+
+
+def test_a_structure_can_be_propagated_while_its_box_is_drawn(page):
+    driver, session, _ = page
+    box = driver.execute_script(
+        "app.moveTo([9, 9, 1]); app.addBox(app.views[0], [3, 3, 14, 14]); app.attempt(() => app.propagate('both'));"
+        "return app.pending.box"
+    )
+    assert box == [3, 3, 14, 14]  # it stays on the slice
+    wait(driver, "return !app.running && app.scan.isSaved && app.scan.version > 0 && !app.pending")
+    wait(driver, "return !/…/.test(byId('message').textContent)")
+    assert message(driver)[1] is False
+    np.testing.assert_array_equal(session.drawing("scan_1").label, label_in(driver))
+
+
+def test_what_cannot_be_done_is_explained(page):
+    driver, _, _ = page
+    driver.execute_script("return app.attempt(() => app.propagate('both'))")
+    assert message(driver) == ("propagate: the structure is on no slice yet. Draw a box on a slice first.", True)
+    driver.execute_script("return app.attempt(() => app.segment())")
+    assert message(driver) == ("No run labels whole scans yet: Retrain trains one.", False)
+    driver.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
+    driver.execute_script("return app.attempt(() => app.save())")
+    assert message(driver) == (
+        "The server does not answer. Check that annotate still runs where it was started.",
+        True,
+    )
+
+
+def test_buttons_name_what_they_do_next(page):
+    driver, _, _ = page
+    every, one = driver.find_element("id", "hide-all"), driver.find_element("css selector", "[data-hide]")
+    assert (every.text.split()[0], one.text, one.get_attribute("aria-label")) == ("Hide", "Hide", "Hide liver")
+    one.click()
+    assert (every.text.split()[0], one.text, one.get_attribute("aria-label")) == ("Show", "Show", "Show liver")
+    every.click()
+    assert (every.text.split()[0], one.text) == ("Hide", "Hide")
+    for tool, hint in (("brush", "Paint"), ("point", "Click inside"), ("box", "Drag a box")):
+        driver.find_element("css selector", f"[data-tool={tool}]").click()
+        assert driver.find_element("id", "hint").text.startswith(hint)
+    keys = driver.execute_script("return [...document.querySelectorAll('#key-list kbd')].map((e) => e.textContent)")
+    assert {"B", "Esc", "Del", "Ctrl+Z", "Arrows", "1 – 9"} <= {*keys}
+    assert "ArrowLeft" not in keys

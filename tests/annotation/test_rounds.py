@@ -166,8 +166,8 @@ def test_epochs_are_read_from_the_record_of_the_run(session, made_rounds, monkey
     label(session, "scan_0")
     replaced(rounds, monkeypatch, "import time; time.sleep(600)")
     assert rounds.train(2.0).total == 0
-    run = make_run(rounds.folder / "round_01", knobs={"seed": 0, "epochs": 40})
-    assert (rounds.progress.done, rounds.progress.total) == (0, 40)
+    run = make_run(rounds.folder / "round_01", knobs={"seed": 0, "epochs": 40}, held_out=["scan_0"])
+    assert (rounds.progress.done, rounds.progress.total, rounds.progress.held_out) == (0, 40, 1)
     write_json(run / "training.json", {"format": 1, "seconds": 5.0, "epochs": 7, "finished": False})
     assert (rounds.progress.done, rounds.progress.total) == (7, 40)
     rounds.stop()

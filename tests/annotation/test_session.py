@@ -216,7 +216,7 @@ def test_a_dicom_series_gets_a_dicom_segmentation(tmp_path, author, algorithm):
 
 
 def test_what_is_missing_is_named(tmp_path, scans):
-    with pytest.raises(InputError, match=r"it is not a folder\. Give a folder of scans\."):
+    with pytest.raises(InputError, match=r"it is not a folder\. Give a folder of scans"):
         open_session(tmp_path / "nothing", CLASSES)
     with pytest.raises(InputError, match=r"^--classes: none are given"):
         open_session(scans)

@@ -130,6 +130,12 @@ def test_the_theme_changes(page):
     before = page.execute_script(ground)
     element(page, "#theme").click()
     assert page.execute_script(ground) != before
+    profile = "return document.getElementById('profile').toDataURL()"
+    at_once = page.execute_script(profile)
+    page.execute_script("viewer.draw()")
+    assert page.execute_script(profile) == at_once  # its frame has the colour of the theme's text
+    element(page, "#theme").click()
+    assert page.execute_script(profile) != at_once
 
 
 def test_a_narrow_window_needs_no_sideways_scrolling(page):

@@ -58,7 +58,7 @@ def test_volumes_of_even_voxels_suit_three_planes(shape, spacing, suits):
         ([(0.5, 3, 0.5)], "coronal"),
         ([(1.5, 1, 1)], "axial"),  # hardly longer
         ([(3, 0.5, 0.5), (0.5, 0.5, 3)], "axial"),  # not all alike
-        ([(3, 3, 1)], "axial"),  # no direction of the slices to tell
+        ([(3, 3, 1)], "axial"),  # the direction of the slices is not known
     ],
 )
 def test_slices_lie_as_all_volumes_were_acquired(spacings, axis):

@@ -4,6 +4,14 @@
 
 const byId = (id) => document.getElementById(id);
 const LOOK = 150; // ms on a slice before the server prepares it
+const STATUS = { open: "open", proposed: "draft", labelled: "finished" }; // as the list of scans calls them
+const HINTS = {
+  box: "Drag a box around the structure.",
+  point: "Click inside; with Alt, outside it.",
+  brush: "Paint; [ and ] change the size.",
+  eraser: "Paint over what is to be removed.",
+  navigate: "Click: the other planes follow.",
+};
 
 class App {
   constructor(facts) {
@@ -15,21 +23,22 @@ class App {
     this.over = false;
     this.hidden = new Set();
     this.preview = null; // {view, index, values} of a stroke
+    this.pending = null; // {view, index, box, points} that the model is drawing
+    this.proposing = null; // promise of its mask
     this.bases = new Map(); // slice before and after the last proposal there
     this.running = null; // AbortController of a propagation
     this.classes = facts.classes;
     this.model = facts.model;
     this.label = this.classes[0].label;
     this.views = ["axial", "coronal", "sagittal"].map((axis) => new View(axis, this));
-    this.active = this.views[0];
+    this.activate(this.views[0]);
     this.tools = new Tools(this);
     this.setColours();
     this.fillClasses();
     this.fillScans(facts.scans);
     this.listen();
     this.setTool(this.model ? "box" : "brush");
-    byId("model").textContent = this.model ? this.model.name : "no model";
-    byId("segment").hidden = !this.model?.automatic;
+    this.showModel(facts.model);
     for (const note of facts.notes) this.say(note, true);
   }
 
@@ -72,6 +81,14 @@ class App {
     }
   }
 
+  /** Which model draws in boxes, and which run labels whole scans. */
+  showModel(model) {
+    this.model = model;
+    const { name = "no model", automatic } = model ?? {};
+    byId("model").textContent = automatic && automatic !== name ? `${name}; whole scans: ${automatic}` : name;
+    byId("segment").hidden = !automatic;
+  }
+
   say(text, isProblem = false) {
     byId("message").textContent = text;
     byId("message").classList.toggle("problem", isProblem);
@@ -96,7 +113,7 @@ class App {
       name.textContent = id;
       const badge = document.createElement("small");
       badge.className = `status ${status}`;
-      badge.textContent = status;
+      badge.textContent = STATUS[status];
       button.append(name, badge);
       button.addEventListener("click", () => this.attempt(() => this.open(id)));
       item.append(button);
@@ -107,10 +124,10 @@ class App {
 
   showStatus(id, status) {
     const badge = document.querySelector(`[data-scan="${CSS.escape(id)}"] small`);
-    badge.textContent = status;
+    badge.textContent = STATUS[status];
     badge.className = `status ${status}`;
     if (id === this.scan?.id) {
-      byId("finish").firstChild.textContent = status === "labelled" ? "Not finished after all " : "Mark as finished ";
+      byId("finish").firstChild.textContent = status === "labelled" ? "Reopen as draft " : "Mark as finished ";
     }
   }
 
@@ -180,9 +197,19 @@ class App {
     const labelled = this.scan.status !== "labelled";
     const reply = await requestJson("PUT", `${this.scan.path}/status`, { labelled });
     this.scan.status = reply.status;
-    this.say(labelled ? "The label is finished: Retrain learns from it." : "The label is a draft again.");
+    this.sayFinished(labelled);
     if (reply.notes.length) this.say(reply.notes.at(-1), true);
     this.onChange(this.scan);
+    await rounds.look(); // Retrain has a label more, or less
+  }
+
+  /** A structure that was forgotten would be trained as background: the page names it. */
+  sayFinished(labelled) {
+    if (!labelled) return this.say("The label is a draft again.");
+    const missing = this.classes.filter(({ label }) => !this.scan.label.includes(label)).map(({ name }) => name);
+    if (!missing.length) return this.say("The label is finished: Retrain learns from it.");
+    const isEmpty = missing.length === this.classes.length;
+    this.say(`Finished. Not drawn, so Retrain learns that this scan has none: ${missing.join(", ")}.`, isEmpty);
   }
 
   async save() {
@@ -209,13 +236,13 @@ class App {
       const hide = document.createElement("button");
       hide.type = "button";
       hide.dataset.hide = label;
-      hide.textContent = "Hide";
-      hide.setAttribute("aria-label", `Hide ${name}`);
+      hide.dataset.name = name;
       hide.addEventListener("click", () => this.hide(label));
       row.append(choose, hide);
       return row;
     });
     byId("classes").replaceChildren(...rows);
+    this.showHidden();
     this.setClass(0);
   }
 
@@ -237,6 +264,10 @@ class App {
     this.draw();
   }
 
+  nameOf(label) {
+    return this.classes.find((each) => each.label === label).name;
+  }
+
   nextClass() {
     this.setClass((this.classes.findIndex((each) => each.label === this.label) + 1) % this.classes.length);
   }
@@ -252,8 +283,11 @@ class App {
   }
 
   showHidden() {
+    byId("hide-all").firstChild.textContent = this.hidden.size ? "Show all " : "Hide all ";
     for (const button of document.querySelectorAll("[data-hide]")) {
-      button.setAttribute("aria-pressed", String(this.hidden.has(Number(button.dataset.hide))));
+      const word = this.hidden.has(Number(button.dataset.hide)) ? "Show" : "Hide";
+      button.textContent = word;
+      button.setAttribute("aria-label", `${word} ${button.dataset.name}`);
     }
     this.setColours();
     this.draw();
@@ -265,8 +299,10 @@ class App {
     for (const view of this.views) view.draw();
   }
 
+  /** Keys act on this plane. */
   activate(view) {
     this.active = view;
+    for (const each of this.views) each.root.toggleAttribute("data-active", each === view);
   }
 
   moveTo(voxel) {
@@ -353,6 +389,7 @@ class App {
 
   setTool(tool) {
     this.tool = tool;
+    byId("hint").textContent = HINTS[tool];
     for (const button of document.querySelectorAll("[data-tool]")) {
       button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
     }
@@ -409,12 +446,15 @@ class App {
   // -------------------------------------------------------------------------------------------------------- proposals
 
   addBox(view, box) {
-    return this.attempt(() => this.propose(view, box, []));
+    this.proposing = this.attempt(() => this.propose(view, box, []));
+    return this.proposing;
   }
 
   addPoint(view, [column, row], inside) {
     const prompt = this.scan.promptOn(this.label, view.axis, view.index);
-    return this.attempt(() => this.propose(view, prompt?.box ?? null, [...(prompt?.points ?? []), [column, row, inside]]));
+    const points = [...(prompt?.points ?? []), [column, row, inside]];
+    this.proposing = this.attempt(() => this.propose(view, prompt?.box ?? null, points));
+    return this.proposing;
   }
 
   /** The model's mask of a box and points; inside the box it replaces the structure, elsewhere it is added. */
@@ -422,10 +462,19 @@ class App {
     if (!this.model) return this.say("The server was started without a model: use the brush.");
     const { scan, label } = this;
     const { axis, index, plane } = view;
-    this.say("…");
+    this.say(`${this.model.name} draws ${this.nameOf(label)} …`);
     const began = performance.now();
     const image = scan.shown;
-    const reply = await requestJson("POST", `${scan.path}/proposal`, { axis, index, image, box, points });
+    const pending = { view, index, box, points };
+    this.pending = pending;
+    this.draw();
+    let reply;
+    try {
+      reply = await requestJson("POST", `${scan.path}/proposal`, { axis, index, image, box, points });
+    } finally {
+      if (this.pending === pending) this.pending = null;
+      this.draw();
+    }
     const key = `${label} ${axis} ${index}`;
     const base = this.baseOf(key, plane, scan.slice(axis, index), box, label, points.length > 0);
     const values = merged(base, fromRuns(reply.mask, base.length), label, this.over);
@@ -465,17 +514,20 @@ class App {
   async take(what, body, author) {
     if (this.running) return this.say("One after the other: Escape stops the one that is running.");
     const { scan, label } = this;
-    await scan.send();
-    const step = scan.newStep();
     let count = 0;
     this.running = new AbortController();
+    const { signal } = this.running;
     byId("stop").hidden = false;
     try {
-      for await (const { index, mask } of requestLines(`${scan.path}/${what}`, { ...body, label }, this.running.signal)) {
+      await this.proposing; // of a box that was just drawn
+      await scan.send();
+      signal.throwIfAborted();
+      const step = scan.newStep();
+      for await (const { index, mask } of requestLines(`${scan.path}/${what}`, { ...body, label }, signal)) {
         const current = scan.slice(body.axis, index).map((value) => (value === label ? 0 : value));
         const values = merged(current, fromRuns(mask, current.length), label, this.over);
         scan.change(body.axis, index, values, author, step);
-        this.say(`${what}: slice ${index + 1}, ${++count} drawn`);
+        this.say(`${this.nameOf(label)}: slice ${index + 1}, ${++count} drawn …`);
       }
       await scan.send();
     } finally {
@@ -487,7 +539,7 @@ class App {
 
   /** Have the run label the whole scan; a person's work is replaced only if this person agrees. */
   async segment(workedOn = null) {
-    if (!this.model?.automatic) return;
+    if (!this.model?.automatic) return this.say("No run labels whole scans yet: Retrain trains one.");
     const { scan } = this;
     await scan.send();
     this.say(`${this.model.automatic} labels the scan …`);
@@ -497,7 +549,7 @@ class App {
     } catch (error) {
       if (error.status !== 409) throw error;
       this.say("");
-      const choice = await this.choose(`${error.message} What should ${this.model.automatic} do?`);
+      const choice = await this.choose(`${error.message} Have ${this.model.automatic} label it?`);
       return choice && this.segment(choice);
     }
     await scan.reload();

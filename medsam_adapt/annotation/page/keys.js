@@ -13,11 +13,11 @@ const KEYS = [
     ["Shift+Enter", "Point outside the structure at the crosshair", (app) => app.useTool(false)],
     ["[", "Smaller brush", (app) => app.setBrush(app.brush / 1.25)],
     ["]", "Larger brush", (app) => app.setBrush(app.brush * 1.25)],
-    ["k", "Draw over other classes, or keep them", (app) => app.toggle("over")],
+    ["k", "Draw over other structures, or keep them", (app) => app.toggle("over")],
     ["Escape", "Cancel a box or a propagation", (app) => app.cancel()],
   ]],
   ["Structure", [
-    ["1", "Structure 1; 2 to 9 for others", (app) => app.setClass(0)],
+    ["1", "Structure of this number", (app) => app.setClass(0)],
     ["c", "Next structure", (app) => app.nextClass()],
     ["g", "Propagate up and down", (app) => app.propagate("both")],
     [".", "Propagate up from this slice", (app) => app.propagate("up")],
@@ -35,7 +35,7 @@ const KEYS = [
     ["Shift+PageDown", "", (app) => app.scroll(app.active, -10)],
     ["Home", "First slice", (app) => app.scroll(app.active, -1e6)],
     ["End", "Last slice", (app) => app.scroll(app.active, 1e6)],
-    ["ArrowLeft", "Arrows: move the crosshair (Shift: ten pixels)", (app) => app.nudge(-1, 0)],
+    ["ArrowLeft", "Move the crosshair (Shift: ten pixels)", (app) => app.nudge(-1, 0)],
     ["ArrowRight", "", (app) => app.nudge(1, 0)],
     ["ArrowUp", "", (app) => app.nudge(0, -1)],
     ["ArrowDown", "", (app) => app.nudge(0, 1)],
@@ -43,7 +43,7 @@ const KEYS = [
     ["Shift+ArrowRight", "", (app) => app.nudge(10, 0)],
     ["Shift+ArrowUp", "", (app) => app.nudge(0, -10)],
     ["Shift+ArrowDown", "", (app) => app.nudge(0, 10)],
-    ["Alt+ArrowLeft", "Alt and arrows: move the picture", (app) => app.pan(40, 0)],
+    ["Alt+ArrowLeft", "Move the picture", (app) => app.pan(40, 0)],
     ["Alt+ArrowRight", "", (app) => app.pan(-40, 0)],
     ["Alt+ArrowUp", "", (app) => app.pan(0, 40)],
     ["Alt+ArrowDown", "", (app) => app.pan(0, -40)],
@@ -70,6 +70,8 @@ const KEYS = [
     ["?", "This help", (app) => app.help()],
   ]],
 ];
+
+const NAMES = { 1: "1 – 9", ArrowLeft: "Arrows", "Alt+ArrowLeft": "Alt+Arrows", Escape: "Esc", Delete: "Del" }; // in the help
 
 const ACTIONS = new Map(KEYS.flatMap(([, rows]) => rows.map(([key, , action]) => [key, action])));
 for (let number = 2; number <= 9; number++) ACTIONS.set(String(number), (app) => app.setClass(number - 1));
@@ -111,7 +113,7 @@ function fillHelp(dialog) {
       if (!meaning) continue;
       const term = document.createElement("dt");
       term.append(document.createElement("kbd"));
-      term.firstChild.textContent = key.replace("Arrow", "");
+      term.firstChild.textContent = NAMES[key] ?? key.replace(/(^|\+)[a-z]$/, (letter) => letter.toUpperCase());
       const text = document.createElement("dd");
       text.textContent = meaning;
       list.append(term, text);

@@ -6,9 +6,13 @@ const SHOWN = 5; // suggested scans
 const NOTHING_LABELLED = "Mark the label of a scan as finished: Retrain learns from finished labels.";
 const [BUSY, QUIET] = [1500, 8000]; // ms between two looks at the server
 
+/** "1 scan", "2 scans" */
+const scanCount = (count) => `${count} scan${count === 1 ? "" : "s"}`;
+
 const STATES = {
-  training: ({ labelled, done, total }) =>
-    total ? `Training on ${labelled} scans: epoch ${done} of ${total}` : `Training on ${labelled} scans: preparing`,
+  training: ({ labelled, held_out, done, total }) =>
+    `Training on ${scanCount(labelled - held_out)}${held_out ? `, ${held_out} held out` : ""}: ` +
+    (total ? `epoch ${done} of ${total}` : "preparing"),
   ranking: ({ done, total }) => `Ranking scans: ${done} of ${total}`,
   proposing: ({ done, total }) => `Proposing labels: ${done} of ${total} scans`,
   done: ({ run }) => (run ? `${run} is trained and proposes.` : "The scans are ranked."),
@@ -20,6 +24,7 @@ const STATES = {
 class Rounds {
   constructor() {
     this.wasRunning = false;
+    this.isStopping = false;
     const actions = {
       rank: ["POST", "/api/round/ranking"],
       retrain: ["POST", "/api/round/training"],
@@ -33,8 +38,14 @@ class Rounds {
   /** Begin or stop something, and show at once what it does. */
   async ask(method, path, isTraining) {
     await app.scan?.send();
-    const minutes = Number(byId("minutes").value);
-    await requestJson(method, path, isTraining ? { minutes: minutes > 0 ? minutes : null } : undefined);
+    const minutes = byId("minutes").value;
+    this.isStopping = method === "DELETE"; // it takes a while: a training that ends writes its state
+    if (this.isStopping) this.showStopping();
+    try {
+      await requestJson(method, path, isTraining ? { minutes: minutes ? Number(minutes) : null } : undefined);
+    } finally {
+      this.isStopping = false;
+    }
     await this.look();
   }
 
@@ -63,9 +74,16 @@ class Rounds {
     byId("rank").disabled = state.running;
     byId("retrain").disabled = state.running || state.labelled_now === 0;
     byId("stop-round").hidden = !state.running;
+    byId("stop-round").disabled = false;
+    if (this.isStopping) this.showStopping();
     this.list(state.suggested);
     if (this.wasRunning && !state.running && app) await app.attempt(() => this.refresh());
     this.wasRunning = state.running;
+  }
+
+  showStopping() {
+    byId("round-status").textContent = "Stopping …";
+    byId("stop-round").disabled = true;
   }
 
   list(scans) {
@@ -84,10 +102,10 @@ class Rounds {
   async refresh() {
     const facts = await requestJson("GET", "/api/session");
     for (const { id, status } of facts.scans) app.showStatus(id, status);
-    app.model = facts.model;
-    byId("segment").hidden = !facts.model?.automatic;
+    app.showModel(facts.model);
     await app.scan?.loadChanges(); // the scan that is open may have a proposal
   }
 }
 
-new Rounds().look();
+const rounds = new Rounds();
+rounds.look();

@@ -135,7 +135,8 @@ class View {
     const dense = devicePixelRatio || 1;
     const drawn = app.scan.promptOn(app.label, this.axis, this.index);
     const current = app.tools.unfinished?.view === this ? app.tools.unfinished : null;
-    const box = current?.box ?? drawn?.box;
+    const isPending = app.pending?.view === this && app.pending.index === this.index;
+    const box = current?.box ?? (isPending ? app.pending : drawn)?.box;
     const { left, top, across, down } = this.layout();
     pen.lineWidth = 1.5 * dense;
     pen.strokeStyle = "#ffffff";
@@ -146,7 +147,7 @@ class View {
       pen.strokeRect(left + x0 * across, top + y0 * down, (x1 - x0 + 1) * across, (y1 - y0 + 1) * down);
     }
     pen.setLineDash([]);
-    for (const [column, row, inside] of drawn?.points ?? []) {
+    for (const [column, row, inside] of (isPending ? app.pending : drawn)?.points ?? []) {
       pen.fillStyle = inside ? "#3ddc84" : "#ff5252";
       pen.beginPath();
       pen.arc(left + (column + 0.5) * across, top + (row + 0.5) * down, 4 * dense, 0, 2 * Math.PI);

@@ -116,7 +116,8 @@ def _of_layout(
     else:
         layout, listed = find_images(source, layout, series)
         volumes, notes = (listed, ()) if images is None else _in_order(source, listed, images)
-    count = f"{len(volumes)} case{'s' * (len(volumes) > 1)}" if images else _images(len(volumes))
+    several = any(isinstance(image, ImageSet) for image in volumes.values())
+    count = f"{len(volumes)} case{'s' * (len(volumes) > 1)}" if several else _images(len(volumes))
     return Inputs(volumes, (f"{source} looks like the layout '{layout}': {count} to segment.", *notes))
 
 

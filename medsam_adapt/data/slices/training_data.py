@@ -32,7 +32,9 @@ from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
 from medsam_adapt.data.datasets.unlabelled import find_unlabelled
+from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone, most_slices
 from medsam_adapt.data.slices.earlier_run import EarlierRun
+from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
@@ -124,7 +126,7 @@ class TrainingData:
         unlabelled_most: int | None = None,
     ) -> None:
         variant = get_variant(backbone)
-        fits_size = image_size is None and detail > 0 and variant.small
+        self.fits_size = fits_size = image_size is None and detail > 0 and variant.small
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
         self.prompt, self.augment = prompt, augment
@@ -182,13 +184,23 @@ class TrainingData:
         if unlabelled is not None:
             self.unlabelled = self._find_unlabelled(unlabelled, unlabelled_share, unlabelled_most)
         self._stored: dict[Axis, dict[str, StoredCase]] | None = None
+        self.why_backbone = ""  # where the backbone was chosen by the data
 
     @classmethod
     def of(cls, root: str | Path, knobs: Knobs, earlier: EarlierRun | None = None) -> TrainingData:
-        """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one."""
+        """The data of ``root`` under the settings of a run, which may start from an ``earlier`` one.
+
+        Where they leave the backbone open, it is chosen, and written into ``knobs`` with what follows from it.
+        """
         names = [name for name in inspect.signature(cls).parameters if name not in ("root", "earlier")]
         settings = {name: getattr(knobs, name) for name in names}
-        return cls(as_typed(root, "dataset_dir"), **settings, earlier=earlier)
+        open_choice = knobs.backbone == "auto"
+        if open_choice:
+            settings["backbone"] = SMALL
+        data = cls(as_typed(root, "dataset_dir"), **settings, earlier=earlier)
+        if open_choice:
+            data._choose_backbone(knobs)
+        return data
 
     @property
     def class_names(self) -> list[str]:
@@ -381,6 +393,22 @@ class TrainingData:
                     f"{value}: the run to start from has {name} {own[name]}, and training from it keeps it. Leave out "
                     f"{value}."
                 )
+
+    def _choose_backbone(self, knobs: Knobs) -> None:
+        large = self.fits_size and self.slice_size is None and self.image_size == LARGEST_FITTING
+        headers = [self.check.headers[case_id] for case_id in self.split.train]
+        slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
+        large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
+        if self.unlabelled is not None and slices <= (most := most_slices(knobs.minutes)):
+            if large:
+                self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
+            slices += self.unlabelled.count_slices(self.axes)
+        chosen = fit_backbone(self.image_size, large, slices, knobs.minutes)
+        for name, value in chosen.settings.items():
+            setattr(knobs, name, value)
+        self.why_backbone = chosen.why
+        if self.earlier is None:
+            self.input_scaling = choose_input_scaling(knobs.input_scaling, knobs.checkpoint, knobs.backbone)
 
     def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
         """The policy, and a sentence that states which it is and why."""

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.splits import Split, save_split
+from medsam_adapt.data.slices import backbone_fit
 from medsam_adapt.data.slices.training_data import TrainingData
 
 
@@ -40,6 +42,39 @@ def data_of(tmp_path):
         return TrainingData(tmp_path / "data", **{**defaults, **settings})
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("side", "installed", "settings", "backbone"),
+    [
+        (128, True, {}, "lite_medsam"),
+        (128, False, {}, "vit_nano"),
+        (64, True, {}, "vit_nano"),
+        (128, True, {"image_size": 128}, "vit_nano"),
+        (128, True, {"checkpoint": "random"}, "vit_nano"),
+        (128, True, {"prompt": "box"}, "vit_nano"),
+        (128, True, {"backbone": "vit_nano"}, "vit_nano"),
+    ],
+)
+def test_the_data_choose_an_open_backbone(tmp_path, monkeypatch, side, installed, settings, backbone):
+    """A structure of half the slice's side: too large for tiles."""
+    label = np.zeros((side, side, 4), np.uint8)
+    label[side // 4 : -side // 4, side // 4 : -side // 4] = 1
+    for kind, voxels in (
+        ("images", np.random.default_rng(0).normal(size=label.shape).astype(np.float32)),
+        ("labels", label),
+    ):
+        (tmp_path / kind).mkdir()
+        nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 5, 1.0])), tmp_path / kind / "a.nii.gz")
+    (tmp_path / "labels.json").write_text(json.dumps({"1": "organ"}))
+    monkeypatch.setattr(backbone_fit, "local_path", lambda name: tmp_path if installed else None)
+    knobs = resolve_knobs("detail", sets={"cache_dir": str(tmp_path / "cache"), **settings})
+    data = TrainingData.of(tmp_path, knobs)
+    assert knobs.backbone == backbone
+    assert data.input_scaling == ("unit" if backbone == "lite_medsam" else "sam")
+    assert knobs.image_size == (128 if backbone == "lite_medsam" else settings.get("image_size"))
+    assert data.image_size == side
+    assert bool(data.why_backbone) == ("backbone" not in settings)
 
 
 def places(samples):
