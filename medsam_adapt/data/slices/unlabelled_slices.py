@@ -132,7 +132,7 @@ class UnlabelledSlices:
         random = np.random.default_rng(self.seed)
         kept, shows = [], []
         for scan in self.views().values():
-            slices = scan.training_slices(self.empty_share, random) if scan.labelled else []
+            slices = scan.training_slices(self.empty_share, random) if scan.labelled else np.zeros(0, int)
             kept.append(np.isin(np.arange(len(scan.voxels)), slices))
             shows.append(scan.voxels[:, 1:] > 0)
         chosen, memberships = np.concatenate(kept), np.concatenate(shows)
