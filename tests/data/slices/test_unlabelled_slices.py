@@ -7,6 +7,7 @@ import pytest
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.slices import backbone_fit
 from medsam_adapt.data.slices.sampling import slice_loader
 from medsam_adapt.data.slices.slice_store import store_cases
 from medsam_adapt.data.slices.training_data import TrainingData
@@ -112,3 +113,20 @@ def test_masks_of_overlapping_classes_become_parts():
     assert parts.shape == (3, 2, 1)
     assert not table[0].any()
     np.testing.assert_array_equal(np.moveaxis(table[parts], -1, 0), masks)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(4, 1), (9, 1), (10, 2), (100, 2)])
+def test_scans_are_limited_by_their_slices(data_of, most, kept):
+    scans = data_of().unlabelled
+    assert scans.count_slices(["axial"]) == 10
+    scans.limit(most, ["axial"])
+    assert len(scans.scans.cases) == kept
+    assert scans.count_slices(["axial", "sagittal"]) == kept * (5 + 20)
+
+
+@pytest.mark.parametrize("minutes", [None, 2.0, 100.0])
+def test_the_most_slices_are_those_of_the_choice_of_the_backbone(monkeypatch, minutes):
+    monkeypatch.setattr(backbone_fit, "local_path", lambda name: Path(name))
+    most = backbone_fit.most_slices(minutes)
+    chosen = [backbone_fit.fit_backbone(128, True, count, minutes).settings["backbone"] for count in (most, most + 1)]
+    assert chosen == [backbone_fit.MEDICAL, backbone_fit.SMALL]
