@@ -9,7 +9,13 @@ from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 from torch.optim.lr_scheduler import PolynomialLR
 
-from medsam_adapt.training.time_budget import PARTS, StepTimes, TimeBudget, seconds_of_validation
+from medsam_adapt.training.time_budget import (
+    PARTS,
+    StepTimes,
+    TimeBudget,
+    seconds_of_validation,
+    seconds_of_volume,
+)
 
 
 class Clock:
@@ -169,3 +175,24 @@ def test_a_budget_buys_epochs(seconds, epochs):
 
 def test_validation_and_frozen_work_count():
     assert StepTimes(step=0.1, validation=20, frozen=30).epochs(1000, 100) == 95
+
+
+def test_a_volume_is_timed_by_slices_of_its_middle():
+    """Its corners may be air, which the network skips."""
+    volume = torch.zeros(1, 1, 40, 40, 40)
+    volume[..., 15:25, 15:25, 15:25] = 1
+    seen = []
+
+    def inferer(image, network):
+        seen.append(image)
+
+    inferer.slicing = SimpleNamespace(planes=[SimpleNamespace(axis="axial")])
+    validator = SimpleNamespace(
+        data_loader=[volume],
+        prepare_batch=lambda batch, device: (batch, None, (), {}),
+        state=SimpleNamespace(device=None),
+        network=nn.Identity(),
+        inferer=inferer,
+    )
+    assert seconds_of_volume(validator, iter([0.0, 1.0, 5.0, 10.0, 14.0]).__next__) == pytest.approx(1 + 4 * 40 / 16)
+    assert all(image.shape == (1, 1, 16, 16, 16) and image.sum() == 1000 for image in seen)

@@ -128,5 +128,7 @@ def test_scans_are_limited_by_their_slices(data_of, most, kept):
 def test_the_most_slices_are_those_of_the_choice_of_the_backbone(monkeypatch, minutes):
     monkeypatch.setattr(backbone_fit, "local_path", lambda name: Path(name))
     most = backbone_fit.most_slices(minutes)
-    chosen = [backbone_fit.fit_backbone(128, True, count, minutes).settings["backbone"] for count in (most, most + 1)]
+    chosen = [
+        backbone_fit.fit_backbone(128, True, 3, count, minutes).settings["backbone"] for count in (most, most + 1)
+    ]
     assert chosen == [backbone_fit.MEDICAL, backbone_fit.SMALL]
