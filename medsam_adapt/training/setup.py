@@ -176,6 +176,7 @@ def record_of(data: TrainingData, segmenter: Segmenter, knobs: Knobs, *beside: n
     """
     adapter = segmenter.adapter
     assert adapter is not None, "build_segmenter attached one"
+    assert knobs.backbone != "auto", "TrainingData.of chose one"
     if segmenter.input_scaling != data.input_scaling:
         raise InputError(
             f"input_scaling: the slices are scaled as {data.input_scaling} but the network expects "
