@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from medsam_adapt.training.time_budget import TimeBudget
 
 _SHARE_OF_TIME = 0.1  # of a time budget, for labelling all scans once
+_TRIED = 5  # scans, before the rest is left for the next time
 LABEL_FOLDER = "unlabelled"  # of a run, while it is trained
 
 
@@ -117,17 +118,26 @@ class SelfTraining:
         self._read(times)
         used = [share for share in unsure.values() if share is not None]
         some = f" of {len(self.slices.scans.cases)}" if len(used) < len(self.slices.scans.cases) else ""
-        why = "" if len(used) == len(unsure) else f"; a class was not found in {len(unsure) - len(used)} others"
+        why = (
+            "" if len(used) == len(unsure) else f"; a class was not found in {len(unsure) - len(used)} that were tried"
+        )
         share = f"; unsure of {np.mean(used):.1%} of their voxels" if used else ""
         self.report(f"scans labelled to train on: {len(used)}{some}{share}{why}")
 
     def _label_scans(self, cases: Sequence[Case], place: Path) -> Iterator[tuple[str, float | None]]:
-        """Id and result of scan after scan, until all are labelled or a share of the time budget is used."""
-        begun = time.monotonic()
-        for case in cases:
+        """Id and result of scan after scan, until all are labelled or a share of the time budget is used.
+
+        Where none of the first can be used, the others are not tried.
+        """
+        begun, usable = time.monotonic(), 0
+        for number, case in enumerate(cases, start=1):
             if world_size() == 1:
                 raise_if_stopped()  # what was kept after the last epoch labels again
-            yield case.id, self._label_scan(case, place)
+            unsure = self._label_scan(case, place)
+            usable += unsure is not None
+            yield case.id, unsure
+            if number >= _TRIED and not usable:
+                return
             if self.budget is not None and time.monotonic() - begun > _SHARE_OF_TIME * self.budget.seconds:
                 return
 

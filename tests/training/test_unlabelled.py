@@ -138,7 +138,7 @@ def test_a_dry_run_counts_the_scans(phantoms, scans, tmp_path, capsys):
     assert "cannot label scans by itself" in capsys.readouterr().err
 
 
-def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phantoms, scans, tmp_path):
+def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phantoms, scans, tmp_path, monkeypatch):
     data = TrainingData(phantoms, image_size=32, held_out=0, cache_dir=tmp_path, unlabelled=scans)
     dataset = data.dataset()
     knobs = SimpleNamespace(unlabelled_least=0.9, unlabelled_from=0.4)
@@ -148,7 +148,11 @@ def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phant
     reports = []
     training.report = reports.append
     training.label(1)  # it finds the first class at most
-    assert reports == ["scans labelled to train on: 0 of 2; a class was not found in 2 others"]
+    assert reports == ["scans labelled to train on: 0 of 2; a class was not found in 2 that were tried"]
+    with monkeypatch.context() as patch:
+        patch.setattr("medsam_adapt.training.unlabelled._TRIED", 1)
+        training.label(1)
+    assert reports.pop() == "scans labelled to train on: 0 of 2; a class was not found in 1 that were tried"
     of_scans = np.array([sample["case"].startswith("scan") for sample in dataset.samples])
     assert dataset.weights.sum() == pytest.approx(1)
     assert dataset.weights[of_scans].sum() == 0
