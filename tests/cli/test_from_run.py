@@ -118,8 +118,8 @@ def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--image-size", 48], "48: the run to start from has image_size 32"),
-        (["--set", "intensity=ct-lung"], "ct-lung: the run to start from has intensity ct-bone"),
+        (["--image-size", 48], "image_size: the run to start from has 32, not 48"),
+        (["--set", "intensity=ct-lung"], "intensity: the run to start from has ct-bone, not ct-lung"),
         (["--classes", "liver"], "keeps its classes"),
         (["--set", "rank=3"], "do not fit this network"),
         (["--set", "tune_encoder=false"], "the encoder is trained in only one of them"),

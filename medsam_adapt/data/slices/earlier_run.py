@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from medsam_adapt.config import Axis, Channels, InputScaling
+from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 
 
@@ -30,3 +32,22 @@ class EarlierRun(Protocol):
 
     @property
     def ever_held_out(self) -> set[str]: ...
+
+
+def refuse_changes(earlier: EarlierRun, wanted: Mapping[str, Any]) -> None:
+    """Refuse settings that would change what the weights of the run to start from have learnt.
+
+    Args:
+        earlier: the run to start from.
+        wanted: how the new training would slice, by the names of the settings.
+
+    Raises:
+        InputError: for the first setting that differs.
+    """
+    for name, value in wanted.items():
+        own = getattr(earlier, name, earlier.knobs.get(name))
+        if value != own:
+            raise InputError(
+                f"{name}: the run to start from has {own}, not {value}, and training from it keeps it. Leave out "
+                f"{value}."
+            )

@@ -33,7 +33,7 @@ from medsam_adapt.data.datasets.continuation import fit_classes
 from medsam_adapt.data.datasets.splits import Split, choose_split, continued_split
 from medsam_adapt.data.datasets.unlabelled import find_unlabelled
 from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone, most_slices
-from medsam_adapt.data.slices.earlier_run import EarlierRun
+from medsam_adapt.data.slices.earlier_run import EarlierRun, refuse_changes
 from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
@@ -249,9 +249,14 @@ class TrainingData:
         )
 
     @property
+    def train_patients(self) -> list[str]:
+        """Ids of the patients that are trained on."""
+        return sorted({case.patient_id for case in self._cases(self.split.train)})
+
+    @property
     def split_by(self) -> Literal["patients", "slices"]:
         """How the training set is halved: by patient, or with fewer than four of them by blocks of slices."""
-        return "patients" if len(self._train_patients()) >= 4 else "slices"
+        return "patients" if len(self.train_patients) >= 4 else "slices"
 
     def store(self, progress: Callable[[str], None] | None = None) -> dict[str, StoredCase]:
         """The slices of the training cases along :attr:`axis` by case id, made or found in the cache."""
@@ -387,24 +392,19 @@ class TrainingData:
         wanted |= {"intensity": intensity, "three_planes": self.three_planes}
         if input_scaling is not None:
             wanted["input_scaling"] = input_scaling
-        own = {name: getattr(earlier, name, earlier.knobs.get(name)) for name in wanted}
-        for name, value in wanted.items():
-            if value != own[name]:
-                raise InputError(
-                    f"{value}: the run to start from has {name} {own[name]}, and training from it keeps it. Leave out "
-                    f"{value}."
-                )
+        refuse_changes(earlier, wanted)
 
     def _choose_backbone(self, knobs: Knobs) -> None:
-        large = self.fits_size and self.slice_size is None and self.image_size == LARGEST_FITTING
+        """Write the backbone that suits the data into ``knobs``, with what follows from it."""
         headers = [self.check.headers[case_id] for case_id in self.split.train]
         slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
+        large = self.fits_size and self.slice_size is None and self.image_size == LARGEST_FITTING
         large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
         if self.unlabelled is not None and slices <= (most := most_slices(knobs.minutes)):
             if large:
                 self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
             slices += self.unlabelled.count_slices(self.axes)
-        chosen = fit_backbone(self.image_size, large, len(self._train_patients()), slices, knobs.minutes)
+        chosen = fit_backbone(self.image_size, large, len(self.train_patients), slices, knobs.minutes)
         for name, value in chosen.settings.items():
             setattr(knobs, name, value)
         self.why_backbone = chosen.why
@@ -431,9 +431,6 @@ class TrainingData:
             return np.stack([views[s["case"]].voxels[s["slice"], 1:] > 0 for s in samples])
         return np.stack([np.arange(1, len(self.class_names) + 1) == s["structure"] for s in samples])
 
-    def _train_patients(self) -> list[str]:
-        return sorted({case.patient_id for case in self._cases(self.split.train)})
-
     def _part_of(self, case_id: str, slices: np.ndarray, part: Part) -> np.ndarray:
         if part == "train":
             return slices
@@ -441,7 +438,7 @@ class TrainingData:
             # Blocks in turn, not one half of the body each: an organ that D1 lacks would never be learnt.
             blocks = np.array_split(slices, max(2, min(_BLOCKS, slices.size // _SMALLEST_BLOCK)))
             return np.concatenate(blocks[0 if part == "first_half" else 1 :: 2])
-        patients = np.random.default_rng(self.seed).permutation(self._train_patients())
+        patients = np.random.default_rng(self.seed).permutation(self.train_patients)
         patient = next(case.patient_id for case in self.cases.cases if case.id == case_id)
         in_first = patient in patients[: (len(patients) + 1) // 2]
         return slices if in_first == (part == "first_half") else slices[:0]
