@@ -28,7 +28,7 @@ _TIMED_STEPS = 7  # after two that also allocate and start workers
 _CLOSING = 2.0  # seconds that are kept for starting Python, writing the weights and leaving the process
 _CLOSING_SHARE = 0.03  # of the budget, at most
 _SLOWER = 1.2  # a validation may take that much longer than the volume that was timed
-_JUDGING_SHARE = 0.05  # of the budget, for training volumes by which a clean-up is judged
+_JUDGING_SHARE = 0.1  # of the budget, for training volumes by which a clean-up is judged
 _TIMED_SLICES = 16
 _ENDLESS = 10**9  # epochs
 
