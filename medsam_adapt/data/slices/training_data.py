@@ -40,7 +40,7 @@ from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
-from medsam_adapt.data.slices.slicing_spec import SlicingSpec
+from medsam_adapt.data.slices.slicing_spec import COLOURS, SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
 from medsam_adapt.data.slices.unlabelled_slices import UnlabelledSlices, names_of_views, with_unlabelled
 from medsam_adapt.data.slices.views import Views
@@ -400,6 +400,8 @@ class TrainingData:
         slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
         large = self.fits_size and self.slice_size is None and self.image_size == LARGEST_FITTING
         large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
+        # More images than colours are mixed by trained weights in front of the encoder, so that nothing can be kept.
+        large = large and len(self.cases.images) <= len(COLOURS)
         if self.unlabelled is not None and slices <= (most := most_slices(knobs.minutes)):
             if large:
                 self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
