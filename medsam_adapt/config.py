@@ -168,7 +168,7 @@ class Knobs(BaseModel):
         30, ge=1, description="unlabelled scans that are used, drawn at random where there are more; null: all"
     )
     unlabelled_share: float = Field(
-        0.5, gt=0, lt=1, description="of the slices that are drawn, once unlabelled scans are labelled"
+        0.25, gt=0, lt=1, description="of the slices that are drawn, once unlabelled scans are labelled"
     )
     unlabelled_from: float = Field(
         0.4,
