@@ -9,8 +9,8 @@ import pytest
 from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
+from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.io import read_volume
-from medsam_adapt.prediction.inputs import find_inputs
 from tests.data import samples
 from tests.data.dicom_files import save, series
 
