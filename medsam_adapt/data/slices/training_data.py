@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,6 +39,7 @@ from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
+from medsam_adapt.data.slices.slice_samples import Halves, Part, memberships, samples_of
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
 from medsam_adapt.data.slices.slicing_spec import COLOURS, SlicingSpec
 from medsam_adapt.data.slices.transforms import training_transforms
@@ -49,9 +50,6 @@ from medsam_adapt.data.volumes.image_set import refuse_other_images
 from medsam_adapt.data.volumes.label_coding import MOST_CLASSES
 from medsam_adapt.weights.backbones import get_variant
 from medsam_adapt.weights.input_scaling import choose_input_scaling
-
-Part = Literal["train", "first_half", "second_half"]
-_BLOCKS, _SMALLEST_BLOCK = 8, 4  # of slices, where patients are too few to be halved
 
 
 class TrainingData:
@@ -249,14 +247,9 @@ class TrainingData:
         )
 
     @property
-    def train_patients(self) -> list[str]:
-        """Ids of the patients that are trained on."""
-        return sorted({case.patient_id for case in self._cases(self.split.train)})
-
-    @property
     def split_by(self) -> Literal["patients", "slices"]:
         """How the training set is halved: by patient, or with fewer than four of them by blocks of slices."""
-        return "patients" if len(self.train_patients) >= 4 else "slices"
+        return self._halves().by
 
     def store(self, progress: Callable[[str], None] | None = None) -> dict[str, StoredCase]:
         """The slices of the training cases along :attr:`axis` by case id, made or found in the cache."""
@@ -298,12 +291,12 @@ class TrainingData:
 
         ``first_half`` and ``second_half`` part the training set as BLO-SAM's D1 and D2.
         """
-        random = np.random.default_rng(self.seed)
-        samples = []
+        random, halves = np.random.default_rng(self.seed), self._halves()
+        samples: list[dict[str, Any]] = []
         for name, stored in sorted(self._views().items()):
             slices = stored.training_slices(self.empty_share, random)
-            kept = set(self._part_of(stored.case_id, slices, part))
-            samples += [s for s in self._samples_of(name, stored, slices) if s["slice"] in kept]
+            kept = set(halves.of(stored.case_id, slices, part))
+            samples += [s for s in samples_of(name, stored, slices, self.prompt != "none") if s["slice"] in kept]
         if not samples:
             raise InputError(
                 "--data: no slice to train on is left in the "
@@ -324,7 +317,11 @@ class TrainingData:
         moved = views is not None and views.moved
         transform = training_transforms(stored, *settings, self.channel_dropout, len(self.cases.images), moved)
         samples = self.samples(part)
-        weights = balanced_weights(self._memberships(samples)) if self.sampling == "balanced" else None
+        weights = None
+        if self.sampling == "balanced":
+            weights = balanced_weights(
+                memberships(samples, self._views(), len(self.class_names), self.prompt != "none")
+            )
         if scans is None:
             return SliceDataset(samples, transform, weights, views)
         together = scans.beside(np.full(len(samples), 1 / len(samples)) if weights is None else weights)
@@ -406,7 +403,13 @@ class TrainingData:
             if large:
                 self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
             slices += self.unlabelled.count_slices(self.axes)
-        chosen = fit_backbone(self.image_size, large, len(self.train_patients), slices, knobs.minutes)
+        chosen = fit_backbone(
+            self.image_size,
+            large,
+            len({case.patient_id for case in self._cases(self.split.train)}),
+            slices,
+            knobs.minutes,
+        )
         for name, value in chosen.settings.items():
             setattr(knobs, name, value)
         self.why_backbone = chosen.why
@@ -423,32 +426,8 @@ class TrainingData:
             raise InputError("intensity: three windows fill SAM's channels. Leave out channels=adjacent.")
         return policy, reason
 
+    def _halves(self) -> Halves:
+        return Halves({case.id: case.patient_id for case in self._cases(self.split.train)}, self.seed)
+
     def _cases(self, ids: Sequence[str]) -> list[Case]:
         return [case for case in self.cases.cases if case.id in set(ids)]
-
-    def _memberships(self, samples: Sequence[dict[str, Any]]) -> np.ndarray:
-        """(N, C) bool: which classes each sample shows."""
-        if self.prompt == "none":
-            views = self._views()
-            return np.stack([views[s["case"]].voxels[s["slice"], 1:] > 0 for s in samples])
-        return np.stack([np.arange(1, len(self.class_names) + 1) == s["structure"] for s in samples])
-
-    def _part_of(self, case_id: str, slices: np.ndarray, part: Part) -> np.ndarray:
-        if part == "train":
-            return slices
-        if self.split_by == "slices":
-            # Blocks in turn, not one half of the body each: an organ that D1 lacks would never be learnt.
-            blocks = np.array_split(slices, max(2, min(_BLOCKS, slices.size // _SMALLEST_BLOCK)))
-            return np.concatenate(blocks[0 if part == "first_half" else 1 :: 2])
-        patients = np.random.default_rng(self.seed).permutation(self.train_patients)
-        patient = next(case.patient_id for case in self.cases.cases if case.id == case_id)
-        in_first = patient in patients[: (len(patients) + 1) // 2]
-        return slices if in_first == (part == "first_half") else slices[:0]
-
-    def _samples_of(self, name: str, stored: StoredCase, slices: np.ndarray) -> Iterator[dict[str, Any]]:
-        for index in slices:
-            sample = {"case": name, "slice": int(index)}
-            if self.prompt == "none":
-                yield sample
-            else:
-                yield from ({**sample, "structure": int(structure)} for structure in stored.classes_in(index))
