@@ -46,7 +46,7 @@ class Halves:
 
 
 def samples_of(name: str, stored: StoredCase, slices: np.ndarray, prompted: bool) -> Iterator[dict[str, Any]]:
-    """{case, slice} of each of the ``slices`` (N,); if ``prompted`` {case, slice, structure} of each structure there."""
+    """{case, slice} of each of ``slices`` (N,); if ``prompted`` {case, slice, structure} of each structure there."""
     for index in slices:
         sample = {"case": name, "slice": int(index)}
         if prompted:

@@ -403,13 +403,8 @@ class TrainingData:
             if large:
                 self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
             slices += self.unlabelled.count_slices(self.axes)
-        chosen = fit_backbone(
-            self.image_size,
-            large,
-            len({case.patient_id for case in self._cases(self.split.train)}),
-            slices,
-            knobs.minutes,
-        )
+        patients = {case.patient_id for case in self._cases(self.split.train)}
+        chosen = fit_backbone(self.image_size, large, len(patients), slices, knobs.minutes)
         for name, value in chosen.settings.items():
             setattr(knobs, name, value)
         self.why_backbone = chosen.why
