@@ -182,7 +182,13 @@ def test_every_bundle_learns_from_scans(phantoms, scans, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(SliceDataset, "__getitem__", noted)
     cached = bundle == "samparser"
-    sets = (*SETS, "unlabelled_least=0", "empty_share=1.0", *(["cache_frozen=on", "cached_views=1"] if cached else []))
+    sets = (
+        *SETS,
+        "unlabelled_share=0.5",
+        "unlabelled_least=0",
+        "empty_share=1.0",
+        *(["cache_frozen=on", "cached_views=1"] if cached else []),
+    )
     options = [part for name in sets for part in ("--set", name)]
     small = ["--image-size", "32", "--epochs", "2", "--device", "cpu"]
     command = ["--data", phantoms, "--unlabelled", scans, "--bundle", bundle, *small, *options]
