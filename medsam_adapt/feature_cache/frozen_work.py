@@ -235,6 +235,8 @@ class FrozenWork:
         """Why the features of unchanged slices cannot be moved; empty where they can."""
         if self.data.slice_size is not None:
             return "the network sees tiles of the slices"
+        if self.knobs.channel_dropout:  # kept features would show the images that a draw leaves out
+            return "channel_dropout leaves out images anew in every draw"
         part = self.parts.get("features")
         encoder = part.segmenter.sam.image_encoder if part else None
         if part is None or len(self.parts) > 1 or part.stages < stage_count(encoder) or isinstance(encoder, Hiera):

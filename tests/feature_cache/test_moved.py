@@ -83,6 +83,14 @@ def test_parts_of_an_encoder_cannot_be_moved(phantoms, tmp_path):
     assert FrozenWork(*of_a_part(phantoms, tmp_path, "auto")).views is None
 
 
+def test_images_that_are_left_out_at_random_are_not_in_kept_features(phantoms, tmp_path):
+    frozen, data, knobs = work_and_data(phantoms, tmp_path)
+    assert frozen.views is not None
+    knobs.channel_dropout = 0.5
+    with pytest.raises(InputError, match="channel_dropout leaves out images"):
+        FrozenWork(data, frozen.parts["features"].segmenter, knobs, CPU)
+
+
 def of_a_part(phantoms, tmp_path, cache_frozen):
     """Frozen up to the neck, which SAM-PARSER trains."""
     from medsam_adapt.methods import Parser

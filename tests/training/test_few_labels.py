@@ -65,6 +65,10 @@ def test_slices_lie_as_all_volumes_were_acquired(spacings, axis):
     assert acquired_axis([header((20, 30, 40), spacing) for spacing in spacings]) == axis
 
 
+def test_a_single_slice_stays_one():
+    assert acquired_axis([header((30, 40, 1), (3, 1, 1))]) == "axial"
+
+
 def test_the_acquired_direction_is_that_of_the_patient_not_of_the_file():
     """A sagittal acquisition whose file stores the slices along its third axis."""
     affine = np.array([[0, 0, 3, 0], [0.5, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 1.0]])

@@ -141,7 +141,9 @@ def acquired_axis(headers: Sequence[VolumeHeader]) -> Axis:
 
 
 def _thick_direction(header: VolumeHeader) -> int | None:
-    """Index of the voxels' longest side in RAS order, where it is clearly longer than the others."""
+    """Index of the voxels' longest side in RAS order, where it is clearly the longest; None for a single slice."""
+    if min(header.shape[:3]) == 1:
+        return None
     _, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     _, second, longest = np.sort(sides)

@@ -397,8 +397,9 @@ class TrainingData:
         slices = sum(count_slices(each.shape, each.affine, axis) for each in headers for axis in self.axes)
         large = self.fits_size and self.slice_size is None and self.image_size == LARGEST_FITTING
         large = large and self.prompt == "none" and knobs.checkpoint is None and not knobs.tune_encoder
-        # More images than colours are mixed by trained weights in front of the encoder, so that nothing can be kept.
-        large = large and len(self.cases.images) <= len(COLOURS)
+        # More images than colours are mixed by trained weights in front of the encoder, so that nothing can be
+        # kept; nor can features of all images stand for those of the ones that channel_dropout keeps.
+        large = large and len(self.cases.images) <= len(COLOURS) and not self.channel_dropout
         if self.unlabelled is not None and slices <= (most := most_slices(knobs.minutes)):
             if large:
                 self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
