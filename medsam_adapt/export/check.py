@@ -75,12 +75,12 @@ def real_slice(record: RunRecord) -> Tensor | None:
     offsets = (0,) if slices.ndim == 4 else (0, 0, 0) if record.channels == "repeat" else (-1, 0, 1)
     chosen = np.clip(len(slices) // 2 + np.array(offsets), 0, len(slices) - 1)
     resized = plan.resize_image(as_tensor(slices[chosen]))[..., : record.image_size, : record.image_size]
-    image = pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
+    seen = pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
     if not record.coordinates:
-        return image
+        return seen
     located = slice_coordinates(record.axis, len(slices) // 2, len(slices), *plan.resized)
     located = located[:, : record.image_size, : record.image_size]
-    return torch.cat([image, pad_label(torch.from_numpy(located)[None], record.image_size)], dim=1)
+    return torch.cat([seen, pad_label(torch.from_numpy(located)[None], record.image_size)], dim=1)
 
 
 def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Tensor], record: RunRecord) -> Agreement:
