@@ -16,7 +16,7 @@ from medsam_adapt.data.slices.padding import pad_image, pad_label
 from medsam_adapt.data.slices.slice_store import StoredCase
 from medsam_adapt.data.volumes.label_coding import IGNORED
 
-_SHIFT = 0.1  # of coordinates, and of their scale: at most
+_SHIFT = 0.2  # of coordinates, and of their scale: at most
 _SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
 
 

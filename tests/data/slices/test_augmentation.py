@@ -54,10 +54,10 @@ def test_coordinates_move_with_the_image(augment):
             lines.append((slope * -SIZE / 2, start))  # patient right and anterior come first
         np.testing.assert_allclose(superior, superior[0], atol=1e-5)
     slopes, starts = np.transpose(lines)
-    assert (abs(slopes - 1) <= 0.1001).all()
-    assert slopes.std() > 0.02
-    assert (abs(starts - 1) <= 0.2001).all()
-    assert starts.std() > 0.02
+    assert (abs(slopes - 1) <= 0.2001).all()
+    assert slopes.std() > 0.04
+    assert (abs(starts - 1) <= 0.4001).all()
+    assert starts.std() > 0.04
 
 
 def quarter(label):
