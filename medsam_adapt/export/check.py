@@ -76,7 +76,7 @@ def real_slice(record: RunRecord) -> Tensor | None:
     chosen = np.clip(len(slices) // 2 + np.array(offsets), 0, len(slices) - 1)
     resized = plan.resize_image(as_tensor(slices[chosen]))[..., : record.image_size, : record.image_size]
     seen = pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
-    if not record.coordinates:
+    if not record.sees_coordinates:
         return seen
     located = slice_coordinates(record.axis, len(slices) // 2, len(slices), *plan.resized)
     located = located[:, : record.image_size, : record.image_size]

@@ -118,7 +118,7 @@ class SliceLogits:
         neighbours = (-1, 0, 1) if slicing.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
         scaling = input_scaling_of(self.segmenter.sam)
-        located = slicing.axis if slicing.coordinates else None
+        located = slicing.axis if slicing.sees_coordinates else None
         self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, None, scaling, located)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
         self._known: dict[int, Tensor] = {}
@@ -246,7 +246,7 @@ class SliceLogits:
 
         Neither which they are nor what they give is asked of the device, which would have to come to an end first.
         """
-        if all(shown) or self.slicing.coordinates:  # with them, slices without signal differ by where they are
+        if all(shown) or self.slicing.sees_coordinates:  # with them, slices without signal differ by where they are
             return self._segmented(images)
         if flip not in self._of_nothing:
             first = shown.index(False)

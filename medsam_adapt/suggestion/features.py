@@ -34,7 +34,7 @@ def scan_features(slicing: SlicingSpec, segmenter: Segmenter, image: np.ndarray,
     count = len(volume_to_slices(volume, slicing.axis))
     wanted = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
     # No tiles: slices fill the square. The image encoder does not see coordinates.
-    whole = slicing.model_copy(update={"slice_size": None, "three_planes": False, "coordinates": False})
+    whole = slicing.model_copy(update={"slice_size": None, "three_planes": False, "sees_coordinates": False})
     slices = SliceLogits(whole, volume, spacing, segmenter, PromptSource(prompts={}), slicing.policy.window_of(volume))
     device = segmenter.sam.pixel_mean.device
     pooled = []

@@ -36,7 +36,7 @@ class SlicingSpec(BaseModel):
             results are then put together along ``axis``.
         slice_size: side of the square, in pixels, that slices are resized to where the network sees tiles of it; None
             where it sees whole slices.
-        coordinates: whether the detail branch also sees where pixels lie in the volume (`slice_coordinates`).
+        sees_coordinates: whether the detail branch also sees where pixels lie in the volume (`slice_coordinates`).
         slice_sigma: standard deviation, in slices, of a Gaussian by which probabilities are averaged over neighbouring
             slices; 0 for none.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
@@ -59,7 +59,7 @@ class SlicingSpec(BaseModel):
     axis: Axis = "axial"
     three_planes: bool = False
     slice_size: int | None = Field(None, ge=16, le=4096)
-    coordinates: bool = False
+    sees_coordinates: bool = False
     slice_sigma: float = Field(0.0, ge=0, le=5)
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
@@ -104,8 +104,8 @@ class SlicingSpec(BaseModel):
             raise ValueError("prompts are placed on whole slices, so tiles cannot be")
         if self.three_planes and self.prompt != "none":
             raise ValueError("a prompt lies on slices of one direction, so three_planes cannot be")
-        if self.coordinates and self.prompt != "none":
-            raise ValueError("a prompt shows where a structure is, so coordinates cannot be")
+        if self.sees_coordinates and self.prompt != "none":
+            raise ValueError("a prompt shows where a structure is, so sees_coordinates cannot be")
         if self.slice_sigma and self.prompt != "none":
             raise ValueError("a neighbouring slice may have no prompt, so slice_sigma cannot be")
         return self
@@ -121,7 +121,7 @@ class SlicingSpec(BaseModel):
     @property
     def network_channels(self) -> list[str]:
         """The same, and the coordinates behind them where the network sees those too."""
-        return [*self.input_channels, *(COORDINATES if self.coordinates else ())]
+        return [*self.input_channels, *(COORDINATES if self.sees_coordinates else ())]
 
     def describe_images(self) -> str:
         """Which image goes where, as a part of a sentence."""

@@ -140,7 +140,7 @@ class TrainingData:
         self.slice_size = None if earlier is None else earlier.slice_size
         if coordinates == "on" and (detail == 0 or prompt != "none"):
             raise InputError("coordinates=on: a detail branch without prompts sees them. Add detail, or leave it out.")
-        self.coordinates = coordinates == "on" if earlier is None else earlier.coordinates
+        self.coordinates = coordinates == "on" if earlier is None else earlier.sees_coordinates
         if self.three_planes and prompt != "none":
             raise InputError("planes=three: a prompt lies on slices of one direction. Leave out --prompt or planes.")
         self.channels: Channels = "adjacent" if channels == "auto" else channels
@@ -248,7 +248,7 @@ class TrainingData:
             axis=self.axis,
             three_planes=self.three_planes,
             slice_size=self.slice_size,
-            coordinates=self.coordinates,
+            sees_coordinates=self.coordinates,
             # Three directions are an average over neighbours already.
             slice_sigma=0.0 if self.three_planes or self.prompt != "none" else self.slice_sigma,
             channels=self.channels,

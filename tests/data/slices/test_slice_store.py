@@ -166,7 +166,7 @@ def test_training_and_prediction_see_pixels_at_the_same_coordinates(phantoms, tm
     sample = training_transforms(stored, 32, augment="none", coordinates=True)
     recorder = Recorder(32)
     volume = volume_transforms(WINDOW)({"image": str(case.image)})["image"]
-    spec = slicing_of(axis, num_classes=5, coordinates=True)
+    spec = slicing_of(axis, num_classes=5, sees_coordinates=True)
     SlicewiseInferer(spec, batch_size=5)(volume[None], recorder)
     predicted = torch.cat(recorder.images)  # those without signal too
     trained = torch.stack([sample({"case": case.id, "slice": index})["image"] for index in range(len(predicted))])

@@ -254,10 +254,10 @@ def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
     assert data.store()["a"].images[2].shape == whole.store()["a"].images[2].shape
     assert data.dataset()[1]["image"].shape == (3, data.image_size, data.image_size)
     located = TrainingData(tmp_path / "data", tiles="auto", coordinates="auto", **settings)
-    assert located.slicing.coordinates == tiles
+    assert located.slicing.sees_coordinates == tiles
     sample = located.dataset()[1]
     assert sample["image"].shape == (6 if tiles else 3, data.image_size, data.image_size)
-    assert TrainingData(tmp_path / "data", coordinates="on", **settings).slicing.coordinates
+    assert TrainingData(tmp_path / "data", coordinates="on", **settings).slicing.sees_coordinates
 
 
 @pytest.mark.parametrize("settings", [{}, {"detail": 8, "prompt": "box"}])
