@@ -37,7 +37,10 @@ from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.report.colours import class_colour
 from medsam_adapt.report.markup import content_hash
 
-_SCRIPTS = ("geometry.js", "server.js", "scan.js", "view.js", "tools.js", "keys.js", "app.js", "training.js")
+_SCRIPTS = (
+    "geometry.js", "server.js", "scan.js", "view.js", "tools.js", "display.js", "structures.js", "proposals.js",
+    "keys.js", "app.js", "training.js",
+)  # fmt: skip
 FILLED = Author("model", "interpolation between slices")
 _LINES = "application/x-ndjson"
 
