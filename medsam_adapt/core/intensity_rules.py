@@ -5,11 +5,12 @@ Checked when the settings are, before numpy and torch are imported.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from medsam_adapt.core.text import did_you_mean
 
 # (lowest, highest) Hounsfield unit shown
 CT_WINDOWS: dict[str, tuple[float, float]] = {
@@ -82,9 +83,7 @@ def parse_rule(text: str) -> IntensityRule:
         return IntensityRule("percentile", low, high, modality="MR" if name == "mr" else None)
     if text.count(":") == 1:
         return IntensityRule("window", *_range(text, text))
-    close = difflib.get_close_matches(text, NAMES, n=1, cutoff=0.5)
-    near = f", did you mean '{close[0]}'?" if close else "."
-    raise ValueError(f"there is no rule '{text}'{near} Use {_FORMS}")
+    raise ValueError(f"there is no rule '{text}'.{did_you_mean(text, NAMES)} Use {_FORMS}")
 
 
 def rule_names(setting: str | Sequence[str]) -> list[str]:

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """', did you mean ...?' for the nearest of ``known``, or nothing."""
+    """A question with the nearest of ``known`` and a space before it, to follow a full stop; or nothing."""
     near = get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def class_key(name: str) -> str:

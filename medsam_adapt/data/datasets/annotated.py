@@ -40,14 +40,14 @@ def with_annotated(found: CaseList) -> CaseList:
     ids |= {str(class_id): class_id for class_id in found.classes}
     known = [case.id for case in found.cases]
     problems = [
-        f'{source}: "{KEY}" names the case {case_id!r}{did_you_mean(case_id, known)}, which is not there. Correct it.'
+        f'{source}: "{KEY}" names the case {case_id!r}, which is not there.{did_you_mean(case_id, known)} Correct it.'
         for case_id in sorted({*declared} - {*known})
     ]
     cases: list[Case] = []
     for case in found.cases:
         names = [str(name) for name in declared.get(case.id, [])]
         problems += [
-            f'{source}: "{KEY}" of {case.id} names {name!r}{did_you_mean(class_key(name), ids)}, which is no class. '
+            f'{source}: "{KEY}" of {case.id} names {name!r}, which is no class.{did_you_mean(class_key(name), ids)} '
             f"Use {', '.join(found.classes.values())}."
             for name in names
             if class_key(name) not in ids

@@ -142,7 +142,7 @@ def select_classes(case_list: CaseList, names: Sequence[str]) -> CaseList:
     ids = {class_key(name): class_id for class_id, name in case_list.classes.items()}
     known = ", ".join(case_list.classes.values())
     problems = [
-        f"{case_list.root} has no class {name!r}{did_you_mean(class_key(name), ids)}; it has {known}"
+        f"{case_list.root}: it has no class {name!r}.{did_you_mean(class_key(name), ids)} Choose from {known}."
         for name in names
         if class_key(name) not in ids
     ]

@@ -65,7 +65,7 @@ def get_layout(name: str) -> Layout:
     name = name.partition(":")[0]
     if name not in (known := layout_names()):
         raise InputError(
-            f"--layout {name}: there is no such layout{did_you_mean(name, known)}. Choose auto, {', '.join(known)}."
+            f"--layout {name}: there is no such layout.{did_you_mean(name, known)} Choose auto, {', '.join(known)}."
         )
     return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
 
@@ -112,7 +112,7 @@ def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
     known, words = list(known), {word.strip() for word in choice.split(",") if word.strip()}
     if unknown := sorted(words - {*known}):
         raise InputError(
-            f"--layout {layout}: it has no choice {unknown[0]!r}{did_you_mean(unknown[0], known)}. Write {layout}: and "
+            f"--layout {layout}: it has no choice {unknown[0]!r}.{did_you_mean(unknown[0], known)} Write {layout}: and "
             f"one or more of {', '.join(known)}, separated by commas."
         )
     return words

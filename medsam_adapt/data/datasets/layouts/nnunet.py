@@ -109,7 +109,7 @@ def _channels(raw: Any, choice: str, source: Path) -> dict[str, str]:
         found = [number for number, name in names.items() if word in (name, f"{number:04d}", str(number))]
         if not found:
             near = did_you_mean(word, names.values())
-            raise InputError(f"{source}: it has no channel {word!r}{near}. Choose one of {listed}.")
+            raise InputError(f"{source}: it has no channel {word!r}.{near} Choose one of {listed}.")
         chosen[f"_{found[0]:04d}"] = names[found[0]]
     return chosen
 
