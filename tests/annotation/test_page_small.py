@@ -220,3 +220,30 @@ def test_buttons_name_what_they_do_next(page):
     keys = driver.execute_script("return [...document.querySelectorAll('#key-list kbd')].map((e) => e.textContent)")
     assert {"B", "Esc", "Del", "Ctrl+Z", "Arrows", "1 – 9"} <= {*keys}
     assert "ArrowLeft" not in keys
+
+
+# Runs the action of every key that opens no dialog; names the keys whose action is broken, and how.
+PRESS_ALL = """
+const done = arguments[0], broken = [];
+(async () => {
+  for (const [key, action] of ACTIONS) {
+    if (key === '?') continue;
+    try {
+      await action(app);
+    } catch (error) {
+      if (error instanceof TypeError || error instanceof ReferenceError) broken.push(`${key}: ${error.message}`);
+    }
+  }
+  await app.open('scan_1');
+  await app.scan.send();
+  done([ACTIONS.size, broken]);
+})();
+"""
+
+
+def test_every_key_does_something_that_exists(page):
+    driver, _, _ = page
+    driver.set_script_timeout(900)
+    count, broken = driver.execute_async_script(PRESS_ALL)
+    assert count > 50
+    assert broken == []
