@@ -3,6 +3,8 @@
 // The page: the list of scans, the scan that is open, and what the buttons do.
 
 const byId = (id) => document.getElementById(id);
+/** "1 scan", "2 scans" */
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const STATUS = { open: "open", proposed: "draft", labelled: "finished" }; // as the list of scans calls them
 
 class App {

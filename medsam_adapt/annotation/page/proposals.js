@@ -102,7 +102,7 @@ class Proposals {
       this.running = null;
       byId("stop").hidden = true;
     }
-    this.app.say(count ? `${count} slices drawn.` : "No further slice to draw: the structure ends here.");
+    this.app.say(count ? `${counted(count, "slice")} drawn.` : "No further slice to draw: the structure ends here.");
   }
 
   /** Have the run label the whole scan; a person's work is replaced only if this person agrees. */
