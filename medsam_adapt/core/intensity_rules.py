@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medsam_adapt.core.text import did_you_mean
+from medsam_adapt.core.text import counted, did_you_mean
 
 # (lowest, highest) Hounsfield unit shown
 CT_WINDOWS: dict[str, tuple[float, float]] = {
@@ -107,7 +107,9 @@ def checked_setting(setting: Any) -> Any:
     names = rule_names(setting)
     rules = [parse_rule(name) for name in names]
     if not 1 <= len(rules) <= 4:
-        raise ValueError(f"{len(rules)} rules are given; give one, or one for each image of a case, up to four")
+        raise ValueError(
+            f"{counted(len(rules), 'rule')} are given; give one, or one for each image of a case, up to four"
+        )
     if len(rules) > 1 and any(rule.kind == "windows" for rule in rules):
         raise ValueError("ct-windows fills all three colours from one image; leave out the other rules")
     return setting

@@ -17,7 +17,7 @@ from typing import Any
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import peek_object
-from medsam_adapt.core.text import class_key, did_you_mean
+from medsam_adapt.core.text import class_key, counted, did_you_mean
 from medsam_adapt.data.volumes.case import Case, CaseList
 
 KEY = "annotated"
@@ -81,8 +81,9 @@ def annotation_notes(found: CaseList) -> list[str]:
         lacking = [case.id for case in found.cases if class_id in case.unannotated]
         if lacking:
             listed = ", ".join(lacking[:3]) + f" and {len(lacking) - 3} more" * (len(lacking) > 3)
+            share = f"{len(lacking)} of {counted(len(found.cases), 'case')}"
             notes.append(
-                f"{found.root}: {name} is not annotated in {len(lacking)} of {len(found.cases)} cases ({listed}), in "
-                "which it is neither trained on nor scored."
+                f"{found.root}: {name} is not annotated in {share} ({listed}), in which it is neither trained on nor "
+                "scored."
             )
     return notes

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.text import class_key, did_you_mean
+from medsam_adapt.core.text import class_key, counted, did_you_mean
 from medsam_adapt.data.datasets import layouts
 from medsam_adapt.data.datasets.annotated import with_annotated
 from medsam_adapt.data.volumes.case import IGNORE, CaseList
@@ -90,7 +90,7 @@ def recognised_layout(root: Path) -> str | None:
 def _check_ids(root: Path, ids: Sequence[str]) -> None:
     counts = Counter(ids)
     problems = [
-        f"{root}: {count} cases have the id {case_id!r}. Give each a unique id."
+        f"{root}: {counted(count, 'case')} have the id {case_id!r}. Give each a unique id."
         for case_id, count in counts.items()
         if count > 1
     ]

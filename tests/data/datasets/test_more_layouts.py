@@ -47,7 +47,7 @@ def test_nnunet_regions_overlap(tmp_path):
     samples.nnunet(tmp_path, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
     described = json.loads((tmp_path / "dataset.json").read_text())
     samples.text(tmp_path / "dataset.json", {**described, "regions_class_order": [1]})
-    with pytest.raises(InputError, match="does not give one label for each of the 2 regions"):
+    with pytest.raises(InputError, match="does not give 2 labels, one for each region"):
         find_cases(tmp_path)
     samples.text(tmp_path / "dataset.json", {**described, "regions_class_order": [1, 2]})
     found = find_cases(tmp_path)
