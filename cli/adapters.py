@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.output_folder import check_output
+from medsam_adapt.core.text import counted
 from medsam_adapt.hub.places import ORIGIN_FILE, LocalFolder, place_of
 from medsam_adapt.runs.record import MODEL_FILE
 from medsam_adapt.weights.registry import WEIGHTS
@@ -17,12 +18,12 @@ from medsam_adapt.weights.registry import WEIGHTS
 from .console import say, warn
 from .options import Overwrite, RunFolder
 
-app = typer.Typer(help="Publish a run's adapter, and take one over.", no_args_is_help=True)
+app = typer.Typer(help="Publish a run's adapter, or make a run from a published one.", no_args_is_help=True)
 Source = Annotated[
     str, typer.Argument(help="A folder, or hf://OWNER/NAME or hf://OWNER/NAME@REVISION.", show_default=False)
 ]
 Checkpoint = Annotated[
-    str | None, typer.Option(help="The base weights, where they are not published ones or moved.", show_default=False)
+    str | None, typer.Option(help="The base weights, if they are not published or have moved.", show_default=False)
 ]
 
 
@@ -31,7 +32,7 @@ def push_adapter(
     run: RunFolder,
     destination: Source,
     license_: Annotated[
-        str | None, typer.Option("--license", help="Of the adapter, as SPDX names it; none is stated without it.")
+        str | None, typer.Option("--license", help="SPDX identifier of the adapter's licence; default: none.")
     ] = None,
     checkpoint: Checkpoint = None,
     overwrite: Overwrite = False,
@@ -57,11 +58,11 @@ def push_adapter(
 @app.command("pull")
 def pull_adapter(
     source: Source,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run to make.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run.", show_default=False)],
     checkpoint: Checkpoint = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a run of a published adapter and the base weights on this machine; nothing of it is executed."""
+    """Make a run from a published adapter and the base weights on this machine; nothing in the adapter is executed."""
     from medsam_adapt.core.folder_lock import FolderLock
     from medsam_adapt.hub.repository import pull
 
@@ -95,7 +96,7 @@ def show_adapter(source: Source) -> None:
         "base weights": f"{record.backbone}, {about}; SHA-256 {base.sha256}",
         "prompt": record.prompt,
         "slices": f"{record.axis}, {record.image_size} pixels",
-        "trained on": f"{len(record.train)} cases, {len(record.held_out)} held out",
+        "trained on": f"{counted(len(record.train), 'case')}, {len(record.held_out)} held out",
         "licence": origin.licence or "none stated",
         "size": decimal(repository.adapter_bytes),
     }

@@ -16,6 +16,7 @@ import typer
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.interrupts import stopped_by_signals
 from medsam_adapt.core.output_folder import check_output
+from medsam_adapt.core.text import counted
 
 from .console import say, warn
 from .options import Device, Series
@@ -42,7 +43,7 @@ def annotate(
     ] = None,
     layout: Annotated[str, typer.Option(help="Layout of FOLDER on disk; recognised when not given.")] = "auto",
     series: Series = None,
-    person: Annotated[str, typer.Option(help="Name of who draws, for the record beside the labels.")] = "person",
+    person: Annotated[str, typer.Option(help="Name of the person who draws, stored with the labels.")] = "person",
     device: Device = "auto",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
@@ -61,8 +62,8 @@ def annotate(
 ) -> None:
     """Label scans in the browser: boxes, points, brush, and a model's proposals from slice to slice.
 
-    The server answers this machine only, and only requests with the token of the printed address. Labels are saved
-    while you draw, in a folder that 'train --data' takes.
+    The server answers this machine only, unless --host is given, and only requests with the token of the printed
+    address. Labels are saved while you draw, in a folder that 'train --data' takes.
     """
     if missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
         raise InputError(f"annotate: it needs {', '.join(missing)}. Run pip install 'medsam-adapt[annotate]'.")
@@ -101,7 +102,7 @@ def annotate(
     try:
         if (run := rounds.use_latest()) is not None:
             say(f"{run} proposes labels of whole scans.")
-        say(f"{len(session.scans)} scans, classes {', '.join(session.classes.values())}.")
+        say(f"{counted(len(session.scans), 'scan')}, classes {', '.join(session.classes.values())}.")
         say(f"Labels are saved in {session.output}.")
         if host not in _LOCAL:
             warn(f"{address} is reachable from other machines, unencrypted: put a reverse proxy with TLS before it.")

@@ -16,6 +16,7 @@ from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.bundle.settings import knobs_model
 from medsam_adapt.bundle.untrusted import base_bundle, copy_bundle, inspect, is_untrusted
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 
 from .console import print_json, say, show_table, warn
 from .options import Json
@@ -53,7 +54,7 @@ def show(
 ) -> None:
     """Show a bundle: its settings, recipes and trainable parameters.
 
-    Of a folder's bundle nothing is run, and so nothing counted, without --trust-bundle.
+    The parameters of a folder's bundle are counted with --trust-bundle only, since that runs its code.
     """
     facts = describe(name, backbone, classes, trust_bundle, images)
     if as_json:
@@ -70,7 +71,7 @@ def show(
     counts = facts["trainable"]
     parts = ", ".join(f"{part} {counts[part]:,}" for part in ("encoder", "decoder", "other"))
     say(
-        f"\ntrainable with {backbone} and {classes} class{'es' * (classes > 1)}: {counts['total']:,} ({parts}), "
+        f"\ntrainable with {backbone} and {counted(classes, 'class')}: {counts['total']:,} ({parts}), "
         f"{100 * facts['share']:.2f} % of SAM's {facts['sam_parameters']:,}"
     )
     if facts["released_counts"]:
@@ -80,7 +81,7 @@ def show(
 @app.command()
 def check(
     name: Bundle,
-    zoo: Annotated[bool, typer.Option("--zoo", help="Also hold it to the rules of MONAI's model zoo.")] = False,
+    zoo: Annotated[bool, typer.Option("--zoo", help="Also check it against the rules of MONAI's model zoo.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check a bundle without running it, and list all code in it that no shipped bundle has.
@@ -116,12 +117,11 @@ def _zoo_problems(name: str, folder: Path) -> list[str]:
 
 
 @app.command()
-def copy(
-    name: Bundle, folder: Annotated[Path, typer.Argument(help="Folder to make, to change it.", show_default=False)]
-) -> None:
+def copy(name: Bundle, folder: Annotated[Path, typer.Argument(help="Folder of the copy.", show_default=False)]) -> None:
     """Copy a bundle's configs and documents, to change them; train with --bundle FOLDER --trust-bundle."""
     files = copy_bundle(name, folder)
-    say(f"Copied {len(files)} files: {folder}\nNext: medsam-adapt train --bundle {folder} --trust-bundle --data …")
+    say(f"Copied {counted(len(files), 'file')}: {folder}")
+    say(f"Next: medsam-adapt train --bundle {folder} --trust-bundle --data …")
 
 
 def describe(name: str, backbone: str, classes: int, trusted: bool = False, images: int = 1) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def compare(
     low_memory: LowMemory = None,
     classes: Classes = None,
     cache_dir: CacheDir = None,
-    folds: Annotated[int, typer.Option(min=1, help="Of a cross-validation; 1 holds one part out.")] = 1,
+    folds: Annotated[int, typer.Option(min=1, help="Folds of a cross-validation; 1 holds out one part.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method and fold, with seeds from 0.")] = 1,
     recipe: Recipe = "default",
     protocol: Protocol = "default",

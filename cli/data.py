@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.parts import parse_part, part_of_environment
-from medsam_adapt.core.text import shortened
+from medsam_adapt.core.text import counted, shortened
 
 from .console import print_json, progress_bar, say, show_table, warn
 from .options import Cluster, Json, Overwrite, Part, Series
@@ -47,15 +47,15 @@ def check(
         warn(warning)
     if seen.problems:
         count = len(seen.problems)
-        raise InputError("\n".join([f"{count} problem{'s' * (count > 1)} in {folder}:", *seen.problems]))
+        raise InputError("\n".join([f"{counted(count, 'problem')} in {folder}:", *seen.problems]))
     count = len(seen.notes)
-    say(f"No problems, but {count} warning{'s' * (count > 1)}." if count else "No problems found.")
+    say(f"No problems, but {counted(count, 'warning')}." if count else "No problems found.")
 
 
 def _print(folder: Path, seen: Survey) -> None:
     if seen.cases is None:
         return
-    say(f"{folder}: {len(seen.looks)} case{'s' * (len(seen.looks) != 1)} in layout '{seen.cases.layout}'.")
+    say(f"{folder}: {counted(len(seen.looks), 'case')} in layout '{seen.cases.layout}'.")
     if seen.cases.images:
         say(f"Images of a case: {', '.join(seen.cases.images)}.")
     table = Table("case", *(Column(name, no_wrap=True) for name in MEASURES), "labelled voxels", box=None)
@@ -90,7 +90,7 @@ def _class_table(seen: Survey) -> Table:
 @app.command()
 def convert(
     folder: Folder,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new data set.", show_default=False)],
     layout: Layout = "auto",
     series: Series = None,
     mapping: Annotated[
@@ -99,14 +99,14 @@ def convert(
     ] = None,
     rename: Annotated[
         list[str] | None,
-        typer.Option("--rename", help="OLD=NEW; a label's id or name, again for more.", show_default=False),
+        typer.Option("--rename", help="OLD=NEW, each an id or a name; repeat for more labels.", show_default=False),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes to keep, as in liver,spleen.")] = None,
     part: Part = None,
     cluster: Cluster = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Copy a data set as NIfTI and a datalist.json, relabelled if wanted; goes on after an interruption."""
+    """Copy a data set as NIfTI with a datalist.json, relabelled if wanted; continues after an interruption."""
     from medsam_adapt.data.datasets.relabel import read_map, read_pairs
     from medsam_adapt.workflows.convert import Conversion
 
@@ -120,10 +120,11 @@ def convert(
     listed = ", ".join(f"{class_id} {name}" for class_id, name in made.classes.items())
     if made.unlabelled:
         warn(f"without a label: {', '.join(made.unlabelled)}.")
+    cases = counted(len(made.cases), "case")
     if not made.finished:
-        say(f"Converted {len(made.cases)} cases, part {share}. datalist.json is written once all parts are done.")
+        say(f"Converted {cases}, part {share}. datalist.json is written once all parts are done.")
         return
-    say(f"Converted {len(made.cases)} case{'s' * (len(made.cases) != 1)}: {output}; labels: {listed or 'none'}")
+    say(f"Converted {cases}: {output}; labels: {listed or 'none'}")
 
 
 @app.command()
@@ -131,11 +132,11 @@ def split(
     folder: Folder,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", show_default=False)],
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Decides who is in which fold.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     layout: Layout = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Deal the patients into folds for a cross-validation."""
+    """Divide the patients into folds for a cross-validation."""
     from medsam_adapt.data.datasets.cases import find_cases
     from medsam_adapt.data.datasets.splits import fold_cases, save_split
 
@@ -151,6 +152,6 @@ def split(
         raise InputError(f"{output}: it cannot be written ({error.strerror}). Choose another folder.") from error
     patients = len({case.patient_id for case in found.cases})
     say(
-        f"{patients} patients in {folds} folds: {output}\n"
+        f"{counted(patients, 'patient')} in {folds} folds: {output}\n"
         f"Next: medsam-adapt train --data {folder} --split-file {output} --fold 0 --output …"
     )

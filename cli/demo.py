@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.workflows.demo import demo as workflow
 
 from .console import say
@@ -24,8 +25,8 @@ def demo(
     """Make synthetic CT scans, train on them, score it on scans held out, and segment one."""
     done = workflow(output, epochs=epochs, seed=seed, device=device, overwrite=overwrite, reporter=TERMINAL)
     say(
-        f"\nMean DSC on {len(done.held_out)} scans that it did not train on: {done.mean_dsc:.3f} "
-        f"(seed {seed}); nearest mean intensity scores {done.baseline_dsc:.3f} on them.\n"
+        f"\nMean DSC on {counted(len(done.held_out), 'scan')} that it did not train on: "
+        f"{done.mean_dsc:.3f} (seed {seed}); nearest mean intensity scores {done.baseline_dsc:.3f} on them.\n"
         f"{done.seconds:.0f} s. Results in {output}: run/ (the model), run/pictures/ (best, median and "
         f"worst case), run/metrics.csv, {done.mask.relative_to(output)}\n"
         f"Next, with your own scans: medsam-adapt train --data FOLDER --output runs/mine"

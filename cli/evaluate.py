@@ -38,16 +38,16 @@ def evaluate(
     layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
     pred: Annotated[Path | None, typer.Option(help="Mask, or folder of masks, to score instead of a run.")] = None,
     ref: Annotated[Path | None, typer.Option(help="Reference mask, or folder of masks of the same names.")] = None,
-    labels: Annotated[Path | None, typer.Option(help='Names of the labels in --ref, as in {"1": "liver"}.')] = None,
+    labels: Annotated[Path | None, typer.Option(help='JSON with the label names of --ref: {"1": "liver"}.')] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the scores; without it, the run's.")] = None,
     metrics: Annotated[str | None, typer.Option(help="all, or some of dsc,iou,hd95,nsd,msd,volume,slice_dsc.")] = None,
     protocol: Annotated[str, typer.Option(help="default, segrap or papers; see docs/metrics.md.")] = "default",
     empty_policy: Annotated[
-        str | None, typer.Option(help="A class empty in both masks: undefined, or challenge (scores 1).")
+        str | None, typer.Option(help="Score of a class empty in both masks: undefined, or challenge (1).")
     ] = None,
-    tolerance: Annotated[str | None, typer.Option(help="Of NSD in mm: 2, or 1,Larynx=2.")] = None,
+    tolerance: Annotated[str | None, typer.Option(help="Tolerance of NSD in mm: 2, or 1,Larynx=2.")] = None,
     convention: Annotated[
-        str, typer.Option(help="Definitions of ours, monai, medpy, seg-metrics or surface-distance; see docs/peers.md.")
+        str, typer.Option(help="Definitions: ours, monai, medpy, seg-metrics or surface-distance; see docs/peers.md.")
     ] = "ours",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.")] = 1,
     part: Part = None,

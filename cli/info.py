@@ -12,7 +12,7 @@ from .options import Json
 
 
 def info(as_json: Json = False) -> None:
-    """Print versions, devices and where caches live."""
+    """Print versions, devices and folders."""
     facts = collect()
     if as_json:
         print_json(facts)

@@ -30,7 +30,7 @@ Series = Annotated[
 # Of a training, for commands that train.
 Data = Annotated[Path | None, typer.Option(help="Folder of the labelled volumes.", show_default=False)]
 Backbone = Annotated[
-    str | None, typer.Option(help="vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
+    str | None, typer.Option(help="auto, vit_nano, vit_b, lite_medsam, sam2_hiera_tiny, …; see docs/backbones.md.")
 ]
 Checkpoint = Annotated[str | None, typer.Option(help="Name from 'weights list', a file, or random.")]
 ImageSize = Annotated[
@@ -39,8 +39,8 @@ ImageSize = Annotated[
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training slices.")]
 Recipe = Annotated[str, typer.Option(help="default (ours) or paper (the paper's settings).")]
 Prompt = Annotated[str | None, typer.Option(help="none, box or points.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16, or auto; see 'bundles show'.")]
-LowMemory = Annotated[bool | None, typer.Option("--low-memory", help="Train in less memory, with more time a step.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")]
+LowMemory = Annotated[bool | None, typer.Option("--low-memory", help="Train in less memory; each step takes longer.")]
 Classes = Annotated[str | None, typer.Option(help="Classes to learn, as in liver,spleen.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of the slice cache.", show_default=False)]
 Protocol = Annotated[str, typer.Option(help="default, segrap or papers; see docs/metrics.md.")]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.outputs import format_names
 from medsam_adapt.workflows.predict import predict as workflow
 
@@ -58,26 +59,26 @@ def predict(
     per_class: Annotated[
         bool, _written("--per-class", help="Write one folder per volume, one file per class.")
     ] = False,
-    itk_snap: Annotated[bool, _written("--itk-snap", help="Names and colours for ITK-SNAP, beside NIfTI.")] = False,
-    probabilities: Annotated[bool, _written("--probabilities", help="A map (0 to 1) for each class.")] = False,
-    uncertainty: Annotated[bool, _written("--uncertainty", help="A map: entropy, from 0 to 1.")] = False,
+    itk_snap: Annotated[bool, _written("--itk-snap", help="Also names and colours for ITK-SNAP.")] = False,
+    probabilities: Annotated[bool, _written("--probabilities", help="Also a map (0 to 1) for each class.")] = False,
+    uncertainty: Annotated[bool, _written("--uncertainty", help="Also a map of the entropy, from 0 to 1.")] = False,
     report: Annotated[Path | None, _written(help="JSON report: volumes in ml, and flags for review.")] = None,
     keep_identifiers: Annotated[
         bool, _written("--keep-identifiers", help="Write complete input paths to the report.")
     ] = False,
     prompts: Annotated[Path | None, _prompts(help="JSON of boxes and points; see docs/prompts.md.")] = None,
-    prompts_from_run: Annotated[Path | None, _prompts(help="A run without prompts proposes, this one refines.")] = None,
+    prompts_from_run: Annotated[Path | None, _prompts(help="A run without prompts, whose masks give prompts.")] = None,
     prompts_from: Annotated[
-        Path | None, _prompts(help="Labels (a file or a folder): it sees the answer, for evaluation.")
+        Path | None, _prompts(help="Labels (file or folder) to take prompts from, for evaluation.")
     ] = None,
     propagate: Annotated[bool, _prompts("--propagate", help="Follow --prompts to neighbouring slices.")] = False,
     largest_component: Annotated[bool, _cleaning("--largest-component", help="Keep the largest piece.")] = False,
     fill_holes: Annotated[bool, _cleaning("--fill-holes", help="Fill enclosed background.")] = False,
-    no_clean_up: Annotated[bool, _cleaning("--no-clean-up", help="Leave out what the run's training chose.")] = False,
+    no_clean_up: Annotated[bool, _cleaning("--no-clean-up", help="Skip the clean-up that training chose.")] = False,
     min_volume: Annotated[float, _cleaning(min=0, help="Remove pieces smaller than this many ml.")] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Segment volumes; each gives OUTPUT/<name>_seg.nii.gz, or another format, in its own geometry."""
+    """Segment volumes: each mask has the geometry of its volume, and is OUTPUT/<name>_seg.nii.gz or another format."""
     only_json(as_json)
     files = workflow(
         runs,
@@ -115,6 +116,7 @@ def predict(
     if as_json:
         print_json({"masks": [str(path) for path in files], "report": None if report is None else str(report)})
     if files:
-        say(f"Written: {files[0] if len(files) == 1 else f'{len(files)} masks in {output}'}")
+        several = f"{counted(len(files), 'mask')} in {output}"
+        say(f"Written: {files[0] if len(files) == 1 else several}")
     else:
         say(f"All masks are there already: {output}")

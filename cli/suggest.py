@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medsam_adapt.core.text import shortened
+from medsam_adapt.core.text import counted, shortened
 
 from .console import only_json, print_json, progress_bar, say, show_table, warn
 from .options import Device, Json, Series
@@ -66,20 +66,19 @@ def suggest(
         print_json(found.as_json())
     _print(found)
     if found.failed:
-        count, left = ("1 scan", "was") if len(found.failed) == 1 else (f"{len(found.failed)} scans", "were")
         listed = "\n".join(shortened(list(found.failed.values())))
-        raise InputError(f"{listed}\n{count} could not be read and {left} left out of the ranking.")
+        raise InputError(f"{listed}\nLeft out of the ranking, since unreadable: {counted(len(found.failed), 'scan')}.")
 
 
 def _print(found: Suggestions) -> None:
     for note in found.notes:
         warn(f"{note.rstrip('.')}.")
     if found.left_out:
-        warn(f"{len(found.left_out)} scans that have labels were left out.")
+        warn(f"left out {counted(len(found.left_out), 'scan')} with labels.")
     table = Table("", "scan", "score", "uncertainty", "disagreement", "distance", box=None)
     for scan in found.scans:
         values = (scan.score, scan.uncertainty, scan.disagreement, scan.distance)
         name = escape(scan.name) + ("" if scan.found is not False else " (nothing found)")
         table.add_row(str(scan.rank), name, *("–" if value is None else f"{value:.3f}" for value in values))
     show_table(table)
-    say(f"{found.considered} scans without labels, compared with {found.labelled} labelled ones.")
+    say(f"{counted(found.considered, 'scan')} without labels, compared with {found.labelled} labelled.")

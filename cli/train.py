@@ -11,6 +11,7 @@ import typer
 from medsam_adapt.bundle.catalogue import parse_sets
 from medsam_adapt.bundle.untrusted import TRUST_HELP
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.workflows.train import plan_training
 from medsam_adapt.workflows.train import train as workflow
 
@@ -36,9 +37,9 @@ from .reporter import TERMINAL
 
 def train(
     data: Data = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run to make.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the new run.", show_default=False)] = None,
     bundle: Annotated[
-        str | None, typer.Option(help="Method, or a changed copy's folder; see 'bundles list'.  [default: detail]")
+        str | None, typer.Option(help="Method, or the folder of a changed copy; see 'bundles list'.  [default: detail]")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the data on disk; recognised when not given.")] = None,
     backbone: Backbone = None,
@@ -46,11 +47,11 @@ def train(
     image_size: ImageSize = None,
     epochs: Epochs = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Time budget, instead of --epochs; validation and preparation count.")
+        float | None, typer.Option(min=0.1, help="Time budget instead of --epochs, with preparation and validation.")
     ] = None,
     unlabelled: Annotated[
         Path | None,
-        typer.Option(help="Folder of scans without labels, which are learned from too.", show_default=False),
+        typer.Option(help="Folder of scans without labels, to learn from as well.", show_default=False),
     ] = None,
     recipe: Recipe = "default",
     prompt: Prompt = None,
@@ -58,7 +59,7 @@ def train(
     precision: Precision = None,
     low_memory: LowMemory = None,
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="GPUs that train together; with --device cpu, processes.")
+        int | None, typer.Option(min=1, help="Number of GPUs that train together; with --device cpu, of processes.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     classes: Classes = None,
@@ -127,7 +128,7 @@ def _print_plan(plan: Mapping[str, Any]) -> None:
     say(f"held out: {', '.join(plan['held_out']) or 'nothing'}")
     if plan["unlabelled"]:
         say(f"scans without labels: {plan['unlabelled']}")
-    say(f"training slices: {plan['training_slices']}, {plan['steps']} steps of {plan['batch_size']}")
+    say(f"training slices: {plan['training_slices']}, {counted(plan['steps'], 'step')} of {plan['batch_size']}")
     say(f"trainable values: {', '.join(f'{part} {count:,}' for part, count in plan['trainable'].items())}")
     if plan["frozen_work_seconds"] is not None:
         say(f"estimated frozen work: {plan['frozen_work_seconds'] / 60:.1f} min before the first step")

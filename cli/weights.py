@@ -17,7 +17,7 @@ from medsam_adapt.weights.store import download, import_file, local_path, verify
 from .console import download_bar, print_json, say, show_table
 from .options import Json, Overwrite
 
-app = typer.Typer(help="List, fetch and check pretrained SAM weights.", no_args_is_help=True)
+app = typer.Typer(help="List, download and verify pretrained SAM weights.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -39,7 +39,7 @@ def download_weights(
     name: Annotated[str, typer.Argument(help="Name of the weights; see 'weights list'.", show_default=False)],
     overwrite: Overwrite = False,
 ) -> None:
-    """Download weights, going on where an earlier download broke off."""
+    """Download weights; continues a download that was interrupted."""
     weights = get_weights(name)
     if (path := local_path(name)) and (weights.shipped or not overwrite):
         say(f"{name} is here already: {path}")
@@ -63,7 +63,7 @@ def import_weights(
 
 @app.command("verify")
 def verify_weights(
-    name: Annotated[str | None, typer.Argument(help="Name of the weights; all that are here without it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of the weights; default: all on this machine.")] = None,
 ) -> None:
     """Compare weights with the SHA-256 that was published, or recorded when they were first used."""
     damaged = []

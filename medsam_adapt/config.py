@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.intensity_rules import checked_setting
+from medsam_adapt.core.text import did_you_mean
 
 Axis = Literal["axial", "coronal", "sagittal"]
 AxisChoice = Literal["auto", "axial", "coronal", "sagittal"]
@@ -297,14 +297,14 @@ def check_knobs(model: type[Knobs], values: Mapping[str, Any], where: str) -> Kn
         InputError: unknown names (with the nearest known one), wrong types, values out of bounds.
     """
     unknown = [name for name in values if name not in model.model_fields]
-    faults = [f"there is no setting '{name}'{_nearest(name, model.model_fields)}" for name in unknown]
+    faults = [f"there is no setting '{name}'" for name in unknown]
     checked = None
     try:
         checked = model.model_validate({name: value for name, value in values.items() if name not in unknown})
     except ValidationError as error:
         faults += [_explain(fault) for fault in error.errors()]
     if faults:
-        raise InputError(f"{where}: {'; '.join(faults)}.")
+        raise InputError(f"{where}: {'; '.join(faults)}.{_known_settings(unknown, model.model_fields)}")
     assert checked is not None
     return checked
 
@@ -317,9 +317,10 @@ def _explain(fault: Mapping[str, Any]) -> str:
     return f"{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{given}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
+def _known_settings(unknown: Sequence[str], known: Collection[str]) -> str:
+    """The nearest setting of each unknown one; all settings where one is near to none."""
+    hints = [did_you_mean(name, known) for name in unknown]
+    return "".join(dict.fromkeys(hints)) + ("" if all(hints) else f" Choose from {', '.join(known)}.")
 
 
 def checked_precision(name: str) -> Precision:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -303,44 +303,6 @@ class Drawing:
         for (class_id, index), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
             there = self.erased.setdefault(number, {}).setdefault(class_id, {})
             there[index] = there.get(index, 0) + count
-
-    def provenance(self, classes: Mapping[int, str], status: str) -> dict[str, Any]:
-        """Who drew what, by class and axial slice (from 0, from inferior to superior)."""
-        with self.lock:
-            return {
-                "format": 1,
-                "scan": self.id,
-                "status": status,
-                "authors": [{"number": number, **asdict(each)} for number, each in enumerate(self.authors, start=1)],
-                "classes": {
-                    name: {"label": class_id, "axial_slices": self._slices_of(class_id)}
-                    for class_id, name in classes.items()
-                },
-                "edited": [
-                    {"label": class_id, "axis": axis, "slices": sorted(there)}
-                    for class_id, axes in self.edited.items()
-                    for axis, there in axes.items()
-                ],
-                "prompts": [
-                    {"label": class_id, "axis": axis, "slice": index, **asdict(prompt)}
-                    for class_id, axes in self.prompts.items()
-                    for axis, there in axes.items()
-                    for index, prompt in sorted(there.items())
-                ],
-                "accepted": sorted(self.accepted),
-            }
-
-    def _slices_of(self, class_id: int) -> dict[str, dict[str, dict[str, int]]]:
-        """Axial slice -> how many voxels each author drew and erased."""
-        there = self.label == class_id
-        found: dict[str, dict[str, dict[str, int]]] = {}
-        for index in np.flatnonzero(there.any(axis=(0, 1))).tolist():
-            counts = np.bincount(self.drawn_by[:, :, index][there[:, :, index]])
-            found[str(index)] = {"drawn": {str(author): int(counts[author]) for author in np.flatnonzero(counts)}}
-        for author, classes in self.erased.items():
-            for index, count in classes.get(class_id, {}).items():
-                found.setdefault(str(index), {}).setdefault("erased", {})[str(author)] = count
-        return found
 
 
 def take_images(scan: str, voxels: np.ndarray, names: Sequence[str], taken: Sequence[str]) -> np.ndarray:

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from medsam_adapt.annotation.drawing import Author, Drawing, Prompts
-from medsam_adapt.annotation.records import authors_from, edited_from, prompts_from
+from medsam_adapt.annotation.records import authors_from, edited_from, entries_of, prompts_from
 from medsam_adapt.annotation.run_lengths import from_run_lengths, to_run_lengths
 from medsam_adapt.config import Axis
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.slices.geometry import volume_to_slices
 
 _FORMAT = 1
@@ -97,9 +98,9 @@ class Journal:
                 except DamagedRecord:
                     damaged += 1
             if damaged:
-                changes = "1 change of the label is" if damaged == 1 else f"{damaged} changes of the label are"
                 notes.append(
-                    f"{path}: {changes} damaged and left out, {len(lines) - damaged} others were taken. "
+                    f"{path}: left out {counted(damaged, 'change')} of the label, damaged, and took "
+                    f"{counted(len(lines) - damaged, 'other')}. "
                     f"Check what was drawn last on {drawing.id}."
                 )
         _name_unknown_authors(drawing)
@@ -183,7 +184,6 @@ def _erased_from(record: Mapping[str, Any]) -> dict[int, dict[int, dict[int, int
 
 def _record(drawing: Drawing) -> dict[str, Any]:
     """What changed, and all that is kept beside the voxels."""
-    there = drawing.provenance({}, "")
     return {
         "format": _FORMAT,
         "shape": drawing.shape,
@@ -192,7 +192,7 @@ def _record(drawing: Drawing) -> dict[str, Any]:
             [axis, index, to_run_lengths(drawing.slices(axis)[index]), to_run_lengths(_drawn_by(drawing, axis)[index])]
             for axis, index in sorted(drawing.changed)
         ],
-        **{key: there[key] for key in ("authors", "edited", "prompts", "accepted")},
+        **entries_of(drawing),
         "erased": drawing.erased,
     }
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from medsam_adapt.annotation.drawing import Author, Drawing
 from medsam_adapt.annotation.journal import Journal
-from medsam_adapt.annotation.records import authors_from, edited_from, prompts_from
+from medsam_adapt.annotation.records import authors_from, edited_from, prompts_from, provenance
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import folder_written_whole, write_json, written_whole
 from medsam_adapt.core.json_files import peek_object, read_json
@@ -126,7 +126,7 @@ class LabelFiles:
         for folder in (path.parent, self.provenance(drawing.id).parent):
             folder.mkdir(parents=True, exist_ok=True)
         write_label(path, copied.native(copied.label), drawing.header)
-        write_json(self.provenance(drawing.id), copied.provenance(classes, status))
+        write_json(self.provenance(drawing.id), provenance(copied, classes, status))
         write_label(self.drawn_by(drawing.id), copied.native(copied.drawn_by), drawing.header)
         if finished:
             self._link_image(drawing)

@@ -8,53 +8,40 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
-from pathlib import Path
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 
+from medsam_adapt.annotation import monai_label_datastore
+from medsam_adapt.annotation.monai_label_datastore import (
+    BINARY,
+    counts,
+    file_response,
+    form_object,
+    image_facts,
+    scan_of,
+)
+from medsam_adapt.annotation.requested import proposals_of, session_of
 from medsam_adapt.annotation.round_routes import rounds_of
 from medsam_adapt.annotation.rounds import Rounds
-from medsam_adapt.annotation.server import proposals_of, session_of
-from medsam_adapt.annotation.session import Session
 from medsam_adapt.annotation.token_path import PREFIX
 from medsam_adapt.annotation.viewer_masks import Answer, models_of
 from medsam_adapt.annotation.viewer_scans import (
-    FINAL,
     Uploads,
-    drawn_classes,
     label_content,
-    label_path,
-    label_tags,
-    save_final,
-    scan_content,
-    scan_file,
-    scan_file_name,
 )
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.files import file_sha256
 from medsam_adapt.core.versions import installed_version
-from medsam_adapt.data.volumes.io import FORMATS
 
 router = APIRouter(prefix=PREFIX)
-_BINARY = "application/octet-stream"
+router.include_router(monai_label_datastore.router)
 _STRATEGIES = {
     "suggest": "the scan from whose label the model can be expected to learn most",
     "random": "any scan without a label",
     "first": "the first scan without a label, in the order of the folder",
 }
 _TRAINER = "medsam_adapt"
-_NO_UPLOADS = "Scans are those of the folder that 'medsam-adapt annotate' serves. Copy the file there, and restart it."
-
-
-def scan_of(request: Request, image: str) -> str:
-    """The id of a scan; answers 404 where there is none."""
-    if image not in session_of(request).scans:
-        raise HTTPException(404, "There is no such image.")
-    return image
 
 
 def uploads_of(request: Request) -> Uploads:
@@ -89,113 +76,8 @@ def info(request: Request) -> dict[str, Any]:
         "strategies": {name: {"description": text, "config": {}} for name, text in _STRATEGIES.items()},
         "scoring": {},
         "train_stats": {_TRAINER: stats},
-        "datastore": _counts(session),
+        "datastore": counts(session),
     }
-
-
-def _counts(session: Session) -> dict[str, Any]:
-    tags: dict[str, int] = {}
-    for scan in session.scans:
-        for tag in label_tags(session, scan):
-            tags[tag] = tags.get(tag, 0) + 1
-    completed = sum(session.status(scan) == "labelled" for scan in session.scans)
-    return {"total": len(session.scans), "completed": completed, "label_tags": tags}
-
-
-# ---------------------------------------------------------------------------------------------------- scans and labels
-
-
-@router.get("/datastore/")
-def datastore(request: Request, output: Literal["train", "stats", "all"] = "stats") -> Any:
-    """All scans with their labels by tag, or how many there are."""
-    session = session_of(request)
-    if output == "stats":
-        return _counts(session)
-    if output == "train":
-        finished = [scan for scan in session.scans if label_path(session, scan, FINAL) is not None]
-        return [{"image": scan, "label": scan} for scan in finished]
-    objects = {}
-    for scan in session.scans:
-        path = scan_file(session, scan)
-        labels = {
-            tag: {
-                "ext": _ending(path.name),
-                "info": {"name": path.name, "params": {"label_names": drawn_classes(session, scan)}},
-            }
-            for tag, path in label_tags(session, scan).items()
-        }
-        ending = ".nii.gz" if path is None else _ending(path.name)
-        objects[scan] = {"image": {"ext": ending, "info": {"name": f"{scan}{ending}"}}, "labels": labels}
-    return {"name": "medsam-adapt", "description": "", "images_dir": ".", "labels_dir": "labels", "objects": objects}
-
-
-def _ending(name: str) -> str:
-    return next((end for end in sorted(FORMATS, key=len, reverse=True) if name.lower().endswith(end)), "")
-
-
-@router.api_route("/datastore/image", methods=["GET", "HEAD"])
-def image_file(request: Request, image: str) -> Response:
-    """The scan as a file."""
-    session, scan = session_of(request), scan_of(request, image)
-    return _file(scan_content(session, scan), scan_file_name(session, scan))
-
-
-@router.get("/datastore/image/info")
-def image_info(request: Request, image: str) -> dict[str, Any]:
-    """Name and checksum of a scan's file."""
-    return _image_info(session_of(request), scan_of(request, image))
-
-
-def _image_info(session: Session, scan: str) -> dict[str, Any]:
-    path = scan_file(session, scan)
-    found: dict[str, Any] = {"name": scan_file_name(session, scan)}
-    # 3D Slicer keeps downloads by name; without the checksum it would show an older scan of this name again.
-    return found if path is None else {**found, "checksum": f"SHA256:{file_sha256(path)}"}
-
-
-@router.api_route("/datastore/label", methods=["GET", "HEAD"])
-def label_file(request: Request, label: str, tag: str = FINAL) -> Response:
-    """A label as a file: ``final`` by a person, ``original`` by a model."""
-    session, scan = session_of(request), scan_of(request, label)
-    session.save()
-    path = label_path(session, scan, tag)
-    if path is None or not path.is_file():
-        raise HTTPException(404, "There is no such label.")
-    return _file(path.read_bytes(), path.name)
-
-
-@router.put("/datastore/label")
-def save_label(
-    request: Request,
-    image: str,
-    label: Annotated[UploadFile, File()],
-    params: Annotated[str, Form()] = "{}",
-    tag: str = FINAL,
-) -> dict[str, Any]:
-    """Take over the label of a person."""
-    session, scan = session_of(request), scan_of(request, image)
-    if tag not in ("", FINAL):
-        raise HTTPException(422, f"Only finished labels are taken, with the tag {FINAL}.")
-    given = _object(params)
-    names = given.get("label_info")
-    if names is not None and not (isinstance(names, list) and all(isinstance(each, dict) for each in names)):
-        raise HTTPException(422, "params: label_info is no list of objects with a name.")
-    ending = _ending(label.filename or "") or ".nii.gz"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"label{ending}"
-        path.write_bytes(label.file.read())
-        try:
-            save_final(session, scan, path, names)
-        except InputError as error:
-            raise InputError(str(error).replace(str(path), "label")) from error
-    return {"image": scan, "label": scan}
-
-
-@router.put("/datastore/")
-@router.put("/datastore/image")
-def add_image() -> Response:
-    """Refused: the server writes nothing into the folder of the scans."""
-    return JSONResponse({"detail": _NO_UPLOADS}, 403)
 
 
 # ------------------------------------------------------------------------------------------------------------- segment
@@ -215,7 +97,7 @@ def infer(
     models = models_of(proposals, session.classes)
     if model not in models:
         raise HTTPException(404, f"There is no such model. There are {', '.join(models)}.")
-    given = _object(params)
+    given = form_object(params)
     if session_id:
         drawing = uploads_of(request).get(session_id)
         if drawing is None:
@@ -231,7 +113,7 @@ def infer(
         raise HTTPException(422, "params: result_extension is no text.")
     content = label_content(answer.label, drawing.header, answer.names, ending)
     name = f"{token_hex(8)}{ending}"
-    return _file(content, name) if output == "image" else multipart(found, name, content)
+    return file_response(content, name) if output == "image" else multipart(found, name, content)
 
 
 def multipart(params: dict[str, Any], name: str, content: bytes) -> Response:
@@ -241,7 +123,7 @@ def multipart(params: dict[str, Any], name: str, content: bytes) -> Response:
         f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n'
         f"{json.dumps(params)}\r\n"
         f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-        f"Content-Type: {_BINARY}\r\n\r\n"
+        f"Content-Type: {BINARY}\r\n\r\n"
     )
     body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
     return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
@@ -286,7 +168,7 @@ def next_sample(request: Request, strategy: str, params: Annotated[dict[str, Any
         return {}
     chosen = {"suggest": rounds.next_scan, "random": lambda: random.choice(left), "first": lambda: left[0]}[strategy]()
     assert chosen is not None, "a scan is left"
-    return {"id": chosen, **_image_info(session, chosen)}
+    return {"id": chosen, **image_facts(session, chosen)}
 
 
 @router.get("/train/")
@@ -332,22 +214,3 @@ def _task(rounds: Rounds) -> dict[str, Any]:
         "result": progress.message,
         "details": [progress.message or progress.status],
     }
-
-
-# --------------------------------------------------------------------------------------------------------------- shared
-
-
-def _object(text: str) -> dict[str, Any]:
-    """``params`` of a form."""
-    try:
-        content = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(422, "params: it is no JSON.") from error
-    if not isinstance(content, dict):
-        raise HTTPException(422, "params: it is no JSON object.")
-    return content
-
-
-def _file(content: bytes, name: str) -> Response:
-    safe = "".join(letter if letter.isascii() and letter not in '"\\\r\n' else "_" for letter in name)
-    return Response(content, media_type=_BINARY, headers={"content-disposition": f'attachment; filename="{safe}"'})

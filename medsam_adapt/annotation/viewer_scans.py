@@ -159,7 +159,7 @@ def _renumbered(
             what = repr(names[number - 1][:60]) if number <= len(names) else f"of the number {number}"
             known = ", ".join(classes.values())
             hint = did_you_mean(class_key(names[number - 1]), known.split(", ")) if number <= len(names) else ""
-            raise InputError(f"label: the session has no class {what}{hint}. Its classes are {known}.")
+            raise InputError(f"label: the session has no class {what}.{hint} Its classes are {known}.")
         table[number] = target
     return table[label]
 

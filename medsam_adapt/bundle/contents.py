@@ -8,7 +8,6 @@ and the adapter of the method.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from medsam_adapt.config import Knobs
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.core.literals import literal
+from medsam_adapt.core.text import did_you_mean
 
 _PARTS = ("configs/*.json", "configs/logging.conf", "docs/*", "LICENSE")  # nothing else is copied
 _NO_RUN: dict[str, Any] = {  # settings that only a run can know, so that a copy's network can be built
@@ -63,9 +63,9 @@ def bundle_folder(name: str) -> Path:
     """
     known = bundle_names()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean '{close[0]}'?" if close else ""
-        raise InputError(f"--bundle {name}: there is no such bundle{hint}. Use one of {', '.join(known)}.")
+        raise InputError(
+            f"--bundle {name}: there is no such bundle.{did_you_mean(name, known)} Use one of {', '.join(known)}."
+        )
     return bundles_folder() / name
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.scoring.metrics import METRICS
 from medsam_adapt.scoring.summary import NO_DISTANCE, magnitude, nanmean, without_nan
 
@@ -250,9 +251,9 @@ def _notes(runs: Sequence[ScoredRun], cases: int, methods: int) -> list[str]:
     pairs = math.comb(methods, 2)
     smallest = min(1.0, pairs * 2.0 ** (1 - cases))
     if smallest > _SIGNIFICANT:
-        corrected = f", corrected for {pairs} pairs of methods," if pairs > 1 else ""
+        corrected = f", corrected for {counted(pairs, 'pair')} of methods," if pairs > 1 else ""
         notes.append(
-            f"With {cases} case{'s' * (cases != 1)} no difference can be significant: the smallest p that the test can "
+            f"With {counted(cases, 'case')} no difference can be significant: the smallest p that the test can "
             f"give{corrected} is {smallest:.2g}. Use --folds, or more cases."
         )
     return notes

@@ -15,6 +15,7 @@ from typing import Any
 
 from medsam_adapt.comparison.run import ScoredRun
 from medsam_adapt.core.files import write_json, written_whole
+from medsam_adapt.core.text import counted
 from medsam_adapt.scoring.metrics import METRICS
 
 JSON_FILE, CSV_FILE, MARKDOWN_FILE = "compare.json", "compare.csv", "compare.md"
@@ -133,7 +134,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     lines = [
         "# Comparison",
         "",
-        f"{len(content['cases'])} cases, {len(content['classes'])} classes; seeds: "
+        f"{counted(len(content['cases']), 'case')}, {counted(len(content['classes']), 'class')}; seeds: "
         + ", ".join(f"{method} {count}" for method, count in seeds.items())
         + ". Mean ± standard deviation over cases (a case's score is its mean over seeds). p: DSC against the best "
         "method, by Wilcoxon's signed-rank test over cases with Holm's correction over all pairs. Missed: "

@@ -41,5 +41,7 @@ def user_error(error: BaseException) -> InputError | RunError | OSError | None:
 
 def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:
     """One error out of many sentences: the first ``limit``, one a line, and how many more there are."""
-    rest = [f"... and {len(problems) - limit} more problems."] if len(problems) > limit else []
+    from medsam_adapt.core.text import counted  # not needed by 'medsam-adapt --help', which imports this module
+
+    rest = [f"... and {counted(len(problems) - limit, 'more problem')}."] if len(problems) > limit else []
     return InputError("\n".join([*problems[:limit], *rest]), problems)

@@ -5,11 +5,12 @@ Checked when the settings are, before numpy and torch are imported.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from medsam_adapt.core.text import counted, did_you_mean
 
 # (lowest, highest) Hounsfield unit shown
 CT_WINDOWS: dict[str, tuple[float, float]] = {
@@ -82,9 +83,7 @@ def parse_rule(text: str) -> IntensityRule:
         return IntensityRule("percentile", low, high, modality="MR" if name == "mr" else None)
     if text.count(":") == 1:
         return IntensityRule("window", *_range(text, text))
-    close = difflib.get_close_matches(text, NAMES, n=1, cutoff=0.5)
-    near = f", did you mean '{close[0]}'?" if close else "."
-    raise ValueError(f"there is no rule '{text}'{near} Use {_FORMS}")
+    raise ValueError(f"there is no rule '{text}'.{did_you_mean(text, NAMES)} Use {_FORMS}")
 
 
 def rule_names(setting: str | Sequence[str]) -> list[str]:
@@ -108,7 +107,9 @@ def checked_setting(setting: Any) -> Any:
     names = rule_names(setting)
     rules = [parse_rule(name) for name in names]
     if not 1 <= len(rules) <= 4:
-        raise ValueError(f"{len(rules)} rules are given; give one, or one for each image of a case, up to four")
+        raise ValueError(
+            f"{counted(len(rules), 'rule')} are given; give one, or one for each image of a case, up to four"
+        )
     if len(rules) > 1 and any(rule.kind == "windows" for rule in rules):
         raise ValueError("ct-windows fills all three colours from one image; leave out the other rules")
     return setting

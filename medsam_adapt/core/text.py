@@ -1,4 +1,4 @@
-"""Names as people write them, compared and suggested; and long lists of sentences shortened."""
+"""Names as people write them, compared and suggested; numbers with their nouns; long lists of sentences shortened."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from difflib import get_close_matches
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """', did you mean ...?' for the nearest of ``known``, or nothing."""
+    """A question with the nearest of ``known`` and a space before it, to follow a full stop; or nothing."""
     near = get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """ "1 case", "2 cases": a number and its noun; ``plural`` where that takes neither -s nor -es."""
+    regular = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural or regular}"
 
 
 def class_key(name: str) -> str:

@@ -24,6 +24,7 @@ from medsam_adapt.config import Knobs
 from medsam_adapt.core.cache import cache_folder
 from medsam_adapt.core.distributed import from_main_process
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.views import Views
@@ -149,11 +150,11 @@ class FrozenWork:
         owners = {"features": "", "teacher_embedding": " of the teacher"}
         what = " and ".join(f"{part}{owners[name]}" for name, part in self.parts.items())
         where = {"files": "files of the cache", "memory": "memory", "gpu": "GPU memory"}[self.place or "files"]
-        each = f", each in {views.count} augmented views" if views.count > 1 else ""
+        each = f", each in {counted(views.count, 'augmented view')}" if views.count > 1 else ""
         each += ", moved along with the augmentation" * self.moves
         return (
-            f"Frozen work is done once: {what}, for {len(views.slices)} slices{each}; {decimal(self.bytes)} in {where} "
-            "(--set cache_frozen=off does it in every step instead)."
+            f"Frozen work is done once: {what}, for {counted(len(views.slices), 'slice')}{each}; "
+            f"{decimal(self.bytes)} in {where} (--set cache_frozen=off does it in every step instead)."
         )
 
     def fill(self, progress: Progress | None = None) -> None:
@@ -220,7 +221,8 @@ class FrozenWork:
             # In an epoch of few slices each is drawn several times.
             draws = knobs.epochs * max(1, knobs.min_steps * knobs.batch_size / len(views.slices))
             if draws <= views.count:
-                return f"{knobs.epochs} epochs would not pay for {views.count} views of each slice"
+                epochs, shown = counted(knobs.epochs, "epoch"), counted(views.count, "view")
+                return f"{epochs} would not pay for {shown} of each slice"
         self.place = self._choose_place()
         if self.place is not None:
             return ""

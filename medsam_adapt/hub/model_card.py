@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.filesize import decimal
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.hub.origin import Repository
 from medsam_adapt.hub.places import ADAPTER_WEIGHTS
 from medsam_adapt.report.facts import Facts, facts_of
@@ -112,8 +113,8 @@ def _model(facts: Facts, repository: Repository) -> Iterable[Sequence[Any]]:
     yield "base weights", f"{base.name or base.file_name}, SHA-256 {base.sha256}"
     yield from (row for row in facts.model if row[0] != "started from")
     yield "size of the adapter", f"{decimal(repository.adapter_bytes)} ({ADAPTER_WEIGHTS})"
-    yield "trained on", _cases(len(record.train))
-    yield "held out", _cases(len(record.held_out))
+    yield "trained on", counted(len(record.train), "case")
+    yield "held out", counted(len(record.held_out), "case")
 
 
 def _scores(record: RunRecord, metrics: Mapping[str, Any] | None) -> str:
@@ -129,8 +130,8 @@ def _scores(record: RunRecord, metrics: Mapping[str, Any] | None) -> str:
     mean = ["mean", *(_number(metrics["mean"][metric], metric) for metric in shown), len(metrics["cases"])]
     known = len(set(metrics["cases"]) & {*record.train})
     notes = [
-        f"Mean over {_cases(len(metrics['cases']))}, of which {known or 'none'} were used for training, by the "
-        f"protocol '{_plain(metrics['rules']['protocol'])}' of 'medsam-adapt evaluate'."
+        f"Mean over {counted(len(metrics['cases']), 'case')} (used for training: {known or 'none'}), by the protocol "
+        f"'{_plain(metrics['rules']['protocol'])}' of 'medsam-adapt evaluate'."
     ]
     if known:
         notes.append("Scores on training cases are optimistic.")
@@ -144,10 +145,6 @@ def _scores(record: RunRecord, metrics: Mapping[str, Any] | None) -> str:
 def _base_licence(name: str | None) -> str:
     weights = WEIGHTS.get(name or "")
     return "unknown; ask their author" if weights is None else f"{weights.licence} ({weights.name})"
-
-
-def _cases(count: int) -> str:
-    return f"{count} case" + "s" * (count != 1)
 
 
 def _number(value: float | None, metric: str) -> str:

@@ -7,6 +7,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.networks.adapter import Adapter, block_width, train_decoder
 
 
@@ -80,7 +81,7 @@ class SeriesAdapters(Adapter):
         if not 0 <= self.first_block < len(blocks):
             raise InputError(
                 f"first_block: series adapters cannot start at block {self.first_block} of an encoder with "
-                f"{len(blocks)} blocks. Use 0 to {len(blocks) - 1}."
+                f"{counted(len(blocks), 'block')}. Use 0 to {len(blocks) - 1}."
             )
         for block in blocks[self.first_block :]:
             dim = block_width(block)

@@ -10,7 +10,6 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -18,6 +17,7 @@ from typing import Literal, Protocol, cast
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import did_you_mean
 from medsam_adapt.data.volumes.io import VolumeHeader
 
 
@@ -95,7 +95,6 @@ def get_format(name: str) -> OutputFormat:
     """
     known = format_names()
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f", did you mean '{near[0]}'?" if near else ""
-        raise InputError(f"--format {name}: there is no such format{hint}. Choose from {', '.join(known)}.")
+        hint = did_you_mean(name, known)
+        raise InputError(f"--format {name}: there is no such format.{hint} Choose from {', '.join(known)}.")
     return cast("OutputFormat", importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.datasets.layouts import segrap
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header
 from medsam_adapt.outputs import Segmentation
@@ -63,7 +63,9 @@ def write_segrap(path: str | Path, masks: np.ndarray, names: Sequence[str], like
     if path.suffix.lower() != ".mha":
         raise InputError(f"{path}: the challenge expects .mha. Name a file that ends in .mha.")
     if masks.shape != (len(names), *header.shape):
-        raise ValueError(f"the masks' shape {masks.shape} is not that of {len(names)} names and {header.shape} voxels")
+        raise ValueError(
+            f"the masks' shape {masks.shape} is not that of {counted(len(names), 'name')} and {header.shape} voxels"
+        )
     given = {class_key(name): mask for name, mask in zip(names, masks, strict=True)}
     order = _order_of([*given])
     empty = np.zeros(header.shape, dtype=np.uint8)

@@ -12,7 +12,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_json
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.datasets.layouts import class_map
 from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels, structure_names
 from medsam_adapt.data.volumes.io import (
@@ -52,7 +52,9 @@ class PromptsFromLabels:
         if not source.exists():
             raise InputError(f"{source}: it does not exist. Give --prompts-from a label file or a folder of them.")
         if not source.is_dir() and len(cases) > 1:
-            raise InputError(f"{source}: it is one label, but there are {len(cases)} volumes. Give a folder of labels.")
+            raise InputError(
+                f"{source}: it is one label, but there are {counted(len(cases), 'volume')}. Give a folder of labels."
+            )
         self.record = record
         self.ids = _ids_of(source, record)
         files = _labels_in(source) if source.is_dir() else {}

@@ -16,6 +16,7 @@ from pathlib import Path
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource, reference_series
@@ -175,7 +176,7 @@ def plan_cases(
     plan, refused = PredictionPlan(notes=found.notes), []
     names = list(found.volumes) if part is None else part.of(found.volumes)
     if part is not None:
-        plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {len(found.volumes)} volumes.",)
+        plan.notes += (f"part {part.number} of {part.count}: {len(names)} of {counted(len(found.volumes), 'volume')}.",)
     paths_of = {name: outputs.of(name, folder) for name in names}
     there = look_for_outputs(folder, {path.name for paths in paths_of.values() for path in paths.values()})
     wanted = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.report.markup import Markup, element, join
 
 _WIDTH, _HEIGHT = 640, 240
@@ -85,7 +86,7 @@ def draw_curve(curve: Curve) -> Markup:
     grid = [_tick_y(y(value), f"{value:g}") for value in ticks_y]
     below = [_tick_x(x(step), f"{step:,.0f}") for step in nice_ticks(0, right) if step <= right]
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    steps = f"{len(curve.steps):,} logged step{'s' * (len(curve.steps) > 1)}"
+    steps = counted(len(curve.steps), "logged step")
     summary = (
         f"{_NAMES.get(curve.name, curve.name)} over {steps}: first {curve.values[0]:.3g}, lowest "
         f"{curve.values.min():.3g}, highest {curve.values.max():.3g}, last {curve.values[-1]:.3g}."
@@ -101,7 +102,8 @@ def draw_curve(curve: Curve) -> Markup:
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
     )
-    averaged = f" Each point is the mean of {len(curve.steps) / len(shown.steps):.0f} steps." * (shown is not curve)
+    each = counted(round(len(curve.steps) / len(shown.steps)), "step")
+    averaged = f" Each point is the mean of {each}." * (shown is not curve)
     return element("figure", drawing, element("figcaption", join(summary, averaged)), class_="chart")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.evaluation.shown_cases import PackedCase, read_shown_cases
 from medsam_adapt.report.curves import read_curves
 from medsam_adapt.report.facts import facts_of
@@ -78,7 +79,8 @@ def _without_folders(metrics: Mapping[str, Any], folders: Sequence[str]) -> dict
 def _about_cases(metrics: Mapping[str, Any], trained_on: Sequence[str]) -> list[str]:
     if not trained_on:
         return []
-    return [f"{len(trained_on)} of the {len(metrics['cases'])} cases were trained on; their scores are optimistic."]
+    share = f"{len(trained_on)} of {counted(len(metrics['cases']), 'case')}"
+    return [f"Scores of cases that were trained on are optimistic: {share}."]
 
 
 def _about_slices(metrics: Mapping[str, Any], shown: Sequence[tuple[str, PackedCase]]) -> list[str]:
@@ -88,13 +90,13 @@ def _about_slices(metrics: Mapping[str, Any], shown: Sequence[tuple[str, PackedC
     cases = [packed for _, packed in shown]
     notes = []
     if len(cases) < len(metrics["cases"]):
-        notes.append(f"Slices of {len(cases)} of {len(metrics['cases'])} cases are shown.")
+        notes.append(f"Slices of {len(cases)} of {counted(len(metrics['cases']), 'case')} are shown.")
     if smaller := [packed for packed in cases if max(packed.native) > max(packed.width, packed.height)]:
         sizes = " and ".join(sorted({f"{packed.width} × {packed.height}" for packed in smaller}))
         notes.append(f"Slices and outlines are reduced to {sizes} pixels; scores are computed at full size.")
     for packed in cases:
         if len(packed.numbers) < packed.slices:
-            notes.append(f"{len(packed.numbers)} of {packed.slices} slices of {packed.case} are shown.")
+            notes.append(f"{len(packed.numbers)} of {counted(packed.slices, 'slice')} of {packed.case} are shown.")
     size = decimal(sum(packed.packed_bytes for packed in cases))
     notes.append(f"The page contains slices of patients ({size}): treat it like the images.")
     return notes

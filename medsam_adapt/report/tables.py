@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.report.markup import Markup, element, join
 from medsam_adapt.scoring.metrics import METRICS
 
@@ -34,7 +35,7 @@ def key_figures(summary: Mapping[str, Any]) -> Markup:
     ]
     classes = summary["classes"].values()
     missed, spurious = (sum(row[kind] for row in classes) for kind in ("missed", "spurious"))
-    figures.append(_figure("cases", join(len(summary["cases"])), f"{len(classes)} class{'es' * (len(classes) != 1)}"))
+    figures.append(_figure("cases", join(len(summary["cases"])), counted(len(classes), "class")))
     figures.append(_figure("missed", join(missed), f"{spurious} spurious"))
     return element("dl", *figures, class_="figures")
 

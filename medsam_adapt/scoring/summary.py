@@ -17,6 +17,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import read_record, write_json, written_whole
+from medsam_adapt.core.text import counted
 from medsam_adapt.core.versions import newer_error
 from medsam_adapt.scoring.metrics import METRICS, QUICK, MetricRules, Scores, mean_ignoring_undefined, outcome
 from medsam_adapt.scoring.stored import StoredMetrics
@@ -174,8 +175,8 @@ def _distance_notes(cases: Mapping[str, Scores], class_names: Sequence[str], met
     nowhere = [name for name in class_names if lacking[name] and lacking[name] == sum(known[name])]
     classes = f", and {', '.join(nowhere)} {'have' if len(nowhere) > 1 else 'has'} none at all" if nowhere else ""
     yield (
-        f"{NO_DISTANCE} {count} of {of} structures, which were missed or are not in the reference{classes}: its means "
-        "are over the others. Compare them only with means over the same structures."
+        f"{NO_DISTANCE} {count} of {counted(of, 'structure')}, which were missed or are not in the reference{classes}: "
+        "its means are over the others. Compare them only with means over the same structures."
     )
 
 

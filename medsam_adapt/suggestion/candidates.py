@@ -65,8 +65,8 @@ def find_candidates(
             scans[name] = image
     if not scans:
         raise InputError(
-            f"{source}: all {len(found.volumes)} scans have labels or are cases of the run's data set. Give a folder "
-            "with scans without labels."
+            f"{source}: it holds no scan without a label that is not a case of the run's data set already. Give a "
+            "folder with scans without labels."
         )
     return Candidates(scans, left_out, found.notes)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from medsam_adapt.config import InputScaling
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import did_you_mean
 
 _SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
 _SAM2_FILES = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
@@ -193,11 +193,6 @@ def get_weights(name: str) -> Weights:
         InputError: when there are none of that name.
     """
     if name not in WEIGHTS:
-        raise InputError(f"{name}: there are no weights of this name{nearest(name)}. Use one of {', '.join(WEIGHTS)}.")
+        hint = did_you_mean(name, WEIGHTS)
+        raise InputError(f"{name}: there are no weights of this name.{hint} Use one of {', '.join(WEIGHTS)}.")
     return WEIGHTS[name]
-
-
-def nearest(name: str) -> str:
-    """A question to put behind ``name`` in a complaint; empty when no known name is near."""
-    close = difflib.get_close_matches(name, WEIGHTS, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import file_sha256, home, is_disk_full, write_json, written_whole
+from medsam_adapt.core.text import did_you_mean
 from medsam_adapt.weights.http import Progress, TransferError, fetch
-from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights, nearest
+from medsam_adapt.weights.registry import WEIGHTS, Weights, get_weights
 
 RANDOM = "random"  # where a checkpoint is asked for: random weights, on purpose
 _KNOWN_FILE = "known.json"
@@ -46,8 +47,8 @@ def resolve(value: str | Path | None, backbone: str) -> Path | None:
         if Path(value).is_file():
             return Path(value)
         raise InputError(
-            f"{value}: this checkpoint does not exist{nearest(str(value))}. Give the path of a SAM or MedSAM weights "
-            f"file, one of {', '.join(WEIGHTS)}, or {RANDOM}."
+            f"{value}: this checkpoint does not exist.{did_you_mean(str(value), WEIGHTS)} Give the path of a SAM or "
+            f"MedSAM weights file, one of {', '.join(WEIGHTS)}, or {RANDOM}."
         )
     weights = get_weights(str(value))
     if weights.backbone != backbone:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.parts import Part
+from medsam_adapt.core.text import counted
 from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.parts import PartScores, read_parts, scored_by, write_part
 from medsam_adapt.scoring.protocols import check_tolerances
@@ -82,7 +83,7 @@ class MaskScoring:
     def do_part(self, part: Part, reporter: Reporter) -> None:
         """Score one part of the cases, and store its scores."""
         pairs, own = list(self._matched.pairs), {*part.of(self.ids)}
-        reporter.note(f"part {part.number} of {part.count}: {len(own)} of {len(pairs)} cases.")
+        reporter.note(f"part {part.number} of {part.count}: {len(own)} of {counted(len(pairs), 'case')}.")
         mine = [pair for pair in pairs if pair.id in own]
         # Without names, which classes there are is known when all files are read, whatever part they are in.
         classes, scores = self._score(pairs if self._named is None else mine, mine, reporter)

@@ -13,7 +13,7 @@ from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.parts import Part, device_of_process, local_rank
 from medsam_adapt.core.process_pool import run_in_processes
-from medsam_adapt.core.text import shortened
+from medsam_adapt.core.text import counted, shortened
 from medsam_adapt.prediction.job import CasePaths, PredictionJob
 from medsam_adapt.prediction.json_report import (
     JsonReport,
@@ -136,7 +136,7 @@ def _merge_parts(options: PredictionOptions, reporter: Reporter) -> None:
         left = ", ".join(map(str, missing))
         reporter.note(f"{whole}: written once these parts of {options.part.count} are done: {left}.")
     else:
-        reporter.note(f"{whole}: the report of all {options.part.count} parts.")
+        reporter.note(f"{whole}: the report of {counted(options.part.count, 'part')}.")
 
 
 def _used(options: PredictionOptions, precision: str) -> dict[str, Any]:
@@ -275,7 +275,8 @@ def _failures(failed: list[InputError], count: int, written: int, report: Path |
     if count == 1:
         return problems_error(problems)
     listed = "" if report is None else f", listed under 'failed' in {report}"
-    last = f"{len(failed)} of {count} volumes could not be segmented{listed}. {written} masks were written."
+    share, masks = f"{len(failed)} of {counted(count, 'volume')}", counted(written, "mask")
+    last = f"{share} could not be segmented{listed}. Written: {masks}."
     return InputError(f"{problems_error(problems)}\n{last}", [*problems, last])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.core.errors import InputError, RunError
+from medsam_adapt.core.text import counted
 from medsam_adapt.runs.record import read_run
 from medsam_adapt.runs.resume import has_checkpoint
 
@@ -51,16 +52,14 @@ def count_processes(gpus: int | None, device: str, run: Path | None = None, resu
     begun = 1 if run is None else read_run(run).processes
     count = gpus or begun
     if resume and count != begun:
-        raise InputError(
-            f"{run}: it was begun with {begun} process{'es' * (begun > 1)}. Resume it with --gpus {begun}."
-        )
+        raise InputError(f"{run}: it was begun with {counted(begun, 'process')}. Resume it with --gpus {begun}.")
     if count > 1 and device != "cpu":
         import torch
 
         there = torch.cuda.device_count()
         if there < count:
             raise InputError(
-                f"--gpus {count}: this machine has {there} GPU{'s' * (there != 1)}. Ask for fewer, or add --device cpu "
+                f"--gpus {count}: this machine has {counted(there, 'GPU')}. Ask for fewer, or add --device cpu "
                 "for processes on the processor."
             )
     return count

@@ -16,7 +16,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
 from medsam_adapt.core.literals import plain_path
 from medsam_adapt.core.parts import Part, device_of_process, local_rank
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.datasets.cases import find_cases, images_in_order
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.image_set import refuse_other_images
@@ -119,7 +119,7 @@ class RunScoring:
         """Score one part of the cases, and store its scores."""
         self._check()
         own = {*part.of(self.ids)}
-        reporter.note(f"part {part.number} of {part.count}: {len(own)} of {len(self.ids)} cases.")
+        reporter.note(f"part {part.number} of {part.count}: {len(own)} of {counted(len(self.ids), 'case')}.")
         scores = PartScores()
         if own:
             with tempfile.TemporaryDirectory(prefix="medsam-adapt-") as scratch:

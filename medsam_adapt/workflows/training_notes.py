@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.config import Knobs
-from medsam_adapt.core.text import shortened
+from medsam_adapt.core.text import counted, shortened
 from medsam_adapt.data.datasets.splits import why_none_is_held_out
 from medsam_adapt.weights.backbones import encoder_is_tuned
 from medsam_adapt.workflows.reporter import Progress, Reporter
@@ -45,7 +45,7 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     located = " with their coordinates in the volume" if data.coordinates else ""
     direction = "" if data.axis == "axial" or data.three_planes else f"{data.axis} "
     reporter.note(
-        f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
+        f"{counted(len(split.train), 'case')} to train on, {len(split.held_out)} held out; "
         f"classes: {', '.join(data.class_names)}; {tiles or f'{direction}slices of {data.image_size} pixels'}{located}."
     )
     reporter.note(f"Grey levels: {data.policy_reason}")
@@ -85,7 +85,7 @@ def note_unlabelled(scans: UnlabelledScans, reporter: Reporter) -> None:
     for note in scans.notes:
         reporter.note(note)
     drawn = f", drawn from {scans.found} (--set unlabelled_most=N)" if scans.found > len(scans.cases) else ""
-    reporter.note(f"Without labels: {len(scans.cases)} scan{'s' * (len(scans.cases) > 1)} of {scans.root}{drawn}.")
+    reporter.note(f"Without labels: {counted(len(scans.cases), 'scan')} of {scans.root}{drawn}.")
     if scans.left_out:
         some = ", ".join(scans.left_out[:_NAMED]) + ", …" * (len(scans.left_out) > _NAMED)
         reporter.note(f"{scans.root}: left out {len(scans.left_out)} that are cases of the labelled data ({some}).")
@@ -175,7 +175,7 @@ class Display:
 
     def _epoch(self, trainer: Engine) -> None:
         loss, seconds = sum(self.losses) / max(len(self.losses), 1), time.perf_counter() - self.started
-        steps = f"{len(self.losses)} step{'s' * (len(self.losses) != 1)}"
+        steps = f"{counted(len(self.losses), 'step')}"
         of = f" of {self.epochs}" if self.budget is None else f", {self.budget.share:.0%} of the time"
         self.progress.line(f"epoch {trainer.state.epoch}{of}: loss {loss:.4f}, {steps} in {seconds:.1f} s", in_log=True)
         self.losses.clear()

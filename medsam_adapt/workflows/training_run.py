@@ -20,6 +20,7 @@ from medsam_adapt.core.cache import cache_folder
 from medsam_adapt.core.files import folder_replaced, forget_replaced
 from medsam_adapt.core.interrupts import Stopped, stopped_by_signals
 from medsam_adapt.core.literals import plain_path
+from medsam_adapt.core.text import counted
 from medsam_adapt.runs.record import require_trained
 from medsam_adapt.runs.resume import has_checkpoint
 from medsam_adapt.training.failures import explain_training_errors
@@ -125,7 +126,9 @@ def with_epochs_that_fit(order: TrainingOrder, reporter: Reporter) -> TrainingOr
         flow = prepare(replace(order, output=Path(folder) / "run", resume=False), reporter)
         times, steps = measure(flow), len(flow.trainer.data_loader)
     epochs = times.epochs(60 * minutes + order.started - time.monotonic(), steps)
-    reporter.note(f"{minutes:g} min: about {epochs} epochs of {steps} steps, {times.step:.3f} s each.")
+    reporter.note(
+        f"{minutes:g} min: about {counted(epochs, 'epoch')} of {counted(steps, 'step')}, {times.step:.3f} s each."
+    )
     return replace(order, knobs=order.knobs.model_copy(update={"epochs": epochs, "val_interval": epochs}))
 
 

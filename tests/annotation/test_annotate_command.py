@@ -25,7 +25,7 @@ def refused(capsys, *arguments):
 def test_wrong_input_is_named_and_nothing_is_written(scans, capsys, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert "--classes: none are given" in refused(capsys, scans)
-    assert "did you mean 'nnunet'" in refused(capsys, scans, "--classes", "liver", "--layout", "nnunt")
+    assert "Did you mean 'nnunet'" in refused(capsys, scans, "--classes", "liver", "--layout", "nnunt")
     assert "it is not a folder. Give a folder of scans" in refused(capsys, tmp_path / "nothing", "--classes", "liver")
     assert "Add --token-file" in refused(capsys, scans, "--classes", "liver", "--host", "0.0.0.0")
     assert "Begin it with https://" in refused(capsys, scans, "--classes", "liver", "--public-address", "example.org")

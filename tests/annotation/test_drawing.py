@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medsam_adapt.annotation.drawing import Author, Drawing
-from medsam_adapt.annotation.records import prompts_from
+from medsam_adapt.annotation.records import prompts_from, provenance
 from medsam_adapt.data.prompts.simulated import SlicePrompt
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from tests.annotation.conftest import painted
@@ -32,7 +32,7 @@ def test_every_voxel_keeps_its_author(drawing):
     more[4:12, 15:18] = 2
     more[4:6, 6:15] = 0
     drawing.paint("axial", {2: more}, PERSON)
-    record = drawing.provenance({1: "liver", 2: "spleen"}, "proposed")
+    record = provenance(drawing, {1: "liver", 2: "spleen"}, "proposed")
     assert [(each["kind"], each["name"]) for each in record["authors"]] == [("model", "sam_nano"), ("person", "Anna")]
     assert record["classes"]["liver"]["axial_slices"] == {"2": {"drawn": {"1": 54}, "erased": {"2": 18}}}
     assert record["classes"]["spleen"]["axial_slices"] == {"2": {"drawn": {"2": 24}}}
@@ -40,7 +40,7 @@ def test_every_voxel_keeps_its_author(drawing):
 
 def test_changes_in_another_plane_are_noted_by_axial_slice(drawing):
     drawing.paint("coronal", {5: painted((6, 20), rows=slice(0, 2), columns=slice(0, 4))}, PERSON)
-    slices = drawing.provenance({1: "liver"}, "open")["classes"]["liver"]["axial_slices"]
+    slices = provenance(drawing, {1: "liver"}, "open")["classes"]["liver"]["axial_slices"]
     assert slices == {"4": {"drawn": {"1": 4}}, "5": {"drawn": {"1": 4}}}
 
 
@@ -86,7 +86,7 @@ def test_slices_to_propagate_from_are_those_that_a_person_worked_on(drawing):
 def test_prompts_survive_the_record(drawing):
     prompt = SlicePrompt(box=(6, 4, 14, 11), points=((8.0, 5.0, False),))
     drawing.paint("axial", {2: painted((16, 20))}, MODEL, prompts={(1, 2): prompt})
-    assert prompts_from(drawing.provenance({1: "liver"}, "open")["prompts"]) == drawing.prompts
+    assert prompts_from(provenance(drawing, {1: "liver"}, "open")["prompts"]) == drawing.prompts
 
 
 def test_corrected_slices_are_kept_and_emptied_ones_end_the_structure(drawing):

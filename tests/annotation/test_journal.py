@@ -99,8 +99,7 @@ def test_a_damaged_last_change_is_left_out_with_a_note(tmp_path, cut):
         equal(found, drawing)
         return
     assert notes == [
-        f"{path}: 1 change of the label is damaged and left out, 5 others were taken. "
-        "Check what was drawn last on scan."
+        f"{path}: left out 1 change of the label, damaged, and took 5 others. Check what was drawn last on scan."
     ]
     equal(found, before)
 
@@ -110,7 +109,7 @@ def test_a_change_of_another_scan_is_left_out(tmp_path):
     draw(journal, drawing)
     other = made(tmp_path, (20, 16, 7))
     (note,) = Journal(journal.folder).replay(other)
-    assert "5 changes of the label are damaged and left out, 0 others were taken" in note
+    assert "left out 5 changes of the label, damaged, and took 0 others" in note
     assert not other.label.any()
 
 
@@ -125,7 +124,7 @@ def test_a_line_that_a_full_disk_cut_off_is_followed_by_a_whole_one(tmp_path):
     journal.append(drawing)
     found = made(tmp_path)
     (note,) = Journal(journal.folder).replay(found)
-    assert "1 change of the label is damaged" in note
+    assert "left out 1 change of the label, damaged" in note
     equal(found, drawing)
 
 

@@ -122,7 +122,7 @@ def test_labels_that_cannot_be_drawn_as_one_map_are_reported(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "sentence"),
     [
-        ("nnunt", r"--layout nnunt: there is no such layout, did you mean 'nnunet'"),
+        ("nnunt", r"--layout nnunt: there is no such layout. Did you mean 'nnunet'"),
         ("msd", r"dataset\.json: it has no list \"training\""),
         ("nnunet:FLAIR", r"it has no channel 'FLAIR'.*Choose one of 0000 \(T2\), 0001 \(ADC\)"),
         ("btcv:T2", r"--layout btcv: it has no choices"),

@@ -199,7 +199,7 @@ def test_a_draft_is_what_the_module_shows_at_first(client, session, proposals):
 @pytest.mark.parametrize(
     ("number", "names", "words"),
     [
-        (1, [{"name": "Splen"}], "no class 'Splen', did you mean 'spleen'?"),
+        (1, [{"name": "Splen"}], "no class 'Splen'. Did you mean 'spleen'?"),
         (2, [{"name": "liver"}], "no class of the number 2"),
         (9, None, "no class of the number 9. Its classes are liver, right kidney, spleen"),
     ],

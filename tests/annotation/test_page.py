@@ -1,7 +1,6 @@
 """The page in a real browser, on the real CT: box, proposal, propagation, eraser, undo, and the same after reload."""
 
 import threading
-import time
 
 import nibabel as nib
 import numpy as np
@@ -14,12 +13,11 @@ from medsam_adapt.annotation.proposals import load_proposals
 from medsam_adapt.annotation.rounds import Rounds
 from medsam_adapt.cli.annotate import listen
 from medsam_adapt.data.volumes.io import from_ras, to_ras
+from tests.annotation.browsing import drag, grey_at, label_in, press, wait
 from tests.annotation.conftest import TOKEN
 from tests.report.browser import chromium, skip_without_chromium
 
 skip_without_chromium()
-
-READY = "return typeof app !== 'undefined' && app !== null && app.scan !== null && app.scan.isSaved && !app.running"
 
 
 @pytest.fixture(scope="module")
@@ -65,52 +63,10 @@ def browser(address, tmp_path_factory):
         yield driver
 
 
-def wait(driver, expression=READY, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not driver.execute_script(expression):
-        assert time.monotonic() < deadline, driver.execute_script(
-            "return document.getElementById('message').textContent"
-        )
-        time.sleep(0.05)
-
-
-def drag(driver, *places):
-    """Drag the pointer over places (column, row) of the axial slice."""
-    from selenium.webdriver import ActionChains
-
-    points = [driver.execute_script("return app.views[0].onScreen(...arguments)", *place) for place in places]
-    chain = ActionChains(driver, duration=0)
-    pointer = chain.w3c_actions.pointer_action
-    pointer.move_to_location(*map(round, points[0])).pointer_down()
-    for point in points[1:]:
-        pointer.move_to_location(*map(round, point))
-    pointer.pointer_up()
-    chain.perform()
-
-
-def press(driver, *keys):
-    from selenium.webdriver import ActionChains
-
-    chain = ActionChains(driver)
-    for key in keys[:-1]:
-        chain.key_down(key)
-    chain.send_keys(keys[-1])
-    for key in keys[:-1]:
-        chain.key_up(key)
-    chain.perform()
-
-
-def label_in(driver):
-    """The label that the page shows, (X, Y, Z) in RAS order."""
-    runs, shape = driver.execute_script("return [toRuns(app.scan.label), app.scan.shape]")
-    pairs = np.array(runs).reshape(-1, 2)
-    return np.repeat(pairs[:, 0], pairs[:, 1]).astype(np.uint8).reshape(shape, order="F")
-
-
 def test_a_label_is_drawn_corrected_saved_and_found_again(browser, session, address, ct):
     from selenium.webdriver.common.keys import Keys
 
-    browser.execute_script("app.moveTo([85, 55, 75])")
+    browser.execute_script("app.display.moveTo([85, 55, 75])")
     drag(browser, (15, 25), (62, 75))  # the liver
     wait(browser, "return app.scan.version === 1 && app.scan.isSaved")
     proposed = label_in(browser)
@@ -118,7 +74,7 @@ def test_a_label_is_drawn_corrected_saved_and_found_again(browser, session, addr
     assert np.count_nonzero(proposed) > 100
 
     press(browser, ".")  # propagate up
-    wait(browser, "return app.scan.version > 1 && app.scan.isSaved && !app.running")
+    wait(browser, "return app.scan.version > 1 && app.scan.isSaved && !app.proposals.running")
     propagated = label_in(browser)
     assert propagated[:, :, 76].any()
     assert not propagated[:, :, 74].any()
@@ -155,19 +111,19 @@ def test_a_label_is_drawn_corrected_saved_and_found_again(browser, session, addr
 def test_brush_fill_hide_and_help_by_keyboard(browser, session):
     from selenium.webdriver.common.keys import Keys
 
-    browser.execute_script("app.moveTo([30, 40, 20])")
+    browser.execute_script("app.display.moveTo([30, 40, 20])")
     for key in ("2", "d", Keys.ENTER, Keys.PAGE_UP, Keys.PAGE_UP, Keys.PAGE_UP, Keys.ENTER):
         press(browser, key)
     wait(browser)
     press(browser, "f")
-    wait(browser, "return app.scan.isSaved && !app.running && /slices drawn/.test(byId('message').textContent)")
+    wait(browser, "return app.scan.isSaved && /slices drawn/.test(byId('message').textContent)")
     label = label_in(browser)
     assert np.flatnonzero((label == 2).any(axis=(0, 1))).tolist() == [20, 21, 22, 23]
     assert label[30, 40, 21] == 2
     drawing = session.drawing("ct")
     author = drawing.authors[drawing.drawn_by[30, 40, 21] - 1]
     assert author.name == "interpolation between slices"
-    shown = "return app.views[0].canvas.toDataURL()"
+    shown = "return app.display.views[0].canvas.toDataURL()"
     before = browser.execute_script(shown)
     press(browser, "h")
     assert browser.execute_script(shown) != before
@@ -184,12 +140,11 @@ def test_what_the_page_shows_is_the_scan(browser, ct):
     image = nib.load(ct)
     volume, _ = to_ras(np.asarray(image.dataobj), image.affine)
     x, y, z = 60, 50, 60
-    browser.execute_script("app.moveTo(arguments[0])", [x, y, z])
-    low, high = browser.execute_script("return app.window")
+    browser.execute_script("app.display.moveTo(arguments[0])", [x, y, z])
+    low, high = browser.execute_script("return app.display.window")
     level = round(min(max((volume[x, y, z] - low) / (high - low), 0), 1) * 255)
-    read = "const v = app.views[{}]; return [...v.grey.getContext('2d').getImageData({}, {}, 1, 1).data.slice(0, 3)]"
     for view, column, row in ((0, 121 - x, 100 - y), (1, 121 - x, 111 - z), (2, 100 - y, 111 - z)):
-        pixel = browser.execute_script(read.format(view, column, row))
+        pixel = grey_at(browser, view, column, row)
         assert np.abs(np.array(pixel) - level).max() <= 1
 
 

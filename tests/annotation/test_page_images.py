@@ -6,6 +6,7 @@ import pytest
 from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.annotation.proposals import Proposals, run_model
 from medsam_adapt.annotation.rounds import Rounds
+from tests.annotation.browsing import drag, grey_at, label_in, press, wait
 from tests.annotation.conftest import CLASSES
 from tests.annotation.serving import TOKEN, served
 from tests.annotation.test_several_images import EACH, NAMES, SHAPE, voxels
@@ -14,10 +15,6 @@ from tests.made_runs import make_run
 from tests.report.browser import chromium, skip_without_chromium
 
 skip_without_chromium()
-
-from tests.annotation.test_page import drag, label_in, press, wait  # noqa: E402 (it needs Chromium too)
-
-PIXEL = "const v = app.views[0]; return [...v.grey.getContext('2d').getImageData({}, {}, 1, 1).data.slice(0, 3)]"
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +43,11 @@ def browser(session, tmp_path_factory):
 def shown_level(browser, session, place):
     """The grey level on the page under a voxel, and the one that the shown image and its window give."""
     x, y, z = place
-    browser.execute_script("app.moveTo(arguments[0])", [x, y, z])
-    number, (low, high) = browser.execute_script("return [app.scan.shown, app.window]")
+    browser.execute_script("app.display.moveTo(arguments[0])", [x, y, z])
+    number, (low, high) = browser.execute_script("return [app.scan.shown, app.display.window]")
     grey = session.drawing("case_0").grey(number)[x, y, z]
     level = round(float(np.clip((grey - low) / (high - low), 0, 1)) * 255)
-    pixel = browser.execute_script(PIXEL.format(SHAPE[0] - 1 - x, SHAPE[1] - 1 - y))
-    return pixel, [level] * 3
+    return grey_at(browser, 0, SHAPE[0] - 1 - x, SHAPE[1] - 1 - y), [level] * 3
 
 
 def test_the_list_and_the_key_change_what_is_shown(browser, session):
@@ -62,25 +58,25 @@ def test_the_list_and_the_key_change_what_is_shown(browser, session):
     assert [option.text for option in chosen.options] == [*NAMES]
     for place in ((5, 6, 2), (12, 10, 4)):
         np.testing.assert_allclose(*shown_level(browser, session, place), atol=1)
-    windows = [browser.execute_script("return app.window")]
+    windows = [browser.execute_script("return app.display.window")]
     chosen.select_by_visible_text("ADC")
     wait(browser, "return app.scan.shown === 1")
     for place in ((5, 6, 2), (12, 10, 4)):
         np.testing.assert_allclose(*shown_level(browser, session, place), atol=1)
-    windows.append(browser.execute_script("return app.window"))
+    windows.append(browser.execute_script("return app.display.window"))
     assert windows[0] != windows[1]
-    browser.execute_script("app.setWindow(50, 300)")
+    browser.execute_script("app.display.setWindow(50, 300)")
     press(browser, "i")  # the list lost the focus when it was used
     wait(browser, "return app.scan.shown === 0")
-    assert browser.execute_script("return app.window") == windows[0]
+    assert browser.execute_script("return app.display.window") == windows[0]
     press(browser, "i")
     wait(browser, "return app.scan.shown === 1")
-    assert browser.execute_script("return app.window") == [50, 300]
+    assert browser.execute_script("return app.display.window") == [50, 300]
 
 
 def test_a_box_gets_a_proposal_whichever_image_is_shown(browser, session):
     press(browser, "b")
-    browser.execute_script("app.moveTo([12, 10, 3])")
+    browser.execute_script("app.display.moveTo([12, 10, 3])")
     drag(browser, (4, 4), (17, 15))
     wait(browser, "return app.scan.version === 1 && app.scan.isSaved")
     drawn = label_in(browser)

@@ -4,7 +4,6 @@ The trainings are the command's own, in its own process, of networks with few ch
 """
 
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from medsam_adapt.runs.record import read_run
 from tests.made_runs import make_run
 from tests.report.browser import chromium, skip_without_chromium
 
+from .browsing import SHOWN, label_in, wait
 from .serving import CLASSES, TOKEN, made_proposals, served, write_scans
 from .test_rounds import label
 
@@ -74,20 +74,13 @@ def page(runs, browser, tmp_path):
     session.start()
     with served(session, rounds.proposals, rounds) as address:
         browser.get(f"{address}/?token={TOKEN}")
-        wait(browser, "return typeof app !== 'undefined' && app?.scan && !byId('round').hidden")
+        wait(browser, f"return {SHOWN} && !byId('round').hidden")
         browser.execute_script(COLLECT)
         yield browser, session, rounds
         browser.get("about:blank")
     rounds.stop()
     rounds.proposals.close()
     session.close()
-
-
-def wait(driver, expression, seconds=900):
-    deadline = time.monotonic() + seconds
-    while not driver.execute_script(expression):
-        assert time.monotonic() < deadline, driver.execute_script("return document.body.innerText")
-        time.sleep(0.1)
 
 
 def text(driver, element):
@@ -98,12 +91,6 @@ def ended(driver):
     """What the panel showed, one after the other, when the round is over."""
     wait(driver, "return stages.length && byId('round-progress').hidden && !byId('retrain').disabled")
     return driver.execute_script("return stages")
-
-
-def label_in(driver):
-    runs, shape = driver.execute_script("return [toRuns(app.scan.label), app.scan.shape]")
-    pairs = np.array(runs).reshape(-1, 2)
-    return np.repeat(pairs[:, 0], pairs[:, 1]).astype(np.uint8).reshape(shape, order="F")
 
 
 def test_retrain_trains_in_the_background_and_proposes(page, monkeypatch):
@@ -118,7 +105,7 @@ def test_retrain_trains_in_the_background_and_proposes(page, monkeypatch):
     wait(driver, "return !byId('round-progress').hidden && byId('retrain').disabled && byId('rank').disabled")
     assert driver.find_element("id", "stop-round").is_displayed()
     # Drawing goes on meanwhile.
-    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.useTool(true)")
+    driver.execute_script("app.display.moveTo([9, 9, 1]); app.tools.choose('brush'); app.tools.use(true)")
     wait(driver, "return app.scan.isSaved && app.scan.version === 1")
     drawn = label_in(driver)
     stages = ended(driver)

@@ -13,6 +13,7 @@ pytest.importorskip("fastapi", reason="the extra 'annotate' is not installed")
 from tests.made_runs import make_run
 from tests.report.browser import chromium, skip_without_chromium
 
+from .browsing import SHOWN, label_in, wait
 from .serving import CLASSES, TOKEN, made_proposals, served, write_scans
 from .test_rounds import label
 
@@ -44,7 +45,7 @@ def shown(address, profile):
     """A browser with the page, which shows the first scan that is not finished."""
     with chromium(profile) as driver:
         driver.get(f"{address}/?token={TOKEN}")
-        wait(driver, "return typeof app !== 'undefined' && app?.scan && !byId('round').hidden")
+        wait(driver, f"return {SHOWN} && !byId('round').hidden")
         assert driver.execute_script("return app.scan.id") == "scan_1"
         yield driver
 
@@ -55,21 +56,14 @@ def page(server, tmp_path):
         yield driver, *server[1:]
 
 
-def wait(driver, expression, seconds=900):
-    deadline = time.monotonic() + seconds
-    while not driver.execute_script(expression):
-        assert time.monotonic() < deadline, driver.execute_script("return document.body.innerText")
-        time.sleep(0.3)
-
-
 def test_whole_scan_asks_before_it_replaces_a_persons_work(page, tmp_path):
     from medsam_adapt.annotation.proposals import run_model
 
     driver, session, rounds = page
     rounds.proposals.automatic = run_model(make_run(tmp_path / "whole", names=CLASSES), "cpu")
     driver.refresh()
-    wait(driver, "return typeof app !== 'undefined' && app?.scan && !byId('segment').hidden")
-    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.useTool(true)")
+    wait(driver, f"return {SHOWN} && !byId('segment').hidden")
+    touch(driver)
     wait(driver, "return app.scan.isSaved && app.scan.version === 1")
     before = label_in(driver)
     assert before.any()
@@ -87,17 +81,11 @@ def test_whole_scan_asks_before_it_replaces_a_persons_work(page, tmp_path):
     np.testing.assert_array_equal(after, session.drawing("scan_1").label)
 
 
-def label_in(driver):
-    runs, shape = driver.execute_script("return [toRuns(app.scan.label), app.scan.shape]")
-    pairs = np.array(runs).reshape(-1, 2)
-    return np.repeat(pairs[:, 0], pairs[:, 1]).astype(np.uint8).reshape(shape, order="F")
-
-
 def press(driver, *places):
     """Press the pointer on the axial slice at the first place (column, row), and move it to the others."""
     from selenium.webdriver import ActionChains
 
-    points = [driver.execute_script("return app.views[0].onScreen(...arguments)", *place) for place in places]
+    points = [driver.execute_script("return app.display.views[0].onScreen(...arguments)", *place) for place in places]
     chain = ActionChains(driver, duration=0)
     pointer = chain.w3c_actions.pointer_action
     pointer.move_to_location(*map(round, points[0])).pointer_down()
@@ -110,9 +98,14 @@ def move_and_release(driver, place):
     from selenium.webdriver import ActionChains
 
     chain = ActionChains(driver, duration=0)
-    at = driver.execute_script("return app.views[0].onScreen(...arguments)", *place)
+    at = driver.execute_script("return app.display.views[0].onScreen(...arguments)", *place)
     chain.w3c_actions.pointer_action.move_to_location(*map(round, at)).pointer_up()
     chain.perform()
+
+
+def touch(driver):
+    """Paint with the brush at one place."""
+    driver.execute_script("app.display.moveTo([9, 9, 1]); app.tools.choose('brush'); app.tools.use(true)")
 
 
 def axial(label, index):
@@ -122,11 +115,11 @@ def axial(label, index):
 
 def test_a_stroke_over_two_slices_changes_each_where_it_was_drawn(page):
     driver, session, _ = page
-    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.setBrush(4)")
+    driver.execute_script("app.display.moveTo([9, 9, 1]); app.tools.choose('brush'); app.tools.setBrush(4)")
     press(driver, (3, 4), (5, 4))
-    driver.execute_script("app.scroll(app.views[0], 1)")
+    driver.execute_script("app.display.scroll(app.display.views[0], 1)")
     move_and_release(driver, (12, 12))
-    wait(driver, "return app.scan.isSaved && !app.preview && app.scan.version >= 2")
+    wait(driver, "return app.scan.isSaved && !app.tools.preview && app.scan.version >= 2")
     label = label_in(driver)
     np.testing.assert_array_equal(session.drawing("scan_1").label, label)
     rows, columns = np.nonzero(axial(label, 1))
@@ -143,7 +136,7 @@ def test_a_stroke_over_two_slices_changes_each_where_it_was_drawn(page):
 def test_a_browser_that_is_killed_during_a_stroke_loses_its_end_alone(server, tmp_path):
     address, session, _ = server
     with shown(address, tmp_path / "first") as driver:
-        driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.setBrush(4)")
+        driver.execute_script("app.display.moveTo([9, 9, 1]); app.tools.choose('brush'); app.tools.setBrush(4)")
         press(driver, (3, 4), (8, 4))  # and never released
         deadline = time.monotonic() + 600
         while session.drawing("scan_1").version == 0:
@@ -178,7 +171,8 @@ def test_a_finished_label_names_the_structures_that_are_not_in_it_and_retrain_ha
     driver.find_element("id", "finish").click()
     wait(driver, "return /a draft again/.test(byId('message').textContent) && byId('retrain').disabled")
     assert badge.text == "draft"
-    driver.execute_script("app.moveTo([9, 9, 1]); app.setTool('brush'); app.setClass(1); app.useTool(true)")
+    driver.execute_script("app.structures.choose(1)")
+    touch(driver)
     wait(driver, "return app.scan.isSaved && app.scan.version === 1")
     driver.find_element("id", "finish").click()
     wait(driver, "return /^Finished/.test(byId('message').textContent)")
@@ -188,11 +182,11 @@ def test_a_finished_label_names_the_structures_that_are_not_in_it_and_retrain_ha
 def test_a_structure_can_be_propagated_while_its_box_is_drawn(page):
     driver, session, _ = page
     box = driver.execute_script(
-        "app.moveTo([9, 9, 1]); app.addBox(app.views[0], [3, 3, 14, 14]); app.attempt(() => app.propagate('both'));"
-        "return app.pending.box"
+        "app.display.moveTo([9, 9, 1]); app.proposals.addBox(app.display.views[0], [3, 3, 14, 14]);"
+        "app.attempt(() => app.proposals.propagate('both')); return app.proposals.pending.box"
     )
     assert box == [3, 3, 14, 14]  # it stays on the slice
-    wait(driver, "return !app.running && app.scan.isSaved && app.scan.version > 0 && !app.pending")
+    wait(driver, "return !app.proposals.running && app.scan.isSaved && app.scan.version > 0 && !app.proposals.pending")
     wait(driver, "return !/…/.test(byId('message').textContent)")
     assert message(driver)[1] is False
     np.testing.assert_array_equal(session.drawing("scan_1").label, label_in(driver))
@@ -200,9 +194,9 @@ def test_a_structure_can_be_propagated_while_its_box_is_drawn(page):
 
 def test_what_cannot_be_done_is_explained(page):
     driver, _, _ = page
-    driver.execute_script("return app.attempt(() => app.propagate('both'))")
+    driver.execute_script("return app.attempt(() => app.proposals.propagate('both'))")
     assert message(driver) == ("propagate: the structure is on no slice yet. Draw a box on a slice first.", True)
-    driver.execute_script("return app.attempt(() => app.segment())")
+    driver.execute_script("return app.attempt(() => app.proposals.segment())")
     assert message(driver) == ("No run labels whole scans yet: Retrain trains one.", False)
     driver.execute_script("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
     driver.execute_script("return app.attempt(() => app.save())")
@@ -226,3 +220,30 @@ def test_buttons_name_what_they_do_next(page):
     keys = driver.execute_script("return [...document.querySelectorAll('#key-list kbd')].map((e) => e.textContent)")
     assert {"B", "Esc", "Del", "Ctrl+Z", "Arrows", "1 – 9"} <= {*keys}
     assert "ArrowLeft" not in keys
+
+
+# Runs the action of every key that opens no dialog; names the keys whose action is broken, and how.
+PRESS_ALL = """
+const done = arguments[0], broken = [];
+(async () => {
+  for (const [key, action] of ACTIONS) {
+    if (key === '?') continue;
+    try {
+      await action(app);
+    } catch (error) {
+      if (error instanceof TypeError || error instanceof ReferenceError) broken.push(`${key}: ${error.message}`);
+    }
+  }
+  await app.open('scan_1');
+  await app.scan.send();
+  done([ACTIONS.size, broken]);
+})();
+"""
+
+
+def test_every_key_does_something_that_exists(page):
+    driver, _, _ = page
+    driver.set_script_timeout(900)
+    count, broken = driver.execute_async_script(PRESS_ALL)
+    assert count > 50
+    assert broken == []

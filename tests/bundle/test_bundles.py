@@ -207,5 +207,5 @@ def test_monai_refuses_a_mistyped_setting(phantoms, tmp_path):
     while cause is not None:
         causes.append(str(cause))
         cause = cause.__cause__
-    assert any("there is no setting 'epoch', did you mean 'epochs'?" in text for text in causes)
+    assert any("there is no setting 'epoch'. Did you mean 'epochs'?" in text for text in causes)
     assert not (tmp_path / "run").exists()

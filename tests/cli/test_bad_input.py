@@ -127,10 +127,10 @@ def test_bad_volumes(data, tmp_path, capsys, spoil, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--bundle", "blosan"], ["--bundle blosan", "did you mean 'blosam'"]),
+        (["--bundle", "blosan"], ["--bundle blosan", "Did you mean 'blosam'"]),
         (["--layout", "adomee"], ["adomee", "adome"]),
         (["--classes", "liver,splen"], ["splen", "spleen"]),
-        (["--set", "epoch=3"], ["no setting 'epoch'", "did you mean 'epochs'"]),
+        (["--set", "epoch=3"], ["no setting 'epoch'", "Did you mean 'epochs'"]),
         (["--bundle", "lora", "--set", "rank=four"], ["rank", "integer", "'four'"]),
         (["--bundle", "lora", "--set", "rank=0", "--set", "held_out=2"], ["rank", "held_out"]),
         (["--bundle", "lora", "--set", "rank=1000"], ["rank 1000"]),

@@ -132,7 +132,7 @@ def test_wrong_calls_are_refused(phantoms, tmp_path, capsys, commands):
     refused = {
         "--output": ["--bundles", "lora", *data],
         "--bundles": [*output],
-        "--bundle lorra: there is no such bundle, did you mean 'lora'": [*output, *data, "--bundles", "lora,lorra"],
+        "--bundle lorra: there is no such bundle. Did you mean 'lora'": [*output, *data, "--bundles", "lora,lorra"],
         "there is no setting 'rink'": [*output, *data, "--bundles", "lora", "--set", "rink=4"],
         "infosam is none of the methods": [*output, *data, "--bundles", "lora", "--set", "infosam.rank=4"],
         "compare sets it": [*output, *data, "--bundles", "lora", "--set", "seed=4"],

@@ -176,11 +176,11 @@ def test_a_converted_data_set_trains(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--rename", "livr=a"], "there is no label 'livr', did you mean 'liver'"),
+        (["--rename", "livr=a"], "there is no label 'livr'. Did you mean 'liver'"),
         (["--rename", "liver"], "is not OLD=NEW"),
         (["--map", "nowhere.json"], "nowhere.json: it cannot be read"),
         (["--map", "a.json", "--rename", "a=b"], "--rename: it excludes --map"),
-        (["--classes", "splen"], "there is no 'splen', did you mean 'spleen'"),
+        (["--classes", "splen"], "there is no 'splen'. Did you mean 'spleen'"),
     ],
 )
 def test_conversions_that_cannot_be(data, tmp_path, capsys, options, words):

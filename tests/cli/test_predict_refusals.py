@@ -151,7 +151,7 @@ def test_a_fault_of_this_package_is_no_bad_volume(made, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("run", "options", "words"),
     [
-        ("run", ["--format", "nfti"], "--format nfti: there is no such format, did you mean 'nifti'"),
+        ("run", ["--format", "nfti"], "--format nfti: there is no such format. Did you mean 'nifti'"),
         ("run", ["--itk-snap", "--format", "nrrd"], "--itk-snap: it describes one NIfTI label map"),
         ("run", ["--propagate"], "--propagate: it follows the boxes and points of --prompts"),
         ("run", ["--prompts-from", "scans"], "was trained without prompts and takes none. Leave out --prompts-from"),

@@ -113,8 +113,8 @@ def test_minutes_instead_of_epochs(phantoms, tmp_path, capsys):
     options = ["--minutes", 0.1, "--image-size", 32, "--device", "cpu", "--set", "max_steps=2", "--set", "min_steps=2"]
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--dry-run")
     assert code == 0
-    epochs = int(re.search(r"0\.1 min: about (\d+) epochs of 2 steps", out)[1])
-    assert f", {2 * epochs} steps of" in out
+    epochs = int(re.search(r"0\.1 min: about ([\d,]+) epochs? of 2 steps", out)[1].replace(",", ""))
+    assert f", {2 * epochs:,} steps of" in out
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
     assert code == 0
     assert "epoch 1, " in out

@@ -105,7 +105,7 @@ def test_import(server, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["download", "sam_vitb"], "sam_vitb: there are no weights of this name (did you mean sam_vit_b?). Use one of"),
+        (["download", "sam_vitb"], "sam_vitb: there are no weights of this name. Did you mean 'sam_vit_b'? Use one of"),
         (["verify", "sam_vit_l"], "Run 'medsam-adapt weights download sam_vit_l'"),
         (["import", "nowhere.pth"], "nowhere.pth: it does not exist"),
         (["import", __file__, "--name", "sam_vit_h"], "is not sam_vit_h"),

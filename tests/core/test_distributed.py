@@ -46,7 +46,7 @@ def test_each_process_takes_its_part_of_every_batch(monkeypatch):
 def test_too_few_slices_for_all_processes_are_refused(monkeypatch):
     Group(monkeypatch, 0, 4)
     dataset = type("Slices", (), {"__len__": lambda _: 5, "weights": None, "draws": 5})()
-    with pytest.raises(InputError, match="5 training slices for 4 processes that take 2 each"):
+    with pytest.raises(InputError, match="4 processes that take 2 each have only 5 training slices"):
         slice_loader(dataset, batch_size=2)
     assert len(slice_loader(dataset, batch_size=2, min_steps=3)) == 3
 

@@ -32,7 +32,7 @@ def test_what_a_setting_writes_is_a_rule(text, rule):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ct-liver", "there is no rule 'ct-liver', did you mean 'ct-lung'?"),
+        ("ct-liver", "there is no rule 'ct-liver'. Did you mean 'ct-lung'?"),
         ("300:-100", "'300:-100' is no range; write LOW:HIGH"),
         ("0:nan", "is no range"),
         ("percentile:1:101", "gives no percentiles"),

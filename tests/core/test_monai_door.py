@@ -26,7 +26,7 @@ for number, arguments in enumerate(json.loads(sys.argv[1])):
 """
 MISTAKES = {
     "--knobs#epochs=-3": "error: bundle lora: epochs: input should be greater than or equal to 1",
-    "--knobs#epoch=3": "error: bundle lora: there is no setting 'epoch', did you mean 'epochs'?",
+    "--knobs#epoch=3": "error: bundle lora: there is no setting 'epoch'. Did you mean 'epochs'?",
     "--dataset_dir=nowhere": "error: nowhere: it does not exist",
 }
 

@@ -110,7 +110,7 @@ def test_features_are_known_by_weights_slices_and_settings(work_of):
         (DecoderOnly(), {"tune_encoder": True}, "training reaches the first block"),
         (LoRA(), {}, "training reaches the first block"),
         (DecoderOnly(), {"cache_frozen": "off"}, "cache_frozen is off"),
-        (DecoderOnly(), {**ONE_DRAW, "epochs": 1}, "1 epochs would not pay for 1 views"),
+        (DecoderOnly(), {**ONE_DRAW, "epochs": 1}, "1 epoch would not pay for 1 view"),
         (DecoderOnly(), {**ONE_DRAW, "epochs": 8, "augment": "free"}, "would not pay for 8 views"),
         (SeriesAdapters(), {"cache_frozen": "auto", "augment": "free"}, "augmented anew"),
         (DecoderOnly(), {"cache_frozen": "auto", "cache_place": "gpu"}, "have no room"),

@@ -30,7 +30,7 @@ def test_the_card_says_what_one_needs_to_know(tmp_path):
         "| trained on | 2 cases |",
         "| held out | 1 case |",
         "| liver | 0.800 | 0.667 | 1.0 | 1.000 | 1 |",
-        "of which none were used for training",
+        "(used for training: none)",
         "The adapter: CC-BY-4.0. The base weights: Apache-2.0",
         "axial, 32 pixels",
         "−160 to 240 HU",
@@ -58,7 +58,7 @@ def test_scores_on_training_cases_are_called_optimistic(tmp_path):
     run = adapted_run(tmp_path / "run", train=["a", "b"])
     write_json(run / "metrics.json", scored(["a", "x"]))
     _, body = card_of(run, tmp_path / "repository")
-    assert "Mean over 2 cases, of which 1 were used for training" in body
+    assert "Mean over 2 cases (used for training: 1)" in body
     assert "Scores on training cases are optimistic" in body
 
 

@@ -186,7 +186,7 @@ def test_missing_highdicom_is_told(monkeypatch, name):
 
 def test_an_unknown_format_is_told():
     assert {"dicom-seg", "mha", "nifti", "nrrd", "rtstruct", "seg-nrrd"} <= {*format_names()}
-    with pytest.raises(InputError, match=r"--format nift: there is no such format, did you mean 'nifti'"):
+    with pytest.raises(InputError, match=r"--format nift: there is no such format. Did you mean 'nifti'"):
         get_format("nift")
 
 

@@ -117,7 +117,7 @@ def test_it_states_what_must_be_known_and_no_folder(page_text, scored_run):
     assert "BLO-SAM" in page_text
     assert "arXiv 2402.16338" in page_text
     assert "sam.pth" in page_text
-    assert "1 of the 3 cases were trained on; their scores are optimistic." in page_text
+    assert "Scores of cases that were trained on are optimistic: 1 of 3 cases." in page_text
     assert len(page_text) < 400_000
 
 

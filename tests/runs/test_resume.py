@@ -69,7 +69,7 @@ def test_a_kill_after_the_last_epoch_doubles_no_score(unfinished, whole, capsys)
         (["--epochs", 9], "was begun with another epochs. Resume it without that option, or begin another run with"),
         (["--seed", 7], "was begun with another seed"),
         (["--set", "learning_rate=1"], "was begun with another learning_rate"),
-        (["--set", "learning_rat=1"], "there is no setting 'learning_rat', did you mean 'learning_rate'?"),
+        (["--set", "learning_rat=1"], "there is no setting 'learning_rat'. Did you mean 'learning_rate'?"),
         (["--bundle", "lora"], "was begun with the bundle decoder. Resume it without --bundle lora"),
     ],
 )

@@ -344,7 +344,7 @@ def test_resolve(shipped_nano, tmp_path):
         ("sam_vit_h", "vit_h", "not on this machine. Run 'medsam-adapt weights download sam_vit_h'"),
         ("sam_vit_h", "vit_b", "sam_vit_h: these weights are vit_h but the backbone is vit_b. Use --backbone vit_h"),
         ("sam_nano", "vit_b", "Use --backbone vit_nano, or vit_b weights"),
-        ("sam_vitb", "vit_b", "sam_vitb: this checkpoint does not exist (did you mean sam_vit_b?). Give the path"),
+        ("sam_vitb", "vit_b", "sam_vitb: this checkpoint does not exist. Did you mean 'sam_vit_b'? Give the path"),
         (
             "nowhere.pth",
             "vit_b",

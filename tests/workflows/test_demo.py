@@ -28,7 +28,7 @@ def test_the_command_and_the_function_show_the_same_result(tiny, tmp_path, capsy
     out = capsys.readouterr().out
     done = demo(tmp_path / "function", epochs=1, device="cpu")
     assert not capsys.readouterr().out
-    assert f"Mean DSC on 1 scans that it did not train on: {done.mean_dsc:.3f} (seed 0)" in out
+    assert f"Mean DSC on 1 scan that it did not train on: {done.mean_dsc:.3f} (seed 0)" in out
     assert "nearest mean intensity scores 0.250" in out
     assert done.mask.is_file()
     assert (done.run / "metrics.json").is_file()

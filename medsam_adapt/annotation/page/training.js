@@ -6,15 +6,12 @@ const SHOWN = 5; // suggested scans
 const NOTHING_LABELLED = "Mark the label of a scan as finished: Retrain learns from finished labels.";
 const [BUSY, QUIET] = [1500, 8000]; // ms between two looks at the server
 
-/** "1 scan", "2 scans" */
-const scanCount = (count) => `${count} scan${count === 1 ? "" : "s"}`;
-
 const STATES = {
   training: ({ labelled, held_out, done, total }) =>
-    `Training on ${scanCount(labelled - held_out)}${held_out ? `, ${held_out} held out` : ""}: ` +
+    `Training on ${counted(labelled - held_out, "scan")}${held_out ? `, ${held_out} held out` : ""}: ` +
     (total ? `epoch ${done} of ${total}` : "preparing"),
   ranking: ({ done, total }) => `Ranking scans: ${done} of ${total}`,
-  proposing: ({ done, total }) => `Proposing labels: ${done} of ${total} scans`,
+  proposing: ({ done, total }) => `Proposing labels: ${done} of ${counted(total, "scan")}`,
   done: ({ run }) => (run ? `${run} is trained and proposes.` : "The scans are ranked."),
   stopped: () => "Stopped.",
   failed: ({ message }) => message,

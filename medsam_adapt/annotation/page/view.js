@@ -20,7 +20,7 @@ class View {
   }
 
   get index() {
-    return this.app.cursor[this.plane.along];
+    return this.app.display.cursor[this.plane.along];
   }
 
   /** Pixels of the canvas: where the slice is, and how large its pixels are. */
@@ -74,7 +74,7 @@ class View {
     pen.imageSmoothingEnabled = true;
     pen.drawImage(this.grey, left, top, width, height);
     pen.imageSmoothingEnabled = false;
-    pen.globalAlpha = app.opacity;
+    pen.globalAlpha = app.display.opacity;
     pen.drawImage(this.colours, left, top, width, height);
     pen.globalAlpha = 1;
     this.drawCrosshair(pen);
@@ -86,7 +86,7 @@ class View {
   paintGrey() {
     const { plane, app } = this;
     const [slope, intercept] = app.scan.scale;
-    const [low, high] = app.window;
+    const [low, high] = app.display.window;
     const factor = 255 / Math.max(high - low, 1e-9);
     const values = plane.read(app.scan.image, this.index);
     const picture = new ImageData(plane.columns, plane.rows);
@@ -100,19 +100,19 @@ class View {
 
   paintColours() {
     const { plane, app } = this;
-    const isPreview = app.preview?.view === this && app.preview.index === this.index;
-    const values = isPreview ? app.preview.values : plane.read(app.scan.label, this.index);
+    const isPreview = app.tools.preview?.view === this && app.tools.preview.index === this.index;
+    const values = isPreview ? app.tools.preview.values : plane.read(app.scan.label, this.index);
     const picture = new ImageData(plane.columns, plane.rows);
     const pixels = new Uint32Array(picture.data.buffer);
     for (let place = 0; place < values.length; place++) {
-      if (values[place]) pixels[place] = app.colours[values[place]];
+      if (values[place]) pixels[place] = app.structures.colours[values[place]];
     }
     paste(this.colours, picture);
   }
 
   drawCrosshair(pen) {
     const { left, top, across, down, width, height, dense } = this.layout();
-    const [, column, row] = this.plane.project(this.app.cursor);
+    const [, column, row] = this.plane.project(this.app.display.cursor);
     const x = left + (column + 0.5) * across;
     const y = top + (row + 0.5) * down;
     const gap = 8 * dense;
@@ -133,10 +133,10 @@ class View {
   drawPrompts(pen) {
     const { app } = this;
     const dense = devicePixelRatio || 1;
-    const drawn = app.scan.promptOn(app.label, this.axis, this.index);
+    const drawn = app.scan.promptOn(app.structures.chosen, this.axis, this.index);
     const current = app.tools.unfinished?.view === this ? app.tools.unfinished : null;
-    const isPending = app.pending?.view === this && app.pending.index === this.index;
-    const box = current?.box ?? (isPending ? app.pending : drawn)?.box;
+    const isPending = app.proposals.pending?.view === this && app.proposals.pending.index === this.index;
+    const box = current?.box ?? (isPending ? app.proposals.pending : drawn)?.box;
     const { left, top, across, down } = this.layout();
     pen.lineWidth = 1.5 * dense;
     pen.strokeStyle = "#ffffff";
@@ -147,21 +147,22 @@ class View {
       pen.strokeRect(left + x0 * across, top + y0 * down, (x1 - x0 + 1) * across, (y1 - y0 + 1) * down);
     }
     pen.setLineDash([]);
-    for (const [column, row, inside] of (isPending ? app.pending : drawn)?.points ?? []) {
+    for (const [column, row, inside] of (isPending ? app.proposals.pending : drawn)?.points ?? []) {
       pen.fillStyle = inside ? "#3ddc84" : "#ff5252";
       pen.beginPath();
       pen.arc(left + (column + 0.5) * across, top + (row + 0.5) * down, 4 * dense, 0, 2 * Math.PI);
       pen.fill();
       pen.stroke();
     }
-    if (app.tools.pointer?.view === this && ["brush", "eraser"].includes(app.tool)) {
+    if (app.tools.pointer?.view === this && ["brush", "eraser"].includes(app.tools.chosen)) {
       const [column, row] = app.tools.pointer.place;
       pen.lineWidth = dense;
       pen.beginPath();
-      const radius = app.brush / 2;
+      const [perMmAcross, perMmDown] = app.tools.brushUnit(this.plane);
+      const radius = app.tools.brush / 2;
       pen.ellipse(
         left + (column + 0.5) * across, top + (row + 0.5) * down,
-        radius * app.brushUnit(this.plane)[0] * across, radius * app.brushUnit(this.plane)[1] * down, 0, 0, 2 * Math.PI,
+        radius * perMmAcross * across, radius * perMmDown * down, 0, 0, 2 * Math.PI,
       );
       pen.stroke();
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import peek_object
-from medsam_adapt.core.text import class_key, did_you_mean
+from medsam_adapt.core.text import class_key, counted, did_you_mean
 from medsam_adapt.data.volumes.case import Case, CaseList
 
 KEY = "annotated"
@@ -40,14 +40,14 @@ def with_annotated(found: CaseList) -> CaseList:
     ids |= {str(class_id): class_id for class_id in found.classes}
     known = [case.id for case in found.cases]
     problems = [
-        f'{source}: "{KEY}" names the case {case_id!r}{did_you_mean(case_id, known)}, which is not there. Correct it.'
+        f'{source}: "{KEY}" names the case {case_id!r}, which is not there.{did_you_mean(case_id, known)} Correct it.'
         for case_id in sorted({*declared} - {*known})
     ]
     cases: list[Case] = []
     for case in found.cases:
         names = [str(name) for name in declared.get(case.id, [])]
         problems += [
-            f'{source}: "{KEY}" of {case.id} names {name!r}{did_you_mean(class_key(name), ids)}, which is no class. '
+            f'{source}: "{KEY}" of {case.id} names {name!r}, which is no class.{did_you_mean(class_key(name), ids)} '
             f"Use {', '.join(found.classes.values())}."
             for name in names
             if class_key(name) not in ids
@@ -81,8 +81,9 @@ def annotation_notes(found: CaseList) -> list[str]:
         lacking = [case.id for case in found.cases if class_id in case.unannotated]
         if lacking:
             listed = ", ".join(lacking[:3]) + f" and {len(lacking) - 3} more" * (len(lacking) > 3)
+            share = f"{len(lacking)} of {counted(len(found.cases), 'case')}"
             notes.append(
-                f"{found.root}: {name} is not annotated in {len(lacking)} of {len(found.cases)} cases ({listed}), in "
-                "which it is neither trained on nor scored."
+                f"{found.root}: {name} is not annotated in {share} ({listed}), in which it is neither trained on nor "
+                "scored."
             )
     return notes

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.datasets.annotated import annotation_notes
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, read_label
@@ -139,7 +140,7 @@ def look_at(case: Case, case_list: CaseList) -> CaseLook:
     for class_id in sorted(case.unannotated & {*(counts or {})}):
         if counts is not None and counts[class_id] and class_id in case_list.classes:
             problems.append(
-                f"{case.label or case.masks.get(class_id)}: it holds {counts[class_id]} voxels of "
+                f"{case.label or case.masks.get(class_id)}: it holds {counted(counts[class_id], 'voxel')} of "
                 f'{case_list.classes[class_id]}, which "annotated" leaves out of {case.id}. Add the class to its list.'
             )
     faults = [text for class_id, text in case.problems.items() if class_id in case_list.classes]

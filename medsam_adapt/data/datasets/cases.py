@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.text import class_key, did_you_mean
+from medsam_adapt.core.text import class_key, counted, did_you_mean
 from medsam_adapt.data.datasets import layouts
 from medsam_adapt.data.datasets.annotated import with_annotated
 from medsam_adapt.data.volumes.case import IGNORE, CaseList
@@ -90,7 +90,7 @@ def recognised_layout(root: Path) -> str | None:
 def _check_ids(root: Path, ids: Sequence[str]) -> None:
     counts = Counter(ids)
     problems = [
-        f"{root}: {count} cases have the id {case_id!r}. Give each a unique id."
+        f"{root}: {counted(count, 'case')} have the id {case_id!r}. Give each a unique id."
         for case_id, count in counts.items()
         if count > 1
     ]
@@ -142,7 +142,7 @@ def select_classes(case_list: CaseList, names: Sequence[str]) -> CaseList:
     ids = {class_key(name): class_id for class_id, name in case_list.classes.items()}
     known = ", ".join(case_list.classes.values())
     problems = [
-        f"{case_list.root} has no class {name!r}{did_you_mean(class_key(name), ids)}; it has {known}"
+        f"{case_list.root}: it has no class {name!r}.{did_you_mean(class_key(name), ids)} Choose from {known}."
         for name in names
         if class_key(name) not in ids
     ]

@@ -23,6 +23,7 @@ from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.files import folder_replaced, write_json
 from medsam_adapt.core.json_files import peek_object
 from medsam_adapt.core.parts import Part
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.datasets.relabel import Changes, relabel
 from medsam_adapt.data.datasets.survey import survey_cases
@@ -89,8 +90,8 @@ def convert_cases(
     _check_place(root, output)
     if len(cases.classes) > MOST_CLASSES:
         raise InputError(
-            f"{root}: it has {len(cases.classes)} classes, and at most {MOST_CLASSES} can be converted. Choose fewer "
-            "with --classes."
+            f"{root}: it has {counted(len(cases.classes), 'class')}, and at most {MOST_CLASSES} can be converted. "
+            "Choose fewer with --classes."
         )
     if cases.coding.ignored and cases.coding.overlapping:
         raise InputError(

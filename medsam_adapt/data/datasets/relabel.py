@@ -115,7 +115,7 @@ def relabel(
         keep = {class_key(name) for name in names.values()}
         known = ", ".join(names.values())
         problems += [
-            f"--classes: there is no {name!r}{did_you_mean(class_key(name), keep)}. Choose from {known}."
+            f"--classes: there is no {name!r}.{did_you_mean(class_key(name), keep)} Choose from {known}."
             for name in wanted
             if class_key(name) not in keep
         ]
@@ -141,7 +141,7 @@ def _resolve(
         if class_id not in classes:
             known = ", ".join(f"{class_id} {name}" for class_id, name in classes.items())
             hint = did_you_mean(class_key(old), ids)
-            problems.append(f"{changes.source}: there is no label {old!r}{hint}. Choose from {known}.")
+            problems.append(f"{changes.source}: there is no label {old!r}.{hint} Choose from {known}.")
         else:
             assert class_id is not None
             mapping[class_id] = new

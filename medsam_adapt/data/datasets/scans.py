@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.datasets.cases import find_images, recognised_layout
 from medsam_adapt.data.datasets.layouts import dicom, nnunet, segrap
 from medsam_adapt.data.volumes.files import suffix_of
@@ -85,7 +85,7 @@ def find_inputs(
     notes: tuple[str, ...] = ()
     if labels:
         named = ", ".join(path.name for path in labels[:_SUGGESTED]) + ", …" * (len(labels) > _SUGGESTED)
-        notes = (f"{source}: left out {len(labels)} file{'s' * (len(labels) > 1)} named as labels ({named}).",)
+        notes = (f"{source}: left out {counted(len(labels), 'file')} named as labels ({named}).",)
     return Inputs(_by_name(kept, names), notes)
 
 
@@ -117,12 +117,12 @@ def _of_layout(
         layout, listed = find_images(source, layout, series)
         volumes, notes = (listed, ()) if images is None else _in_order(source, listed, images)
     several = any(isinstance(image, ImageSet) for image in volumes.values())
-    count = f"{len(volumes)} case{'s' * (len(volumes) > 1)}" if several else _images(len(volumes))
+    count = f"{counted(len(volumes), 'case')}" if several else _images(len(volumes))
     return Inputs(volumes, (f"{source} looks like the layout '{layout}': {count} to segment.", *notes))
 
 
 def _images(count: int) -> str:
-    return f"{count} image{'s' * (count > 1)}"
+    return f"{counted(count, 'image')}"
 
 
 def _in_order(

@@ -16,6 +16,7 @@ import numpy as np
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.core.json_files import read_object
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.case import Case
 
 _PATIENTS_FOR_ONE_HELD_OUT = 10
@@ -102,8 +103,8 @@ def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split,
         raise InputError(f"--folds {folds}: there must be at least 2. Give 2 or more.")
     if len(patients) < folds:
         raise InputError(
-            f"--folds {folds}: there {'is' if len(patients) == 1 else 'are'} only {len(patients)} "
-            f"patient{'s' * (len(patients) != 1)}. Give fewer folds or more patients."
+            f"--folds {folds}: there {'is' if len(patients) == 1 else 'are'} only {counted(len(patients), 'patient')}. "
+            "Give fewer folds or more patients."
         )
     return tuple(_hold_out(cases, set(part.tolist())) for part in np.array_split(patients, folds))
 
@@ -186,7 +187,9 @@ def load_split(path: str | Path, fold: int | None = None) -> Split:
         )
     splits = [_from_json(entry, f"fold {index} of {path}") for index, entry in enumerate(folds)]
     if fold is None:
-        raise InputError(f"{path}: it holds {len(splits)} folds. Choose one with --fold, from 0 to {len(splits) - 1}.")
+        raise InputError(
+            f"{path}: it holds {counted(len(splits), 'fold')}. Choose one with --fold, from 0 to {len(splits) - 1}."
+        )
     if not 0 <= fold < len(splits):
         raise InputError(f"{path}: it has no fold {fold}. Choose one from 0 to {len(splits) - 1}.")
     return splits[fold]

@@ -10,6 +10,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import file_sha256
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.datasets.scans import find_inputs
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.image_set import ImageSet, ImageSource
@@ -69,8 +70,8 @@ def find_unlabelled(
             cases.append(Case(name, image))
     if not cases:
         raise InputError(
-            f"--unlabelled {root}: all {len(left_out)} scans are cases of {labelled.root}. Give a folder with other "
-            "scans."
+            f"--unlabelled {root}: it holds no scan beside {counted(len(left_out), 'case')} of {labelled.root}. Give a "
+            "folder with other scans."
         )
     drawn = np.sort(np.random.default_rng(seed).permutation(len(cases))[:most])
     return UnlabelledScans(root, tuple(cases[i] for i in drawn), tuple(left_out), len(cases), found.notes)

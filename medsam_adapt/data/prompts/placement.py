@@ -83,7 +83,7 @@ def _class_of(label: str | int, task: Task) -> int:
     if class_key(label) in keys:
         return keys.index(class_key(label)) + 1
     hint = did_you_mean(class_key(label), keys)
-    raise InputError(f"the run has no class {label!r}{hint}. Choose from {', '.join(task.class_names)}.")
+    raise InputError(f"the run has no class {label!r}.{hint} Choose from {', '.join(task.class_names)}.")
 
 
 def _on_slices(prompt: Prompt, axis: Axis, shape: Sequence[int], affine: np.ndarray) -> list[tuple[int, SlicePrompt]]:

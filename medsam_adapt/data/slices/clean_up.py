@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.cleaning import Cleaning
 
 Step = Literal["none", "holes", "small", "fragments", "largest"]  # in this order they are applied; the mildest first
@@ -73,7 +74,7 @@ def describe_clean_up(choices: Sequence[ClassCleanUp]) -> str:
     if not choices:
         return ""
     patients, who = max(each.patients for each in choices), "held-out" if choices[0].held_out else "training"
-    judged = f" (judged on {patients} {who} patient{'s' * (patients != 1)})" if patients else ""
+    judged = f" (judged on {counted(patients, f'{who} patient')})" if patients else ""
     parts = []
     for step, words in _WORDS.items():
         if names := [_with_gain(each) for each in choices if each.step == step]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.intensity_rules import CT_WINDOWS as CT_WINDOWS  # found here too
 from medsam_adapt.core.intensity_rules import PERCENTILES, IntensityRule, parse_rule
+from medsam_adapt.core.text import counted
 
 if TYPE_CHECKING:  # slow to import, and only tensors' own methods are used
     from torch import Tensor
@@ -124,7 +125,7 @@ class IntensityPolicy(BaseModel):
         count = shape[-1] if len(shape) in (2, 4) else 1  # (voxels, images) of a structure, or of a volume
         if count != len(self.channels):
             raise InputError(
-                f"images: the volume has {count} image{'s' * (count > 1)} per voxel and the run takes "
+                f"images: the volume has {counted(count, 'image')} per voxel and the run takes "
                 f"{len(self.channels)} together. Give all images of a case."
             )
 

@@ -10,6 +10,7 @@ import numpy as np
 from medsam_adapt.config import Intensity
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.intensity_rules import rule_names
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
 from medsam_adapt.data.volumes.case import Case
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
@@ -43,8 +44,11 @@ def policy_of_cases(
     """
     names = rule_names(setting)
     if len(names) > 1 and len(names) != len(images):
-        count = f"a case has {len(images)} images ({', '.join(images)})" if images else "a case has one image"
-        raise InputError(f"intensity: {len(names)} rules are given and {count}. Give one rule, or one for each image.")
+        count = (
+            f"a case has {counted(len(images), 'image')} ({', '.join(images)})" if images else "a case has one image"
+        )
+        given = counted(len(names), "rule")
+        raise InputError(f"intensity: {given} are given and {count}. Give one rule, or one for each image.")
     if names[0].startswith("ct-windows:") and images:
         raise InputError("intensity: ct-windows fills the colours from one image. Choose another rule for several.")
     sample = list(cases[:_SAMPLE])

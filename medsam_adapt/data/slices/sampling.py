@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from medsam_adapt.core.distributed import rank, world_size
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.slices.views import Views
 
 
@@ -174,8 +175,8 @@ def slice_loader(
         draws = min(draws, max_steps * together)
     if world_size() > 1 and draws < together:
         raise InputError(
-            f"batch_size: there are {draws} training slices for {world_size()} processes that take {batch_size} each. "
-            "Lower batch_size, raise min_steps, or train with fewer processes."
+            f"batch_size: {world_size()} processes that take {batch_size} each have only "
+            f"{counted(draws, 'training slice')}. Lower batch_size, raise min_steps, or train with fewer processes."
         )
     return DataLoader(
         dataset,

@@ -160,23 +160,7 @@ class TrainingData:
                 f"{root}: it has {len(self.class_names)} classes, and at most {MOST_CLASSES} are possible. Choose "
                 "fewer with --classes."
             )
-        ids = [case.id for case in self.cases.cases]
-        self.split: Split = (
-            choose_split(self.cases.cases, seed, held_out, split_file, fold, folds)
-            if earlier is None or split_file is not None or fold is not None
-            else continued_split(self.cases.cases, earlier.ever_trained, earlier.ever_held_out, seed, held_out)
-        )
-        unknown = sorted({*self.split.train, *self.split.held_out} - set(ids))
-        if unknown:
-            raise InputError(
-                f"{split_file}: it names the case {unknown[0]}, which {root} does not have. Correct the split, or the "
-                "data."
-            )
-        if len(self.check.absent_classes(self.split.train)) == len(self.class_names):
-            raise InputError(
-                f"{root}: no training volume holds a voxel of {', '.join(self.class_names)}, only the held-out ones "
-                "do. Choose another --seed or split, or label more volumes."
-            )
+        self.split: Split = self._choose_split(Path(root), fold, folds)
         self.policy: IntensityPolicy
         self.policy_reason: str
         self.policy, self.policy_reason = self._choose_policy(intensity)
@@ -378,6 +362,27 @@ class TrainingData:
             label_map = dict(zip(earlier.label_ids, earlier.class_names, strict=True))
             return fit_classes(cases, label_map, "the run to start from", earlier.overlapping, classes)
         return select_classes(cases, list(classes)) if classes else cases
+
+    def _choose_split(self, root: Path, fold: int | None, folds: int) -> Split:
+        """Who is trained on and who is held out; refuses unknown cases, and training cases without any class."""
+        cases, earlier = self.cases.cases, self.earlier
+        split = (
+            choose_split(cases, self.seed, self.held_out, self.split_file, fold, folds)
+            if earlier is None or self.split_file is not None or fold is not None
+            else continued_split(cases, earlier.ever_trained, earlier.ever_held_out, self.seed, self.held_out)
+        )
+        unknown = sorted({*split.train, *split.held_out} - {case.id for case in cases})
+        if unknown:
+            raise InputError(
+                f"{self.split_file}: it names the case {unknown[0]}, which {root} does not have. Correct the split, or "
+                "the data."
+            )
+        if len(self.check.absent_classes(split.train)) == len(self.class_names):
+            raise InputError(
+                f"{root}: no training volume holds a voxel of {', '.join(self.class_names)}, only the held-out ones "
+                "do. Choose another --seed or split, or label more volumes."
+            )
+        return split
 
     def _continue(
         self,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.formats.base import CHUNK, DEFLATE_RATIO
 
 LARGEST_CONTENT = 64 << 30  # bytes, unpacked
@@ -55,7 +56,7 @@ def unpacked(path: str | Path, largest: int = LARGEST_CONTENT) -> Iterator[Path]
 
 def _check(path: Path, members: list[zipfile.ZipInfo], largest: int) -> None:
     if not members or len(members) > _MOST_FILES:
-        raise InputError(f"{path}: it holds {len(members):,} files. Give an archive of one case.")
+        raise InputError(f"{path}: it holds {counted(len(members), 'file')}. Give an archive of one case.")
     total = sum(member.file_size for member in members)
     if total > largest:
         raise InputError(f"{path}: it holds {total:,} bytes, and {largest:,} are free. Unpack it yourself.")

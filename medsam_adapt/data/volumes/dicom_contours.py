@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.contour_fill import Contour, fill, is_doubled
 from medsam_adapt.data.volumes.formats.base import LPS_TO_RAS, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom_headers import damage
@@ -89,7 +90,7 @@ def read_structures(
             structure.problem = structure.problem or (
                 f"reaches beyond its image {header.path.name}. Give the label that belongs to the image"
             )
-    return found, [f"has contours of {orphans} structures that it does not name; they are left out"] if orphans else []
+    return found, [f"has contours of {counted(orphans, 'structure')} without a name, left out"] if orphans else []
 
 
 def _number(item: Dataset, name: str) -> int:
@@ -195,13 +196,9 @@ def _notes(count: int, lines: int, unknown: int, without_points: int) -> Iterato
         yield (
             "has only points or open lines, which enclose no voxel"
             if lines == count
-            else f"has {_plural(lines, 'point or open line', 'points or open lines')} beside its contours, left out"
+            else f"has {counted(lines, 'point or open line', 'points or open lines')} beside its contours, left out"
         )
     if unknown:
-        yield f"has {_plural(unknown, 'contour', 'contours')} of an unknown type, read as closed"
+        yield f"has {counted(unknown, 'contour')} of an unknown type, read as closed"
     if without_points:
-        yield f"has {_plural(without_points, 'contour', 'contours')} without points, left out"
-
-
-def _plural(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"
+        yield f"has {counted(without_points, 'contour')} without points, left out"

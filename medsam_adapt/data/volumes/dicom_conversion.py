@@ -21,7 +21,7 @@ import numpy as np
 from medsam_adapt.core.cache import labels_folder, made_in_cache
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import file_sha256, is_disk_full, make_shared_folder
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.volumes.dicom_labels import DicomLabels, open_dicom_labels
 from medsam_adapt.data.volumes.io import VolumeHeader, read_header, write_label
 
@@ -133,6 +133,7 @@ def _notes(labels: DicomLabels, wanted: Mapping[int, int]) -> list[str]:
     if others := sorted(labels.problems.keys() - wanted.keys()):
         listed = ", ".join(map(str, others))
         notes.append(
-            f"{labels.path}: structure{'s' * (len(others) > 1)} {listed}, which no class asks for, cannot be used."
+            f"{labels.path}: left out {counted(len(others), 'structure')} that cannot be used and no class asks "
+            f"for ({listed})."
         )
     return notes

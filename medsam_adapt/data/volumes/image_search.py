@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.volumes.files import is_slicer_label, volume_files, volume_stem
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom, holds_series
 from medsam_adapt.data.volumes.formats.nifti import images_in
@@ -145,10 +145,9 @@ def _is_4d(path: Path) -> bool:
 def _check_4d(path: Path, names: Sequence[str]) -> None:
     count = images_in(path) if path.name.lower().endswith(_NIFTI) else 1
     if count != len(names):
-        what = f"{count} images" if count > 1 else "one image"
         raise InputError(
-            f"{path}: it holds {what}, and this run takes {_listed(names)} together. Give a folder of them, or a 4D "
-            "file."
+            f"{path}: it holds {counted(count, 'image')}, and this run takes {_listed(names)} together. Give a folder "
+            "of them, or a 4D file."
         )
 
 

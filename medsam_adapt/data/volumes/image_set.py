@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import StringConstraints
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.volumes.files import file_format, read_voxels, volume_stem
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader
 from medsam_adapt.data.volumes.formats.dicom import DICOM, SeriesHeader, holds_dicom, read_series_header
@@ -135,7 +135,7 @@ def read_set_header(source: ImageSet) -> ImageSetHeader:
         count = images_in(source.first)
         if source.names and count != len(source.names):
             raise InputError(
-                f"{source.first}: it holds {count} image{'s' * (count > 1)} and {len(source.names)} are named "
+                f"{source.first}: it holds {counted(count, 'image')} and {len(source.names)} are named "
                 f"({', '.join(source.names)}). Give the file that holds these."
             )
         members: tuple[VolumeHeader | None, ...] = (found,) * count

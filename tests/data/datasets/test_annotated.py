@@ -57,7 +57,7 @@ def test_what_nobody_drew_is_known_by_case(data):
     ("annotated", "words"),
     [
         ({"case_9": ["liver"]}, "names the case 'case_9'"),
-        ({"case_0": ["livr"]}, "of case_0 names 'livr', did you mean 'liver'?"),
+        ({"case_0": ["livr"]}, "of case_0 names 'livr', which is no class. Did you mean 'liver'?"),
         ({"case_0": "liver"}, 'is no map of cases to classes. Write {"case_7": ["liver"]}.'),
         (["liver"], "are not a label id and a name"),
     ],

@@ -41,7 +41,7 @@ def named(root):
 @pytest.mark.parametrize(
     ("layout", "sentence"),
     [
-        ("mds", "--layout mds: there is no such layout, did you mean 'msd'?. Choose auto, adome"),
+        ("mds", "--layout mds: there is no such layout. Did you mean 'msd'? Choose auto, adome"),
         ("zzz", "--layout zzz: there is no such layout. Choose"),
     ],
 )
@@ -69,7 +69,7 @@ def test_classes_are_selected_by_name_in_any_spelling(data):
 
 
 def test_an_unknown_class_is_told_with_the_nearest_and_the_known(data):
-    with pytest.raises(InputError, match=r"no class 'livr', did you mean 'liver'\?; it has liver, left_kidney"):
+    with pytest.raises(InputError, match=r"no class 'livr'\. Did you mean 'liver'\? Choose from liver, left_kidney"):
         select_classes(named(data), ["livr"])
     with pytest.raises(InputError, match=r"no names to choose from\. Add labels\.json"):
         select_classes(find_cases(data), ["liver"])

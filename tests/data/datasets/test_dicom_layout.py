@@ -163,7 +163,7 @@ def test_faults_concern_only_the_classes_in_use(tmp_path):
     (root / "labels.json").write_text(json.dumps({"1": "liver"}))
     check = check_cases(find_cases(root))
     assert check.voxels["b"] == {1: 25}
-    assert "structure 2, which no class asks for, cannot be used" in check.notes[0]
+    assert "left out 1 structure that cannot be used and no class asks for (2)" in check.notes[0]
 
 
 def test_a_class_that_is_empty_everywhere_is_noted(tmp_path):

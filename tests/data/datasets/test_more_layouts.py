@@ -47,7 +47,7 @@ def test_nnunet_regions_overlap(tmp_path):
     samples.nnunet(tmp_path, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
     described = json.loads((tmp_path / "dataset.json").read_text())
     samples.text(tmp_path / "dataset.json", {**described, "regions_class_order": [1]})
-    with pytest.raises(InputError, match="does not give one label for each of the 2 regions"):
+    with pytest.raises(InputError, match="does not give 2 labels, one for each region"):
         find_cases(tmp_path)
     samples.text(tmp_path / "dataset.json", {**described, "regions_class_order": [1, 2]})
     found = find_cases(tmp_path)
@@ -69,7 +69,7 @@ def test_one_of_nnunets_channels_is_chosen(tmp_path):
         found = find_cases(tmp_path, f"nnunet:{choice}")
         assert found.layout == f"nnunet:{choice}"
         assert [case.image.name for case in found.cases] == [f"organ_00{number}_0001.nii.gz" for number in range(3)]
-    with pytest.raises(InputError, match=r"has no channel 'T3', did you mean 'T\d'\?\. Choose one of 0000"):
+    with pytest.raises(InputError, match=r"has no channel 'T3'\. Did you mean 'T\d'\? Choose one of 0000"):
         find_cases(tmp_path, "nnunet:T3")
 
 
@@ -80,7 +80,7 @@ def test_amos_asks_which_modality(tmp_path):
     ids = {choice: [case.id for case in find_cases(tmp_path, f"amos:{choice}").cases] for choice in ("ct", "mr")}
     assert ids == {"ct": ["amos_0001", "amos_0002"], "mr": ["amos_0500"]}
     assert len(find_cases(tmp_path, "amos:ct,mr").cases) == 3
-    with pytest.raises(InputError, match=r"--layout amos: it has no choice 'mri', did you mean 'mr'\?"):
+    with pytest.raises(InputError, match=r"--layout amos: it has no choice 'mri'\. Did you mean 'mr'\?"):
         find_cases(tmp_path, "amos:mri")
 
 

@@ -48,7 +48,7 @@ def test_wanted_classes_are_named_as_they_are_afterwards():
     ("entries", "words"),
     [
         ({"7": "gland"}, "there is no label '7'. Choose from 1 liver"),
-        ({"livr": 1}, "there is no label 'livr', did you mean 'liver'"),
+        ({"livr": 1}, "there is no label 'livr'. Did you mean 'liver'"),
         ({"1": 2, "2": "kidney"}, "the label 2 would be both 'liver' and 'kidney'"),
         ({"1": "spleen", "3": 9}, "'spleen' would be the name of more than one label"),
     ],

@@ -82,5 +82,5 @@ def test_more_than_ten_problems_are_all_told(data):
 def test_no_folder_and_an_unknown_layout_are_errors(tmp_path):
     with pytest.raises(InputError, match="nowhere: it does not exist"):
         survey(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"--layout foldr: .*did you mean 'folder'"):
+    with pytest.raises(InputError, match=r"--layout foldr: .*Did you mean 'folder'"):
         survey(tmp_path / "nowhere", "foldr")

@@ -47,7 +47,7 @@ def test_cases_of_the_labelled_data_are_left_out_by_name_by_place_and_by_content
         (lambda folder, _: folder / "none", "does not exist"),
         (lambda folder, _: folder, "it has no volume"),
         (lambda folder, _: scans_in(folder, (1,)) / "scan_1.nii.gz", "it is a file"),
-        (lambda _, data: data, "all 3 scans are cases of"),
+        (lambda _, data: data, "no scan beside 3 cases of"),
     ],
 )
 def test_what_holds_no_further_scan_is_refused(labelled, tmp_path, make, message):

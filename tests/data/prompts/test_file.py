@@ -83,7 +83,7 @@ POINT = {"label": "liver", "units": "voxel", "points": [{"at": [2, 2, 2]}]}
 @pytest.mark.parametrize(
     ("prompts", "mode", "words"),
     [
-        ([BOX, {**BOX, "label": "lever"}], "box", ["prompts[1]", "no class 'lever', did you mean 'liver'"]),
+        ([BOX, {**BOX, "label": "lever"}], "box", ["prompts[1]", "no class 'lever'. Did you mean 'liver'"]),
         ([{**BOX, "label": 4}], "box", ["prompts[0]", "no label id 4. Choose from 3 liver, 8 right kidney"]),
         ([BOX, {**BOX, "box": [[1, 1, 5], [4, 4, 8]]}], "box", ["prompts[1]", "another box on the same slice"]),
         ([{**BOX, "box": [[1, 1, 10], [5, 5, 12]]}], "box", ["outside the volume of 16 × 12 × 10 voxels"]),

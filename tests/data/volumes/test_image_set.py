@@ -154,7 +154,7 @@ def test_pairs_go_through_monais_transforms(data, tmp_path):
     assert written.shape == (*samples.SHAPE, 2)
     np.testing.assert_allclose(written.affine, samples.AFFINE)
     for folder in (data, case(data) / "image.nii.gz"):
-        with pytest.raises(InputError, match=r"no case with the images image and image_contrast|it holds one image"):
+        with pytest.raises(InputError, match=r"no case with the images image and image_contrast|it holds 1 image"):
             volumes_in(folder, ["image", "image_contrast"])
 
 
@@ -179,7 +179,7 @@ def test_a_run_on_both_images_asks_for_both(data, tmp_path, capsys, monkeypatch)
     (one / "image_contrast.nii.gz").unlink()
     assert "the case one has no image image_contrast. Add it" in refused(capsys, "predict", run, "-i", one, *predict)
     file = case(data) / "image.nii.gz"
-    assert "it holds one image, and this run takes image and image_contrast together" in refused(
+    assert "it holds 1 image, and this run takes image and image_contrast together" in refused(
         capsys, "predict", run, "-i", file, *predict
     )
     evaluate = ["evaluate", run, "--data", data, "--output", out, "--device", "cpu"]

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_object
-from medsam_adapt.core.text import class_key, did_you_mean
+from medsam_adapt.core.text import class_key, counted, did_you_mean
 from medsam_adapt.data.volumes.case import CaseList
 from medsam_adapt.data.volumes.formats.dicom import holds_dicom
 from medsam_adapt.data.volumes.image_set import MOST_IMAGES, ImageSet, ImageSource, refuse_misplaced
@@ -65,7 +65,7 @@ def get_layout(name: str) -> Layout:
     name = name.partition(":")[0]
     if name not in (known := layout_names()):
         raise InputError(
-            f"--layout {name}: there is no such layout{did_you_mean(name, known)}. Choose auto, {', '.join(known)}."
+            f"--layout {name}: there is no such layout.{did_you_mean(name, known)} Choose auto, {', '.join(known)}."
         )
     return cast("Layout", importlib.import_module(f"{__name__}.{name}"))
 
@@ -112,7 +112,7 @@ def chosen_words(choice: str, known: Iterable[str], layout: str) -> set[str]:
     known, words = list(known), {word.strip() for word in choice.split(",") if word.strip()}
     if unknown := sorted(words - {*known}):
         raise InputError(
-            f"--layout {layout}: it has no choice {unknown[0]!r}{did_you_mean(unknown[0], known)}. Write {layout}: and "
+            f"--layout {layout}: it has no choice {unknown[0]!r}.{did_you_mean(unknown[0], known)} Write {layout}: and "
             f"one or more of {', '.join(known)}, separated by commas."
         )
     return words
@@ -233,8 +233,8 @@ def image_names(raw: Any, source: Path) -> tuple[str, ...]:
         raise InputError(f"{source}: it gives two images of a case one name ({', '.join(names)}). Rename one of them.")
     if len(names) > MOST_IMAGES:
         raise InputError(
-            f"{source}: it has {len(names)} images a case ({', '.join(names)}), and {MOST_IMAGES} are the most. Choose "
-            "some."
+            f"{source}: it has {counted(len(names), 'image')} a case ({', '.join(names)}), and {MOST_IMAGES} are "
+            "the most. Choose some."
         )
     return names
 
@@ -250,8 +250,8 @@ def _listed_image(entry: Any, names: tuple[str, ...], source: Path) -> ImageSour
     names = names or image_names([f"image {number}" for number in range(1, len(files) + 1)], source)
     if len(names) != len(files):
         raise InputError(
-            f"{source}: it lists {len(files)} images for a case and names {len(names)} ({', '.join(names)}). Correct "
-            "it."
+            f"{source}: it lists {counted(len(files), 'image')} for a case and names {len(names)} "
+            f"({', '.join(names)}). Correct it."
         )
     refuse_misplaced(names, files, source)
     return ImageSet(names, files)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import read_json
-from medsam_adapt.core.text import class_key
+from medsam_adapt.core.text import class_key, counted
 from medsam_adapt.data.datasets.layouts import class_map, image_names
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.dicom_labels import LABEL_KINDS, dicom_kind, structure_names
@@ -163,7 +163,7 @@ def _find(root: Path, folder: Path, need_labels: bool, series: str | None, names
     if root / "images" == folder.parent:
         labels += _labels_apart(root / "labels", folder.name)
     if len(labels) > 1:
-        raise InputError(f"{folder}: it has {len(labels)} labels. Keep one of them, and move the others.")
+        raise InputError(f"{folder}: it has {counted(len(labels), 'label')}. Keep one of them, and move the others.")
     if need_labels and not labels:
         raise InputError(f"{folder}: it has no label. Add label.nii.gz, or move the folder elsewhere.")
     return _Found(folder.name, image, labels[0] if labels else None)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.json_files import read_json
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.datasets.layouts import class_map, pair_by_id
 from medsam_adapt.data.volumes.case import Case, CaseList
 from medsam_adapt.data.volumes.io import picture_files, volume_stem
@@ -49,7 +50,7 @@ def read(root: Path, need_labels: bool) -> CaseList:
     classes = class_map(read_json(names), names) if names.is_file() else {1: STRUCTURE}
     lossy = [path for path in masks.values() if path.suffix.lower() != ".png"]
     if len(classes) > 1 and lossy:
-        raise InputError(f"{lossy[0]}: a JPEG cannot hold the numbers of {len(classes)} classes. Save PNGs.")
+        raise InputError(f"{lossy[0]}: a JPEG cannot hold the numbers of {counted(len(classes), 'class')}. Save PNGs.")
     coding = EXCLUSIVE if len(classes) > 1 else _above_threshold(next(iter(classes)), bool(lossy))
     return CaseList(NAME, root, cases, classes, coding=coding, intensity="picture")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from medsam_adapt.core.errors import InputError, problems_error
 from medsam_adapt.core.json_files import peek_object, read_object
-from medsam_adapt.core.text import did_you_mean
+from medsam_adapt.core.text import counted, did_you_mean
 from medsam_adapt.data.datasets.layouts import class_map, image_names, images_of, pair_by_id, volumes_by_stem
 from medsam_adapt.data.volumes.case import IGNORE, Case, CaseList
 from medsam_adapt.data.volumes.image_search import ImageFile, image_set
@@ -109,7 +109,7 @@ def _channels(raw: Any, choice: str, source: Path) -> dict[str, str]:
         found = [number for number, name in names.items() if word in (name, f"{number:04d}", str(number))]
         if not found:
             near = did_you_mean(word, names.values())
-            raise InputError(f"{source}: it has no channel {word!r}{near}. Choose one of {listed}.")
+            raise InputError(f"{source}: it has no channel {word!r}.{near} Choose one of {listed}.")
         chosen[f"_{found[0]:04d}"] = names[found[0]]
     return chosen
 
@@ -121,8 +121,8 @@ def _painted(order: Any, classes: Mapping[int, str], source: Path) -> dict[int, 
     whole = isinstance(order, list) and all(type(number) is int and number > 0 for number in order)
     if not whole or len(order) != len(classes):
         raise InputError(
-            f'{source}: "regions_class_order" does not give one label for each of the {len(classes)} regions. Write '
-            f"it as {list(range(1, len(classes) + 1))}."
+            f'{source}: "regions_class_order" does not give {counted(len(classes), "label")}, one for each region. '
+            f"Write it as {list(range(1, len(classes) + 1))}."
         )
     return dict(zip(classes, order, strict=True))
 

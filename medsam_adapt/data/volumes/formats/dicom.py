@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.formats.base import VolumeFormat, VolumeHeader, plain_label_header
 from medsam_adapt.data.volumes.formats.dicom_acquisitions import refuse_several, split_choice, with_attributes
 from medsam_adapt.data.volumes.formats.dicom_geometry import stack_slices
@@ -212,7 +213,7 @@ def _without_localizers(folder: Path, slices: list[Slice]) -> tuple[list[Slice],
         return slices, []
     count = len(slices) - len(kept)
     name = series_name(slices[0].series_number)
-    return kept, [f"{folder}: {name} has {count} localizer{'s' * (count > 1)} beside its slices, left out."]
+    return kept, [f"{folder}: {name} has {counted(count, 'localizer')} beside its slices, left out."]
 
 
 def _listed(found: list[list[Slice]]) -> str:
@@ -220,7 +221,7 @@ def _listed(found: list[list[Slice]]) -> str:
     for slices in sorted(found, key=lambda slices: (slices[0].series_number or 0, len(slices))):
         first, count = slices[0], len(slices)
         name = "one without a number" if first.series_number is None else f"series {first.series_number}"
-        names.append(f"{name} ({first.modality}, {count} slice{'s' * (count > 1)})")
+        names.append(f"{name} ({first.modality}, {counted(count, 'slice')})")
     return ", ".join(names)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.formats.dicom_frames import OFTEN_WITHIN_A_VOLUME, VARYING
 from medsam_adapt.data.volumes.formats.dicom_headers import Slice, series_name
 
@@ -61,7 +62,7 @@ def refuse_several(folder: Path, slices: Sequence[Slice]) -> None:
         return
     _, _, name, groups = min(found, key=lambda item: item[:2])
     values = sorted(groups, key=_sort_key)
-    listed = [f"{value} ({len(groups[value])} slices)" for value in values[:_MOST_LISTED]]
+    listed = [f"{value} ({counted(len(groups[value]), 'slice')})" for value in values[:_MOST_LISTED]]
     more = [f"and {len(values) - _MOST_LISTED} more"] if len(values) > _MOST_LISTED else []
     number = slices[0].series_number
     shown = next((value for value in values if value), values[0])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.formats.base import LPS_TO_RAS
 from medsam_adapt.data.volumes.formats.dicom_headers import Slice, series_name
 
@@ -43,7 +44,7 @@ def stack_slices(folder: Path, slices: Sequence[Slice]) -> tuple[list[Slice], np
     count = len(slices) - len(kept)
     if 0 < count <= min(_MOST_SCOUTS, len(kept) // 2):
         note = (
-            f"{folder}: {series_name(slices[0].series_number)} has {count} image{'s' * (count > 1)} of another "
+            f"{folder}: {series_name(slices[0].series_number)} has {counted(count, 'image')} of another "
             "orientation or size beside its slices, left out as a scout."
         )
         with suppress(InputError):  # they are not beside a stack: then what is wrong with all of them is reported
@@ -117,7 +118,7 @@ def _check_distances(folder: Path, places: np.ndarray) -> None:
     usual = float(np.quantile(apart, 0.25, method="lower")) if apart.size else 0.0  # also where many are missing
     twice = np.flatnonzero(distances <= _SAME_PLACE * usual)
     if twice.size:
-        others = f" and at {twice.size - 1} more places" if twice.size > 1 else ""
+        others = f" and at {counted(twice.size - 1, 'more place')}" if twice.size > 1 else ""
         raise InputError(
             f"{folder}: it has several slices at {places[twice[0]]:g} mm{others}: phases, echoes, time points or "
             "another export within one series. Put each volume into a separate folder."
@@ -126,9 +127,9 @@ def _check_distances(folder: Path, places: np.ndarray) -> None:
     if gaps.size:
         first = gaps[0]
         missing = round(distances[first] / usual) - 1
-        others = f", and {gaps.size - 1} more gap{'s' * (gaps.size > 2)}" if gaps.size > 1 else ""
+        others = f", and {counted(gaps.size - 1, 'more gap')}" if gaps.size > 1 else ""
         raise InputError(
-            f"{folder}: it misses {missing} slice{'s' * (missing > 1)} between {places[first]:g} and "
+            f"{folder}: it misses {counted(missing, 'slice')} between {places[first]:g} and "
             f"{places[first + 1]:g} mm{others} (slices are {usual:g} mm apart). Export the whole series again."
         )
     even = np.linspace(places[0], places[-1], len(places))

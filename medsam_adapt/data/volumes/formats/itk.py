@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.text import counted
 from medsam_adapt.data.volumes.formats.base import (
     DEFLATE_RATIO,
     LPS_TO_RAS,
@@ -251,8 +252,8 @@ def _check_kind(path: Path, reader: SimpleITK.ImageFileReader, layers: int) -> N
         raise InputError(f"{path}: it holds complex voxels. Save one real number per voxel.")
     if (count := reader.GetNumberOfComponents()) != layers:
         raise InputError(
-            f"{path}: it holds {count} values per voxel (colour, vectors, or several volumes in one). Save one real "
-            "number per voxel, and each volume in a separate file."
+            f"{path}: it holds {counted(count, 'value')} per voxel (colour, vectors, or several volumes in one). Save "
+            "one real number per voxel, and each volume in a separate file."
         )
 
 
