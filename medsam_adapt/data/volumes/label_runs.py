@@ -7,18 +7,8 @@ times as long.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-from medsam_adapt.core.lazy import lazy_module
-
-if TYPE_CHECKING:
-    from scipy import sparse
-    from scipy.sparse import csgraph
-else:
-    sparse = lazy_module("scipy.sparse")
-    csgraph = lazy_module("scipy.sparse.csgraph")
 
 Box = tuple[slice, slice, slice]
 _AT_ONCE = 1 << 20  # voxels: what is found in them stays in a processor's cache
@@ -85,10 +75,23 @@ def sizes_by_runs(mask: np.ndarray) -> np.ndarray | None:
         ends = np.cumsum(counts)
         ones.append(np.repeat(np.arange(len(starts)), counts))
         others.append(np.arange(ends[-1] if len(ends) else 0) + np.repeat(nearest - ends + counts, counts))
-    one, other = np.concatenate(ones), np.concatenate(others)
-    touching = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(len(starts), len(starts)))
-    pieces = csgraph.connected_components(touching, directed=False)[1]
-    return np.bincount(pieces, weights=stops - starts).astype(np.int64)
+    pieces = _joined(np.concatenate(ones), np.concatenate(others), len(starts))
+    sizes = np.bincount(pieces, weights=stops - starts)
+    return sizes[sizes > 0].astype(np.int64)
+
+
+def _joined(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+    """For each of ``count`` runs the first one that it is connected to, where ``one`` touches ``other``."""
+    # scipy.sparse.csgraph does this too, and takes longer to import than all of it takes for a scan.
+    found = np.arange(count)
+    while len(one):
+        lower, higher = np.minimum(found[one], found[other]), np.maximum(found[one], found[other])
+        apart = lower != higher
+        one, other, lower, higher = one[apart], other[apart], lower[apart], higher[apart]
+        np.minimum.at(found, higher, lower)
+        while not np.array_equal(found, further := found[found]):
+            found = further
+    return found
 
 
 def _as_stored(voxels: np.ndarray) -> tuple[np.ndarray, list[bool], np.ndarray]:
