@@ -28,7 +28,7 @@ _SHARE_OF_LOGITS = 1 / 16  # of a GPU's memory that the logits of a batch take, 
 _TILES_AT_ONCE = 16
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
-_LARGER = 2.5  # times the network's pixels, from which most pixels of a slice lie within one class
+_LARGER = 3  # times the network's pixels, from which most pixels of a slice lie within one class
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
 
 

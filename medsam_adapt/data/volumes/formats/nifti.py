@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.core.gzip_files import GZIP_ERRORS, open_gzip
+from medsam_adapt.core.gzip_files import gzip_errors, open_gzip
 from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.formats.base import (
     CHUNK,
@@ -52,7 +52,7 @@ def _read_bytes(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
         content = file.read(count)
         while file.read(CHUNK):
             pass
-    except GZIP_ERRORS as error:
+    except gzip_errors() as error:
         raise unreadable(path, error) from error
     if len(content) < count:
         raise unreadable(path, "it ends too early")
@@ -64,7 +64,7 @@ def _nifti_fields(path: Path) -> nib.Nifti1Header:
     try:
         with _open_nifti(path) as file:
             block = file.read(540)
-    except GZIP_ERRORS as error:
+    except gzip_errors() as error:
         raise unreadable(path, error) from error
     for kind, size, magic, at in ((nib.Nifti1Header, 348, b"n+1\0", 344), (nib.Nifti2Header, 540, b"n+2\0", 4)):
         for endianness, order in (("<", "little"), (">", "big")):
