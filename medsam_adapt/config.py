@@ -17,6 +17,7 @@ Channels = Literal["repeat", "adjacent"]
 ChannelChoice = Literal["auto", "repeat", "adjacent"]
 PlaneChoice = Literal["auto", "one", "three"]
 Tiles = Literal["off", "auto"]
+CoordinateChoice = Literal["off", "on", "auto"]
 PromptMode = Literal["none", "box", "points"]
 Augmentation = Literal["none", "anatomical", "strong", "free"]
 Sampling = Literal["balanced", "slices"]
@@ -92,6 +93,11 @@ class Knobs(BaseModel):
         description="auto: where all structures are small for their slices, the network sees overlapping tiles of 64 "
         "pixels instead of whole slices, without a prompt and where image_size is chosen from the volumes; off: whole "
         "slices",
+    )
+    coordinates: CoordinateChoice = Field(
+        "off",
+        description="on: the detail branch also sees where in the volume each pixel lies; auto: where it sees tiles, "
+        "which look alike on the left and on the right; off: it does not",
     )
     channels: ChannelChoice = Field(
         "repeat",

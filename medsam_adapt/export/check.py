@@ -13,8 +13,8 @@ from torch import Tensor
 from medsam_adapt.config import PromptMode
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.data.datasets.cases import find_cases
-from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
-from medsam_adapt.data.slices.padding import pad_image
+from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, slice_coordinates, volume_to_slices
+from medsam_adapt.data.slices.padding import pad_image, pad_label
 from medsam_adapt.data.volumes.io import read_volume, to_ras
 from medsam_adapt.export.portable import ABSENT_LOGIT
 from medsam_adapt.runs.record import RunRecord
@@ -75,7 +75,12 @@ def real_slice(record: RunRecord) -> Tensor | None:
     offsets = (0,) if slices.ndim == 4 else (0, 0, 0) if record.channels == "repeat" else (-1, 0, 1)
     chosen = np.clip(len(slices) // 2 + np.array(offsets), 0, len(slices) - 1)
     resized = plan.resize_image(as_tensor(slices[chosen]))[..., : record.image_size, : record.image_size]
-    return pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
+    seen = pad_image(resized if resized.ndim == 4 else resized[None], record.image_size, record.input_scaling)
+    if not record.coordinates:
+        return seen
+    located = slice_coordinates(record.axis, len(slices) // 2, len(slices), *plan.resized)
+    located = located[:, : record.image_size, : record.image_size]
+    return torch.cat([seen, pad_label(torch.from_numpy(located)[None], record.image_size)], dim=1)
 
 
 def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Tensor], record: RunRecord) -> Agreement:
@@ -113,7 +118,7 @@ def compare(exported: Callable[[Inputs], Tensor], network: Callable[[Inputs], Te
 
 
 def _examples(record: RunRecord, real: Tensor | None) -> Iterator[Inputs]:
-    channels = len(record.input_channels)
+    channels = len(record.network_channels)
     for batch, points in ((1, 1), (3, 4)):
         yield random_inputs(record.image_size, record.prompt, batch, points, seed=batch, channels=channels)
     if real is not None:

@@ -115,7 +115,7 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "slice_size": record.slice_size,
         "channels": record.channels,
         "images": record.images,
-        "image_channels": record.input_channels,
+        "image_channels": record.network_channels,
         "intensity_policy": record.policy.model_dump(),
         "input_scaling": record.input_scaling,
         "stretch_slices": get_scaling(record.input_scaling).stretched,
@@ -129,10 +129,9 @@ def write_torchscript(network: PortableSegmenter, path: Path, prompt: PromptMode
     from monai.data import save_net_with_metadata
 
     from medsam_adapt.export.check import random_inputs
-    from medsam_adapt.networks.image_channels import images_of
 
     with _quietly(), torch.no_grad():
-        inputs = random_inputs(network.image_size, prompt, batch=2, channels=images_of(network.sam))
+        inputs = random_inputs(network.image_size, prompt, batch=2, channels=network.image_channels)
         recorded = torch.jit.trace(network, example_kwarg_inputs=inputs, check_trace=False)
         save_net_with_metadata(recorded, str(path), include_config_vals=False, meta_values=content)
 
@@ -143,9 +142,8 @@ def write_onnx(network: PortableSegmenter, path: Path, prompt: PromptMode, conte
     import torch
 
     from medsam_adapt.export.check import random_inputs
-    from medsam_adapt.networks.image_channels import images_of
 
-    inputs = random_inputs(network.image_size, prompt, batch=2, channels=images_of(network.sam))
+    inputs = random_inputs(network.image_size, prompt, batch=2, channels=network.image_channels)
     free = {name: {0: "batch"} for name in (*inputs, "logits")}
     if "points" in free:
         free["points"][1] = "points"

@@ -71,6 +71,7 @@ def build_network(record: RunRecord, checkpoint: str | Path, seed: int = 0) -> S
         input_scaling=record.input_scaling,
         kernels=record.knobs.get("kernels") is not False,
         images=len(record.images),
+        coordinates=record.coordinates,
     )
 
 

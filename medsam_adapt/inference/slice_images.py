@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_adapt.config import InputScaling
+from medsam_adapt.config import Axis, InputScaling
 from medsam_adapt.data.slices.device_transfer import on_device
-from medsam_adapt.data.slices.geometry import SlicePlan
+from medsam_adapt.data.slices.geometry import SlicePlan, slice_coordinates
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.data.slices.padding import pad_image
+from medsam_adapt.data.slices.padding import pad_image, pad_label
 
 _LOADED = 256 * 2**20  # bytes of grey levels that a GPU holds of one volume: 256 slices of 512 x 512
 
 
 class SliceImages:
-    """Images (n, 3, S, S) on the 0-255 scale of the slices wanted.
+    """Images (n, 3, S, S) on the 0-255 scale of the slices wanted; (n, 6, S, S) with coordinates behind.
 
     On a GPU hundreds of slices are loaded at a time, in the order in which they lie in the volume's memory,
     and windowed, turned and resized there. On a processor they are loaded batch by batch, which stays in its caches.
@@ -31,6 +31,7 @@ class SliceImages:
         device: where images are made; a processor when None.
         loaded: so many slices are loaded at least; by the device when None.
         input_scaling: of the network that sees the images.
+        coordinates: the slicing direction, for a network that sees where pixels lie in the volume; else None.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class SliceImages:
         device: torch.device | None = None,
         loaded: int | None = None,
         input_scaling: InputScaling = "sam",
+        coordinates: Axis | None = None,
     ) -> None:
+        self.coordinates = coordinates
         self.voxels, self.plan, self.neighbours, self.window = voxels, plan, neighbours, window
         self.input_scaling = input_scaling
         self.device = device or torch.device("cpu")
@@ -62,7 +65,17 @@ class SliceImages:
         channels = [_picked(resized, places) for places in (seen - first).T.tolist()]
         in_colour = resized.ndim == 4
         images = channels[0] if in_colour else torch.stack(channels, dim=1).expand(-1, 3, -1, -1)
-        return pad_image(images, self.plan.image_size, self.input_scaling)
+        padded = pad_image(images, self.plan.image_size, self.input_scaling)
+        if self.coordinates is None:
+            return padded
+        located = self._coordinates(self.coordinates, indices, flip)
+        return torch.cat([padded, located.to(padded.device)], dim=1)
+
+    def _coordinates(self, axis: Axis, indices: np.ndarray, flip: Sequence[int]) -> Tensor:
+        """(n, 3, S, S) of the pixels, mirrored with them; 0 in the padding."""
+        places = [slice_coordinates(axis, int(index), len(self.voxels), *self.plan.resized) for index in indices]
+        located = torch.from_numpy(np.stack(places))
+        return pad_label(located.flip(list(flip)) if flip else located, self.plan.image_size)
 
     def have_signal(self, indices: np.ndarray) -> list[bool]:
         """Whether the images of the slices ``indices`` are anything but black: air in a CT's window is."""

@@ -118,7 +118,8 @@ class SliceLogits:
         neighbours = (-1, 0, 1) if slicing.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")
         scaling = input_scaling_of(self.segmenter.sam)
-        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, input_scaling=scaling)
+        located = slicing.axis if slicing.coordinates else None
+        self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, None, scaling, located)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
         self._known: dict[int, Tensor] = {}
 
@@ -223,7 +224,7 @@ class SliceLogits:
 
         Neither which they are nor what they give is asked of the device, which would have to come to an end first.
         """
-        if all(shown):
+        if all(shown) or self.slicing.coordinates:  # with them, slices without signal differ by where they are
             return self._segmented(images)
         if flip not in self._of_nothing:
             first = shown.index(False)

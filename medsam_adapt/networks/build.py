@@ -41,6 +41,7 @@ def build_segmenter(
     input_scaling: InputScaling | None = None,
     kernels: bool = True,
     images: int = 0,
+    coordinates: bool = False,
 ) -> Segmenter:
     """A SAM with its adapter and the head that the task needs, everything but the trained tensors frozen.
 
@@ -64,6 +65,7 @@ def build_segmenter(
         input_scaling: pixel values that the weights expect, as for :func:`build_sam`.
         kernels: as for :func:`build_sam`.
         images: of a case that are seen together, as for :func:`attach_adapter`.
+        coordinates: as for :func:`attach_adapter`.
 
     Raises:
         InputError: as :func:`build_sam`.
@@ -79,7 +81,8 @@ def build_segmenter(
         tuned = encoder_is_tuned(tune_encoder, variant, checkpoint is not None)
         # Small steps, and BLO-SAM's smaller finite differences, are lost where all weights are rounded to bf16.
         run_as(sam.image_encoder, "fp32" if tuned and precision == "auto" else precision, low_memory)
-        return attach_adapter(Segmenter(sam, head, slices_at_once), adapter, learn_prompt, tuned, detail, images)
+        segmenter = Segmenter(sam, head, slices_at_once)
+        return attach_adapter(segmenter, adapter, learn_prompt, tuned, detail, images, coordinates)
 
 
 def build_teacher(

@@ -31,11 +31,12 @@ class DetailBranch(nn.Module):
         embedding: D, channels of SAM's image embedding.
         width: channels at the slice's resolution, a multiple of 8.
         levels: number of resolutions, at most 5 (a slice's side is a multiple of 16).
-        colours: channels of the slice.
+        colours: channels of the slice, and of the coordinates where it sees them.
     """
 
     def __init__(self, masks: int, embedding: int, width: int = 16, levels: int = 4, colours: int = 3) -> None:
         super().__init__()
+        self.colours = colours
         widths = [width * min(2**level, _WIDEST) for level in range(levels)]
         first = [_convolution(colours, widths[0], stride=1)]
         self.down = nn.ModuleList(
@@ -59,7 +60,7 @@ class DetailBranch(nn.Module):
         """Logits (B, K, S, S).
 
         Args:
-            image: (B, colours, S, S), normalised as SAM's encoder takes it.
+            image: (B, colours, S, S), normalised as SAM's encoder takes it, coordinates behind it as they are.
             embedding: (B, D, h, w), of SAM's image encoder.
             masks: (B, K, s, s), logits of the mask decoder.
         """

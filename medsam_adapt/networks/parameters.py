@@ -11,6 +11,7 @@ from torch import nn
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json, written_whole
+from medsam_adapt.data.slices.slicing_spec import COORDINATES
 from medsam_adapt.networks.adapter import UNREACHED, Adapter
 from medsam_adapt.networks.adapter_config import CONFIG_FILE, read_adapter_config
 from medsam_adapt.networks.detail import DetailBranch
@@ -40,6 +41,7 @@ def attach_adapter(
     tune_encoder: bool = False,
     detail: int = 0,
     images: int = 0,
+    coordinates: bool = False,
 ) -> Segmenter:
     """Freeze the segmenter, attach the adapter, and remember which base weights it belongs to.
 
@@ -50,6 +52,8 @@ def attach_adapter(
         tune_encoder: also train the whole image encoder, for a backbone without pretrained weights.
         detail: channels of a :class:`DetailBranch` that is added and trained; 0 adds none.
         images: how many images of a case are seen together; more than three are mixed by weights that are trained.
+        coordinates: whether the branch also sees where pixels lie in the volume, as CoordConv (Liu et al., NeurIPS
+            2018): images then have three more channels, which SAM does not see.
     """
     segmenter.base_sha256 = weights_sha256(segmenter.sam)
     segmenter.requires_grad_(False)
@@ -65,7 +69,7 @@ def attach_adapter(
             segmenter.out_channels,
             segmenter.sam.prompt_encoder.embed_dim,
             detail,
-            colours=images_of(segmenter.sam),
+            colours=images_of(segmenter.sam) + (len(COORDINATES) if coordinates else 0),
         )
     segmenter.sam.train(segmenter.sam.training)  # torch builds the adapter's layers in training mode, dropout on
     freeze_unreachable(segmenter)

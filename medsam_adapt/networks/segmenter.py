@@ -13,6 +13,7 @@ from medsam_adapt.config import InputScaling
 from medsam_adapt.core.precision import in_parts, is_recorded, running_of
 from medsam_adapt.networks.detail import DetailBranch
 from medsam_adapt.networks.encoder_stages import frozen_stages, run_stages
+from medsam_adapt.networks.image_channels import images_of
 from medsam_adapt.networks.sam2 import drawn, own_tokens, split_embedding
 from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
@@ -81,6 +82,11 @@ class Segmenter(nn.Module):
         return input_scaling_of(self.sam)
 
     @property
+    def image_channels(self) -> int:
+        """Channels of the images that it takes: colours, or the images of a case, and coordinates behind them."""
+        return images_of(self.sam) if self.detail is None else self.detail.colours
+
+    @property
     def out_channels(self) -> int:
         """Number of channels of the logits."""
         return 1 if self.head == "structure" else self.sam.mask_decoder.num_mask_tokens
@@ -119,7 +125,8 @@ class Segmenter(nn.Module):
 
         Args:
             image: (B, 3, S, S) on the 0-255 scale, as :func:`medsam_adapt.data.slices.padding.pad_image` prepares
-                it for this network's ``input_scaling``.
+                it for this network's ``input_scaling``; behind it the coordinates, from -1 to 1, that a detail branch
+                may look at.
             boxes: (B, 4) as x0, y0, x1, y1 in pixels of the image.
             points: (B, N, 3) as x, y, label (1 inside, 0 outside, -1 padding) in pixels of the image.
             upsample: whether ``logits`` are enlarged to S; otherwise they are the low-resolution ones.
@@ -151,7 +158,8 @@ class Segmenter(nn.Module):
         return run_stages(self.sam.image_encoder, self._normalised(image), last=self.frozen_stages)
 
     def _normalised(self, image: Tensor) -> Tensor:
-        return (image - self.sam.pixel_mean) / self.sam.pixel_std
+        """What SAM sees of an image: its colours, not its coordinates."""
+        return (image[:, : images_of(self.sam)] - self.sam.pixel_mean) / self.sam.pixel_std
 
     def decode(
         self,
@@ -181,10 +189,11 @@ class Segmenter(nn.Module):
         assert self.detail is not None
         detail = self.detail
         in_bf16 = running_of(self.sam.image_encoder).is_bf16(embedding.device)
+        seen = torch.cat([self._normalised(image), image[:, images_of(self.sam) :]], dim=1)
         if not in_bf16:
-            return detail(self._normalised(image), embedding, masks)
+            return detail(seen, embedding, masks)
         with torch.autocast(embedding.device.type, torch.bfloat16):
-            return detail(self._normalised(image), embedding, masks).float()
+            return detail(seen, embedding, masks).float()
 
     def _embed_prompts(self, batch: int, boxes: Tensor | None, points: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         encoder = self.sam.prompt_encoder

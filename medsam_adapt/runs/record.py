@@ -280,6 +280,6 @@ def _describe_output(metadata: dict[str, Any], record: RunRecord) -> None:
     output = metadata["network_data_format"]["outputs"]["pred"]
     output["num_channels"] = len(names)
     if record.images:
-        channels = {str(index): name for index, name in enumerate(record.input_channels)}
+        channels = {str(index): name for index, name in enumerate(record.network_channels)}
         metadata["network_data_format"]["inputs"]["image"].update(num_channels=len(channels), channel_def=channels)
     output["channel_def"] = {str(index): name for index, name in enumerate(names)}

@@ -33,7 +33,8 @@ def scan_features(slicing: SlicingSpec, segmenter: Segmenter, image: np.ndarray,
     spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
     count = len(volume_to_slices(volume, slicing.axis))
     wanted = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
-    whole = slicing.model_copy(update={"slice_size": None, "three_planes": False})  # no tiles: slices fill the square
+    # No tiles: slices fill the square. The image encoder does not see coordinates.
+    whole = slicing.model_copy(update={"slice_size": None, "three_planes": False, "coordinates": False})
     slices = SliceLogits(whole, volume, spacing, segmenter, PromptSource(prompts={}), slicing.policy.window_of(volume))
     device = segmenter.sam.pixel_mean.device
     pooled = []

@@ -91,6 +91,7 @@ def network_of(data: TrainingData, knobs: Knobs, adapter: Adapter, learn_prompt:
         input_scaling=data.input_scaling,
         kernels=knobs.kernels,
         images=len(data.cases.images),
+        coordinates=data.coordinates,
     )
 
 

@@ -42,10 +42,11 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
     """What is trained on and held out, and what is unusual about it."""
     split = data.split
     tiles = f"tiles of {data.image_size} pixels of slices of {data.slice_size}" if data.slice_size else ""
+    located = " with their coordinates in the volume" if data.coordinates else ""
     direction = "" if data.axis == "axial" or data.three_planes else f"{data.axis} "
     reporter.note(
         f"{len(split.train)} case{'s' * (len(split.train) != 1)} to train on, {len(split.held_out)} held out; "
-        f"classes: {', '.join(data.class_names)}; {tiles or f'{direction}slices of {data.image_size} pixels'}."
+        f"classes: {', '.join(data.class_names)}; {tiles or f'{direction}slices of {data.image_size} pixels'}{located}."
     )
     reporter.note(f"Grey levels: {data.policy_reason}")
     if data.cases.images:

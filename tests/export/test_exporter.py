@@ -13,7 +13,7 @@ from medsam_adapt.export.check import random_inputs
 from medsam_adapt.export.exporter import METADATA_KEY, load_exported, write_onnx, write_torchscript
 from medsam_adapt.export.portable import ABSENT_LOGIT, PortableSegmenter
 from medsam_adapt.methods import DecoderLoRA
-from medsam_adapt.networks import build_segmenter
+from medsam_adapt.networks import DecoderOnly, build_segmenter
 from tests.methods.method_tester import add_noise, relative_error
 
 SIZE = 64
@@ -61,6 +61,20 @@ def test_every_adapter_exports_merged_or_as_it_is(bundle, tmp_path):
         assert difference(expected, tmp_path / "model.onnx") <= 1e-4
         channels = {"image": ("batch", 3, SIZE, SIZE), "logits": ("batch", 3, SIZE, SIZE)}
         assert axes_of(tmp_path / "model.onnx") == channels
+
+
+def test_coordinates_are_further_channels_of_the_image(tmp_path):
+    segmenter = build_segmenter("vit_nano", SIZE, 2, DecoderOnly(), "none", "random", detail=8, coordinates=True)
+    segmenter = add_noise(segmenter).eval().requires_grad_(False)
+    inputs = random_inputs(SIZE, "none", batch=3, channels=6)
+    write_torchscript(PortableSegmenter(segmenter), tmp_path / "model.ts", "none", {})
+    write_onnx(PortableSegmenter(segmenter), tmp_path / "model.onnx", "none", {})
+    expected = segmenter(**inputs)
+    for name in ("model.ts", "model.onnx"):
+        assert relative_error(load_exported(tmp_path / name)(inputs), expected) <= 1e-4
+    assert axes_of(tmp_path / "model.onnx")["image"] == ("batch", 6, SIZE, SIZE)
+    inputs["image"][:, 3:] += 1
+    assert relative_error(segmenter(**inputs), expected) > 1e-3
 
 
 @pytest.mark.parametrize("prompt", ["box", "points"])

@@ -53,6 +53,21 @@ def test_images_are_those_made_one_by_one_however_many_are_loaded(axis, offsets,
     assert torch.equal(found, plain(volume, axis, range(4), three, (-2, -1)))
 
 
+@pytest.mark.parametrize("flip", [(), (-1,), (-2, -1)])
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_coordinates_are_those_of_the_voxels(axis, flip):
+    """A volume that holds its own coordinates; where slices are not resized, they are seen as they are."""
+    sides = [(2 * np.arange(count) + 1) / count - 1 for count in SHAPE]
+    expected = volume_to_slices(np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1), axis)
+    rows, columns = expected.shape[1:3]
+    plan = SlicePlan((rows, columns), (rows, columns), 16)
+    images = SliceImages(volume_to_slices(volume_of(), axis), plan, window=WINDOW, coordinates=axis)
+    for index in (0, 4, 8):
+        located = images(np.array([index]), flip)[0, 3:, :rows, :columns].flip(list(flip)).numpy()
+        np.testing.assert_allclose(located, np.moveaxis(expected[index], -1, 0), atol=1e-6)
+    assert not images(np.array([0]), flip)[0, 3:, rows:].any()
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_images_in_colour(order):
     volume = volume_of(3, order=order)

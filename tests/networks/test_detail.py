@@ -47,6 +47,24 @@ def test_only_the_branch_draws_lines_of_one_pixel(detail):
     assert (overlap > 0.95) == bool(detail)
 
 
+def test_coordinates_tell_apart_what_looks_alike():
+    """One image, whose square is one class on the left and another on the right; SAM sees no difference."""
+    torch.manual_seed(0)
+    sam = build_sam("vit_nano", 64, 2)
+    network = attach_adapter(Segmenter(sam, "exclusive").eval(), DecoderOnly(), detail=8, coordinates=True).eval()
+    target = torch.zeros(2, 64, 64, dtype=torch.long)
+    target[:, 20:40, 20:40] = torch.tensor([1, 2])[:, None, None]
+    places = torch.tensor([-0.5, 0.5])[:, None, None, None].expand(2, 3, 64, 64)
+    image = torch.cat([90.0 + 80 * (target > 0)[:, None].expand(2, 3, 64, 64), places], dim=1)
+    assert torch.equal(*network.encode(image).split(1))
+    optimizer = torch.optim.AdamW(trainable_tensors(network).values(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(image), target).backward()
+        optimizer.step()
+    assert (network(image).argmax(dim=1) == target).float().mean() > 0.99
+
+
 def test_saves_and_loads(tmp_path):
     trained = add_noise(segmenter())
     save_adapter(trained, tmp_path)

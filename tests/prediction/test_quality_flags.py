@@ -51,7 +51,7 @@ def stored(folder, table=None):
         np.save(folder / f"{name}.npy", array)
     if table is not None:
         np.save(folder / "table.npy", table)
-    return StoredCase("a", folder)
+    return StoredCase("a", folder, "axial")
 
 
 @pytest.mark.parametrize("overlapping", [False, True])

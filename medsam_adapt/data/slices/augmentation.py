@@ -26,8 +26,8 @@ from monai.transforms import (
 
 from medsam_adapt.config import Augmentation
 
-_MOVED = ("image", "label", "position")  # alike; what a sample has of them
-_MODES = ("bilinear", "nearest", "bilinear")
+_MOVED = ("image", "label", "position", "coordinates")  # alike; what a sample has of them
+_MODES = ("bilinear", "nearest", "bilinear", "bilinear")
 
 
 def augmentations(augment: Augmentation, image_size: int, images: int = 1) -> list[Transform]:

@@ -23,6 +23,7 @@ class EarlierRun(Protocol):
     axis: Axis
     three_planes: bool
     slice_size: int | None
+    coordinates: bool
     channels: Channels
     input_scaling: InputScaling
     knobs: dict[str, Any]

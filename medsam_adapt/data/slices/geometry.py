@@ -45,6 +45,30 @@ def count_slices(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> int:
     return len(volume_to_slices(view, axis))
 
 
+def slice_coordinates(axis: Axis, index: int, count: int, rows: int, columns: int) -> np.ndarray:
+    """Where the pixels of a slice lie in its volume: (3, rows, columns) float32, towards right, anterior and superior.
+
+    From -1 to 1 between the faces of the volume, at the centres of pixels.
+
+    Args:
+        axis: slicing direction.
+        index: of the slice, as :func:`volume_to_slices` counts.
+        count: of all slices.
+        rows, columns: of the slice, resized or not.
+    """
+    across, down = [direction for direction in range(3) if direction != _SLICE_AXIS[axis]]
+    coordinates = np.empty((3, rows, columns), np.float32)
+    coordinates[_SLICE_AXIS[axis]] = _centres(count)[index]
+    coordinates[across] = _centres(columns)[::-1]  # towards -1, as slices are laid out
+    coordinates[down] = _centres(rows)[::-1, None]
+    return coordinates
+
+
+def _centres(count: int) -> np.ndarray:
+    """Of ``count`` equal parts of the way from -1 to 1."""
+    return ((2 * np.arange(count) + 1) / count - 1).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class SlicePlan:
     """How slices of ``native`` rows and columns fit into a square of ``image_size`` pixels.

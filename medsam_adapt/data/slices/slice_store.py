@@ -16,7 +16,7 @@ from medsam_adapt.config import Axis, Channels
 from medsam_adapt.core.cache import cache_folder, explain_cache_errors, made_in_cache
 from medsam_adapt.core.errors import RunError
 from medsam_adapt.core.files import file_sha256, make_shared_folder
-from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, slice_coordinates, volume_to_slices
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.stored_array import StoredArray
 from medsam_adapt.data.volumes.case import Case
@@ -56,10 +56,11 @@ class StoredCase:
         table: (P, C), which classes a part belongs to; None for classes that exclude each other.
         voxels: (N, C + 1) voxels of every class in every native slice.
         unannotated: numbers (from 1) of the classes that nobody annotated; in a ``table`` they are `IGNORED`.
+        axis: slicing direction.
     """
 
-    def __init__(self, case_id: str, folder: Path, unannotated: Sequence[int] = ()) -> None:
-        self.case_id, self.unannotated = case_id, tuple(unannotated)
+    def __init__(self, case_id: str, folder: Path, axis: Axis, unannotated: Sequence[int] = ()) -> None:
+        self.case_id, self.axis, self.unannotated = case_id, axis, tuple(unannotated)
         self.images = StoredArray(folder / "images.npy")
         self.labels = StoredArray(folder / "labels.npy")
         self.voxels: np.ndarray = np.load(folder / "voxels.npy")
@@ -75,6 +76,10 @@ class StoredCase:
             return np.repeat(self.images[index][None], 3, axis=0)
         neighbours = np.clip((index - 1, index, index + 1), 0, len(self.images) - 1)
         return np.stack([self.images[neighbour] for neighbour in neighbours])
+
+    def coordinates(self, index: int) -> np.ndarray:
+        """Where the pixels of slice ``index`` lie in the volume, (3, h, w) as `slice_coordinates` gives them."""
+        return slice_coordinates(self.axis, index, len(self.images), *self.images.shape[-2:])
 
     def grey(self, index: int) -> np.ndarray:
         """Slice ``index`` as (h, w) grey levels; of colours their mean."""
@@ -103,14 +108,15 @@ class StoredScan(StoredCase):
     Args:
         case_id: of the scan.
         folder: of its images.
+        axis: slicing direction.
         classes: how many a network draws.
 
     Attributes:
         labelled: whether they have labels.
     """
 
-    def __init__(self, case_id: str, folder: Path, classes: int) -> None:
-        self.case_id, self.unannotated, self.table = case_id, (), None
+    def __init__(self, case_id: str, folder: Path, axis: Axis, classes: int) -> None:
+        self.case_id, self.axis, self.unannotated, self.table = case_id, axis, (), None
         self.images = StoredArray(folder / "images.npy")
         self.labelled = False
         self.voxels = np.zeros((len(self.images), classes + 1), dtype=np.int64)
@@ -161,8 +167,8 @@ def _open(case: Case, folder: Path, settings: SliceSettings) -> StoredCase:
     numbers = [number for number, each in enumerate(settings.label_ids, start=1) if each in case.unannotated]
     try:
         if case.label_source is None:
-            return StoredScan(case.id, folder, len(settings.label_ids))
-        return StoredCase(case.id, folder, numbers)
+            return StoredScan(case.id, folder, settings.axis, len(settings.label_ids))
+        return StoredCase(case.id, folder, settings.axis, numbers)
     except (OSError, ValueError, EOFError) as error:
         raise RunError(f"{folder}: it is damaged ({error}). Remove it, or run 'medsam-adapt cache clear'.") from error
 

@@ -15,6 +15,7 @@ from medsam_adapt.data.volumes.image_set import ImageName
 from medsam_adapt.data.volumes.io import LARGEST_LABEL
 
 COLOURS = ("red", "green", "blue")
+COORDINATES = ("towards right", "towards anterior", "towards superior")
 _EARLIER_SHARE = 0.25  # of the largest piece, below which runs with ``whole`` remove pieces
 
 
@@ -35,6 +36,7 @@ class SlicingSpec(BaseModel):
             results are then put together along ``axis``.
         slice_size: side of the square, in pixels, that slices are resized to where the network sees tiles of it; None
             where it sees whole slices.
+        coordinates: whether the detail branch also sees where pixels lie in the volume (`slice_coordinates`).
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
         images: names of the images of a case that are taken together, in the order of the channels (two and their
@@ -55,6 +57,7 @@ class SlicingSpec(BaseModel):
     axis: Axis = "axial"
     three_planes: bool = False
     slice_size: int | None = Field(None, ge=16, le=4096)
+    coordinates: bool = False
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
     images: list[ImageName] = Field([], max_length=4)
@@ -98,6 +101,8 @@ class SlicingSpec(BaseModel):
             raise ValueError("prompts are placed on whole slices, so tiles cannot be")
         if self.three_planes and self.prompt != "none":
             raise ValueError("a prompt lies on slices of one direction, so three_planes cannot be")
+        if self.coordinates and self.prompt != "none":
+            raise ValueError("a prompt shows where a structure is, so coordinates cannot be")
         return self
 
     @property
@@ -107,6 +112,11 @@ class SlicingSpec(BaseModel):
             neighbours = ["previous slice", "slice", "next slice"]
             return neighbours if self.channels == "adjacent" else list(COLOURS)
         return [*self.images, "mean of both"] if len(self.images) == 2 else list(self.images)
+
+    @property
+    def network_channels(self) -> list[str]:
+        """The same, and the coordinates behind them where the network sees those too."""
+        return [*self.input_channels, *(COORDINATES if self.coordinates else ())]
 
     def describe_images(self) -> str:
         """Which image goes where, as a part of a sentence."""

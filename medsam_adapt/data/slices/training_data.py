@@ -15,6 +15,7 @@ from medsam_adapt.config import (
     AxisChoice,
     ChannelChoice,
     Channels,
+    CoordinateChoice,
     InputScaling,
     Intensity,
     Knobs,
@@ -66,6 +67,7 @@ class TrainingData:
         planes: ``one``, ``three``, or ``auto``: slices of three directions where volumes suit them and nothing is
             prompted.
         tiles: ``auto`` trains on tiles of slices where all structures are small (`suit_tiles`), ``off`` on whole ones.
+        coordinates: whether the detail branch sees where pixels lie in the volume; ``auto`` where it sees tiles.
         channels: what SAM's three colour channels hold; ``auto`` is ``adjacent`` where a case has one image.
         intensity: name of the intensity policy.
         prompt: ``none``, or the prompt that is simulated from the label.
@@ -102,6 +104,7 @@ class TrainingData:
         axis: AxisChoice = "axial",
         planes: PlaneChoice = "one",
         tiles: Tiles = "off",
+        coordinates: CoordinateChoice = "off",
         channels: ChannelChoice = "repeat",
         intensity: Intensity = "auto",
         prompt: PromptMode = "none",
@@ -133,6 +136,9 @@ class TrainingData:
             channels = "repeat"  # the windows fill the colours
         self.three_planes = planes == "three"
         self.slice_size = None if earlier is None else earlier.slice_size
+        if coordinates == "on" and (detail == 0 or prompt != "none"):
+            raise InputError("coordinates=on: a detail branch without prompts sees them. Add detail, or leave it out.")
+        self.coordinates = coordinates == "on" if earlier is None else earlier.coordinates
         if self.three_planes and prompt != "none":
             raise InputError("planes=three: a prompt lies on slices of one direction. Leave out --prompt or planes.")
         self.channels: Channels = "adjacent" if channels == "auto" else channels
@@ -178,6 +184,7 @@ class TrainingData:
             )
             chosen = fit_slices(labelled, self.image_size, axis, planes, tiles, fits_size, prompt != "none")
             self.axis, self.image_size, self.slice_size, self.three_planes = chosen
+            self.coordinates |= coordinates == "auto" and self.slice_size is not None
         self.unlabelled: UnlabelledSlices | None = None
         if unlabelled is not None:
             self.unlabelled = self._find_unlabelled(unlabelled, unlabelled_share, unlabelled_most)
@@ -239,6 +246,7 @@ class TrainingData:
             axis=self.axis,
             three_planes=self.three_planes,
             slice_size=self.slice_size,
+            coordinates=self.coordinates,
             channels=self.channels,
             prompt=self.prompt,
             images=list(self.cases.images),
@@ -315,7 +323,8 @@ class TrainingData:
         settings = self.image_size, self.prompt, self.channels, self.augment, images, self.input_scaling
         stored = with_unlabelled(self._views(), scans)
         moved = views is not None and views.moved
-        transform = training_transforms(stored, *settings, self.channel_dropout, len(self.cases.images), moved)
+        dropout = self.channel_dropout, len(self.cases.images)
+        transform = training_transforms(stored, *settings, *dropout, moved, self.coordinates)
         samples = self.samples(part)
         weights = None
         if self.sampling == "balanced":

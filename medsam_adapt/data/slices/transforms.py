@@ -16,6 +16,7 @@ from medsam_adapt.data.slices.padding import pad_image, pad_label
 from medsam_adapt.data.slices.slice_store import StoredCase
 from medsam_adapt.data.volumes.label_coding import IGNORED
 
+_SHIFT = 0.2  # of coordinates, and of their scale: at most
 _SHOWING_A_CLASS = 2 / 3  # of the tiles that slices with labels give
 
 
@@ -24,8 +25,8 @@ class LoadStoredSliced(Transform):
 
     For classes that may overlap the label holds parts, and ``table`` (P, C) lists what they are; otherwise it is None.
     Without ``images`` there is no image. With ``positions``, ``position`` (3, h, w) has column and row of each pixel's
-    centre, and 1. Where some case lacks the annotation of some class, ``unannotated`` is (C,) bool of this case;
-    otherwise it is None.
+    centre, and 1. With ``coordinates``, those are (3, h, w) as `slice_coordinates` gives them. Where some case lacks
+    the annotation of some class, ``unannotated`` is (C,) bool of this case; otherwise it is None.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class LoadStoredSliced(Transform):
         channels: Channels = "repeat",
         images: bool = True,
         positions: bool = False,
+        coordinates: bool = False,
     ) -> None:
+        self.coordinates = coordinates
         self.stored = stored
         self.channels = channels
         self.images = images
@@ -53,6 +56,8 @@ class LoadStoredSliced(Transform):
             rows, columns = (torch.arange(side) + 0.5 for side in label.shape[-2:])
             row, column = torch.meshgrid(rows, columns, indexing="ij")
             loaded["position"] = torch.stack([column, row, torch.ones_like(row)])
+        if self.coordinates:
+            loaded["coordinates"] = torch.from_numpy(case.coordinates(data["slice"]))
         return loaded
 
 
@@ -104,7 +109,15 @@ class CropTiled(Randomizable, Transform):
             corner = [self.R.randint(side + 1) for side in free]
         row, column = (min(max(0, first), last) for first, last in zip(corner, free, strict=True))
         cropped = (..., slice(row, row + self.size), slice(column, column + self.size))
-        return {**data, **{key: data[key][cropped] for key in ("image", "label") if key in data}}
+        return {**data, **{key: data[key][cropped] for key in ("image", "label", "coordinates") if key in data}}
+
+
+class ShiftCoordinatesd(Randomizable, Transform):
+    """Shift and scale coordinates at random, as scans that begin elsewhere or show more of the body have them."""
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        scale, shift = (torch.from_numpy(self.R.uniform(-_SHIFT, _SHIFT, (3, 1, 1))).float() for _ in range(2))
+        return {**data, "coordinates": torch.as_tensor(data["coordinates"]) * (1 + scale) + shift}
 
 
 class FinishSliced(Randomizable, Transform):
@@ -113,7 +126,7 @@ class FinishSliced(Randomizable, Transform):
     Parts become the masks (C, h, w) of their classes. With a prompt, the label becomes the one structure that the
     sample names. `IGNORED` pixels stay so. Where some cases lack the annotation of a class, labels of classes that
     exclude each other become `possible_classes`.
-    The image is prepared for the network's input scaling by :func:`pad_image`.
+    The image is prepared for the network's input scaling by :func:`pad_image`; coordinates become further channels.
     """
 
     def __init__(self, image_size: int, prompt: PromptMode = "none", input_scaling: InputScaling = "sam") -> None:
@@ -127,6 +140,9 @@ class FinishSliced(Randomizable, Transform):
         if "image" in data:
             levels = torch.as_tensor(data["image"]).clamp(0, 255)
             image["image"] = pad_image(levels, self.image_size, self.input_scaling)
+            if "coordinates" in data:
+                located = pad_label(torch.from_numpy(np.asarray(data["coordinates"])), self.image_size)
+                image["image"] = torch.cat([image["image"], located])
         if "position" in data:
             image["position"] = pad_label(torch.from_numpy(np.asarray(data["position"])), self.image_size)
         if (table := data.get("table")) is not None:
@@ -178,6 +194,7 @@ def training_transforms(
     channel_dropout: float = 0.0,
     image_count: int = 1,
     positions: bool = False,
+    coordinates: bool = False,
 ) -> Compose:
     """From {case, slice[, structure]} to a training sample.
 
@@ -194,9 +211,11 @@ def training_transforms(
         channel_dropout: probability with which each of several images of a case is left out.
         image_count: images of a case.
         positions: whether the sample has the ``position`` (3, S, S) in the slice that each of its pixels comes from.
+        coordinates: whether the image has three more channels: where its pixels lie in the volume.
     """
-    load = LoadStoredSliced(stored, channels, images, positions)
+    load = LoadStoredSliced(stored, channels, images, positions, coordinates)
     finish = FinishSliced(image_size, prompt, input_scaling)
     drop = [DropImagesd(channel_dropout, image_count)] if channel_dropout and image_count > 1 else []
     changes = augmentations(augment, image_size, image_count)
-    return Compose([load, CropTiled(image_size), *changes, *drop, finish])
+    shift = [ShiftCoordinatesd()] if coordinates and augment != "none" else []
+    return Compose([load, CropTiled(image_size), *changes, *drop, *shift, finish])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from medsam_adapt.data.slices.geometry import slice_coordinates
 from medsam_adapt.data.slices.transforms import training_transforms
 
 SIZE = 64
@@ -29,6 +30,34 @@ def samples(augment, count=60):
         transform.set_random_state(seed=seed)
         sample = transform({"case": "a", "slice": 0})
         yield sample["image"].numpy(), sample["label"].numpy()[0]
+
+
+@pytest.mark.parametrize("augment", ["anatomical", "strong"])
+def test_coordinates_move_with_the_image(augment):
+    """They are those of where a pixel comes from, but for a shift and a scale that are drawn for the whole sample."""
+
+    class Located(Stored):
+        def coordinates(self, index):
+            return slice_coordinates("axial", index, 5, SIZE, SIZE)
+
+    transform = training_transforms({"a": Located()}, SIZE, augment=augment, positions=True, coordinates=True)
+    lines = []
+    for seed in range(20):
+        transform.set_random_state(seed=seed)
+        sample = transform({"case": "a", "slice": 0})
+        inside = sample["position"][2] == 1
+        column, row = (sample["position"][index][inside].numpy() for index in (0, 1))
+        right, anterior, superior = (each[inside].numpy() for each in sample["image"][3:])
+        for place, coordinate in ((column, right), (row, anterior)):
+            slope, start = np.polyfit(place, coordinate, 1)
+            np.testing.assert_allclose(coordinate, slope * place + start, atol=1e-3)
+            lines.append((slope * -SIZE / 2, start))  # patient right and anterior come first
+        np.testing.assert_allclose(superior, superior[0], atol=1e-5)
+    slopes, starts = np.transpose(lines)
+    assert (abs(slopes - 1) <= 0.2001).all()
+    assert slopes.std() > 0.04
+    assert (abs(starts - 1) <= 0.4001).all()
+    assert starts.std() > 0.04
 
 
 def quarter(label):

@@ -159,12 +159,27 @@ def test_training_and_prediction_see_the_same_bits(phantoms, tmp_path, axis, cha
         assert all(torch.equal(*pair) for pair in zip(predicted, trained, strict=True))
 
 
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_training_and_prediction_see_pixels_at_the_same_coordinates(phantoms, tmp_path, axis):
+    case = find_cases(phantoms).cases[0]
+    stored = store_cases([case], SliceSettings(32, axis, WINDOW, (1, 2, 3, 4, 5)), tmp_path)
+    sample = training_transforms(stored, 32, augment="none", coordinates=True)
+    recorder = Recorder(32)
+    volume = volume_transforms(WINDOW)({"image": str(case.image)})["image"]
+    spec = slicing_of(axis, num_classes=5, coordinates=True)
+    SlicewiseInferer(spec, batch_size=5)(volume[None], recorder)
+    predicted = torch.cat(recorder.images)  # those without signal too
+    trained = torch.stack([sample({"case": case.id, "slice": index})["image"] for index in range(len(predicted))])
+    assert predicted.shape == (len(stored[case.id].images), 6, 32, 32)
+    assert torch.equal(predicted, trained)
+
+
 def write_stored(folder, voxels):
     count = len(voxels)
     for name, shape in (("images", (count, 4, 4)), ("labels", (count, 4, 4))):
         np.save(folder / f"{name}.npy", np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], shape))
     np.save(folder / "voxels.npy", voxels)
-    return StoredCase("a", folder)
+    return StoredCase("a", folder, "axial")
 
 
 def test_training_slices_are_the_labelled_range_and_a_share_of_the_rest(tmp_path):

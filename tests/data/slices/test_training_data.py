@@ -248,6 +248,17 @@ def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
     assert data.slicing.slice_size == data.slice_size
     assert data.store()["a"].images[2].shape == whole.store()["a"].images[2].shape
     assert data.dataset()[1]["image"].shape == (3, data.image_size, data.image_size)
+    located = TrainingData(tmp_path / "data", tiles="auto", coordinates="auto", **settings)
+    assert located.slicing.coordinates == tiles
+    sample = located.dataset()[1]
+    assert sample["image"].shape == (6 if tiles else 3, data.image_size, data.image_size)
+    assert TrainingData(tmp_path / "data", coordinates="on", **settings).slicing.coordinates
+
+
+@pytest.mark.parametrize("settings", [{}, {"detail": 8, "prompt": "box"}])
+def test_coordinates_are_for_a_detail_branch_without_prompts(data_of, settings):
+    with pytest.raises(InputError, match="coordinates=on: a detail branch without prompts sees them"):
+        data_of("ab", coordinates="on", **settings)
 
 
 def test_prompted_runs_see_whole_slices(data_of):
