@@ -99,6 +99,13 @@ class Knobs(BaseModel):
         description="on: the detail branch also sees where in the volume each pixel lies; auto: where it sees tiles, "
         "which look alike on the left and on the right; off: it does not",
     )
+    slice_sigma: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="standard deviation, in slices, of a Gaussian by which predicted probabilities are averaged over "
+        "neighbouring slices, without a prompt and where slices of one direction are learned; 0: none",
+    )
     channels: ChannelChoice = Field(
         "repeat",
         description="SAM's colour channels: the slice repeated, or between its neighbours (adjacent); auto: adjacent, "

@@ -113,6 +113,7 @@ def describe(record: RunRecord, segmenter: Segmenter) -> dict[str, Any]:
         "axis": record.axis,
         "three_planes": record.three_planes,
         "slice_size": record.slice_size,
+        "slice_sigma": record.slice_sigma,
         "channels": record.channels,
         "images": record.images,
         "image_channels": record.network_channels,

@@ -29,6 +29,8 @@ _TILES_AT_ONCE = 16
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
 _LARGER = 3  # times the network's pixels, from which most pixels of a slice lie within one class
+_SIGMAS = 2  # of the average over neighbouring slices, that are taken
+_SMALLEST = 1e-6  # probability kept of such an average
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
 
 
@@ -122,6 +124,7 @@ class SliceLogits:
         self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, None, scaling, located)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
         self._known: dict[int, Tensor] = {}
+        self._chances: dict[tuple[int, ...], dict[int, Tensor]] = {}
 
     def batches(self) -> Iterator[np.ndarray]:
         """Indices of the slices of each batch in turn."""
@@ -207,17 +210,47 @@ class SliceLogits:
         return slices_at_a_time(memory, size, logits)
 
     def _small(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
-        """Logits (n, K, h, w) in pixels of the resized slices."""
+        """Logits (n, K, h, w) in pixels of the resized slices, averaged over neighbours where that is wanted."""
+        logits = self._averaged(indices, tuple(flip)) if self.slicing.slice_sigma else self._alone(indices, flip)
+        for absent in self.slicing.absent_classes:
+            logits[:, absent - int(self.overlapping)] = _NEVER
+        return logits
+
+    def _averaged(self, indices: np.ndarray, flip: tuple[int, ...]) -> Tensor:
+        """Logits (n, K, h, w) of the mean probabilities of slices and their neighbours; the ends are repeated.
+
+        Probabilities of the last slices are kept, so that batches in order see every slice once.
+        """
+        sigma = self.slicing.slice_sigma
+        reach = math.ceil(_SIGMAS * sigma)
+        offsets = np.arange(-reach, reach + 1)
+        weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+        places = np.clip(np.asarray(indices)[:, None] + offsets, 0, self.shape[0] - 1)
+        known = self._chances.setdefault(flip, {})
+        missing = np.setdiff1d(places, [*known])
+        if missing.size:
+            logits = self._alone(missing, flip)
+            chances = logits.sigmoid() if self.overlapping else logits.softmax(dim=1)
+            known |= zip(missing.tolist(), chances, strict=True)
+        shares = (weights / weights.sum()).tolist()
+        mean = torch.stack(
+            [
+                torch.stack([share * known[place] for share, place in zip(shares, row, strict=True)]).sum(dim=0)
+                for row in places.tolist()
+            ]
+        )
+        self._chances[flip] = {place: each for place, each in known.items() if place >= places.max() - 2 * reach}
+        return mean.clamp(_SMALLEST, 1 - _SMALLEST).logit() if self.overlapping else mean.clamp(min=_SMALLEST).log()
+
+    def _alone(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
+        """Logits (n, K, h, w) of each slice by itself."""
         height, width = self.plan.resized
         images = self.images(indices, flip).to(self._device)
         if self.slicing.prompt == "none":
             logits = self._unprompted(images, self.images.have_signal(indices), tuple(flip))
         else:
             logits = self._prompted(images, indices, flip)
-        logits = _flipped(logits[..., :height, :width], flip).float()
-        for absent in self.slicing.absent_classes:
-            logits[:, absent - int(self.overlapping)] = _NEVER
-        return logits
+        return _flipped(logits[..., :height, :width], flip).float()
 
     def _unprompted(self, images: Tensor, shown: Sequence[bool], flip: tuple[int, ...]) -> Tensor:
         """(n, K, S, S); images that are not ``shown``, without any signal, are all answered as the first of them was.

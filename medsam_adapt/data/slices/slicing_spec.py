@@ -37,6 +37,8 @@ class SlicingSpec(BaseModel):
         slice_size: side of the square, in pixels, that slices are resized to where the network sees tiles of it; None
             where it sees whole slices.
         coordinates: whether the detail branch also sees where pixels lie in the volume (`slice_coordinates`).
+        slice_sigma: standard deviation, in slices, of a Gaussian by which probabilities are averaged over neighbouring
+            slices; 0 for none.
         channels: what SAM's three colour channels hold: the slice repeated, or the slice between its two neighbours.
         prompt: what the network is prompted with, one structure at a time; ``none`` for all classes at once.
         images: names of the images of a case that are taken together, in the order of the channels (two and their
@@ -58,6 +60,7 @@ class SlicingSpec(BaseModel):
     three_planes: bool = False
     slice_size: int | None = Field(None, ge=16, le=4096)
     coordinates: bool = False
+    slice_sigma: float = Field(0.0, ge=0, le=5)
     channels: Channels = "repeat"
     prompt: PromptMode = "none"
     images: list[ImageName] = Field([], max_length=4)
@@ -103,6 +106,8 @@ class SlicingSpec(BaseModel):
             raise ValueError("a prompt lies on slices of one direction, so three_planes cannot be")
         if self.coordinates and self.prompt != "none":
             raise ValueError("a prompt shows where a structure is, so coordinates cannot be")
+        if self.slice_sigma and self.prompt != "none":
+            raise ValueError("a neighbouring slice may have no prompt, so slice_sigma cannot be")
         return self
 
     @property

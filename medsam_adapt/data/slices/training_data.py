@@ -68,6 +68,7 @@ class TrainingData:
             prompted.
         tiles: ``auto`` trains on tiles of slices where all structures are small (`suit_tiles`), ``off`` on whole ones.
         coordinates: whether the detail branch sees where pixels lie in the volume; ``auto`` where it sees tiles.
+        slice_sigma: of the average over neighbouring slices, where one direction is sliced and nothing is prompted.
         channels: what SAM's three colour channels hold; ``auto`` is ``adjacent`` where a case has one image.
         intensity: name of the intensity policy.
         prompt: ``none``, or the prompt that is simulated from the label.
@@ -105,6 +106,7 @@ class TrainingData:
         planes: PlaneChoice = "one",
         tiles: Tiles = "off",
         coordinates: CoordinateChoice = "off",
+        slice_sigma: float = 0.0,
         channels: ChannelChoice = "repeat",
         intensity: Intensity = "auto",
         prompt: PromptMode = "none",
@@ -130,7 +132,7 @@ class TrainingData:
         self.fits_size = fits_size = image_size is None and detail > 0 and variant.small
         self.image_size = image_size or variant.image_size
         variant.grid(self.image_size)
-        self.prompt, self.augment = prompt, augment
+        self.prompt, self.augment, self.slice_sigma = prompt, augment, slice_sigma
         self.axis: Axis = "axial" if axis == "auto" else axis  # auto: until the headers are read
         if channels == "auto" and earlier is None and str(intensity).startswith("ct-windows:"):
             channels = "repeat"  # the windows fill the colours
@@ -247,6 +249,8 @@ class TrainingData:
             three_planes=self.three_planes,
             slice_size=self.slice_size,
             coordinates=self.coordinates,
+            # Three directions are an average over neighbours already.
+            slice_sigma=0.0 if self.three_planes or self.prompt != "none" else self.slice_sigma,
             channels=self.channels,
             prompt=self.prompt,
             images=list(self.cases.images),

@@ -227,6 +227,11 @@ def test_slices_of_three_directions_are_trained_on(data_of):
     assert set(three.store()) == {"c0", "c1"}
 
 
+@pytest.mark.parametrize(("settings", "sigma"), [({}, 0.8), ({"planes": "three"}, 0.0), ({"prompt": "box"}, 0.0)])
+def test_slices_of_one_direction_are_averaged_over_neighbours(data_of, settings, sigma):
+    assert data_of("ab", slice_sigma=0.8, **settings).slicing.slice_sigma == sigma
+
+
 def test_three_planes_are_chosen_for_volumes_that_suit_them(data_of):
     assert not data_of("ab", planes="auto").three_planes  # ten slices are too few
     with pytest.raises(InputError, match="planes=three: a prompt lies on slices of one direction"):
