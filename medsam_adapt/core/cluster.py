@@ -184,14 +184,14 @@ def _check_release(expected: str) -> None:
         )
 
 
-def _do(token: str, stored: bytes, release: str, local: bool, item: Item) -> Result:
+def _do(token: str, stored: bytes, release: str, local: bool, item: Any) -> Any:
     """One task: the item, by the job as this worker has prepared it."""
     with _preparing:
         if token not in _jobs:
             from distributed.protocol.pickle import loads
 
             _check_release(release)
-            job: Job[Item, Result] = loads(stored)
+            job: Job[Any, Any] = loads(stored)
             _jobs[token] = job.start(_number() if local else None)
             while len(_jobs) > _KEPT:
                 _jobs.popitem(last=False)
