@@ -55,8 +55,11 @@ class Cluster:
             InputError: the job cannot be done on a worker, whose versions differ or which does not see a file.
         """
         from distributed import KilledWorker, as_completed
+        from distributed.protocol.pickle import dumps
 
         token, waiting, release = uuid.uuid4().hex, iter(items), versions()["medsam-adapt"]
+        # As bytes, which each task carries: Dask would pickle and read the job with its record of a run for each task.
+        stored = dumps(job)
         begun: dict[Any, Item] = {}
         done = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
 
@@ -73,7 +76,7 @@ class Cluster:
             if not some:
                 return 0
             keys = [f"{token}-{item.name}" for item in some]
-            task = partial(_do, token, job, release, self._local)
+            task = partial(_do, token, stored, release, self._local)
             futures = self._client.map(task, some, key=keys, pure=False)
             begun.update(zip(futures, some, strict=True))
             done.update(futures)
@@ -181,11 +184,14 @@ def _check_release(expected: str) -> None:
         )
 
 
-def _do(token: str, job: Job[Item, Result], release: str, local: bool, item: Item) -> Result:
+def _do(token: str, stored: bytes, release: str, local: bool, item: Any) -> Any:
     """One task: the item, by the job as this worker has prepared it."""
     with _preparing:
         if token not in _jobs:
+            from distributed.protocol.pickle import loads
+
             _check_release(release)
+            job: Job[Any, Any] = loads(stored)
             _jobs[token] = job.start(_number() if local else None)
             while len(_jobs) > _KEPT:
                 _jobs.popitem(last=False)

@@ -16,6 +16,7 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
+from medsam_adapt.inference.enlarged_classes import enlarged_classes
 from medsam_adapt.inference.slice_images import SliceImages
 from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
@@ -27,6 +28,7 @@ _SHARE_OF_LOGITS = 1 / 16  # of a GPU's memory that the logits of a batch take, 
 _TILES_AT_ONCE = 16
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
+_LARGER = 3  # times the network's pixels, from which most pixels of a slice lie within one class
 _SIGMAS = 2  # of the average over neighbouring slices, that are taken
 _SMALLEST = 1e-6  # probability kept of such an average
 _NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
@@ -147,7 +149,16 @@ class SliceLogits:
         small = self._small(indices)
         # A slice at a time stays in a processor's cache; a GPU is faster at all of them together.
         parts = small.split(1 if small.device.type == "cpu" else len(small))
-        return torch.cat([decide(self.plan.restore_logits(part), self.overlapping) for part in parts])
+        return torch.cat([self._decided(part) for part in parts])
+
+    def _decided(self, small: Tensor) -> Tensor:
+        """What :func:`decide` makes of the enlarged logits ``small`` (n, K, h, w), of one slice on a processor."""
+        native, resized = self.plan.native, self.plan.resized
+        if small.device.type == "cpu" and not self.overlapping and math.prod(native) > _LARGER * math.prod(resized):
+            found = enlarged_classes(small[0], native)
+            if found is not None:
+                return found[None, None]
+        return decide(self.plan.restore_logits(small), self.overlapping)
 
     @torch.no_grad()
     def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:

@@ -182,7 +182,7 @@ class CaseRunner:
         flags: list[Flag] = []
         for name, mask, crop in _crops(segmentation, image):
             pieces = piece_sizes(mask).tolist()
-            grey = window.apply(crop[mask])  # or the three levels of each colour
+            grey = window.apply(_within(crop, mask))  # or the three levels of each colour
             mean = float(grey.mean(dtype=np.float64)) if pieces else float("nan")
             volumes[name] = round(sum(pieces) * voxel_ml(header.affine), 4)
             if name not in record.absent:  # that one is never emitted, as training reported
@@ -269,3 +269,9 @@ def _crops(segmentation: Segmentation, image: np.ndarray) -> Iterator[tuple[str,
         for name, label_id in labels.items():
             box = boxes.get(label_id, (slice(0),) * 3)
             yield name, voxels[box] == label_id, image[box]
+
+
+def _within(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The voxels of an image (X, Y, Z, …) in a mask (X, Y, Z), in the order in which the image has them in memory."""
+    order = np.argsort(np.abs(image.strides[:3]))[::-1]
+    return image.transpose(*order, *range(3, image.ndim))[mask.transpose(order)]

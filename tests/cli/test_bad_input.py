@@ -210,7 +210,7 @@ def test_a_full_disk(phantoms, tmp_path, capsys, monkeypatch):
         assert not (tmp_path / "run").exists()
         assert not list((tmp_path / "cache").iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr("gzip.compress", full)
+        patch.setattr("medsam_adapt.data.volumes.io.gzip_compressed", full)
         code, err = call(capsys, "data", "convert", phantoms, "-o", tmp_path / "copy")
         assert code == 2
         assert "phantom_000.nii.gz: it cannot be written (No space left on device). Choose another folder" in err

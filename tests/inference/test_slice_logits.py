@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapt.data.slices.geometry import SlicePlan
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.inference.slice_logits import SliceLogits, decide, slices_at_a_time
 from medsam_adapt.networks import Segmenter, build_sam
@@ -55,6 +56,22 @@ def test_classes_are_the_decision_on_the_logits(segmenter, volume):
     indices = np.arange(8)
     assert torch.equal(slices.classes(indices), decide(slices.logits(indices), False))
     assert not (slices.classes(indices) == 2).any()
+
+
+@pytest.mark.parametrize(("noise", "enlarged"), [(0.0, 0), (30.0, 2)])
+def test_logits_are_enlarged_where_borders_are_many(segmenter, monkeypatch, noise, enlarged):
+    coarse = 8 * torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    drawn = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
+    drawn = drawn + noise * torch.randn(drawn.shape, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(segmenter, "forward", lambda images: drawn.expand(len(images), -1, -1, -1))
+    volume = np.random.default_rng(0).uniform(1, 255, (120, 100, 2)).astype(np.float32)
+    slices = SliceLogits(slicing_of(), volume, (1, 1, 5), segmenter)
+    expected = decide(slices.logits(np.arange(2)), False)
+    calls = []
+    restore = SlicePlan.restore_logits
+    monkeypatch.setattr(SlicePlan, "restore_logits", lambda self, logits: calls.append(1) or restore(self, logits))
+    assert torch.equal(slices.classes(np.arange(2)), expected)
+    assert len(calls) == enlarged  # a slice at a time
 
 
 @pytest.mark.parametrize("kind", ["window", "percentile"])

@@ -173,7 +173,7 @@ class IntensityPolicy(BaseModel):
 
 def looks_like(volume: np.ndarray) -> Literal["CT", "other"]:
     """Whether the numbers are Hounsfield units: at least 1 % of the voxels lie where only air in a CT does."""
-    return "CT" if np.mean(volume < _AIR_BELOW) >= 0.01 else "other"
+    return "CT" if np.count_nonzero(volume < _AIR_BELOW) / volume.size >= 0.01 else "other"
 
 
 def kind_of(modality: str) -> Literal["CT", "other"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medsam_adapt.core.lazy import lazy_module
+from medsam_adapt.data.volumes.label_runs import bounding_boxes, sizes_by_runs
 
 if TYPE_CHECKING:
     from scipy import ndimage
@@ -16,7 +17,6 @@ else:
     ndimage = lazy_module("scipy.ndimage")
 
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)  # pieces that touch at a corner are one
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -92,21 +92,10 @@ def voxel_ml(affine: np.ndarray) -> float:
     return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
-def bounding_boxes(voxels: np.ndarray, label_ids: Sequence[int]) -> dict[int, Box]:
-    """The box of each label that has a voxel in (X, Y, Z) ``voxels``, found in one pass along their memory."""
-    order = np.argsort(np.abs(voxels.strides))[::-1]  # reading a volume across its memory takes many times as long
-    boxes = ndimage.find_objects(voxels.transpose(order), max(label_ids, default=0))
-    back = np.argsort(order)
-    return {
-        label_id: (box[back[0]], box[back[1]], box[back[2]])
-        for label_id in label_ids
-        if (box := boxes[label_id - 1]) is not None
-    }
-
-
 def piece_sizes(mask: np.ndarray) -> np.ndarray:
     """Voxels of each connected piece of a mask (X, Y, Z), the largest first."""
-    return np.sort(_pieces(mask)[1][1:])[::-1]
+    sizes = sizes_by_runs(mask)
+    return np.sort(_pieces(mask)[1][1:] if sizes is None else sizes)[::-1]
 
 
 def _pieces(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -74,7 +74,7 @@ def read_voxels(header: VolumeHeader, chosen: VolumeFormat) -> np.ndarray:
         if (slope, intercept) != (1, 0):
             voxels *= np.float32(slope)
             voxels += np.float32(intercept)
-    if not (finite := np.isfinite(voxels)).all():
+    if (stored.dtype.kind == "f" or (slope, intercept) != (1, 0)) and not (finite := np.isfinite(voxels)).all():
         raise InputError(
             f"{header.path}: it has {finite.size - np.count_nonzero(finite)} NaN or infinite voxels. Replace them, by "
             "the value of air for instance, and save it again."

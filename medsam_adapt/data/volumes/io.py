@@ -7,7 +7,6 @@ images, whole-numbered labels) are the same for every format.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy as np
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import written_whole
+from medsam_adapt.core.gzip_files import gzip_compressed
 from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.dicom_labels import read_dicom_labels
 from medsam_adapt.data.volumes.files import (
@@ -154,9 +154,10 @@ def write_label(path: str | Path, label: np.ndarray, like: str | Path | VolumeHe
         raise ValueError(f"the label's shape {label.shape} is not the image's {like.shape}")
     if not path.name.endswith(".nii.gz"):
         raise InputError(f"{path}: labels are written as .nii.gz. Name a file that ends in .nii.gz.")
-    if label.min() < 0 or label.max() > LARGEST_LABEL:
-        raise ValueError(f"labels go from 0 to {LARGEST_LABEL}, got {label.min()} to {label.max()}")
-    _write_nifti(path, label.astype(np.uint8 if label.max() <= 255 else np.uint16), like, slope)
+    largest = label.max()
+    if largest > LARGEST_LABEL or (label.dtype.kind not in "ub" and label.min() < 0):
+        raise ValueError(f"labels go from 0 to {LARGEST_LABEL}, got {label.min()} to {largest}")
+    _write_nifti(path, label, np.dtype(np.uint8 if largest <= 255 else np.uint16), like, slope)
 
 
 def write_volume(path: str | Path, voxels: np.ndarray, like: VolumeHeader) -> None:
@@ -173,25 +174,27 @@ def write_volume(path: str | Path, voxels: np.ndarray, like: VolumeHeader) -> No
         InputError: the file cannot be written.
     """
     whole = np.array_equal(voxels, voxels.astype(np.int16)) if np.abs(voxels).max() < 1 << 15 else False
-    _write_nifti(Path(path), voxels.astype(np.int16 if whole else np.float32), like)
+    _write_nifti(Path(path), voxels, np.dtype(np.int16 if whole else np.float32), like)
 
 
-def _write_nifti(path: Path, voxels: np.ndarray, like: VolumeHeader, slope: float = 1.0) -> None:
+def _write_nifti(path: Path, voxels: np.ndarray, dtype: np.dtype, like: VolumeHeader, slope: float = 1.0) -> None:
     header = label_header_of(like)
     header.set_data_shape(voxels.shape)
-    header.set_data_dtype(voxels.dtype)
+    header.set_data_dtype(dtype)
     header["vox_offset"] = header.single_vox_offset
     header["scl_slope"], header["scl_inter"] = slope, 0
     for name in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
         header[name] = 0
     for name in {"intent_name", "descrip", "aux_file", "db_name", "data_type"} & set(header.keys()):
         header[name] = b""
-    content = header.binaryblock.ljust(header.single_vox_offset, b"\0")
-    content += voxels.astype(header.get_data_dtype()).tobytes(order="F")
+    block, offset = header.binaryblock, header.single_vox_offset
+    content = np.zeros(offset + voxels.size * dtype.itemsize, np.uint8)
+    content[: len(block)] = np.frombuffer(block, np.uint8)
+    # Voxels are converted and put in order at once: each copy of a large volume takes a noticeable time.
+    content[offset:].view(header.get_data_dtype()).reshape(voxels.shape, order="F")[...] = voxels
     try:
-        # No time and no name in the gzip header: the same label gives the same bytes.
         with written_whole(path) as temporary:
-            temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+            temporary.write_bytes(gzip_compressed(content))
     except OSError as error:
         raise InputError(
             f"{path}: it cannot be written ({error.strerror}). Choose another folder or free some space."

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.gzip_files import gzip_errors, open_gzip
 from medsam_adapt.core.lazy import lazy_module
 from medsam_adapt.data.volumes.formats.base import (
     CHUNK,
@@ -43,7 +42,7 @@ def _open_nifti(path: Path) -> BinaryIO:
         right = ".nii.gz" if is_gzip else ".nii"
         state = "is gzip-compressed" if is_gzip else "is not gzip-compressed"
         raise InputError(f"{path}: it {state}, contrary to its name. Rename it to end in {right} or download it again.")
-    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
+    return open_gzip(path) if compressed else path.open("rb")
 
 
 def _read_bytes(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
@@ -53,7 +52,7 @@ def _read_bytes(file: BinaryIO, path: Path, offset: int, count: int) -> bytes:
         content = file.read(count)
         while file.read(CHUNK):
             pass
-    except (OSError, EOFError, zlib.error) as error:
+    except gzip_errors() as error:
         raise unreadable(path, error) from error
     if len(content) < count:
         raise unreadable(path, "it ends too early")
@@ -65,7 +64,7 @@ def _nifti_fields(path: Path) -> nib.Nifti1Header:
     try:
         with _open_nifti(path) as file:
             block = file.read(540)
-    except (OSError, EOFError, zlib.error) as error:
+    except gzip_errors() as error:
         raise unreadable(path, error) from error
     for kind, size, magic, at in ((nib.Nifti1Header, 348, b"n+1\0", 344), (nib.Nifti2Header, 540, b"n+2\0", 4)):
         for endianness, order in (("<", "little"), (">", "big")):
