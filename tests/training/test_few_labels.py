@@ -10,7 +10,7 @@ from torch import nn
 
 from medsam_adapt.data.datasets.splits import split_cases
 from medsam_adapt.data.slices.augmentation import strong_augmentation
-from medsam_adapt.data.slices.geometry import acquired_axis, fitting_size, suits_three_planes
+from medsam_adapt.data.slices.geometry import SlicePlan, acquired_axis, fitting_size, suit_tiles, suits_three_planes
 from medsam_adapt.data.slices.sampling import SliceDataset, slice_loader
 from medsam_adapt.data.slices.transforms import CropTiled
 from medsam_adapt.data.volumes.io import VolumeHeader
@@ -124,6 +124,23 @@ def test_image_and_label_move_together():
         image, label = (np.asarray(moved[name])[0] for name in ("image", "label"))
         assert label.sum() > 0
         assert image[label == 1].mean() > 1.5 * image[label == 0].mean()
+
+
+@pytest.mark.parametrize(
+    ("sides", "suit"),
+    [((28, 28, 40), True), ((28, 28, 50), False), ((28, 40, 40), False), ((28, 0, 40), False), ((0,), False)],
+)
+def test_one_patient_does_not_decide_about_tiles(sides, suit):
+    """The longest structure of the median patient does, unless some patient's fills a tile."""
+    plan = SlicePlan((128, 128), (128, 128), 128)
+
+    def labels():
+        for side in sides:
+            slices = np.zeros((3, 128, 128), np.uint8)
+            slices[1, 40:44, 60 : 60 + side] = 1
+            yield slices, np.array([[0], [1]]), plan
+
+    assert suit_tiles(labels(), 128) == suit
 
 
 def test_tiles_are_inside_and_most_of_them_show_a_class():

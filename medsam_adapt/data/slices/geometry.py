@@ -23,7 +23,7 @@ SMALLEST_FITTING, LARGEST_FITTING = 64, 128
 _LONGEST_VOXEL = 1.6  # times its shortest side, where slices of three directions are learned
 _THICK = 1.6  # times the next longest side of a voxel, where volumes were acquired as slices across the longest
 _FEWEST_SLICES = 16  # of such a volume in each direction
-_SMALL_FOR_TILE = 0.5  # of a tile's side, where structures are small
+_SMALL_FOR_TILE, _FITS_TILE = 0.5, 0.75  # of a tile's side: the longest structure in most volumes, and in any
 _TILES_PAY_FROM = 96  # pixels of a slice's side
 
 
@@ -188,24 +188,34 @@ def suits_three_planes(headers: Sequence[VolumeHeader]) -> bool:
 
 
 def suit_tiles(labels: Iterable[tuple[np.ndarray, np.ndarray, SlicePlan]], image_size: int) -> bool:
-    """Whether tiles of `SMALLEST_FITTING` pixels show structures whole, with as much around them.
+    """Whether tiles of `SMALLEST_FITTING` pixels show structures whole, in half the volumes with as much around them.
 
     Args:
-        labels: of some volumes: slices (N, rows, columns) of parts, (P, C) which classes a part belongs to, and how
-            slices are resized.
+        labels: of some volumes, sliced in one direction: slices (N, rows, columns) of parts, (P, C) which classes a
+            part belongs to, and how slices are resized.
         image_size: side of the square of a whole slice, in pixels.
     """
     if image_size < _TILES_PAY_FROM:
         return False
-    largest = 0.0
-    for slices, table, plan in labels:
-        scale = max(new / old for new, old in zip(plan.resized, plan.native, strict=True))
-        for parts in (np.flatnonzero(column == 1) for column in table.T):
-            for mask in np.isin(slices, parts):
-                if mask.any():
-                    sides = (np.ptp(np.flatnonzero(mask.any(axis=axis))) + 1 for axis in (0, 1))
-                    largest = max(largest, scale * max(sides))
-    return 0 < largest <= _SMALL_FOR_TILE * SMALLEST_FITTING
+    found = [_longest(slices, table, plan) for slices, table, plan in labels]
+    longest = [each for each in found if each]
+    if not longest:
+        return False
+    # By the median: one patient whose jaw is a pixel longer should not change what is trained on.
+    typical, most = float(np.median(longest)), max(longest)
+    return typical <= _SMALL_FOR_TILE * SMALLEST_FITTING and most <= _FITS_TILE * SMALLEST_FITTING
+
+
+def _longest(slices: np.ndarray, table: np.ndarray, plan: SlicePlan) -> float:
+    """The longest side of a class on a slice of one volume, in pixels of the resized slice; arguments as above."""
+    longest = 0.0
+    scale = max(new / old for new, old in zip(plan.resized, plan.native, strict=True))
+    for parts in (np.flatnonzero(column == 1) for column in table.T):
+        for mask in np.isin(slices, parts):
+            if mask.any():
+                sides = (np.ptp(np.flatnonzero(mask.any(axis=axis))) + 1 for axis in (0, 1))
+                longest = max(longest, scale * max(sides))
+    return longest
 
 
 def _nearest(slices: Tensor, size: tuple[int, int]) -> Tensor:

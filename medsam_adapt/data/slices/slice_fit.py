@@ -103,10 +103,9 @@ def fit_slices(
 
     directions: Sequence[Axis] = get_args(Axis) if planes == "three" else [first]
     whole = size(directions)
-    if fits_size and tiles == "auto" and not prompted:
-        labels = (each for direction in directions for each in volumes.slices(direction, whole))
-        if suit_tiles(labels, whole):
-            return SliceFit(first, SMALLEST_FITTING, whole, planes == "three")
+    may_tile = fits_size and tiles == "auto" and not prompted
+    if may_tile and all(suit_tiles(volumes.slices(direction, whole), whole) for direction in directions):
+        return SliceFit(first, SMALLEST_FITTING, whole, planes == "three")
     if planes == "auto" and not prompted and suits_three_planes(headers):
         return SliceFit(first, size(get_args(Axis)), None, three_planes=True)
     return SliceFit(first, whole, None, planes == "three")

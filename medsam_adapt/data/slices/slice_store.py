@@ -62,7 +62,7 @@ class StoredCase:
     def __init__(self, case_id: str, folder: Path, axis: Axis, unannotated: Sequence[int] = ()) -> None:
         self.case_id, self.axis, self.unannotated = case_id, axis, tuple(unannotated)
         self.images = StoredArray(folder / "images.npy")
-        self.labels = StoredArray(folder / "labels.npy")
+        self.labels: StoredArray | np.ndarray = StoredArray(folder / "labels.npy")
         self.voxels: np.ndarray = np.load(folder / "voxels.npy")
         self.table: np.ndarray | None = np.load(folder / "table.npy") if (folder / "table.npy").is_file() else None
         if self.table is not None:
@@ -119,6 +119,8 @@ class StoredScan(StoredCase):
         self.case_id, self.axis, self.unannotated, self.table = case_id, axis, (), None
         self.images = StoredArray(folder / "images.npy")
         self.labelled = False
+        # Of no class until they are labelled: features are computed before, by the same transforms.
+        self.labels = np.broadcast_to(np.uint8(0), (len(self.images), *self.images.shape[-2:]))
         self.voxels = np.zeros((len(self.images), classes + 1), dtype=np.int64)
 
     def read_labels(self, folder: Path) -> None:
