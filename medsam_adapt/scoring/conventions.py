@@ -29,7 +29,8 @@ REMARKS: dict[str, str] = {
     "monai": "MONAI 1.6.1: a class that is empty in the reference has no DSC and no IoU, whatever was predicted. HD95 "
     "is the greater of both directions, MSD the mean over the surface voxels of both (symmetric=True).",
     "medpy": "medpy 0.5.2: HD95 is the percentile, and MSD (assd) the mean, of both directions pooled. A class that is "
-    "empty in one mask has neither, since medpy raises; one that is empty in both has IoU 1.",
+    "empty in one mask has neither, since medpy raises; one that is empty in both has DSC and IoU 1 (with NumPy 2.4, "
+    "medpy's own DSC is not a number there).",
     "seg-metrics": "seg-metrics 1.2.8: a class that is empty in one mask has HD95 and MSD 0, and one that is empty in "
     "both DSC 1. Surfaces are thicker (26 neighbours, and none at the edge of the volume); both directions are pooled.",
     "surface-distance": "surface-distance 0.1: distances lie between surface elements and are weighted by their area. "
@@ -84,7 +85,7 @@ def _medpy(
     prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], sizes: tuple[int, int]
 ) -> dict[str, float]:
     if not any(sizes):
-        return {"iou": 1.0}
+        return {"dsc": 1.0, "iou": 1.0}
     if not all(sizes):
         return {}
     there, back = surface_distances(prediction, reference, spacing)

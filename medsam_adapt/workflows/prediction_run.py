@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError, problems_error
+from medsam_adapt.core.files import look_for_outputs
 from medsam_adapt.core.parts import Part, device_of_process, local_rank
 from medsam_adapt.core.process_pool import run_in_processes
 from medsam_adapt.core.text import counted, shortened
@@ -203,12 +204,25 @@ def _workers(
         yield _Workers(runner.run_all, str(predictor.device), predictor.precision)
 
 
+@contextmanager
+def _without_leftovers(cases: list[PlannedCase]) -> Iterator[None]:
+    """Remove what processes that were killed in the block left of writing the outputs; others did their cases again."""
+    try:
+        yield
+    finally:
+        names: dict[Path, set[str]] = {}
+        for path in (path for case in cases for path in case.outputs.values()):
+            names.setdefault(path.parent, set()).add(path.name)
+        for folder, of_folder in names.items():
+            look_for_outputs(folder, of_folder)
+
+
 def _in_processes(
     count: int, job: PredictionJob, cases: list[PlannedCase], advance: Advance, fail_fast: bool
 ) -> Iterator[tuple[PlannedCase, Outcome]]:
     of = {case.name: case for case in cases}
     results = run_in_processes(count, job, cases, lambda case, slices: advance(of[case.name], slices))
-    with closing(results):
+    with _without_leftovers(cases), closing(results):
         for case, outcome in results:
             yield of[case.name], outcome
             if fail_fast and isinstance(outcome, InputError):
@@ -222,7 +236,7 @@ def _on_cluster(
 
     of = {case.name: case for case in cases}
     results = cluster.run(job.elsewhere(), map(CasePaths.of, cases))
-    with closing(results):
+    with _without_leftovers(cases), closing(results):
         for item, outcome in results:
             case = of[item.name]
             if not isinstance(outcome, InputError):  # the paths as they were given

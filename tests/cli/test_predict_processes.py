@@ -1,12 +1,16 @@
 """``predict`` by several processes of this machine: masks and report are those of one, also where one is killed."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from medsam_adapt.cli.main import main as run_command
+from medsam_adapt.core import cluster, process_pool
+from medsam_adapt.core.files import owner_tag
+from medsam_adapt.workflows import prediction_run
 from tests.warm import spawn_by_forking
 
 from .predicting import call, contents, refused
@@ -33,6 +37,33 @@ def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, m
     code, out, err = call(capsys, *words[1:], way, "2" if way == "--gpus" else "local:2")
     assert (code, err) == (0, "")
     assert "4 masks in" in out
+    assert prediction_in_parts.result(tmp_path) == expected
+
+
+@pytest.mark.parametrize("way", ["--gpus", "--cluster"])
+def test_what_a_killed_process_was_writing_is_removed(made, expected, tmp_path, capsys, monkeypatch, way):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host, _, random = owner_tag().split("-")
+    half = tmp_path / "masks" / f".{host}-{ended.pid}-{random}.case_0_seg.nii.gz"
+
+    def killed(results):
+        for number, each in enumerate(results):
+            if number == 1:
+                half.write_bytes(b"half")
+            yield each
+
+    if way == "--cluster":
+        pytest.importorskip("distributed")
+        run = cluster.Cluster.run
+        monkeypatch.setattr(cluster.Cluster, "run", lambda self, *given: killed(run(self, *given)))
+    else:
+        monkeypatch.setattr(
+            prediction_run, "run_in_processes", lambda *given: killed(process_pool.run_in_processes(*given))
+        )
+    spawn_by_forking(monkeypatch)
+    words = prediction_in_parts.arguments(made / "run", made / "scans", tmp_path)
+    assert call(capsys, *words[1:], way, "2" if way == "--gpus" else "local:2")[0] == 0
     assert prediction_in_parts.result(tmp_path) == expected
 
 
