@@ -23,9 +23,8 @@ class SegmentationLoss(nn.Module):
 
     Where classes were not annotated, the label of an ``exclusive`` head is what each pixel may be (B, C', H, W), 0 or
     1: CE = -log of the summed probability of all that it may be, and in Dice such a pixel counts for the background
-    alone, with that sum (the marginal loss of Shi et al., Medical Image Analysis 70, 2021). Unlike theirs, it has no
-    gradient for the class that nobody annotated: where a network takes background for it, nothing would contradict, and
-    the sum would confirm it. For sigmoids an `IGNORED` pixel of one mask counts in the others.
+    alone, with that sum (the marginal loss of Shi et al., Medical Image Analysis 70, 2021). For sigmoids an `IGNORED`
+    pixel of one mask counts in the others.
 
     With a ``balance`` β > 0, CE is the weighted mean of the pixels' cross-entropies in which a pixel of class c has the
     weight (N / N_c)^β, N_c of the N known pixels being of that class: without it, networks that start anew may draw
@@ -112,15 +111,13 @@ def _marginal(logits: Tensor, possible: Tensor) -> tuple[Tensor, Tensor, Tensor,
     """
     known = ~possible.all(dim=1, keepdim=True)
     weights = known.to(logits.dtype)
-    certain = possible.sum(dim=1, keepdim=True) == 1
-    unsure = ~certain & possible
-    unannotated = torch.cat([torch.zeros_like(certain), unsure[:, 1:]], dim=1)
-    logits = torch.where(unannotated, logits.detach(), logits)
     together = logits.masked_fill(~possible, -torch.inf).logsumexp(dim=1, keepdim=True)
     probability = (together - logits.logsumexp(dim=1, keepdim=True)).clamp(max=0)
     cross_entropy = -probability * weights
+    certain = possible.sum(dim=1, keepdim=True) == 1
     background = possible[:, :1]  # what may be several things may be background: a class that was drawn is known
     probabilities = logits.softmax(dim=1) * weights
+    unsure = ~certain & possible
     marginal = torch.where(background, probability.exp() * weights, probabilities[:, :1])
     kept = (probabilities * ~unsure)[:, 1:]
     truth = torch.cat([background, possible[:, 1:] & certain], dim=1).to(logits.dtype) * weights

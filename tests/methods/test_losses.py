@@ -88,10 +88,6 @@ def test_a_class_that_nobody_drew_is_not_trained_as_background():
         for p, t in zip((background, first, second), truth, strict=True)
     ]
     torch.testing.assert_close(loss, (plain - merged) / label.numel() + sum(dice) / 3)
-    (slope,) = torch.autograd.grad(loss, logits)
-    assert not slope[0, 2, 2:].any()  # nothing is learnt about class 2 where it may be
-    assert slope[0, 2, :2].any()
-    assert slope[1, 2].any()
     # whether the first sample's background pixels are background or class 2 makes no difference
     swapped = logits.detach().clone()
     swapped[0, [0, 2], 2:] = swapped[0, [2, 0], 2:]
