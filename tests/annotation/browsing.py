@@ -16,8 +16,8 @@ def wait(driver, expression=READY, seconds=900):
         time.sleep(0.1)
 
 
-def drag(driver, *places):
-    """Drag the pointer over places (column, row) of the axial slice."""
+def drag(driver, *places, release=True):
+    """Press the pointer on the axial slice at the first place (column, row), and drag it to the others."""
     from selenium.webdriver import ActionChains
 
     points = [driver.execute_script("return app.display.views[0].onScreen(...arguments)", *place) for place in places]
@@ -26,7 +26,8 @@ def drag(driver, *places):
     pointer.move_to_location(*map(round, points[0])).pointer_down()
     for point in points[1:]:
         pointer.move_to_location(*map(round, point))
-    pointer.pointer_up()
+    if release:
+        pointer.pointer_up()
     chain.perform()
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi", reason="the extra 'annotate' is not installed")
 from tests.made_runs import make_run
 from tests.report.browser import chromium, skip_without_chromium
 
-from .browsing import SHOWN, label_in, wait
+from .browsing import SHOWN, drag, label_in, wait
 from .serving import CLASSES, TOKEN, made_proposals, served, write_scans
 from .test_rounds import label
 
@@ -81,19 +81,6 @@ def test_whole_scan_asks_before_it_replaces_a_persons_work(page, tmp_path):
     np.testing.assert_array_equal(after, session.drawing("scan_1").label)
 
 
-def press(driver, *places):
-    """Press the pointer on the axial slice at the first place (column, row), and move it to the others."""
-    from selenium.webdriver import ActionChains
-
-    points = [driver.execute_script("return app.display.views[0].onScreen(...arguments)", *place) for place in places]
-    chain = ActionChains(driver, duration=0)
-    pointer = chain.w3c_actions.pointer_action
-    pointer.move_to_location(*map(round, points[0])).pointer_down()
-    for point in points[1:]:
-        pointer.move_to_location(*map(round, point))
-    chain.perform()
-
-
 def move_and_release(driver, place):
     from selenium.webdriver import ActionChains
 
@@ -116,7 +103,7 @@ def axial(label, index):
 def test_a_stroke_over_two_slices_changes_each_where_it_was_drawn(page):
     driver, session, _ = page
     driver.execute_script("app.display.moveTo([9, 9, 1]); app.tools.choose('brush'); app.tools.setBrush(4)")
-    press(driver, (3, 4), (5, 4))
+    drag(driver, (3, 4), (5, 4), release=False)
     driver.execute_script("app.display.scroll(app.display.views[0], 1)")
     move_and_release(driver, (12, 12))
     wait(driver, "return app.scan.isSaved && !app.tools.preview && app.scan.version >= 2")
@@ -137,7 +124,7 @@ def test_a_browser_that_is_killed_during_a_stroke_loses_its_end_alone(server, tm
     address, session, _ = server
     with shown(address, tmp_path / "first") as driver:
         driver.execute_script("app.display.moveTo([9, 9, 1]); app.tools.choose('brush'); app.tools.setBrush(4)")
-        press(driver, (3, 4), (8, 4))  # and never released
+        drag(driver, (3, 4), (8, 4), release=False)
         deadline = time.monotonic() + 600
         while session.drawing("scan_1").version == 0:
             assert time.monotonic() < deadline
