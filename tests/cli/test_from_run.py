@@ -119,6 +119,7 @@ def test_an_interrupted_continuation_resumes(run, more, tmp_path, capsys, monkey
     ("options", "words"),
     [
         (["--image-size", 48], "image_size: the run to start from has 32, not 48"),
+        (["--set", "detail=8", "--set", "coordinates=on"], "coordinates: the run to start from has off, not on"),
         (["--set", "intensity=ct-lung"], "intensity: the run to start from has ct-bone, not ct-lung"),
         (["--classes", "liver"], "keeps its classes"),
         (["--set", "rank=3"], "do not fit this network"),

@@ -140,7 +140,7 @@ class TrainingData:
         self.slice_size = None if earlier is None else earlier.slice_size
         if coordinates == "on" and (detail == 0 or prompt != "none"):
             raise InputError("coordinates=on: a detail branch without prompts sees them. Add detail, or leave it out.")
-        self.coordinates = coordinates == "on" if earlier is None else earlier.sees_coordinates
+        self.coordinates = coordinates == "on"
         if self.three_planes and prompt != "none":
             raise InputError("planes=three: a prompt lies on slices of one direction. Leave out --prompt or planes.")
         self.channels: Channels = "adjacent" if channels == "auto" else channels
@@ -148,7 +148,7 @@ class TrainingData:
         self.empty_share, self.seed, self.cache_dir, self.sampling = empty_share, seed, cache_dir, sampling
         self.earlier = earlier
         if earlier is not None:
-            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes, axis)
+            self._continue(earlier, intensity, input_scaling, fits_size, channels, planes, axis, coordinates)
         self.input_scaling: InputScaling = (
             choose_input_scaling(input_scaling, checkpoint, backbone) if earlier is None else earlier.input_scaling
         )
@@ -393,6 +393,7 @@ class TrainingData:
         channels: ChannelChoice,
         planes: PlaneChoice,
         axis: AxisChoice,
+        coordinates: CoordinateChoice,
     ) -> None:
         """Slice as the earlier run did; refuses settings that would change what its weights have learnt."""
         if fits_size:
@@ -403,6 +404,13 @@ class TrainingData:
             self.axis = earlier.axis
         if planes == "auto":
             self.three_planes = earlier.three_planes
+        own: CoordinateChoice = "on" if earlier.sees_coordinates else "off"
+        if coordinates not in ("auto", own):
+            raise InputError(
+                f"coordinates: the run to start from has {own}, not {coordinates}, and training from it keeps it. Use "
+                f"coordinates={own}."
+            )
+        self.coordinates = earlier.sees_coordinates
         wanted: dict[str, Any] = {"image_size": self.image_size, "axis": self.axis, "channels": self.channels}
         wanted |= {"intensity": intensity, "three_planes": self.three_planes}
         if input_scaling is not None:
