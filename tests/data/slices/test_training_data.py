@@ -164,6 +164,14 @@ def test_the_labelled_range_and_a_share_of_the_rest_are_trained_on(data_of):
     assert slices[1.0] == list(range(10))
 
 
+def test_the_default_bundle_trains_on_every_slice(data_of, tmp_path):
+    """Else its masks go on where a structure ends: the slices beyond the outermost one would hardly be seen."""
+    data_of()
+    knobs = resolve_knobs("detail", sets={"cache_dir": str(tmp_path / "cache"), "held_out": 0.0, "planes": "one"})
+    data = TrainingData.of(tmp_path / "data", knobs)
+    assert len(data.samples()) == 5 * 10
+
+
 def test_classes_without_a_training_voxel_are_absent(data_of):
     data = data_of("ab")
     assert (data.class_names, data.label_ids, data.absent) == (["liver", "pancreas", "spleen"], [1, 2, 3], ["pancreas"])
