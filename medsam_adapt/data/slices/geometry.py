@@ -45,6 +45,12 @@ def count_slices(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> int:
     return len(volume_to_slices(view, axis))
 
 
+def slice_distance(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> float:
+    """Between the centres of neighbouring slices along ``axis``, in mm; arguments as for :func:`count_slices`."""
+    _, in_order = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
+    return float(np.linalg.norm(in_order[:3, _SLICE_AXIS[axis]]))
+
+
 def slice_coordinates(axis: Axis, index: int, count: int, rows: int, columns: int) -> np.ndarray:
     """Where the pixels of a slice lie in its volume: (3, rows, columns) float32, towards right, anterior and superior.
 

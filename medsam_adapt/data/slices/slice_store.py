@@ -56,8 +56,11 @@ class StoredCase:
         table: (P, C), which classes a part belongs to; None for classes that exclude each other.
         voxels: (N, C + 1) voxels of every class in every native slice.
         unannotated: numbers (from 1) of the classes that nobody annotated; in a ``table`` they are `IGNORED`.
+        plausible: (N, C) bool, in which slices each class may be that nobody annotated; None: in all.
         axis: slicing direction.
     """
+
+    plausible: np.ndarray | None = None
 
     def __init__(self, case_id: str, folder: Path, axis: Axis, unannotated: Sequence[int] = ()) -> None:
         self.case_id, self.axis, self.unannotated = case_id, axis, tuple(unannotated)
@@ -85,6 +88,20 @@ class StoredCase:
         """Slice ``index`` as (h, w) grey levels; of colours their mean."""
         image = self.images[index]
         return image if image.ndim == 2 else image.mean(axis=0)
+
+    def hidden(self, index: int) -> np.ndarray:
+        """(C,) bool: which classes may be in slice ``index`` although nobody annotated them."""
+        hidden = np.isin(np.arange(1, self.voxels.shape[1]), self.unannotated)
+        return hidden if self.plausible is None else hidden & self.plausible[index]
+
+    def table_of(self, index: int) -> np.ndarray | None:
+        """The ``table`` for slice ``index``: classes that nobody annotated are `IGNORED` only where they may be."""
+        if self.table is None or self.plausible is None:
+            return self.table
+        absent = [number - 1 for number in self.unannotated if not self.plausible[index, number - 1]]
+        table = self.table.copy()
+        table[:, absent] = 0
+        return table
 
     def classes_in(self, index: int) -> np.ndarray:
         """Numbers (from 1) of the classes that are left in slice ``index`` once it is resized."""

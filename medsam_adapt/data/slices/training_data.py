@@ -35,8 +35,9 @@ from medsam_adapt.data.datasets.splits import Split, choose_split, continued_spl
 from medsam_adapt.data.datasets.unlabelled import find_unlabelled
 from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone, most_slices
 from medsam_adapt.data.slices.earlier_run import EarlierRun, refuse_changes
-from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices
+from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices, slice_distance
 from medsam_adapt.data.slices.intensity import IntensityPolicy
+from medsam_adapt.data.slices.plausible_slices import mark_plausible
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
@@ -256,6 +257,7 @@ class TrainingData:
                     settings = self._slicing(axis)
                     report = progress if axis == self.axis else None
                     stored[axis] = store_cases(cases, settings, self.cache_dir, report, self.cases.root)
+                    mark_plausible(stored[axis], self._slice_distances(axis))
                     if self.unlabelled is not None:
                         self.unlabelled.store(settings, self.cache_dir, report)
             self._stored = stored
@@ -277,6 +279,10 @@ class TrainingData:
         )
         scans = self.unlabelled
         return labelled + sum(scans.store_bytes(self._slicing(axis), channels) for axis in self.axes if scans)
+
+    def _slice_distances(self, axis: Axis) -> dict[str, float]:
+        headers = {case_id: self.check.headers[case_id] for case_id in self.split.train}
+        return {name: slice_distance(each.shape, each.affine, axis) for name, each in headers.items()}
 
     def _slicing(self, axis: Axis) -> SliceSettings:
         size = self.slice_size or self.image_size

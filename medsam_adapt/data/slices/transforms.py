@@ -26,7 +26,7 @@ class LoadStoredSliced(Transform):
     For classes that may overlap the label holds parts, and ``table`` (P, C) lists what they are; otherwise it is None.
     Without ``images`` there is no image. With ``positions``, ``position`` (3, h, w) has column and row of each pixel's
     centre, and 1. With ``coordinates``, those are (3, h, w) as `slice_coordinates` gives them. Where some case lacks
-    the annotation of some class, ``unannotated`` is (C,) bool of this case; otherwise it is None.
+    the annotation of some class, ``unannotated`` is (C,) bool, which of those may be here; otherwise it is None.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LoadStoredSliced(Transform):
         label = torch.from_numpy(case.labels[data["slice"]].astype(np.int64))[None]
         loaded = {**data, "label": label, "table": case.table, "unannotated": None}
         if self.partial:
-            loaded["unannotated"] = np.isin(np.arange(1, case.voxels.shape[1]), case.unannotated)
+            loaded |= {"table": case.table_of(data["slice"]), "unannotated": case.hidden(data["slice"])}
         if self.images:
             loaded["image"] = torch.from_numpy(case.channels(data["slice"], self.channels)).float()
         if self.positions:
