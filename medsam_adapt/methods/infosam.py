@@ -236,7 +236,7 @@ class DistillationUpdate(Update):
         head = getattr(engine.network, "module", engine.network).head
         prompts: dict[str, Tensor] = {name: kwargs[name] for name in ("boxes", "points") if name in kwargs}
         loss: Tensor = engine.loss_function(student.logits, label) + self.distillation(
-            *self.ask_teacher(image, label, prompts, teacher_embedding),
+            *self.ask_teacher(image, label, prompts, teacher_embedding, head),
             student.image_embedding,
             student_token(student.mask_tokens, head),
             transfer=transfer,
@@ -248,17 +248,23 @@ class DistillationUpdate(Update):
 
     @torch.no_grad()
     def ask_teacher(
-        self, image: Tensor | None, label: Tensor, prompts: dict[str, Tensor], embedding: Tensor | None = None
+        self,
+        image: Tensor | None,
+        label: Tensor,
+        prompts: dict[str, Tensor],
+        embedding: Tensor | None = None,
+        head: Head = "exclusive",
     ) -> tuple[Tensor, Tensor]:
         """The teacher's embedding (B, D, h, w) and first mask token (B, 1, D), on the same images and prompts.
 
-        An ``embedding`` that the teacher gave before is not computed again.
+        An ``embedding`` that the teacher gave before is not computed again. Without a prompt it gets the box around all
+        structures of the ``label``, which is as the loss takes it for the student's ``head``.
         """
         encoded = self.teacher.encode(image) if embedding is None else embedding
         embedding, _ = split_embedding(self.teacher.sam.image_encoder, encoded)
         if prompts:
             return embedding, self._token(encoded, **prompts)
-        boxes, found = tight_boxes(((label > 0) & (label != IGNORED)).any(dim=1))
+        boxes, found = tight_boxes(known_structures(label, head))
         if not _answers_at_once(embedding):  # to ask which images have a box would take longer than both of all
             both = self._token(encoded, boxes=boxes), self._token(encoded)
             return embedding, torch.where(found[:, None, None], *both)
@@ -283,6 +289,16 @@ def student_token(mask_tokens: Tensor, head: Head) -> Tensor:
     if head == "structure":
         return mask_tokens[:, :1]
     return mask_tokens[:, int(head == "exclusive") :].mean(dim=1, keepdim=True)
+
+
+def known_structures(label: Tensor, head: Head) -> Tensor:
+    """(B, H, W) bool, where a label (B, C', H, W) has any structure for certain.
+
+    Where classes were not annotated, the label of an ``exclusive`` head is what each pixel may be, background first.
+    """
+    if head == "exclusive" and label.shape[1] > 1:
+        return label[:, 0] == 0
+    return ((label > 0) & (label != IGNORED)).any(dim=1)
 
 
 def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from monai.inferers import SimpleInferer
 from torch.utils.data import DataLoader
 
 from medsam_adapt.core.errors import InputError
+from medsam_adapt.data.slices.transforms import possible_classes
+from medsam_adapt.data.volumes.label_coding import IGNORED
 from medsam_adapt.methods import LoRA
 from medsam_adapt.methods.infosam import (
     DistillationUpdate,
@@ -16,6 +18,7 @@ from medsam_adapt.methods.infosam import (
     compression_loss,
     distillation_loss,
     infosam_loss,
+    known_structures,
     student_token,
     tight_boxes,
 )
@@ -128,6 +131,17 @@ def test_without_a_prompt_the_teacher_gets_the_box_around_all_structures():
     for index, box in enumerate((boxes[:1], boxes[1:2], None)):
         alone = case.teacher.predict(case.batch["image"][index : index + 1], boxes=box)
         torch.testing.assert_close(tokens[index], alone.mask_tokens[0, :1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_nobody_annotated_is_no_structure_in_the_teachers_box():
+    """The label of a case that lacks a class: background, where it may be the class, and ignored pixels are none."""
+    label = torch.zeros(16, 16, dtype=torch.long)
+    label[4:8, 5:10], label[12, 12] = 1, IGNORED
+    possible = possible_classes(label[None], torch.tensor([False, True]))[None]
+    boxes, found = tight_boxes(known_structures(possible, "exclusive"))
+    assert (boxes.tolist(), found.tolist()) == ([[5, 4, 9, 7]], [True])
+    both = torch.stack([(label == 1).long(), torch.full_like(label, IGNORED)])[None]
+    assert tight_boxes(known_structures(both, "overlapping"))[0].tolist() == [[5, 4, 9, 7]]
 
 
 def test_the_students_token_is_the_mean_of_its_classes():
