@@ -7,12 +7,11 @@ are too little to choose by: there the labels' suggestion is taken unless it low
 one piece in the labels the largest piece alone where that raises it further.
 
 A lesion may be alone in one patient, and one of many in the next: a class with such a name keeps its pieces unless it
-is one piece in the labels of `ENOUGH` patients.
+is one piece in the labels of enough patients (`may_be_several`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from ignite.engine import Events
 
 from medsam_adapt.core.distributed import merge
 from medsam_adapt.data.slices.clean_up import ClassCleanUp, Step
+from medsam_adapt.data.slices.findings import may_be_several
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.volumes.cleaning import bounding_boxes, piece_sizes, voxel_ml
 from medsam_adapt.data.volumes.label_coding import IGNORED
@@ -31,13 +31,6 @@ FRAGMENT = 0.25  # of the largest piece
 _ONE_PIECE = 0.98  # share of a class's voxels that its largest piece has where the class is one piece
 TRAINING_VOLUMES = 5  # that are segmented where nobody is held out
 _LABELS = 30  # of the training cases, which are looked at
-# What a patient may have several of, or what branches, by the beginnings of words.
-_SEVERAL = re.compile(
-    r"(?<![a-z])(lesion|tumou?r|cancer|carcinoma|neoplas|metasta|mass(es)?(?![a-z])|nodul|node|lymph|cysts?(?![a-z])|polyp"
-    r"|plaque|calcif|infarct|ischa?em|stroke|ha?emorrh|ha?ematom|bleed|opacit|consolidat|infect|inflam|o?edema|necro|enhanc"
-    r"|hyperintens|wmh|abscess|aneurysm|fractur|vessel|vascul|bronch|airway)",
-    re.IGNORECASE,
-)
 Scores = dict[str, dict[Step, float]]  # class -> step -> DSC in one volume
 
 
@@ -123,7 +116,7 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
     found = []
     for number, name in zip(numbers, data.class_names, strict=True):
         step = partial(ClassCleanUp, name=name, held_out=held_out)
-        if one_piece[number] and patients[number] < ENOUGH and _SEVERAL.search(name):
+        if one_piece[number] and may_be_several(name, patients[number]):
             continue
         if one_piece[number] and patients[number]:
             found.append([step(step="fragments", min_share=FRAGMENT), step(step="largest"), step(step="holes")])
