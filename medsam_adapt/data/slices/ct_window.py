@@ -1,4 +1,4 @@
-"""The window of a CT in which the structures that are to be learned can be told from what is around them."""
+"""The window of a CT in which the structures that are to be learned can be distinguished from what is around them."""
 
 from __future__ import annotations
 
