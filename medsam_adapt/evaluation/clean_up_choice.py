@@ -5,6 +5,9 @@ smallest piece in a label shows how small a piece may be. From `ENOUGH` held-out
 mean DSC is taken if that is above the DSC without a step. Fewer of them, or training patients where nobody is held out,
 are too little to choose by: there the labels' suggestion is taken unless it lowers the mean DSC, and of a class that is
 one piece in the labels the largest piece alone where that raises it further.
+
+A lesion may be alone in one patient, and one of many in the next: a class with such a name keeps its pieces unless it
+is one piece in the labels of enough patients (`may_be_several`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from ignite.engine import Events
 
 from medsam_adapt.core.distributed import merge
 from medsam_adapt.data.slices.clean_up import ClassCleanUp, Step
+from medsam_adapt.data.slices.findings import may_be_several
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.volumes.cleaning import bounding_boxes, piece_sizes, voxel_ml
 from medsam_adapt.data.volumes.label_coding import IGNORED
@@ -100,19 +104,23 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
     """
     numbers = [*range(1, len(data.class_names) + 1)]
     one_piece, smallest = dict.fromkeys(numbers, True), dict.fromkeys(numbers, np.inf)
+    patients = dict.fromkeys(numbers, 0)
     for _, (case_id, case) in zip(range(_LABELS), data.store().items(), strict=False):
         labels = np.stack([case.labels[index] for index in range(len(case.voxels))])
         volumes = case.voxels.sum(axis=0) * voxel_ml(data.check.headers[case_id].affine)
         for number, box in bounding_boxes(labels, numbers).items():
+            patients[number] += 1
             sizes = piece_sizes(labels[box] == number)
             one_piece[number] &= bool(sizes[0] >= _ONE_PIECE * sizes.sum())
             smallest[number] = min(smallest[number], float(volumes[number] * sizes[-1] / sizes.sum()))
     found = []
     for number, name in zip(numbers, data.class_names, strict=True):
         step = partial(ClassCleanUp, name=name, held_out=held_out)
-        if one_piece[number] and np.isfinite(smallest[number]):
+        if one_piece[number] and may_be_several(name, patients[number]):
+            continue
+        if one_piece[number] and patients[number]:
             found.append([step(step="fragments", min_share=FRAGMENT), step(step="largest"), step(step="holes")])
-        elif np.isfinite(smallest[number]):
+        elif patients[number]:
             found.append([step(step="small", min_volume_ml=round(smallest[number] / 2, 4)), step(step="holes")])
     return found if held_out else [[each for each in steps if each.step != "holes"] for steps in found]
 

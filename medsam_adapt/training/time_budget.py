@@ -29,6 +29,7 @@ _CLOSING = 2.0  # seconds that are kept for starting Python, writing the weights
 _CLOSING_SHARE = 0.03  # of the budget, at most
 _SLOWER = 1.2  # a validation may take that much longer than the volume that was timed
 _JUDGING_SHARE = 0.1  # of the budget, for training volumes by which a clean-up is judged
+_JUDGING_ONE = 0.2  # of the budget, that a single volume may take: without any, wrong removals would go unnoticed
 _TIMED_SLICES = 16
 _ENDLESS = 10**9  # epochs
 
@@ -102,7 +103,8 @@ class TimeBudget:
             return _SLOWER * seconds_of_validation(validator, self.clock)
         volumes: Any = validator.data_loader
         one = _SLOWER * seconds_of_volume(validator, self.clock)
-        choice.most = from_main_process(min(len(volumes), int(_JUDGING_SHARE * self.seconds / max(one, 1e-9))))
+        most = max(int(_JUDGING_SHARE * self.seconds / max(one, 1e-9)), int(one <= _JUDGING_ONE * self.seconds))
+        choice.most = from_main_process(min(len(volumes), most))
         return choice.most * one
 
     def _step(self, engine: Any) -> None:

@@ -146,7 +146,7 @@ def test_a_class_that_is_rightly_removed_altogether_has_a_dsc_of_1():
     assert score_steps(cube(), cube(), NAMES, [[small]], ML) == {}
 
 
-def data_of(*labels):
+def data_of(*labels, names=tuple(NAMES)):
     """Training data of maps (X, Y, Z), each stored as slices along its first axis, voxels of 1 mm."""
     cases = {
         f"case {index}": SimpleNamespace(
@@ -155,7 +155,7 @@ def data_of(*labels):
         for index, label in enumerate(labels)
     }
     headers = dict.fromkeys(cases, SimpleNamespace(affine=np.eye(4)))
-    return SimpleNamespace(class_names=NAMES, store=lambda: cases, check=SimpleNamespace(headers=headers))
+    return SimpleNamespace(class_names=list(names), store=lambda: cases, check=SimpleNamespace(headers=headers))
 
 
 def test_labels_of_one_piece_suggest_removing_fragments_and_others_small_pieces():
@@ -169,6 +169,20 @@ def test_labels_of_one_piece_suggest_removing_fragments_and_others_small_pieces(
     assert suggestions(data, held_out=False) == [
         [each.model_copy(update={"held_out": False}) for each in steps] for steps in (first[:2], second[:1])
     ]
+
+
+@pytest.mark.parametrize("name", ["Lesion", "liver_tumour", "lymph nodes", "WMH", "ischaemic stroke", "hepatic vessel"])
+def test_one_lesion_in_few_patients_does_not_show_that_there_is_one(name):
+    single, several = cube(LIVER), cube(LIVER, BESIDE)
+    assert suggestions(data_of(*[single] * (ENOUGH - 1), names=(name, "spleen")), held_out=True) == []
+    enough = [single] * ENOUGH
+    assert suggestions(data_of(cube(), *enough, names=(name, "spleen")), held_out=True)[0][0].step == "fragments"
+    assert suggestions(data_of(single, several, names=(name, "spleen")), held_out=True)[0][0].step == "small"
+
+
+@pytest.mark.parametrize("name", ["masseter", "gallbladder", "cystic duct", "ischium", "thyroid gland", "left atrium"])
+def test_an_organ_of_one_patient_is_one_piece(name):
+    assert suggestions(data_of(cube(LIVER), names=(name, "spleen")), held_out=True)[0][0].step == "fragments"
 
 
 FRAGMENTS = ClassCleanUp(name="class 1", step="fragments", min_share=0.25, dsc={"none": 0.8, "fragments": 0.9})

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_adapt.bundle.catalogue import resolve_knobs
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.inference.inferer import SlicewiseInferer
-from tests.inference.test_inferer import FULL_SIZE, Oracle, label, predictor_of, volume_of  # noqa: F401
+from tests.inference.test_inferer import FULL_SIZE, SHAPE, Oracle, label, predictor_of, volume_of  # noqa: F401
 from tests.slicing import slicing_of
 
 AXES = list(FULL_SIZE)
@@ -86,3 +87,14 @@ def test_an_absent_class_stays_out_of_reach(label):  # noqa: F811
 def test_prompts_lie_on_single_slices():
     with pytest.raises(ValueError, match="slice_sigma cannot be"):
         slicing_of(prompt="box", slice_sigma=0.8)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_lesion_on_a_single_slice_is_drawn(axis):
+    """With the sigma of the default bundle; from 0.8 on, a slice has less than half of the weight."""
+    classes = np.zeros(SHAPE, np.int64)
+    volume_to_slices(classes, axis)[4, 3:6, 4:7] = 2
+    sigma = resolve_knobs("detail", "default").slice_sigma
+    for given, found in ((sigma, classes), (0.8, classes * 0)):
+        inferer = SlicewiseInferer(slicing_of(axis, num_classes=3, slice_sigma=given))
+        np.testing.assert_array_equal(inferer(volume_of(classes), Oracle(FULL_SIZE[axis]))[0, 0], found)

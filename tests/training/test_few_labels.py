@@ -57,16 +57,33 @@ def test_volumes_of_even_voxels_suit_three_planes(shape, spacing, suits):
         ([(3, 0.5, 0.5), (2, 0.6, 0.7)], "sagittal"),
         ([(0.5, 3, 0.5)], "coronal"),
         ([(1.5, 1, 1)], "axial"),  # hardly longer
-        ([(3, 0.5, 0.5), (0.5, 0.5, 3)], "axial"),  # not all alike
+        ([(3, 0.5, 0.5), (0.5, 0.5, 3)], "axial"),  # as many of the one as of the other
+        ([(3, 0.5, 0.5), (1, 1, 1), (3, 0.5, 0.5)], "sagittal"),  # one patient does not decide
+        ([(3, 0.5, 0.5), (1, 1, 1), (1, 1, 1)], "axial"),
         ([(3, 3, 1)], "axial"),  # the direction of the slices is not known
     ],
 )
-def test_slices_lie_as_all_volumes_were_acquired(spacings, axis):
+def test_slices_lie_as_most_volumes_were_acquired(spacings, axis):
     assert acquired_axis([header((20, 30, 40), spacing) for spacing in spacings]) == axis
 
 
-def test_a_single_slice_stays_one():
-    assert acquired_axis([header((30, 40, 1), (3, 1, 1))]) == "axial"
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axis"),
+    [
+        ((30, 40, 1), (3, 1, 1), "axial"),  # the thickness of a single slice is often not known
+        ((1, 40, 30), (1, 1, 1), "sagittal"),
+        ((1, 40, 30), (1, 1, 5), "sagittal"),
+        ((200, 3, 200), (1, 1, 1), "coronal"),
+        ((15, 40, 30), (1, 1, 1), "sagittal"),
+        ((16, 40, 40), (1, 1, 1), "axial"),
+        ((15, 40, 29), (1, 1, 1), "axial"),  # hardly fewer
+        ((15, 40, 30), (1, 1, 3), "axial"),  # thick slices in another direction
+        ((1, 1, 40), (1, 1, 1), "axial"),  # no direction
+    ],
+)
+def test_few_slices_are_learned_as_such(shape, spacing, axis):
+    """Slices across another direction would be a few pixels wide."""
+    assert acquired_axis([header(shape, spacing)]) == axis
 
 
 def test_the_acquired_direction_is_that_of_the_patient_not_of_the_file():

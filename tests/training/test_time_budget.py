@@ -136,10 +136,11 @@ class Judge(Validator):
         (("axial",), 1000.0, 5),
         (("axial",), 250.0, 4),
         (("axial", "coronal", "sagittal"), 500.0, 3),
-        (("axial",), 50.0, 0),
+        (("axial",), 50.0, 1),  # a single one may take a fifth
+        (("axial",), 25.0, 0),
     ],
 )
-def test_training_volumes_judge_a_clean_up_for_a_tenth_of_the_time_at_most(axes, seconds, most):
+def test_training_volumes_judge_a_clean_up_for_a_tenth_of_the_time(axes, seconds, most):
     clock = Clock()
     judge = Judge(clock, 5, axes)
     budget = TimeBudget(seconds, schedules(), judge, clock)

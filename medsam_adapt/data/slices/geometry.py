@@ -7,6 +7,7 @@ left of an axial or coronal slice, anterior or superior at the top.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ SMALLEST_FITTING, LARGEST_FITTING = 64, 128
 _LONGEST_VOXEL = 1.6  # times its shortest side, where slices of three directions are learned
 _THICK = 1.6  # times the next longest side of a voxel, where volumes were acquired as slices across the longest
 _FEWEST_SLICES = 16  # of such a volume in each direction
+_FLAT = 2  # times as many slices in the other directions, from which fewer than these are the acquired ones
 _SMALL_FOR_TILE, _FITS_TILE = 0.5, 0.75  # of a tile's side: the longest structure in most volumes, and in any
 _TILES_PAY_FROM = 96  # pixels of a slice's side
 
@@ -158,26 +160,29 @@ def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
 
 
 def acquired_axis(headers: Sequence[VolumeHeader]) -> Axis:
-    """The direction in which all volumes were acquired as thick slices; axial where there is no such direction.
+    """The direction in which most volumes were acquired as slices; axial where there is no such direction.
 
     Slices across the thick direction keep the fine pixels that the scanner gave, as nnU-Net's planning does.
 
     Args:
         headers: of the volumes.
     """
-    found = {_thick_direction(header) for header in headers}
-    direction = found.pop() if len(found) == 1 else None
-    return next((axis for axis, index in _SLICE_AXIS.items() if index == direction), "axial")
+    (direction, count), *_ = Counter(map(_acquired_direction, headers)).most_common(1)
+    chosen = direction if 2 * count > len(headers) else None
+    return next((axis for axis, index in _SLICE_AXIS.items() if index == chosen), "axial")
 
 
-def _thick_direction(header: VolumeHeader) -> int | None:
-    """Index of the voxels' longest side in RAS order, where it is clearly the longest; None for a single slice."""
-    if min(header.shape[:3]) == 1:
-        return None
-    _, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
-    sides = np.linalg.norm(affine[:3, :3], axis=0)
-    _, second, longest = np.sort(sides)
-    return int(np.argmax(sides)) if longest >= _THICK * second else None
+def _acquired_direction(header: VolumeHeader) -> int | None:
+    """Index in RAS order of the direction with one slice, else of the clearly longest side of a voxel, else of few
+    slices beside the other directions; None where no direction is like that.
+    """
+    view, affine = to_ras(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    counts, sides = view.shape[:3], np.linalg.norm(affine[:3, :3], axis=0)
+    fewest, next_fewest, _ = np.sort(counts)
+    if fewest > 1 and np.max(sides) >= _THICK * np.sort(sides)[1]:
+        return int(np.argmax(sides))
+    is_flat = fewest < _FEWEST_SLICES and _FLAT * fewest <= next_fewest
+    return int(np.argmin(counts)) if is_flat else None
 
 
 def suits_three_planes(headers: Sequence[VolumeHeader]) -> bool:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # slow to import, and only tensors' own methods are used
     from torch import Tensor
 
 _AIR_BELOW = -150.0  # Hounsfield units: only CT stores air as numbers this low
+_FAT_BELOW = -30.0  # Hounsfield units: what a CT without air has
+_HOUNSFIELD = 5000.0  # beyond are metal and padding of a CT at most, or another modality's numbers
+_CLEARLY = 0.01  # of the voxels
 _NO_SUV = 1000.0  # no tissue takes up a thousand times the mean of the body; activities in Bq/ml are larger
 _AUTOMATIC = {"CT": "ct-abdomen", "ADC": "adc", "PT": "pet"}  # modality -> the rule of auto; percentiles for the rest
 
@@ -151,6 +154,8 @@ class IntensityPolicy(BaseModel):
         found = kind_of(stated_one) if stated_one else looks_like(volume)
         if self.kind == "auto" or found == self.modality:
             return None
+        if self.modality == "CT" and not stated_one and may_be_ct(volume):
+            return None
         if stated_one:
             trained = "CT" if self.modality == "CT" else "no CT"
             return f"its header states {stated_one}, while the training volumes are {trained}"
@@ -172,8 +177,21 @@ class IntensityPolicy(BaseModel):
 
 
 def looks_like(volume: np.ndarray) -> Literal["CT", "other"]:
-    """Whether the numbers are Hounsfield units: at least 1 % of the voxels lie where only air in a CT does."""
-    return "CT" if np.count_nonzero(volume < _AIR_BELOW) / volume.size >= 0.01 else "other"
+    """Whether the numbers are Hounsfield units: at least 1 % of the voxels lie where only air in a CT does.
+
+    Less than 1 % is brighter than all but metal: an MR of large numbers, some of them negative, is no CT.
+    """
+    is_air = (volume < _AIR_BELOW) & (volume > -_HOUNSFIELD)
+    return "CT" if _share(is_air) >= _CLEARLY and _share(volume > _HOUNSFIELD) < _CLEARLY else "other"
+
+
+def may_be_ct(volume: np.ndarray) -> bool:
+    """Whether the numbers may be Hounsfield units of a volume that was cut out of a body, without any air."""
+    return _share(volume < _FAT_BELOW) >= _CLEARLY and _share(volume > _HOUNSFIELD) < _CLEARLY
+
+
+def _share(voxels: np.ndarray) -> float:
+    return float(np.count_nonzero(voxels) / voxels.size)
 
 
 def kind_of(modality: str) -> Literal["CT", "other"]:
@@ -196,7 +214,10 @@ def choose_policy(name: str, volumes: Iterable[np.ndarray], stated: Iterable[str
         InputError: training volumes of mixed modality under ``auto``.
     """
     headers = sorted({modality for modality in stated if modality})
-    looks = {looks_like(volume) for volume in volumes}
+    found = [(looks_like(volume), may_be_ct(volume)) for volume in volumes]
+    looks = {kind for kind, _ in found}
+    if "CT" in looks | {kind_of(modality) for modality in headers}:
+        looks = {"CT" if may_be else kind for kind, may_be in found}
     modalities = {kind_of(modality) for modality in headers} | looks
     if len(modalities) > 1 and name == "auto":
         listed = f" (the headers state {', '.join(headers)})" if headers else ""

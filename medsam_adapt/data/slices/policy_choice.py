@@ -11,7 +11,9 @@ from medsam_adapt.config import Intensity
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.intensity_rules import rule_names
 from medsam_adapt.core.text import counted
+from medsam_adapt.data.slices.ct_window import visible_window
 from medsam_adapt.data.slices.intensity import IntensityPolicy, choose_policy, describe_choice
+from medsam_adapt.data.slices.slice_fit import LabelledVolumes
 from medsam_adapt.data.volumes.case import Case
 from medsam_adapt.data.volumes.formats.dicom import SeriesHeader
 from medsam_adapt.data.volumes.formats.dicom_suv import suv_factor
@@ -64,6 +66,24 @@ def policy_of_cases(
     policies = tuple(policy for _, policy, _ in found)
     reason = " ".join(f"{image}: {text}" for image, _, text in found)
     return IntensityPolicy(kind="channels", channels=policies, modality=policies[0].modality), reason
+
+
+def visible_policy(policy: IntensityPolicy, reason: str, labelled: LabelledVolumes) -> tuple[IntensityPolicy, str]:
+    """A window chosen for CT, widened where it hides a structure of the training labels (`visible_window`).
+
+    Args:
+        policy: chosen without looking at labels.
+        reason: of that choice.
+        labelled: the training volumes.
+    """
+    if policy.kind != "window" or policy.modality != "CT" or policy.low is None or policy.high is None:
+        return policy, reason
+    low, high = visible_window(labelled.axial_slices(_SAMPLE), policy.low, policy.high)
+    if (low, high) == (policy.low, policy.high):
+        return policy, reason
+    wider = policy.model_copy(update={"low": low, "high": high})
+    before = f"{policy.low:g} to {policy.high:g} HU"
+    return wider, f"{wider.describe()}, since {before} would show a structure and what is around it alike."
 
 
 def _choose(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ from medsam_adapt.data.slices.geometry import (
     volume_to_slices,
 )
 from medsam_adapt.data.volumes.case import Case
-from medsam_adapt.data.volumes.io import VolumeHeader, to_ras
+from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, to_ras
 from medsam_adapt.data.volumes.label_coding import LabelCoding, read_classes
 
 _VOLUMES, _SLICES = 6, 32  # volumes read, and slices of each, to determine how large structures are
@@ -71,6 +71,14 @@ class LabelledVolumes:
             slices = volume_to_slices(label, axis)
             plan = SlicePlan.of(label.shape, tuple(spacing), axis, image_size)
             yield slices[:: math.ceil(len(slices) / _SLICES)], table, plan
+
+    def axial_slices(self, most: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Voxels (N, rows, columns) and labels of axial slices, and the table of their parts, of ``most`` volumes."""
+        some = replace(self, cases=self.cases[:: math.ceil(len(self.cases) / most)])
+        for case, (labels, table, _) in zip(some.cases, some.slices("axial", SMALLEST_FITTING), strict=True):
+            volume, header = read_volume(case.image)
+            slices = volume_to_slices(to_ras(volume, header.affine)[0], "axial")
+            yield slices[:: math.ceil(len(slices) / _SLICES)], labels, table
 
 
 def fit_slices(

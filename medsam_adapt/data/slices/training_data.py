@@ -38,7 +38,7 @@ from medsam_adapt.data.slices.earlier_run import EarlierRun, refuse_changes
 from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices, slice_distance
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.plausible_slices import mark_plausible
-from medsam_adapt.data.slices.policy_choice import policy_of_cases
+from medsam_adapt.data.slices.policy_choice import policy_of_cases, visible_policy
 from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
 from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
 from medsam_adapt.data.slices.slice_samples import Halves, Part, memberships, samples_of
@@ -164,11 +164,9 @@ class TrainingData:
         self.split: Split = self._choose_split(Path(root), fold, folds)
         self.policy: IntensityPolicy
         self.policy_reason: str
-        self.policy, self.policy_reason = self._choose_policy(intensity)
+        labelled = LabelledVolumes(self._cases(self.split.train), self.check.headers, self.label_ids, self.cases.coding)
+        self.policy, self.policy_reason = self._choose_policy(intensity, labelled)
         if self.earlier is None:
-            labelled = LabelledVolumes(
-                self._cases(self.split.train), self.check.headers, self.label_ids, self.cases.coding
-            )
             chosen = fit_slices(labelled, self.image_size, axis, planes, tiles, fits_size, prompt != "none")
             self.axis, self.image_size, self.slice_size, self.three_planes = chosen
             self.coordinates |= coordinates == "auto" and self.slice_size is not None
@@ -444,12 +442,15 @@ class TrainingData:
         if self.earlier is None:
             self.input_scaling = choose_input_scaling(knobs.input_scaling, knobs.checkpoint, knobs.backbone)
 
-    def _choose_policy(self, intensity: Intensity) -> tuple[IntensityPolicy, str]:
+    def _choose_policy(self, intensity: Intensity, labelled: LabelledVolumes) -> tuple[IntensityPolicy, str]:
         """The policy, and a sentence that states which it is and why."""
         if self.earlier is not None:
             return self.earlier.policy, "the policy of the run to start from."
-        train = self._cases(self.split.train)
-        policy, reason = policy_of_cases(train, self.check.headers, intensity, self.cases.intensity, self.cases.images)
+        policy, reason = policy_of_cases(
+            labelled.cases, self.check.headers, intensity, self.cases.intensity, self.cases.images
+        )
+        if intensity == self.cases.intensity == "auto":
+            policy, reason = visible_policy(policy, reason, labelled)
         if policy.kind == "windows" and self.channels != "repeat":
             raise InputError("intensity: three windows fill SAM's channels. Leave out channels=adjacent.")
         return policy, reason

@@ -108,6 +108,23 @@ def test_a_little_below_air_is_no_ct():
     assert looks_like(volume) == "CT"
 
 
+def test_an_mr_of_large_numbers_with_negative_ones_is_no_ct():
+    brain = np.linspace(-2e5, 1e6, 1000)
+    assert looks_like(brain) == looks_like(-32768 + brain / 1e5) == "other"  # the second: 16 bits that overflowed
+    assert choose_policy("auto", [brain]) == PERCENTILE
+    metal = np.concatenate([CT.ravel(), np.full(9, 30000)])
+    padded = np.concatenate([CT.ravel(), np.full(1000, -32768)])
+    assert looks_like(metal) == looks_like(padded) == "CT"
+
+
+def test_a_ct_cut_out_of_the_body_goes_with_others():
+    cropped = np.linspace(-120, 300, 1000)
+    assert looks_like(cropped) == "other"
+    assert choose_policy("auto", [CT, cropped]) == choose_policy("auto", [cropped], ["CT", None]) == ABDOMEN
+    assert choose_policy("auto", [cropped]) == PERCENTILE  # nothing shows what it is
+    assert ABDOMEN.warning_for(cropped) is None
+
+
 def test_another_modality_than_in_training_is_warned_about():
     assert ABDOMEN.warning_for(CT) is None
     assert PERCENTILE.warning_for(MR) is None

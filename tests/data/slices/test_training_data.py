@@ -268,6 +268,25 @@ def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
     assert TrainingData(tmp_path / "data", coordinates="on", **settings).slicing.sees_coordinates
 
 
+@pytest.mark.parametrize(("inside", "window"), [(-500, (-850, 240)), (40, (-160, 240))])
+def test_the_window_of_a_ct_shows_what_is_learned(tmp_path, inside, window):
+    """An opacity of a lung, and a nodule, whose label file stores its axes in another order."""
+    label = np.zeros((40, 36, 12), np.uint8)
+    label[10:22, 12:24, 3:8] = 1
+    voxels = np.where(label, inside, -850).astype(np.int16)
+    for part, each in (("images", voxels), ("labels", label[::-1].transpose(1, 0, 2))):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        affine = (
+            np.eye(4) if part == "images" else np.array([[0, -1, 0, 39], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        )
+        nib.save(nib.Nifti1Image(each, affine), tmp_path / "data" / part / "a.nii.gz")
+    data = TrainingData(tmp_path / "data", cache_dir=tmp_path / "cache")
+    assert (data.policy.low, data.policy.high) == window
+    assert ("would show a structure and what is around it alike" in data.policy_reason) == (inside == -500)
+    named = TrainingData(tmp_path / "data", cache_dir=tmp_path / "cache", intensity="ct-abdomen")
+    assert (named.policy.low, named.policy.high) == (-160, 240)
+
+
 @pytest.mark.parametrize("settings", [{}, {"detail": 8, "prompt": "box"}])
 def test_coordinates_are_for_a_detail_branch_without_prompts(data_of, settings):
     with pytest.raises(InputError, match="coordinates=on: a detail branch without prompts sees them"):
