@@ -47,9 +47,9 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
     "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
     "tiled attention": [(attention, "attend", _plain_attention)],
-    "TinyViT in bands": [(conv_bands, "in_bands", lambda *_: False)],
+    "TinyViT in bands": [(conv_bands, "needs_no_gradient", lambda *_: False)],
     "TinyViT's GELU fused": [(onednn, "_HAS_OPERATORS", False)],
-    "mask decoder by tokens": [(mask_decoder, "in_bands", lambda *_: False)],
+    "mask decoder by tokens": [(mask_decoder, "needs_no_gradient", lambda *_: False)],
 }
 
 
