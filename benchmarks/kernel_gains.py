@@ -26,7 +26,7 @@ from timing import Work, add_options, markdown_table, show, start, write_results
 from training_step import prepare
 
 from medsam_adapt.core import precision
-from medsam_adapt.kernels import attention, conv_bands, feed_forward, mask_decoder, onednn
+from medsam_adapt.kernels import attention, blocks, conv_bands, feed_forward, mask_decoder, onednn
 from medsam_adapt.kernels.attention_tiles import flattened, plain
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter
@@ -47,9 +47,10 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
     "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
     "tiled attention": [(attention, "attend", _plain_attention)],
-    "TinyViT in bands": [(conv_bands, "in_bands", lambda *_: False)],
+    "TinyViT in bands": [(conv_bands, "needs_no_gradient", lambda *_: False)],
     "TinyViT's GELU fused": [(onednn, "_HAS_OPERATORS", False)],
-    "mask decoder by tokens": [(mask_decoder, "in_bands", lambda *_: False)],
+    "linear layers by oneDNN": [(each, "needs_no_gradient", lambda *_: False) for each in (blocks, onednn)],
+    "mask decoder by tokens": [(mask_decoder, "needs_no_gradient", lambda *_: False)],
 }
 
 

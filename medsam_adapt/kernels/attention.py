@@ -17,6 +17,7 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from medsam_adapt.core.precision import is_recorded
+from medsam_adapt.kernels import onednn
 from medsam_adapt.kernels.attention_fused import can_fuse, fused
 from medsam_adapt.kernels.attention_tiles import flattened, tiled
 from medsam_adapt.kernels.attention_windows import by_windows, is_padded, joined
@@ -57,12 +58,18 @@ class EncoderAttention(nn.Module):
 
     def _rows(self, tokens: Tensor, fill: Tensor | None) -> Tensor:
         """Attention in all windows of some rows of the grid; ``fill`` (3 C,) is what ``qkv`` makes of padding."""
-        qkv = self.qkv(tokens)
+        project = onednn.by_layer if onednn.needs_no_gradient(tokens, self) else _plainly
+        qkv = project(tokens, self.qkv)
         fill = None if fill is None else fill.to(qkv.dtype)
         given = qkv, fill, self.rel_pos_h, self.rel_pos_w, self.num_heads, self.window
         if not is_recorded() and can_fuse(*given):
-            return self.proj(fused(*given, self.scale))
-        return self.proj(by_windows(*given, self.scale, attend))
+            return project(fused(*given, self.scale), self.proj)
+        return project(by_windows(*given, self.scale, attend), self.proj)
+
+
+def _plainly(tokens: Tensor, layer: nn.Module) -> Tensor:
+    result: Tensor = layer(tokens)
+    return result
 
 
 def attend(tensors: Sequence[Tensor], table_h: Tensor, table_w: Tensor, scale: float) -> Tensor:

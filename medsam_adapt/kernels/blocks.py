@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from medsam_adapt.kernels.attention import EncoderAttention
 from medsam_adapt.kernels.conv_bands import install_bands
-from medsam_adapt.kernels.feed_forward import FeedForward
+from medsam_adapt.kernels.feed_forward import FeedForward, by_parts
 from medsam_adapt.kernels.mask_decoder import install_tokens
+from medsam_adapt.kernels.onednn import by_layer, needs_no_gradient
 from medsam_adapt.kernels.patches import PatchEmbedding
 from medsam_adapt.networks.hiera import Block as HieraBlock
 from medsam_adapt.networks.hiera import Hiera
@@ -31,10 +32,22 @@ def install(encoder: ImageEncoderViT | TinyViT | Hiera | MaskDecoder) -> None:
     if isinstance(encoder, Hiera):
         for each in encoder.blocks:
             assert isinstance(each, HieraBlock), "a Hiera has no others"
-            each.mlp = FeedForward(each.mlp)
+            each.mlp = LinearByOneDNN(each.mlp)
         return
     encoder.patch_embed = PatchEmbedding(encoder.patch_embed)
     encoder.blocks = nn.ModuleList(EncoderBlock(block) for block in encoder.blocks)
+
+
+class LinearByOneDNN(FeedForward):
+    """The feed-forward layers, by oneDNN with their GELU where nothing needs a gradient."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if type(self.act) is not nn.GELU or self.act.approximate != "none" or not needs_no_gradient(tokens, self):
+            return super().forward(tokens)
+        return by_parts(tokens, self._inside_at_once, lambda inside: by_layer(inside, self.lin2))
+
+    def _inside_at_once(self, tokens: Tensor) -> Tensor:
+        return by_layer(tokens, self.lin1, gelu=True)
 
 
 class EncoderBlock(nn.Module):
@@ -49,7 +62,7 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.window_size = plain.window_size
         self.norm1, self.attn = plain.norm1, EncoderAttention(plain.attn, plain.window_size)
-        self.norm2, self.mlp = plain.norm2, FeedForward(plain.mlp)
+        self.norm2, self.mlp = plain.norm2, LinearByOneDNN(plain.mlp)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens))

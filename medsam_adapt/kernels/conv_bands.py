@@ -7,13 +7,12 @@ feed-forward layers in parts of the tokens, they stay in the caches, and go thro
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels import onednn
 from medsam_adapt.kernels.feed_forward import by_parts
+from medsam_adapt.kernels.onednn import needs_no_gradient
 from medsam_adapt.networks.tiny_vit import (
     Block,
     ConvNorm,
@@ -50,7 +49,7 @@ class BandedMBConv(MBConv):
         self.conv1, self.conv2, self.conv3 = plain.conv1, plain.conv2, plain.conv3
 
     def forward(self, features: Tensor) -> Tensor:
-        if in_bands(features, self):
+        if needs_no_gradient(features, self):
             return by_bands(features, self.conv1, self.conv2, self.conv3, residual=True)
         return super().forward(features)
 
@@ -63,7 +62,7 @@ class BandedMerging(PatchMerging):
         self.conv1, self.conv2, self.conv3 = plain.conv1, plain.conv2, plain.conv3
 
     def forward(self, features: Tensor) -> Tensor:
-        if in_bands(features, self):
+        if needs_no_gradient(features, self):
             return by_bands(features, self.conv1, self.conv2, self.conv3, residual=False)
         return super().forward(features)
 
@@ -76,7 +75,7 @@ class MLPByParts(NormMLP):
         self.norm, self.fc1, self.fc2 = plain.norm, plain.fc1, plain.fc2
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if not in_bands(tokens, self):
+        if not needs_no_gradient(tokens, self):
             return by_parts(tokens, self.inside, self.fc2)
         return by_parts(tokens, self._inside_at_once, lambda inside: onednn.by_layer(inside, self.fc2))
 
@@ -94,16 +93,7 @@ class AttentionByRows(WindowAttention):
         self.attention_biases = plain.attention_biases
 
     def _project(self, tokens: Tensor, layer: nn.Module) -> Tensor:
-        return onednn.by_layer(tokens, layer) if in_bands(tokens, self) else layer(tokens)
-
-
-def in_bands(features: Tensor, module: nn.Module) -> bool:
-    """Whether a chain is to be computed in bands: on a processor, where nothing in it needs a gradient."""
-    if features.device.type != "cpu" or is_recorded():
-        return False
-    if not torch.is_grad_enabled():
-        return True
-    return not (features.requires_grad or any(parameter.requires_grad for parameter in module.parameters()))
+        return onednn.by_layer(tokens, layer) if needs_no_gradient(tokens, self) else layer(tokens)
 
 
 def by_bands(features: Tensor, first: ConvNorm, middle: ConvNorm, last: ConvNorm, residual: bool) -> Tensor:
@@ -117,16 +107,22 @@ def by_bands(features: Tensor, first: ConvNorm, middle: ConvNorm, last: ConvNorm
         residual: as above.
     """
     weights = [each.folded() for each in (first, middle, last)]
-    return torch.stack([_one_image(image, middle, weights, residual) for image in features])
-
-
-def _one_image(image: Tensor, middle: ConvNorm, weights: list[tuple[Tensor, Tensor]], residual: bool) -> Tensor:
-    height, width, _ = image.shape
     stride = middle.c.stride[0]
-    rows = max(2, _VALUES // (width * middle.c.out_channels) // 2 * 2)
+    count, height, width = features.shape[:3]
+    result = features.new_empty(count, height // stride, width // stride, last.c.out_channels)
+    for image, of_image in zip(features, result, strict=True):
+        _one_image(image, of_image, stride, weights, residual)
+    return result
+
+
+def _one_image(
+    image: Tensor, result: Tensor, stride: int, weights: list[tuple[Tensor, Tensor]], residual: bool
+) -> None:
+    """Fill ``result`` band by band: bands that are kept and joined would take new memory twice."""
+    height, width, _ = image.shape
     (into, of_hidden), (kernel, of_mixed), (out_of, of_result) = weights
     into, out_of = into.flatten(1), out_of.flatten(1)
-    results = []
+    rows = max(2, _VALUES // (width * len(kernel)) // 2 * 2)
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         # The kernel needs the rows beside the band: making them twice takes less time than keeping and joining them.
@@ -136,6 +132,5 @@ def _one_image(image: Tensor, middle: ConvNorm, weights: list[tuple[Tensor, Tens
         if any(outside):
             hidden = F.pad(hidden, (0, 0, 0, 0, *outside))
         mixed = onednn.depthwise_gelu(hidden[None], kernel, of_mixed, stride, (0, 1))[0]
-        result = onednn.linear(mixed, out_of, of_result)
-        results.append(F.gelu(result.add_(image[start:stop])) if residual else result)
-    return torch.cat(results)
+        band = onednn.linear(mixed, out_of, of_result)
+        result[start // stride : stop // stride] = F.gelu(band.add_(image[start:stop])) if residual else band

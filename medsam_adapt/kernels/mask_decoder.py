@@ -16,7 +16,8 @@ from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from medsam_adapt.kernels.conv_bands import in_bands
+from medsam_adapt.kernels import onednn
+from medsam_adapt.kernels.onednn import needs_no_gradient
 
 _VALUES = 2**20  # of pixels' features at a time; 4 MB in float32
 _SHARED = 3  # prompts for one image, from which on projecting its pixels once takes less time
@@ -65,7 +66,7 @@ class TransformerOfTokens(TwoWayTransformer):
 
     def _outdoes(self, embedding: Tensor, positions: Tensor, tokens: Tensor) -> bool:
         """Whether this form is allowed here and takes less: plain layers, one grid of positions, and few tokens."""
-        if not in_bands(embedding, self) or tokens.requires_grad or torch.is_autocast_enabled("cpu"):
+        if not needs_no_gradient(embedding, self) or tokens.requires_grad or torch.is_autocast_enabled("cpu"):
             return False
         attention = self.final_attn_token_to_image
         if tokens.shape[1] * attention.num_heads > attention.internal_dim:
@@ -82,7 +83,7 @@ def _layer(layer: Any, tokens: Tensor, own: Tensor, pixels: Tensor, places: Tens
     tokens = _fed_forward(layer, tokens + attended)
     attention = layer.cross_attn_image_to_token
     keys, offsets = _in_width_of_pixels(attention, tokens + own)
-    scores = torch.baddbmm(offsets, keys, placed.transpose(1, 2))
+    scores = offsets + onednn.product(keys, placed)
     return tokens, _with_tokens(layer, pixels, scores, _values(attention, tokens))
 
 
@@ -122,8 +123,8 @@ def _from_pixels(attention: Any, tokens: Tensor, placed: Tensor, pixels: Tensor)
     """Attention of tokens (B, T, D) to pixels (B, N, D), with and without their places."""
     queries = _by_heads(attention, attention.q_proj(tokens))
     queries = (queries * queries.shape[-1] ** -0.5) @ _weights_by_heads(attention, attention.k_proj)
-    shares = (queries.flatten(1, 2) @ placed.transpose(1, 2)).softmax(dim=-1)
-    mixed = (shares @ pixels).unflatten(1, (attention.num_heads, -1))
+    shares = onednn.product(queries.flatten(1, 2), placed).softmax(dim=-1)
+    mixed = onednn.product(shares, pixels.transpose(1, 2)).unflatten(1, (attention.num_heads, -1))
     results = mixed @ _weights_by_heads(attention, attention.v_proj).transpose(1, 2)
     return attention.out_proj(results.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
@@ -172,7 +173,7 @@ class MasksByParts(nn.Sequential):
 
         The enlarged features are made for a part of the pixels at a time, and are not kept.
         """
-        if not in_bands(pixels, self) or filters.requires_grad or torch.is_autocast_enabled("cpu"):
+        if not needs_no_gradient(pixels, self) or filters.requires_grad or torch.is_autocast_enabled("cpu"):
             return None
         return torch.stack([self._of_one(*each) for each in zip(pixels, filters, strict=True)])
 
@@ -186,15 +187,15 @@ class MasksByParts(nn.Sequential):
         shape = [enlarge.out_channels]
         parts = []
         for part in pixels.flatten(1).T.split(max(1, _VALUES // (4 * len(pixels)))):
-            features = torch.addmm(added, part, into).view(-1, *shape)
+            features = onednn.linear(part, into, added).view(-1, *shape)
             features = activation(F.layer_norm(features, shape, norm.weight, norm.bias, norm.eps))
-            features = last(torch.addmm(added_again, features, into_again)).view(-1, again.out_channels)
-            parts.append(features @ filters.T)
+            features = last(onednn.linear(features, into_again, added_again)).view(-1, again.out_channels)
+            parts.append(onednn.linear(features, filters, None))
         masks = torch.cat(parts).view(height, width, 2, 2, 2, 2, -1)  # rows and columns of both enlargements
         return masks.permute(6, 0, 2, 4, 1, 3, 5).reshape(-1, 4 * height, 4 * width)
 
 
 def _as_product(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
-    """Weight (in, 4 out) and bias (4 out,) of a layer that makes 2 x 2 pixels of one: rows, columns, channels."""
+    """Weight (4 out, in) and bias (4 out,) of a layer that makes 2 x 2 pixels of one: rows, columns, channels."""
     assert layer.bias is not None, "SAM's decoder has it"
-    return layer.weight.permute(0, 2, 3, 1).flatten(1), layer.bias.repeat(4)
+    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2), layer.bias.repeat(4)

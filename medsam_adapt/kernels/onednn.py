@@ -1,8 +1,8 @@
-"""Layers with the GELU behind them in one pass on a processor, by oneDNN, where nothing needs a gradient.
+"""Linear layers and convolutions on a processor by oneDNN, where nothing needs a gradient.
 
-PyTorch's own layers go through memory once more for a GELU. For TinyViT, whose hidden features are four times as many
-as its tokens have, that is a third of the time. The operators have no public name; PyTorch's compiler calls them in
-what it compiles.
+PyTorch multiplies matrices by MKL, which takes twice as long on processors of AMD, and goes through memory once more
+for a GELU. For TinyViT, whose hidden features are four times as many as its tokens have, that GELU is a third of the
+time. The operators have no public name; PyTorch's compiler calls them in what it compiles.
 """
 
 from __future__ import annotations
@@ -11,8 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medsam_adapt.core.precision import is_recorded
+
 _LINEAR_ARGUMENTS = ["X", "W", "B", "attr", "scalars", "algorithm"]
 _CONVOLUTION_ARGUMENTS = ["X", "W", "B", "padding", "stride", "dilation", "groups", "attr", "scalars", "algorithm"]
+
+
+def needs_no_gradient(features: Tensor, module: nn.Module) -> bool:
+    """Whether ``module`` may take these forms: on a processor, not recorded, and nothing in it needs a gradient."""
+    if features.device.type != "cpu" or is_recorded():
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    return not (features.requires_grad or any(parameter.requires_grad for parameter in module.parameters()))
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
@@ -23,6 +34,11 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = Fal
         return result
     plain = F.linear(tokens, weight, bias)
     return F.gelu(plain) if gelu else plain
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """L Rᵀ of matrices (B, m, k) and (B, n, k), without a gradient; by oneDNN where there is one of each."""
+    return linear(left, right[0], None) if len(left) == len(right) == 1 else left @ right.transpose(1, 2)
 
 
 def by_layer(tokens: Tensor, layer: nn.Module, gelu: bool = False) -> Tensor:
