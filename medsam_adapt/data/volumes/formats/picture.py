@@ -149,10 +149,11 @@ def _check_chunks(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_PNG)) != _PNG:
             return
-        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":  # length and name; a checksum follows the data
-            length = int.from_bytes(head[:4], "big")
-            check_size(path, file.tell() + length, held)
-            file.seek(length + 4, 1)
+        end = len(_PNG)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":  # length and name
+            end += len(head) + int.from_bytes(head[:4], "big")
+            check_size(path, end, held)
+            end = file.seek(end + 4)  # behind a checksum
 
 
 def _one_number(values: np.ndarray, path: Path) -> np.ndarray:
