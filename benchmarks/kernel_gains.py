@@ -1,7 +1,7 @@
 """Print what a whole training step and a whole prediction gain from each part of medsam_adapt.kernels alone.
 
     python benchmarks/kernel_gains.py [--works predict-512 lora-512 ...] [--rounds 6] [--threads 1]
-        [--parts ...] [--quick] [--json FILE] [--page docs/speed.md]
+        [--parts ...] [--memory] [--quick] [--json FILE] [--page docs/speed.md]
 
 A work is one image (--works ends in its side in pixels) on ViT-B, four on vit_nano at 128 pixels (*nano*), two on
 lite_medsam at 256 (*lite*) or one on mobile_sam at 1024 (*mobile*): *predict* is the network of a prediction, from
@@ -9,7 +9,8 @@ image to logits; the others are training steps with forward pass, loss, backward
 *adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is run with all parts, and
 again without each of them, in turn. A gain is the least time without the part over the least time with all. Time is
 processor time, and the least of the rounds counts, for other programs on the machine can only add to it. Weights are
-random: they make no difference to the time.
+random: they make no difference to the time. With --memory it is the extra memory of one run that is printed instead, in
+MiB, with all parts and without each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from timing import Work, add_options, markdown_table, show, start, write_results
+from timing import Work, add_options, extra_memory, markdown_table, show, start, write_results
 from training_step import prepare
 
 from medsam_adapt.core import precision
@@ -79,6 +80,11 @@ def prepare_work(name: str) -> Work:
     return lambda: torch.no_grad()(segmenter)(images)
 
 
+def prepare_without(part: str | None, name: str) -> Work:
+    """As :func:`without`, of a work by name: for another process."""
+    return without(part, prepare_work(name))
+
+
 def least(works: dict[str, Work], rounds: int) -> dict[str, float]:
     """The least processor time in seconds of each work, in rounds that run all of them in turn."""
     seconds = dict.fromkeys(works, float("inf"))
@@ -97,11 +103,18 @@ def main() -> None:
     parser.set_defaults(threads=1, rounds=6)
     parser.add_argument("--works", nargs="+", default=WORKS, help="what is run")
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS], help="parts that are left out")
+    parser.add_argument("--memory", action="store_true", help="extra memory instead of time")
     options = parser.parse_args()
     device = start(options)
     results, rows = [], []
     for name in ["predict-nano"] if options.quick else options.works:
         print(name, file=sys.stderr, flush=True)
+        if options.memory:
+            taken = {part: extra_memory(prepare_without, part, name) for part in (None, *options.parts)}
+            results.append({"work": name, "bytes": {part or "all": value for part, value in taken.items()}})
+            rows.append([name, *(f"{value / 2**20:.0f}" for value in taken.values())])
+            write_results(options.json, results, device)
+            continue
         work = prepare_work(name)
         works = {part: without(None if part == "all" else part, work) for part in ("all", *options.parts)}
         seconds = least(works, 1 if options.quick else options.rounds)
@@ -109,7 +122,8 @@ def main() -> None:
         gains = (f"{seconds[part] / seconds['all']:.2f} x" for part in options.parts)
         rows.append([name, f"{seconds['all'] * 1e3:.0f}", *gains])
         write_results(options.json, results, device)
-    show(markdown_table(["work", "ms with all", *options.parts], rows), "gains", options.page)
+    unit = "MiB" if options.memory else "ms"
+    show(markdown_table(["work", f"{unit} with all", *options.parts], rows), "gains", options.page)
 
 
 if __name__ == "__main__":
