@@ -4,13 +4,13 @@
         [--parts ...] [--memory] [--quick] [--json FILE] [--page docs/speed.md]
 
 A work is one image (--works ends in its side in pixels) on ViT-B, four on vit_nano at 128 pixels (*nano*), two on
-lite_medsam at 256 (*lite*) or one on mobile_sam at 1024 (*mobile*): *predict* is the network of a prediction, from
-image to logits; the others are training steps with forward pass, loss, backward pass and optimiser: *lora* and
-*adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is run with all parts, and
-again without each of them, in turn. A gain is the least time without the part over the least time with all. Time is
-processor time, and the least of the rounds counts, for other programs on the machine can only add to it. Weights are
-random: they make no difference to the time. With --memory it is the extra memory of one run that is printed instead, in
-MiB, with all parts and without each.
+lite_medsam at 256 (*lite*), one on mobile_sam at 1024 (*mobile*) or on sam2_hiera_tiny at 1024 (*hiera*): *predict* is
+the network of a prediction, from image to logits; the others are training steps with forward pass, loss, backward pass
+and optimiser: *lora* and *adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is
+run with all parts, and again without each of them, in turn. A gain is the least time without the part over the least
+time with all. Time is processor time, and the least of the rounds counts, for other programs on the machine can only
+add to it. Weights are random: they make no difference to the time. With --memory it is the extra memory of one run that
+is printed instead, in MiB, with all parts and without each.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter
 
 WORKS = ["predict-512", "predict-1024", "lora-512", "lora-low-512", "adaptformer-512", "predict-nano", "lora-nano"]
-WORKS += ["predict-lite", "lora-lite", "predict-mobile"]
-SMALL = {"nano": ("vit_nano", 128, 4), "lite": ("lite_medsam", 256, 2), "mobile": ("mobile_sam", 1024, 1)}
+WORKS += ["predict-lite", "lora-lite", "predict-mobile", "predict-hiera"]
+SMALL = {"nano": ("vit_nano", 128, 4), "lite": ("lite_medsam", 256, 2)}
+SMALL |= {"mobile": ("mobile_sam", 1024, 1), "hiera": ("sam2_hiera_tiny", 1024, 1)}
 NO_LIMIT = 2**40
 
 
