@@ -47,7 +47,6 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "GELU gradients in 16 bits": [(feed_forward, "can_keep_gelu_gradients", lambda *_: False)],
     "malloc_trim": [(precision, "_give_back", lambda _: None)],
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
-    "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
     "tiled attention": [(attention, "attend", _plain_attention)],
     "TinyViT in bands": [(conv_bands, "in_bands", lambda *_: False)],
     "TinyViT's GELU fused": [(onednn, "_HAS_OPERATORS", False)],
