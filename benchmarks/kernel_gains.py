@@ -1,15 +1,16 @@
 """Print what a whole training step and a whole prediction gain from each part of medsam_adapt.kernels alone.
 
     python benchmarks/kernel_gains.py [--works predict-512 lora-512 ...] [--rounds 6] [--threads 1]
-        [--parts ...] [--quick] [--json FILE] [--page docs/speed.md]
+        [--parts ...] [--memory] [--quick] [--json FILE] [--page docs/speed.md]
 
 A work is one image (--works ends in its side in pixels) on ViT-B, four on vit_nano at 128 pixels (*nano*), two on
-lite_medsam at 256 (*lite*) or one on mobile_sam at 1024 (*mobile*): *predict* is the network of a prediction, from
-image to logits; the others are training steps with forward pass, loss, backward pass and optimiser: *lora* and
-*adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is run with all parts, and
-again without each of them, in turn. A gain is the least time without the part over the least time with all. Time is
-processor time, and the least of the rounds counts, for other programs on the machine can only add to it. Weights are
-random: they make no difference to the time.
+lite_medsam at 256 (*lite*), one on mobile_sam at 1024 (*mobile*) or on sam2_hiera_tiny at 1024 (*hiera*): *predict* is
+the network of a prediction, from image to logits; the others are training steps with forward pass, loss, backward pass
+and optimiser: *lora* and *adaptformer* are SAM-COBOT's, *lora-low* is with `--low-memory`. In every round each work is
+run with all parts, and again without each of them, in turn. A gain is the least time without the part over the least
+time with all. Time is processor time, and the least of the rounds counts, for other programs on the machine can only
+add to it. Weights are random: they make no difference to the time. With --memory it is the extra memory of one run that
+is printed instead, in MiB, with all parts and without each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from timing import Work, add_options, markdown_table, show, start, write_results
+from timing import Work, add_options, extra_memory, markdown_table, show, start, write_results
 from training_step import prepare
 
 from medsam_adapt.core import precision
@@ -32,8 +33,9 @@ from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter
 
 WORKS = ["predict-512", "predict-1024", "lora-512", "lora-low-512", "adaptformer-512", "predict-nano", "lora-nano"]
-WORKS += ["predict-lite", "lora-lite", "predict-mobile"]
-SMALL = {"nano": ("vit_nano", 128, 4), "lite": ("lite_medsam", 256, 2), "mobile": ("mobile_sam", 1024, 1)}
+WORKS += ["predict-lite", "lora-lite", "predict-mobile", "predict-hiera"]
+SMALL = {"nano": ("vit_nano", 128, 4), "lite": ("lite_medsam", 256, 2)}
+SMALL |= {"mobile": ("mobile_sam", 1024, 1), "hiera": ("sam2_hiera_tiny", 1024, 1)}
 NO_LIMIT = 2**40
 
 
@@ -45,7 +47,6 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "GELU gradients in 16 bits": [(feed_forward, "can_keep_gelu_gradients", lambda *_: False)],
     "malloc_trim": [(precision, "_give_back", lambda _: None)],
     "feed-forward by parts": [(feed_forward, "_at_a_time", lambda _: NO_LIMIT)],
-    "windows by rows": [(attention, "_TOKENS", NO_LIMIT)],
     "tiled attention": [(attention, "attend", _plain_attention)],
     "TinyViT in bands": [(conv_bands, "needs_no_gradient", lambda *_: False)],
     "TinyViT's GELU fused": [(onednn, "_HAS_OPERATORS", False)],
@@ -80,6 +81,11 @@ def prepare_work(name: str) -> Work:
     return lambda: torch.no_grad()(segmenter)(images)
 
 
+def prepare_without(part: str | None, name: str) -> Work:
+    """As :func:`without`, of a work by name: for another process."""
+    return without(part, prepare_work(name))
+
+
 def least(works: dict[str, Work], rounds: int) -> dict[str, float]:
     """The least processor time in seconds of each work, in rounds that run all of them in turn."""
     seconds = dict.fromkeys(works, float("inf"))
@@ -98,11 +104,18 @@ def main() -> None:
     parser.set_defaults(threads=1, rounds=6)
     parser.add_argument("--works", nargs="+", default=WORKS, help="what is run")
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS], help="parts that are left out")
+    parser.add_argument("--memory", action="store_true", help="extra memory instead of time")
     options = parser.parse_args()
     device = start(options)
     results, rows = [], []
     for name in ["predict-nano"] if options.quick else options.works:
         print(name, file=sys.stderr, flush=True)
+        if options.memory:
+            taken = {part: extra_memory(prepare_without, part, name) for part in (None, *options.parts)}
+            results.append({"work": name, "bytes": {part or "all": value for part, value in taken.items()}})
+            rows.append([name, *(f"{value / 2**20:.0f}" for value in taken.values())])
+            write_results(options.json, results, device)
+            continue
         work = prepare_work(name)
         works = {part: without(None if part == "all" else part, work) for part in ("all", *options.parts)}
         seconds = least(works, 1 if options.quick else options.rounds)
@@ -110,7 +123,8 @@ def main() -> None:
         gains = (f"{seconds[part] / seconds['all']:.2f} x" for part in options.parts)
         rows.append([name, f"{seconds['all'] * 1e3:.0f}", *gains])
         write_results(options.json, results, device)
-    show(markdown_table(["work", "ms with all", *options.parts], rows), "gains", options.page)
+    unit = "MiB" if options.memory else "ms"
+    show(markdown_table(["work", f"{unit} with all", *options.parts], rows), "gains", options.page)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def annotate(
         raise InputError(f"--public-address {public_address}: it has no protocol. Begin it with https://.")
 
     from medsam_adapt.annotation.opening import open_session
-    from medsam_adapt.annotation.proposals import check_images, known_classes, known_images, load_proposals
+    from medsam_adapt.annotation.proposals import load_proposals
+    from medsam_adapt.annotation.proposing_models import check_images, known_classes, known_images
 
     names = [name for name in (classes or "").split(",") if name.strip()]
     session = open_session(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from medsam_adapt.annotation.history import History, Prompts, State
 from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.text import class_key
@@ -17,11 +18,7 @@ from medsam_adapt.data.prompts.simulated import SlicePrompt, tight_box
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.volumes.io import VolumeHeader, from_ras, to_ras
 
-_UNDO_BYTES = 2**28  # that a scan keeps of slices as they were
-_UNDO_STEPS = 200
 AuthorKind = Literal["person", "model", "imported"]
-#: class id -> axis -> slice -> the prompt that a person drew there
-Prompts = dict[int, dict[Axis, dict[int, SlicePrompt]]]
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,6 @@ class Author:
     kind: AuthorKind
     name: str
     version: str = ""
-
-
-@dataclass(eq=False)
-class _Step:
-    """Slices as they were before a change, or after it: (axis, index) -> label and authors."""
-
-    number: int
-    slices: dict[tuple[Axis, int], tuple[np.ndarray, np.ndarray]]
-    prompts: Prompts
-    erased: dict[int, dict[int, dict[int, int]]]
-    edited: dict[int, dict[Axis, set[int]]]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(label.nbytes + drawn_by.nbytes for label, drawn_by in self.slices.values())
 
 
 @dataclass(eq=False)
@@ -91,8 +73,7 @@ class Drawing:
     saved: int = 0
     images: tuple[str, ...] = ()
     lock: threading.RLock = field(default_factory=threading.RLock)
-    _undo: list[_Step] = field(default_factory=list)
-    _redo: list[_Step] = field(default_factory=list)
+    _history: History = field(default_factory=History)
 
     @classmethod
     def of(cls, id: str, voxels: np.ndarray, header: VolumeHeader, images: Sequence[str] = ()) -> Drawing:
@@ -181,7 +162,7 @@ class Drawing:
         """
         with self.lock:
             number = self.number_of(author)
-            self._remember(axis, slices, step)
+            self._history.remember(((axis, index) for index in slices), step, self._state)
             label, drawn_by = self.slices(axis), volume_to_slices(self.drawn_by, axis)
             places = volume_to_slices(self._axial_numbers(), axis)
             for index, values in slices.items():
@@ -198,44 +179,34 @@ class Drawing:
             self.version += 1
             return self.version
 
-    def _remember(self, axis: Axis, indices: Iterable[int], step: int | None) -> None:
-        """Keep slices as they are, to go back to them."""
-        self._redo.clear()
-        if step is None or not self._undo or self._undo[-1].number != step:
-            number = -1 if step is None else step
-            self._undo.append(_Step(number, {}, *copy.deepcopy((self.prompts, self.erased, self.edited))))
-        self._keep(self._undo[-1], ((axis, index) for index in indices))
-        while len(self._undo) > _UNDO_STEPS or sum(each.nbytes for each in self._undo[:-1]) > _UNDO_BYTES:
-            self._undo.pop(0)
-
-    def _keep(self, step: _Step, places: Iterable[tuple[Axis, int]]) -> None:
-        for axis, index in places:
-            label, drawn_by = self.slices(axis)[index], volume_to_slices(self.drawn_by, axis)[index]
-            step.slices.setdefault((axis, index), (label.copy(), drawn_by.copy()))
-
     def undo(self) -> dict[tuple[Axis, int], np.ndarray]:
         """Take the last change back; (axis, index) -> the slices (rows, columns) that are different now."""
-        return self._go_back(self._undo, self._redo)
+        with self.lock:
+            return self._take_over(self._history.undo(self._state))
 
     def redo(self) -> dict[tuple[Axis, int], np.ndarray]:
         """Make the change again that `undo` took back; slices as `undo`."""
-        return self._go_back(self._redo, self._undo)
-
-    def _go_back(self, steps: list[_Step], others: list[_Step]) -> dict[tuple[Axis, int], np.ndarray]:
         with self.lock:
-            if not steps:
-                return {}
-            step = steps.pop()
-            present = _Step(step.number, {}, self.prompts, self.erased, self.edited)
-            self._keep(present, step.slices)
-            others.append(present)
-            for (axis, index), (label, drawn_by) in step.slices.items():
-                self.slices(axis)[index] = label
-                volume_to_slices(self.drawn_by, axis)[index] = drawn_by
-            self.prompts, self.erased, self.edited = step.prompts, step.erased, step.edited
-            self.changed.update(step.slices)
-            self.version += 1
-            return {place: label for place, (label, _) in step.slices.items()}
+            return self._take_over(self._history.redo(self._state))
+
+    def _state(self, places: Iterable[tuple[Axis, int]]) -> State:
+        """Copies of these slices, (axis, index), and the notes as they are."""
+        slices = {}
+        for axis, index in places:
+            label, drawn_by = self.slices(axis)[index], volume_to_slices(self.drawn_by, axis)[index]
+            slices[axis, index] = label.copy(), drawn_by.copy()
+        return State(slices, self.prompts, self.erased, self.edited)
+
+    def _take_over(self, state: State | None) -> dict[tuple[Axis, int], np.ndarray]:
+        if state is None:
+            return {}
+        for (axis, index), (label, drawn_by) in state.slices.items():
+            self.slices(axis)[index] = label
+            volume_to_slices(self.drawn_by, axis)[index] = drawn_by
+        self.prompts, self.erased, self.edited = state.prompts, state.erased, state.edited
+        self.changed.update(state.slices)
+        self.version += 1
+        return {place: label for place, (label, _) in state.slices.items()}
 
     def key_boxes(self, class_id: int, axis: Axis) -> dict[int, SlicePrompt]:
         """Slices from which a class can be propagated, with a box on each: those that a person worked on.
@@ -287,8 +258,7 @@ class Drawing:
                 accepted=accepted,
                 changed=set(),
                 lock=threading.RLock(),
-                _undo=[],
-                _redo=[],
+                _history=History(),
             )
 
     def _axial_numbers(self) -> np.ndarray:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.annotation.drawing import Author, Drawing, Prompts
+from medsam_adapt.annotation.drawing import Author, Drawing
+from medsam_adapt.annotation.history import Prompts
 from medsam_adapt.annotation.records import authors_from, edited_from, entries_of, prompts_from
 from medsam_adapt.annotation.run_lengths import from_run_lengths, to_run_lengths
 from medsam_adapt.config import Axis

@@ -10,49 +10,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medsam_adapt.annotation.clicks import apply_points
-from medsam_adapt.annotation.drawing import Author, Drawing
+from medsam_adapt.annotation.drawing import Drawing
 from medsam_adapt.annotation.following import follow
+from medsam_adapt.annotation.proposing_models import Model, check_images, default_weights, pretrained_model, run_model
 from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.simulated import SlicePrompt
-from medsam_adapt.inference.predictor import Predictor, load_run
 from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
-from medsam_adapt.inference.zero_shot import load_weights, names_weights
-from medsam_adapt.runs.record import read_run
-from medsam_adapt.weights.registry import get_weights
-from medsam_adapt.weights.store import local_path
+from medsam_adapt.inference.zero_shot import names_weights
 
-DEFAULT_WEIGHTS = ("lite_medsam", "sam_nano")  # the first one that is on this machine
-_AXES: tuple[Axis, ...] = ("axial", "coronal", "sagittal")
 _VOLUMES = 4  # whose embeddings are kept
 _AHEAD = 6  # slices on each side of the one that is shown
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network that proposes masks.
-
-    Attributes:
-        predictor: with its weights.
-        author: under which its masks are noted.
-        axes: planes in which prompts may be drawn.
-        boxes: whether it takes boxes.
-        points: whether it takes points.
-    """
-
-    predictor: Predictor
-    author: Author
-    axes: tuple[Axis, ...]
-    boxes: bool
-    points: bool
 
 
 class Proposals:
@@ -245,15 +220,6 @@ class Proposals:
                     slices.embed(index)
 
 
-def check_images(model: Model, images: Sequence[str]) -> None:
-    """Refuse a model that labels whole scans from one image where a case has several; raises InputError."""
-    if images and not model.predictor.record.images:
-        raise InputError(
-            f"{model.author.name}: this run takes one image of a case, and these cases have {', '.join(images)}. Give "
-            "a run that takes them, or a folder with one image of each case."
-        )
-
-
 def load_proposals(model: str | None, classes: Sequence[str] = (), device: str = "auto") -> Proposals:
     """What ``--model`` names: pretrained weights, or a run; a run without prompts is joined by pretrained weights.
 
@@ -266,52 +232,8 @@ def load_proposals(model: str | None, classes: Sequence[str] = (), device: str =
         InputError: no such run or weights, or weights that are not on this machine.
     """
     if model is None or names_weights(model):
-        return Proposals(_weights(model or default_weights(), classes, device))
+        return Proposals(pretrained_model(model or default_weights(), classes, device))
     run = run_model(Path(model), device)
     if run.predictor.record.prompt == "none":
-        return Proposals(_weights(default_weights(), classes, device), run)
+        return Proposals(pretrained_model(default_weights(), classes, device), run)
     return Proposals(run)
-
-
-def run_model(folder: Path, device: str = "auto") -> Model:
-    """A run that proposes.
-
-    Raises:
-        InputError: no such run.
-    """
-    predictor = load_run(folder, device)
-    record = predictor.record
-    author = Author("model", folder.absolute().name, record.started_from or record.bundle)
-    return Model(predictor, author, (record.axis,), record.prompt == "box", record.prompt == "points")
-
-
-def default_weights() -> str:
-    """The weights that draw when no model is named."""
-    return next(name for name in DEFAULT_WEIGHTS if local_path(name) is not None)
-
-
-def known_classes(model: str | None) -> dict[int, str]:
-    """Label id -> name of what a run segments; empty for weights. Loads no network.
-
-    Raises:
-        InputError: no such run.
-    """
-    if model is None or names_weights(model):
-        return {}
-    record = read_run(Path(model))
-    return dict(zip(record.label_ids, record.class_names, strict=True))
-
-
-def known_images(model: str | None) -> list[str]:
-    """Names of the images of a case that a run takes together; none for weights, or for a run that takes one.
-
-    Raises:
-        InputError: no such run.
-    """
-    return [] if model is None or names_weights(model) else list(read_run(Path(model)).images)
-
-
-def _weights(name: str, classes: Sequence[str], device: str) -> Model:
-    predictor = load_weights(name, list(classes) or ["structure"], device=device)
-    weights = get_weights(name)
-    return Model(predictor, Author("model", name, (weights.sha256 or "")[:16]), _AXES, True, not weights.boxes_only)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medsam_adapt.annotation.drawing import Author, Drawing, Prompts
+from medsam_adapt.annotation.drawing import Author, Drawing
+from medsam_adapt.annotation.history import Prompts
 from medsam_adapt.config import Axis
 from medsam_adapt.data.prompts.simulated import SlicePrompt
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from medsam_adapt.annotation.drawing import take_images
-from medsam_adapt.annotation.proposals import Proposals, run_model
+from medsam_adapt.annotation.proposals import Proposals
+from medsam_adapt.annotation.proposing_models import run_model
+from medsam_adapt.annotation.round_progress import Progress, Status
+from medsam_adapt.annotation.round_training import TrainingProcess
 from medsam_adapt.annotation.session import Session
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.text import class_key
@@ -26,45 +28,8 @@ from medsam_adapt.runs.resume import is_finished
 from medsam_adapt.suggestion.candidates import Candidates
 from medsam_adapt.suggestion.suggest import Suggestion, rank_scans
 
-Status = Literal["idle", "training", "ranking", "proposing", "done", "stopped", "failed"]
 RUNS = "runs"  # folder in a session's output
-_GRACE = 30.0  # seconds in which a training that is stopped may write its checkpoint
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a round is doing.
-
-    Attributes:
-        status: of the round; ``done``, ``stopped`` and ``failed`` stay until the next one.
-        run: name of the run's folder.
-        done: epochs, or scans, that are done.
-        total: epochs or scans; 0 while it is not known.
-        message: one sentence, such as why it failed.
-        labelled: scans with a finished label when the training began.
-        held_out: how many of these the run holds out; 0 while it is not known.
-        started: in seconds since 1970; None before the first round.
-        ended: the same; None while it runs.
-    """
-
-    status: Status = "idle"
-    run: str = ""
-    done: int = 0
-    total: int = 0
-    message: str = ""
-    labelled: int = 0
-    held_out: int = 0
-    started: float | None = None
-    ended: float | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether a round is in progress."""
-        return self.status in ("training", "ranking", "proposing")
-
-    def as_json(self) -> dict[str, Any]:
-        """The same in values that JSON knows."""
-        return {**asdict(self), "running": self.running}
+_GRACE = 30.0  # seconds in which a thread that is stopped may end
 
 
 class Rounds:
@@ -98,7 +63,7 @@ class Rounds:
         self._progress = Progress()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: TrainingProcess | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -171,11 +136,7 @@ class Rounds:
         self._stopped.set()
         process, thread = self._process, self._thread
         if process is not None:
-            process.terminate()
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.stop()
         if thread is not None:
             thread.join(_GRACE)
         return self.progress
@@ -213,7 +174,10 @@ class Rounds:
             self._progress = replace(self._progress, **changes)
 
     def _train(self, data: Path, run: Path, minutes: float | None) -> None:
-        self._run_training(self.command(data, run, minutes), run)
+        self._process = TrainingProcess(self.command(data, run, minutes), run)
+        if self._stopped.is_set():  # before it was there
+            self._process.stop()
+        self._process.wait()
         if self._stopped.is_set():
             return
         self.proposals.automatic = run_model(run, self.device)
@@ -233,19 +197,6 @@ class Rounds:
         known = dict(zip(record.label_ids, map(class_key, record.class_names), strict=True))
         same = all(known.get(number) == class_key(name) for number, name in self.session.classes.items())
         return same and record.prompt == "none"
-
-    def _run_training(self, command: Sequence[str], run: Path) -> None:
-        run.parent.mkdir(parents=True, exist_ok=True)
-        log = run.with_name(f"{run.name}.log")
-        with log.open("wb") as file:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
-            self._process = process
-            if self._stopped.is_set():  # between the two
-                process.terminate()
-            code = process.wait()
-            self._process = None
-        if code != 0 and not self._stopped.is_set():
-            raise InputError(_reason(log, run))
 
     def _rank(self) -> None:
         session = self.session
@@ -313,10 +264,3 @@ class _Beginning:
         if error is not None:
             with self.rounds._lock:
                 self.rounds._progress = self.before
-
-
-def _reason(log: Path, run: Path) -> str:
-    """The sentence with which a training ended."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else f"{run.name}: the training failed. Its output is in {log}."

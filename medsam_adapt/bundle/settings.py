@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any, get_args
 
 from medsam_adapt.bundle.contents import bundle_folder, complete_configs
-from medsam_adapt.config import Knobs, check_knobs, extended_knobs
+from medsam_adapt.config import Knobs, extended_knobs
+from medsam_adapt.core.setting_checks import check_settings
 
 
 @cache
@@ -33,4 +34,4 @@ def run_knobs(bundle: str, **values: Any) -> Knobs:
         name: words.get(value, value) if name in switches and isinstance(value, str) else value
         for name, value in values.items()
     }
-    return check_knobs(model, values, f"bundle {bundle}")
+    return check_settings(model, values, f"bundle {bundle}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")  # of torch
+
 
 class InputError(Exception):
     """Something the user gave is wrong; the message is one sentence that names it and the fix (exit code 2).
@@ -35,8 +37,25 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def user_error(error: BaseException) -> InputError | RunError | OSError | None:
-    """The error among its causes that is reported to the user in a sentence; None for a fault of this package."""
-    return next((cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)), None)
+    """The error among its causes that is reported to the user in a sentence; None for a fault of this package.
+
+    Where memory was short and nothing better is known, it is a RunError that states so.
+    """
+    found = [cause for cause in causes(error) if isinstance(cause, InputError | RunError | OSError)]
+    best = next((cause for cause in found if not isinstance(cause, OSError)), None)
+    if best is None and any(is_out_of_memory(cause) for cause in causes(error)):
+        return RunError(
+            "memory: there is not enough for this command. Close other programs, use a machine with more memory, or "
+            "choose a smaller --batch-size, --image-size or --backbone where the command has these options."
+        )
+    return best or next(iter(found), None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error reports that memory was short, on the device or in the machine."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def problems_error(problems: Sequence[str], limit: int = 10) -> InputError:

@@ -20,9 +20,8 @@ from medsam_adapt.core.precision import is_recorded
 from medsam_adapt.kernels import onednn
 from medsam_adapt.kernels.attention_fused import can_fuse, fused
 from medsam_adapt.kernels.attention_tiles import flattened, tiled
-from medsam_adapt.kernels.attention_windows import by_windows, is_padded, joined
+from medsam_adapt.kernels.attention_windows import by_windows, is_padded
 
-_TOKENS = 2048  # at a time, in windows; what is made of all tokens at 1024 pixels would not stay in the caches
 _ALIGNMENT = 8  # fused kernels want vectors of a multiple of this
 
 
@@ -45,26 +44,18 @@ class EncoderAttention(nn.Module):
         self.qkv, self.proj = plain.qkv, plain.proj
 
     def forward(self, tokens: Tensor) -> Tensor:
-        height, width = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
-        fill = self._of_padding(tokens) if is_padded((height, width), self.window) else None
-        rows = height
-        if self.window and tokens.device.type == "cpu" and not is_recorded() and tokens.shape[:3].numel() > _TOKENS:
-            rows = self.window * max(1, _TOKENS // (tokens.shape[0] * width * self.window))
-        return joined([self._rows(part, fill) for part in tokens.split(rows, dim=1)], dim=1)
-
-    def _of_padding(self, tokens: Tensor) -> Tensor:
-        """(3 C,), what ``qkv`` makes of the zeros that fill windows up."""
-        return self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0]
-
-    def _rows(self, tokens: Tensor, fill: Tensor | None) -> Tensor:
-        """Attention in all windows of some rows of the grid; ``fill`` (3 C,) is what ``qkv`` makes of padding."""
+        size = int(tokens.shape[1]), int(tokens.shape[2])  # fixed in a recording
         project = onednn.by_layer if onednn.needs_no_gradient(tokens, self) else _plainly
         qkv = project(tokens, self.qkv)
-        fill = None if fill is None else fill.to(qkv.dtype)
+        fill = self._of_padding(tokens).to(qkv.dtype) if is_padded(size, self.window) else None
         given = qkv, fill, self.rel_pos_h, self.rel_pos_w, self.num_heads, self.window
         if not is_recorded() and can_fuse(*given):
             return project(fused(*given, self.scale), self.proj)
         return project(by_windows(*given, self.scale, attend), self.proj)
+
+    def _of_padding(self, tokens: Tensor) -> Tensor:
+        """(3 C,), what ``qkv`` makes of the zeros that fill windows up."""
+        return self.qkv(tokens.new_zeros(1, tokens.shape[3]))[0]
 
 
 def _plainly(tokens: Tensor, layer: nn.Module) -> Tensor:

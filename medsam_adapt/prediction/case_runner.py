@@ -11,9 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
-from medsam_adapt.core.errors import InputError
+from medsam_adapt.core.errors import InputError, is_out_of_memory
 from medsam_adapt.core.files import folder_written_whole
 from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, piece_sizes, voxel_ml
@@ -248,14 +247,16 @@ def _outcome(case: PlannedCase, written: Future[dict[str, Any]]) -> dict[str, An
         return written.result()
     except InputError as error:
         return error
-    except OSError as error:
-        return InputError(f"{case.header.path}: {error.strerror or error}. Check the file and the disk.")
-    except (MemoryError, torch.OutOfMemoryError):
-        size = " × ".join(map(str, case.header.shape))
-        return InputError(
-            f"{case.header.path}: {size} voxels need more memory than there is. Use a smaller --batch-size, or "
-            "--device cpu."
-        )
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            size = " × ".join(map(str, case.header.shape))
+            return InputError(
+                f"{case.header.path}: {size} voxels need more memory than there is. Use a smaller --batch-size, or "
+                "--device cpu."
+            )
+        if isinstance(error, OSError):
+            return InputError(f"{case.header.path}: {error.strerror or error}. Check the file and the disk.")
+        raise
 
 
 def _crops(segmentation: Segmentation, image: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -29,7 +29,8 @@ def make_runs(folder):
 
 
 def made_proposals(box_run, run=None):
-    from medsam_adapt.annotation.proposals import Proposals, run_model
+    from medsam_adapt.annotation.proposals import Proposals
+    from medsam_adapt.annotation.proposing_models import run_model
 
     return Proposals(run_model(box_run, "cpu"), None if run is None else run_model(run, "cpu"))
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medsam_adapt.annotation.opening import open_session
-from medsam_adapt.annotation.proposals import Proposals, run_model
+from medsam_adapt.annotation.proposals import Proposals
+from medsam_adapt.annotation.proposing_models import run_model
 from medsam_adapt.annotation.rounds import Rounds
 from tests.annotation.browsing import drag, grey_at, label_in, press, wait
 from tests.annotation.conftest import CLASSES

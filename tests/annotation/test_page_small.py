@@ -57,7 +57,7 @@ def page(server, tmp_path):
 
 
 def test_whole_scan_asks_before_it_replaces_a_persons_work(page, tmp_path):
-    from medsam_adapt.annotation.proposals import run_model
+    from medsam_adapt.annotation.proposing_models import run_model
 
     driver, session, rounds = page
     rounds.proposals.automatic = run_model(make_run(tmp_path / "whole", names=CLASSES), "cpu")

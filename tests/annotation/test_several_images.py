@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from medsam_adapt.annotation.application import create_full_app
 from medsam_adapt.annotation.drawing import Drawing
 from medsam_adapt.annotation.opening import open_session
-from medsam_adapt.annotation.proposals import Proposals, check_images, load_proposals, run_model
+from medsam_adapt.annotation.proposals import Proposals, load_proposals
+from medsam_adapt.annotation.proposing_models import check_images, run_model
 from medsam_adapt.annotation.rounds import Rounds
 from medsam_adapt.annotation.run_lengths import from_run_lengths
 from medsam_adapt.core.errors import InputError

@@ -127,6 +127,8 @@ def test_volumes_that_are_all_bad_are_refused_before_the_model_is_loaded(made, t
     ("error", "words"),
     [
         (MemoryError(), "20 × 18 × 4 voxels need more memory than there is"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "20 × 18 × 4 voxels need more memory"),
+        (OSError(12, "Cannot allocate memory"), "20 × 18 × 4 voxels need more memory"),
         (OSError(5, "Input/output error"), "case_2.nii.gz: Input/output error"),
     ],
 )

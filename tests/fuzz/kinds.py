@@ -7,6 +7,8 @@ import copy
 import shutil
 import sys
 
+import numpy as np
+
 from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
@@ -117,8 +119,8 @@ def picture(rng, samples, folder):
     from PIL import Image
 
     path = folder / pick(rng, ("a.png", "a.jpg"))
-    colour = rng.random() < 0.5
-    Image.effect_noise((12, 10), 60).convert("RGB" if colour else "L").save(path)
+    shape = (10, 12, 3) if rng.random() < 0.5 else (10, 12)
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
     path.write_bytes(mutations.damaged(rng, path.read_bytes()))
     return predict(samples, path, folder)
 

@@ -158,8 +158,10 @@ def _listing(folder):
 
 
 def _where(trace):
-    frames = [frame for frame in traceback.extract_tb(trace) if "medsam" in frame.filename]
-    return ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:])
+    """The last of our frames, and the innermost of all."""
+    frames = traceback.extract_tb(trace)
+    ours = [frame for frame in frames[:-1] if "medsam" in frame.filename]
+    return ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in [*ours[-3:], *frames[-1:]])
 
 
 @contextlib.contextmanager

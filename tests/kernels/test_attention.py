@@ -75,12 +75,11 @@ def in_one_go(form):
     return attend
 
 
-@pytest.fixture(params=["tiled", "made again", "small tiles", "small tiles of pairs", "rows", "widened"])
+@pytest.fixture(params=["tiled", "made again", "small tiles", "small tiles of pairs", "widened"])
 def form(request, monkeypatch):
     """Each way of computing, the last as on a GPU that the kernels of test_attention_fused.py do not suit.
 
-    On the CPU with probabilities kept or made again; in many tiles, of one head or of two; and with as few rows of
-    windows at a time as there can be.
+    On the CPU with probabilities kept or made again, and in many tiles, of one head or of two.
     """
     if request.param != "tiled":
         monkeypatch.setattr(attention_tiles, "_KEPT_BYTES", 0)
@@ -89,8 +88,6 @@ def form(request, monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1 + pairs)
         monkeypatch.setattr(attention_tiles, "_TILE_BYTES", 80_000)  # rows of the large grids, a few of the small ones
         monkeypatch.setattr(attention_tiles, "_QUERIES", 1)
-    if request.param == "rows":
-        monkeypatch.setattr(attention, "_TOKENS", 1)
     if request.param == "widened":
         monkeypatch.setattr(attention, "tiled", in_one_go(attention.widened))
     return request.param

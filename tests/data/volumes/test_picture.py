@@ -88,6 +88,29 @@ def test_an_orientation_that_there_is_not_changes_nothing(tmp_path, orientation)
     np.testing.assert_array_equal(read(save(tmp_path / "a.png", SHOWN, orientation)), SHOWN)
 
 
+def _with_long_data(content):
+    """Pillow would set 4 GiB aside."""
+    at = content.index(b"IDAT")
+    return content[: at - 4] + (2**32 - 1).to_bytes(4, "big") + content[at:]
+
+
+def _with_short_header(content):
+    """Pillow raises ValueError."""
+    at = content.index(b"IHDR")
+    return content[: at - 4] + (5).to_bytes(4, "big") + content[at : at + 9] + content[at + 17 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"), [(_with_long_data, "claims 4,294,967,336 bytes"), (_with_short_header, "Truncated IHDR")]
+)
+def test_a_png_whose_chunks_claim_another_length(tmp_path, damage, words):
+    path = save(tmp_path / "a.png", SHOWN)
+    path.write_bytes(damage(path.read_bytes()))
+    for read_it in (io.read_header, io.read_volume, io.read_label):
+        with pytest.raises(InputError, match=f"a.png: .*{words}"):
+            read_it(path)
+
+
 def _cmyk():
     return Image.fromarray(COLOURS).convert("CMYK")
 

@@ -35,6 +35,7 @@ _SAME_COLOUR = 16  # grey levels between the colours of a grey JPEG, at most
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, width and height change places
 _DEEP_WHITE = 65535  # of a grey PNG of 16 bits; Pillow gives no other numbers above 255
 _TO_8_BITS = 1 / 257  # so that white is 255
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def _read_header(path: Path) -> VolumeHeader:
@@ -129,6 +130,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
+        _check_chunks(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here
             picture = Image.open(path, formats=("PNG", "JPEG"))
@@ -137,8 +139,21 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{path}: it is neither PNG nor JPEG, despite its name. Export it again.") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's own for a damaged PNG
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's own for a damaged PNG
         raise unreadable(path, error) from error
+
+
+def _check_chunks(path: Path) -> None:
+    """Refuse a PNG whose chunks claim more bytes than the file has, for which Pillow would set memory aside."""
+    held = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(len(_PNG)) != _PNG:
+            return
+        end = len(_PNG)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":  # length and name
+            end += len(head) + int.from_bytes(head[:4], "big")
+            check_size(path, end, held)
+            end = file.seek(end + 4)  # behind a checksum
 
 
 def _one_number(values: np.ndarray, path: Path) -> np.ndarray:
