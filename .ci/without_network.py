@@ -2,8 +2,8 @@
 
     unshare --map-root-user --net PYTHON .ci/without_network.py WORK
 
-WORK is an empty folder. Data: three patients of hippocampus_mr below MEDSAM_ADAPT_REAL_DATA, else three synthetic
-scans; the third is segmented. Prints each command with its time, and the DSC of each mask.
+WORK is an empty folder. Two patients of hippocampus_mr below MEDSAM_ADAPT_REAL_DATA are trained on, so briefly that the
+masks are empty; a third is segmented. Prints each command with its time, and the DSC of each mask.
 """
 
 import json
@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 
 SMALL = ["--backbone", "lite_medsam", "--image-size", "64", "--epochs", "1", "--set", "max_steps=20"]
-DSC_OF_BOXES = 0.4  # measured with tight boxes: 0.5 and more
+DSC_OF_BOXES = 0.7  # measured with tight boxes: 0.752
 
 
 def assert_offline() -> None:
@@ -34,14 +34,9 @@ def assert_offline() -> None:
 
 def make_data(work: Path) -> tuple[Path, str]:
     """Two labelled patients to train on in ``train``, one in ``new``, and its name."""
-    real = os.environ.get("MEDSAM_ADAPT_REAL_DATA")
-    if real:
-        source = Path(real) / "hippocampus_mr"
-    else:
-        from medsam_adapt.data.phantom.phantom import write_phantoms
-
-        source = work / "synthetic"
-        write_phantoms(source, 3, seed=0)
+    if "MEDSAM_ADAPT_REAL_DATA" not in os.environ:
+        sys.exit("MEDSAM_ADAPT_REAL_DATA: it names no folder. Set it to that of the data sets.")
+    source = Path(os.environ["MEDSAM_ADAPT_REAL_DATA"]) / "hippocampus_mr"
     names = sorted(path.name for path in (source / "images").glob("*.nii.gz"))[:3]
     for target, chosen in (("train", names[:2]), ("new", names[2:])):
         for part in ("images", "labels"):

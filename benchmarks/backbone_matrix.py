@@ -2,12 +2,13 @@
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/backbone_matrix.py --output FOLDER [--backbone lite_medsam]
         [--image-size 64] [--steps 8] [--patients 2] [--sets …] [--bundles …] [--ways cli monai]
+        [--masks]
 
 *cli* is the entry of ``medsam-adapt train``, *monai* that of ``python -m monai.bundle run``, both in this process. The
 patients are from the pool of benchmarks/real_patients.py. Prints the mean loss of the first and of the last quarter of
-the steps, and where both ways ran, how far they differ: the largest difference of a loss and of a trained value, and
-the voxels of the masks of the first development patient, made by ``medsam-adapt predict`` and by the run's
-``inference.json``. Each result is a JSON file, and the same command goes on where it was interrupted.
+the steps, and where both ways ran, how far they differ: the largest difference of a loss and of a trained value; with
+``--masks`` also the voxels of the masks of the first development patient, made by ``medsam-adapt predict`` and by the
+run's ``inference.json``. Each result is a JSON file, and the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,19 +80,10 @@ def segmented(way: str, run: Path, images: Path, masks: Path) -> np.ndarray:
     return np.asarray(nib.load(mask).dataobj)
 
 
-def differences(runs: Mapping[str, Path], images: Path, masks: Path) -> dict[str, float]:
-    """Between the runs of two ways."""
-    steps = [losses(run) for run in runs.values()]
-    weights = [torch.load(run / MODEL_FILE, map_location="cpu", weights_only=True) for run in runs.values()]
-    found = [segmented(way, run, images, masks / way) for way, run in runs.items()]
-    assert len(steps[0]) == len(steps[1])
-    assert weights[0].keys() == weights[1].keys()
-    return {
-        "loss": max(abs(a - b) for a, b in zip(*steps, strict=True)),
-        "weights": max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]),
-        "foreground": int((found[0] > 0).sum()),
-        "voxels": int((found[0] != found[1]).sum()),
-    }
+def masks_of(runs: Mapping[str, Path], images: Path, masks: Path) -> dict[str, int]:
+    """Voxels of a structure in the mask of the first run, and those in which the other run's mask differs."""
+    first, second = (segmented(way, run, images, masks / way) for way, run in runs.items())
+    return {"foreground": int((first > 0).sum()), "differ": int((first != second).sum())}
 
 
 def main() -> None:
@@ -105,6 +97,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--bundles", nargs="+", default=list(BUNDLES))
     parser.add_argument("--ways", nargs="+", default=["cli", "monai"])
+    parser.add_argument("--masks", action="store_true", help="also compare masks")
     options = parser.parse_args()
     root = Path(os.environ["MEDSAM_ADAPT_REAL_DATA"]).resolve()
     for line in HEADER:
@@ -123,23 +116,27 @@ def main() -> None:
                     trained(way, bundle, data, run, options)
                     content = {"losses": losses(run), "seconds": time.process_time() - begun}
                     write_json(run.with_suffix(".json"), content)
-            both = options.output / name / f"{bundle}-both.json"
-            if len(runs) == 2 and not both.is_file():
-                write_json(both, differences(runs, scan / "images", options.output / name / f"{bundle}-masks"))
-            print(row(name, bundle, runs, both), flush=True)
+            masks = options.output / name / f"{bundle}-masks"
+            if options.masks and len(runs) == 2 and not masks.with_suffix(".json").is_file():
+                write_json(masks.with_suffix(".json"), masks_of(runs, scan / "images", masks))
+            print(row(name, bundle, list(runs.values()), masks.with_suffix(".json")), flush=True)
 
 
-def row(name: str, bundle: str, runs: Mapping[str, Path], both: Path) -> str:
-    """A line of the table, from the JSON files."""
-    found = json.loads(next(iter(runs.values())).with_suffix(".json").read_text(encoding="utf-8"))
-    part = max(1, len(found["losses"]) // 4)
-    first, last = (float(np.mean(each)) for each in (found["losses"][:part], found["losses"][-part:]))
-    cells = [name, f"`{bundle}`", f"{first:.3f}", f"{last:.3f}", f"{found['seconds']:.0f}"]
-    if both.is_file():
-        found = json.loads(both.read_text(encoding="utf-8"))
-        cells += [f"{found['loss']:.1g}", f"{found['weights']:.1g}", f"{found['voxels']} of {found['foreground']}"]
-    else:
-        cells += ["", "", ""]
+def row(name: str, bundle: str, runs: Sequence[Path], masks: Path) -> str:
+    """A line of the table, of runs that are there."""
+    found = [json.loads(run.with_suffix(".json").read_text(encoding="utf-8")) for run in runs]
+    steps = np.array([each["losses"] for each in found])
+    part = max(1, steps.shape[1] // 4)
+    cells = [name, f"`{bundle}`", f"{steps[0, :part].mean():.3f}", f"{steps[0, -part:].mean():.3f}"]
+    cells += [f"{found[0]['seconds']:.0f}", "", "", ""]
+    if len(runs) == 2:
+        first, second = (torch.load(run / MODEL_FILE, map_location="cpu", weights_only=True) for run in runs)
+        assert first.keys() == second.keys()
+        cells[-3] = f"{np.ptp(steps, axis=0).max():.1g}"
+        cells[-2] = f"{max(float((first[key] - second[key]).abs().max()) for key in first if first[key].numel()):.1g}"
+        if masks.is_file():
+            counts = json.loads(masks.read_text(encoding="utf-8"))
+            cells[-1] = f"{counts['differ']} of {counts['foreground']}"
     return f"| {' | '.join(cells)} |"
 
 
