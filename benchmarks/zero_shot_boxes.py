@@ -1,7 +1,7 @@
 """Print the DSC of pretrained weights under tight boxes, beside the filled box and the ellipse in it.
 
     MEDSAM_ADAPT_REAL_DATA=FOLDER python benchmarks/zero_shot_boxes.py --output FOLDER
-        [--weights sam_nano lite_medsam] [--sets ct_abdomen …] [--patients N] [--page docs/backbones.md]
+        [--weights sam_nano lite_medsam] [--sets ct_abdomen …] [--patients N …] [--page docs/backbones.md]
 
 Every slice of a structure gives the tight box around it; DSC is that of the whole volume. The folder of the data holds
 data sets in any layout, or single volumes with ``image.nii.gz``, ``labels.nii.gz`` and ``labels.json``. Of the data
@@ -74,10 +74,10 @@ def missing_scores(
     network: Segmenter, weights: str, options: argparse.Namespace
 ) -> Iterator[tuple[str, str, dict[str, Scores], float]]:
     """Set, volume, scores and processor seconds of what has no scores in ``options.output`` yet."""
-    for each in sets_of(options):
+    for each, patients in zip(sets_of(options), options.patients, strict=True):
         known = read(options.output, each).get(weights, {})
         folder = Path(os.environ.get("MEDSAM_ADAPT_REAL_DATA", "")) / each
-        for name in range(options.phantoms) if options.phantoms else volumes_of(folder, options.patients):
+        for name in range(options.phantoms) if options.phantoms else volumes_of(folder, patients):
             if str(name) in known:
                 continue
             begun = time.process_time()
@@ -141,13 +141,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the scores")
     parser.add_argument("--weights", nargs="+", default=["sam_nano", "lite_medsam"], help="names, see 'weights list'")
     parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders below MEDSAM_ADAPT_REAL_DATA")
-    parser.add_argument("--patients", type=int, help="score only so many of each data set")
+    parser.add_argument("--patients", type=int, nargs="+", help="score only so many: of each set, or a number for each")
     parser.add_argument("--phantoms", type=int, default=0, help="how many phantoms to score, instead of real volumes")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--each", action="store_true", help="print every structure")
     parser.add_argument("--page", type=Path, help="page of docs/ that gets the table")
     options = parser.parse_args()
+    sets = sets_of(options)
+    options.patients = options.patients or [None]
+    if len(options.patients) == 1:
+        options.patients *= len(sets)
+    if len(options.patients) != len(sets):
+        raise SystemExit(
+            f"--patients: {len(options.patients)} numbers for {len(sets)} sets. Give one, or one for each."
+        )
     if not options.phantoms and "MEDSAM_ADAPT_REAL_DATA" not in os.environ:
         raise SystemExit("MEDSAM_ADAPT_REAL_DATA: it names no folder. Set it to that of the data, or give --phantoms.")
     return options
