@@ -28,15 +28,17 @@ def mark_plausible(cases: Mapping[str, StoredCase], distances: Mapping[str, floa
         distances: between slices in mm, by case id.
     """
     for case_id, case in cases.items():
-        if case.unannotated:
-            case.plausible = np.ones((len(case.voxels), case.voxels.shape[1] - 1), dtype=bool)
+        if not case.unannotated:
+            continue
+        plausible = np.ones((len(case.voxels), case.voxels.shape[1] - 1), dtype=bool)
         for number in case.unannotated:
             found = list(_ranges(number, case_id, cases, distances))
             if found:
                 first, last = min(found, key=lambda each: each[1] - each[0])
                 margin = _MARGIN * (last - first)
                 places = np.arange(len(case.voxels)) * distances[case_id]
-                case.plausible[:, number - 1] = (places >= first - margin) & (places <= last + margin)
+                plausible[:, number - 1] = (places >= first - margin) & (places <= last + margin)
+        case.plausible = plausible
 
 
 def _ranges(

@@ -165,7 +165,7 @@ def test_the_labelled_range_and_a_share_of_the_rest_are_trained_on(data_of):
 
 
 def test_the_default_bundle_trains_on_every_slice(data_of, tmp_path):
-    """Else its masks continue behind the end of a structure: the slices beyond the outermost one would hardly be seen."""
+    """Else masks continue behind the end of a structure: slices beyond the outermost one would hardly be seen."""
     data_of()
     knobs = resolve_knobs("detail", sets={"cache_dir": str(tmp_path / "cache"), "held_out": 0.0, "planes": "one"})
     data = TrainingData.of(tmp_path / "data", knobs)
