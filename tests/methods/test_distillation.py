@@ -115,7 +115,8 @@ def test_the_teacher_is_the_sam_that_the_student_starts_from(prompt, checkpoint)
     teacher = build_teacher("vit_nano", SIZE, checkpoint, seed=3)
     student = build_segmenter("vit_nano", SIZE, 2, LoRA(4), prompt, checkpoint, seed=3)
     image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
-    torch.testing.assert_close(student.encode(image), teacher.encode(image), rtol=0, atol=0)
+    with torch.no_grad():  # else the student multiplies by another library, which rounds differently
+        torch.testing.assert_close(student.encode(image), teacher.encode(image), rtol=0, atol=0)
     if prompt != "none":  # classes have separate tokens
         tokens = (each.sam.mask_decoder.mask_tokens.weight for each in (student, teacher))
         assert torch.equal(*tokens)

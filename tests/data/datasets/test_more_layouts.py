@@ -181,5 +181,5 @@ def test_a_truncated_picture_and_a_coloured_label_are_told(tmp_path):
     with pytest.raises(InputError, match=r"a\.png: it is in colour, and a label is one number per pixel"):
         read_label(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
-    with pytest.raises(InputError, match=r"a\.png: it cannot be read"):
+    with pytest.raises(InputError, match=r"a\.png: it is truncated or corrupt"):
         read_volume(tmp_path / "a.png")
