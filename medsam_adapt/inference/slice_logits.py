@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SHARE_OF_LOGITS = 1 / 16  # of a GPU's memory that the logits of a batch take, two or three times for a while
 _TILES_AT_ONCE = 16
+_PIXELS_AT_ONCE = 2**17  # on a processor
 _KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
 _VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
 _LARGER = 3  # times the network's pixels, from which most pixels of a slice lie within one class
@@ -365,8 +366,10 @@ def _alike(places: Sequence[_Place], most: int, one_slice: bool) -> Iterator[lis
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
     """How many slices a device is given at once where no option sets it.
 
-    Eight on a processor. A GPU is given a slice of 1024 x 1024 pixels for each GiB of its memory, but no more
-    than 16, which keep a large one busy, and of smaller slices as many pixels; unless their logits take too much.
+    A processor is given 131,072 pixels, eight slices of 128 x 128 or two of 256 x 256, but at least one slice and at most
+    eight: TinyViT's intermediate results of more leave the caches. A GPU is given a slice of 1024 x 1024 pixels for each
+    GiB of its memory, but no more than 16, which keep a large one busy, and of smaller slices as many pixels; unless
+    their logits take too much.
 
     Args:
         memory: of the GPU, bytes; None on a processor.
@@ -374,7 +377,7 @@ def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
         logits: values of one slice.
     """
     if memory is None:
-        return 8
+        return max(1, min(8, _PIXELS_AT_ONCE // image_size**2))
     pixels = min(memory / 2**30, 16) * 1024**2
     return max(1, int(min(pixels / image_size**2, memory * _SHARE_OF_LOGITS / (4 * logits))))
 

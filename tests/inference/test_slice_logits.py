@@ -85,7 +85,7 @@ def test_a_window_applied_slice_by_slice_is_that_of_the_volume(segmenter, volume
 
 def test_a_card_is_given_as_many_slices_as_its_memory_allows():
     gibibyte = 2**30
-    assert slices_at_a_time(None, 1024, 10**9) == 8
+    assert [slices_at_a_time(None, size, 10**9) for size in (64, 128, 256, 512, 1024)] == [8, 8, 2, 1, 1]
     assert slices_at_a_time(8 * gibibyte, 1024, 14 * 1024**2) == 8
     assert slices_at_a_time(80 * gibibyte, 1024, 14 * 1024**2) == 16
     assert slices_at_a_time(80 * gibibyte, 512, 14 * 512**2) == 64
