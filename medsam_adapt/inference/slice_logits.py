@@ -366,10 +366,10 @@ def _alike(places: Sequence[_Place], most: int, one_slice: bool) -> Iterator[lis
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:
     """How many slices a device is given at once where no option sets it.
 
-    A processor is given 131,072 pixels, eight slices of 128 x 128 or two of 256 x 256, but at least one slice and at most
-    eight: TinyViT's intermediate results of more leave the caches. A GPU is given a slice of 1024 x 1024 pixels for each
-    GiB of its memory, but no more than 16, which keep a large one busy, and of smaller slices as many pixels; unless
-    their logits take too much.
+    A processor is given 131,072 pixels, eight slices of 128 x 128 or two of 256 x 256, but at least one slice and at
+    most eight: TinyViT's intermediate results of more leave the caches. A GPU is given a slice of 1024 x 1024 pixels
+    for each GiB of its memory, but no more than 16, which keep a large one busy, and of smaller slices as many pixels;
+    unless their logits take too much.
 
     Args:
         memory: of the GPU, bytes; None on a processor.
