@@ -35,7 +35,10 @@ def predict(
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Slices at a time.", show_default="8; on a GPU by its memory")
+        int | None,
+        typer.Option(
+            min=1, help="Slices at a time.", show_default="2 of 256 pixels, at most 8; on a GPU by its memory"
+        ),
     ] = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
