@@ -31,7 +31,10 @@ def suggest(
     series: Series = None,
     device: Device = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Slices at a time.", show_default="8; on a GPU by its memory")
+        int | None,
+        typer.Option(
+            min=1, help="Slices at a time.", show_default="2 of 256 pixels, at most 8; on a GPU by its memory"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
