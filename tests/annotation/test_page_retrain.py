@@ -119,7 +119,8 @@ def test_retrain_trains_in_the_background_and_proposes(page, monkeypatch):
     assert Path(record.knobs["from_run"]).name == "whole"
 
     # The new run labels whole scans, and proposes for the scan that nobody worked on.
-    assert driver.find_element("id", "segment").is_displayed()
+    wait(driver, "return byId('segment').offsetParent !== null")  # the page asks for it when the round is over
+    wait(driver, status.format("scan_3") + " === 'draft'")
     assert [driver.execute_script(status.format(f"scan_{number}")) for number in range(4)] == [
         "finished", "draft", "finished", "draft",
     ]  # fmt: skip

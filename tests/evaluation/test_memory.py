@@ -68,7 +68,7 @@ def test_no_voxels_of_a_case_that_was_scored_stay_in_memory(tmp_path):
     finally:
         tracemalloc.stop()
     assert tensors == [0] * CASES
-    assert (held[-1] - held[1]) / (CASES - 2) < SIDE * SIDE / 2  # bytes of a case, after what the first ones import
+    assert np.median(np.diff(held)) < SIDE * SIDE / 2  # bytes of a case; what is imported on the way is in few of them
     assert len(scores.cases) == CASES
     shown = read_shown_cases(tmp_path).cases
     assert [int(case.case[5:]) for case in shown.values()] == volumes.read[CASES:]  # read again, and no other
