@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,7 +39,7 @@ from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices, sli
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.plausible_slices import mark_plausible
 from medsam_adapt.data.slices.policy_choice import policy_of_cases, visible_policy
-from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights
+from medsam_adapt.data.slices.sampling import SliceDataset, balanced_weights, favour_complete
 from medsam_adapt.data.slices.slice_fit import LabelledVolumes, fit_slices
 from medsam_adapt.data.slices.slice_samples import Halves, Part, memberships, samples_of
 from medsam_adapt.data.slices.slice_store import SliceSettings, StoredCase, store_cases, stored_bytes
@@ -318,15 +318,19 @@ class TrainingData:
         dropout = self.channel_dropout, len(self.cases.images)
         transform = training_transforms(stored, *settings, *dropout, moved, self.coordinates)
         samples = self.samples(part)
-        weights = None
-        if self.sampling == "balanced":
-            weights = balanced_weights(
-                memberships(samples, self._views(), len(self.class_names), self.prompt != "none")
-            )
+        weights = self._shares_of_draws(samples) if self.sampling == "balanced" else None
         if scans is None:
             return SliceDataset(samples, transform, weights, views)
         together = scans.beside(np.full(len(samples), 1 / len(samples)) if weights is None else weights)
         return SliceDataset([*samples, *scans.samples()], transform, together, views, draws=len(samples))
+
+    def _shares_of_draws(self, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """(N,) the share of the draws that each sample gets."""
+        views, prompted = self._views(), self.prompt != "none"
+        shares = balanced_weights(memberships(samples, views, len(self.class_names), prompted))
+        complete = np.array([not views[sample["case"]].unannotated for sample in samples])
+        # A prompt points at a structure that is annotated, whatever else is not.
+        return shares if prompted or complete.all() else favour_complete(shares, complete)
 
     def views(self, count: int, images: bool, moved: bool = False) -> Views:
         """``count`` fixed versions of every training slice, labelled or not; arguments as for :class:`Views`."""

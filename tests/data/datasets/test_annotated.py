@@ -11,6 +11,7 @@ from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.convert import convert_cases
 from medsam_adapt.data.datasets.survey import survey
+from medsam_adapt.data.slices.sampling import balanced_weights
 from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.evaluation.evaluator import VolumeScores, labelled_volumes, without_classes
 from tests.data import samples
@@ -100,6 +101,34 @@ def test_background_may_be_what_nobody_drew_in_training(data, tmp_path):
         assert bool(((label[0] == 1) & (label[2] == 1)).any()) == partial
         assert not ((label[1] == 1) & (label.sum(dim=0) > 1)).any()
     assert made.slicing.absent == []
+
+
+def test_slices_of_cases_without_a_class_are_drawn_a_third_as_often(data, tmp_path):
+    settings = {"image_size": 16, "augment": "none", "held_out": 0, "cache_dir": tmp_path / "cache"}
+
+    def shares(**more):
+        dataset = TrainingData(data, **settings, **more).dataset()
+        return np.array([sample["case"] in ("case_0", "case_1") for sample in dataset.samples]), dataset.weights
+
+    partial, weights = shares()
+    assert weights.sum() == pytest.approx(1)
+    alone = balanced_weights(memberships_of(data, settings))
+    expected = np.where(partial, alone / 3, alone)
+    np.testing.assert_allclose(weights, expected / expected.sum())
+    np.testing.assert_allclose(shares(classes=["liver"])[1], 1 / len(alone))  # of which every case is complete
+    prompted = TrainingData(data, prompt="box", **settings).dataset()
+    livers = [
+        weight for weight, sample in zip(prompted.weights, prompted.samples, strict=True) if sample["structure"] == 1
+    ]
+    np.testing.assert_allclose(livers, livers[0])  # drawn alike in all cases
+    assert shares(sampling="slices")[1] is None
+
+
+def memberships_of(data, settings):
+    """(N, C) which classes each training slice shows."""
+    made = TrainingData(data, **settings)
+    stored = made.store()
+    return np.stack([stored[s["case"]].voxels[s["slice"], 1:] > 0 for s in made.samples()])
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -6,7 +6,14 @@ import pytest
 import torch
 from monai.transforms import Compose, Randomizable, Transform
 
-from medsam_adapt.data.slices.sampling import DrawSampler, EndlessLoader, SliceDataset, balanced_weights, slice_loader
+from medsam_adapt.data.slices.sampling import (
+    DrawSampler,
+    EndlessLoader,
+    SliceDataset,
+    balanced_weights,
+    favour_complete,
+    slice_loader,
+)
 from medsam_adapt.data.slices.training_data import TrainingData
 
 
@@ -120,6 +127,11 @@ def test_balanced_weights_share_the_draws_between_the_classes():
     assert weights[9] == pytest.approx(0.5 / 10)
     np.testing.assert_allclose(balanced_weights(shown, plain_share=1), 1 / 10)
     np.testing.assert_allclose(balanced_weights(shown[:, 2:]), 1 / 10)
+
+
+def test_complete_cases_are_drawn_three_times_as_often():
+    weights = favour_complete(np.array([0.4, 0.4, 0.2]), np.array([True, False, False]))
+    assert weights == pytest.approx([2 / 3, 2 / 9, 1 / 9])
 
 
 def test_weighted_draws_are_as_many_as_their_share_says():
