@@ -23,7 +23,8 @@ from medsam_adapt.config import Axis
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.text import class_key
 from medsam_adapt.data.prompts.simulated import SlicePrompt
-from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
+from medsam_adapt.inference.prompted_slices import PromptSource
+from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.inference.zero_shot import names_weights
 
 _VOLUMES = 4  # whose embeddings are kept
@@ -160,7 +161,7 @@ class Proposals:
 
     def has_embedding(self, drawing: Drawing, axis: Axis, index: int, image: int = 0) -> bool:
         """Whether the embedding of a slice is kept, so that a proposal takes a fraction of a second."""
-        return self._slices(drawing, axis, image).has_embedding(index)
+        return self._slices(drawing, axis, image).prompted.has_embedding(index)
 
     def _slices(self, drawing: Drawing, axis: Axis, image: int) -> SliceLogits:
         predictor = self.prompted.predictor
@@ -182,9 +183,9 @@ class Proposals:
         return slices
 
     def _draw(self, slices: SliceLogits, index: int, prompt: SlicePrompt) -> np.ndarray:
-        if not slices.has_embedding(index):
+        if not slices.prompted.has_embedding(index):
             with self._before_the_background():
-                slices.embed(index)
+                slices.prompted.embed(index)
         if self.prompted.predictor.segmenter.detail is None:
             return self._mask(slices, index, prompt)
         with self._before_the_background():  # it looks at the image, of which one slice is prepared at a time
@@ -192,8 +193,8 @@ class Proposals:
 
     def _mask(self, slices: SliceLogits, index: int, prompt: SlicePrompt) -> np.ndarray:
         if self.prompted.points or prompt.box is None or not prompt.points:
-            return slices.draw(index, prompt)
-        logits = slices.draw_logits(index, SlicePrompt(box=prompt.box)).cpu().numpy()
+            return slices.prompted.draw(index, prompt)
+        logits = slices.prompted.draw_logits(index, SlicePrompt(box=prompt.box)).cpu().numpy()
         return apply_points(logits, slices.grey_levels(index), prompt.points, prompt.box) > 0
 
     @contextmanager
@@ -215,9 +216,9 @@ class Proposals:
                 if self._closed:
                     return
                 slices, index = self._wanted.pop(0)
-            if not slices.has_embedding(index):
+            if not slices.prompted.has_embedding(index):
                 with self._encoding:
-                    slices.embed(index)
+                    slices.prompted.embed(index)
 
 
 def load_proposals(model: str | None, classes: Sequence[str] = (), device: str = "auto") -> Proposals:

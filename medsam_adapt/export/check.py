@@ -16,7 +16,7 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, slice_coordinates, volume_to_slices
 from medsam_adapt.data.slices.padding import pad_image, pad_label
 from medsam_adapt.data.volumes.io import read_volume, to_ras
-from medsam_adapt.export.portable import ABSENT_LOGIT
+from medsam_adapt.inference.class_scores import ABSENT_LOGIT
 from medsam_adapt.runs.record import RunRecord
 
 TOLERANCE = 1e-4  # of the largest logit

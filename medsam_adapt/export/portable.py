@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medsam_adapt.inference.class_scores import ABSENT_LOGIT
 from medsam_adapt.networks.sam2 import Sam2PromptEncoder
 from medsam_adapt.networks.segmenter import Prediction, Segmenter, padded
-
-ABSENT_LOGIT = -1e4  # as in prediction: no softmax and no argmax brings it back, finite in half precision too
 
 _CORNER_LABELS = (2.0, 3.0)  # SAM's labels of a box's first and second corner
 

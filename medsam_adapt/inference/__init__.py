@@ -4,9 +4,12 @@ from medsam_adapt.core.lazy import lazy_exports
 
 _MODULES = (
     "byte_maps",
+    "class_scores",
     "ensemble",
+    "ensemble_slices",
     "inferer",
     "predictor",
+    "prompted_slices",
     "propagation",
     "run_network",
     "slice_images",

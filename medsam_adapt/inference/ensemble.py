@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from medsam_adapt.inference.slice_logits import decide
+from medsam_adapt.inference.class_scores import decide, probabilities_of
 
 
 class Scores:
@@ -56,4 +56,4 @@ class Scores:
         return (torch.special.entr(chances).sum(dim=1) / math.log(chances.shape[1])).clamp(0, 1)
 
     def _activated(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid() if self.overlapping else logits.softmax(dim=1)
+        return probabilities_of(logits, self.overlapping)

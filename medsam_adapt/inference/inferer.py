@@ -20,9 +20,11 @@ from medsam_adapt.data.slices.geometry import slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.volumes.cleaning import clean_each
 from medsam_adapt.data.volumes.label_coding import IGNORED
+from medsam_adapt.inference.class_scores import logits_of
 from medsam_adapt.inference.ensemble import Scores
 from medsam_adapt.inference.other_axis import OtherAxis
-from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
+from medsam_adapt.inference.prompted_slices import PromptSource
+from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 
 
@@ -100,7 +102,7 @@ class SlicewiseInferer(Inferer):
             return torch.cat([decided := scores.decide(), self._unsure(scores).expand_as(decided)], dim=1)
         if self.output == "labels":
             return scores.decide()
-        return scores.probabilities.logit() if self.slicing.overlapping else scores.probabilities.log()
+        return logits_of(scores.probabilities, self.slicing.overlapping)
 
     def _unsure(self, scores: Scores) -> Tensor:
         """(n, 1 or C, rows, columns) uint8: 1 where the probability of what is decided is below ``least``."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medsam_adapt.config import Axis
 from medsam_adapt.data.slices.geometry import volume_to_slices
+from medsam_adapt.inference.class_scores import logits_of, probabilities_of
 from medsam_adapt.inference.slice_logits import SliceLogits
 
 _SMALLEST = 1e-4  # probability kept: a float16 holds its logarithm
@@ -56,9 +57,8 @@ class OtherAxis:
 
     def _normalised(self, logits: Tensor) -> Tensor:
         """Logits of the same probabilities, in the range of half precision."""
-        if self.slices.overlapping:
-            return logits.sigmoid().clamp(_SMALLEST, 1 - _SMALLEST).logit()
-        return logits.softmax(dim=1).clamp(min=_SMALLEST).log()
+        overlapping = self.slices.overlapping
+        return logits_of(probabilities_of(logits, overlapping), overlapping, _SMALLEST)
 
     def _empty(self, channels: int) -> np.ndarray:
         with tempfile.TemporaryFile() as file:

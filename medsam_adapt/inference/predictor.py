@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +15,19 @@ from medsam_adapt.config import checked_precision
 from medsam_adapt.core.devices import select_device
 from medsam_adapt.core.precision import run_as, running_of
 from medsam_adapt.data.prompts.file import Prompt
-from medsam_adapt.data.prompts.placement import prompts_on_slices
-from medsam_adapt.data.prompts.simulated import prompts_of_masks
 from medsam_adapt.data.slices.device_transfer import on_host
-from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume, volume_to_slices
-from medsam_adapt.data.slices.slice_store import renumber
+from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import joint_cleanings
 from medsam_adapt.data.volumes.cleaning import clean_each, voxel_ml
 from medsam_adapt.data.volumes.image_set import ImageSet, refuse_misplaced
-from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
+from medsam_adapt.data.volumes.io import from_ras, read_volume
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
-from medsam_adapt.inference.ensemble import Scores
-from medsam_adapt.inference.other_axis import OtherAxis
-from medsam_adapt.inference.propagation import propagate
+from medsam_adapt.inference.ensemble_slices import EnsembleSlices, prompt_source
 from medsam_adapt.inference.run_network import load_network
-from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 from medsam_adapt.runs.record import RunRecord, read_runs
 
 Image: TypeAlias = np.ndarray | str | Path | ImageSet | Sequence[str | Path]
-_FLIPS = ((), (-1,), (-2,), (-2, -1))  # of rows and columns: never from slice to slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +141,9 @@ class Predictor:
         Where classes exclude each other, background has what is left to 1.
         """
         image, affine = _voxels_of(image, affine, self.record)
-        first, slices = self._slices(image, affine, prompts, reference, propagate)
-        maps = np.empty((len(self.record.class_names), *first.shape), np.float32)
-        found = ((at, [self._foreground(scores.probabilities)]) for at, scores in self._scores(first, slices, flips))
+        slices = self._slices(image, affine, prompts, reference, propagate)
+        maps = np.empty((len(self.record.class_names), *slices.shape), np.float32)
+        found = ((at, [self._foreground(scores.probabilities)]) for at, scores in slices.scores(flips))
         for indices, (each,) in on_host(found):
             maps[:, indices] = each.swapaxes(0, 1)
         return self._in_place(maps, affine)
@@ -192,13 +184,13 @@ class Predictor:
             ValueError: an array without an affine.
         """
         image, affine = _voxels_of(image, affine, self.record)
-        first, slices = self._slices(image, affine, prompts, reference, propagate)
-        shape, count = first.shape, len(self.record.class_names)
+        slices = self._slices(image, affine, prompts, reference, propagate)
+        shape, count = slices.shape, len(self.record.class_names)
         classes = np.empty((count if self.record.overlapping else 1, *shape), np.uint8)
         maps = None if maps_in is None else map_on_disk((count, *shape), maps_in)
         unsure = np.empty((1, *shape), np.uint8) if uncertainty else None
         arrays = [array for array in (classes, maps, unsure) if array is not None]
-        for indices, results in on_host(self._results(first, slices, flips, maps is not None, uncertainty)):
+        for indices, results in on_host(self._results(slices, flips, maps is not None, uncertainty)):
             for array, result in zip(arrays, results, strict=True):
                 array[:, indices] = result.swapaxes(0, 1)
             if progress is not None:
@@ -212,19 +204,14 @@ class Predictor:
         )
 
     def _results(
-        self,
-        first: SliceLogits,
-        slices: Sequence[SliceLogits | OtherAxis],
-        flips: bool,
-        maps: bool,
-        uncertainty: bool,
+        self, slices: EnsembleSlices, flips: bool, maps: bool, uncertainty: bool
     ) -> Iterator[tuple[np.ndarray, list[Tensor]]]:
         """Indices of each batch of slices; classes (n, 1 or C, rows, columns), and what else is wanted, in bytes."""
-        if len(slices) == 1 and not (flips or maps or uncertainty):
-            for indices in first.batches():
-                yield indices, [first.classes(indices)]
+        if slices.alone and not (flips or maps or uncertainty):
+            for indices in slices.first.batches():
+                yield indices, [slices.first.classes(indices)]
             return
-        for indices, scores in self._scores(first, slices, flips):
+        for indices, scores in slices.scores(flips):
             results = [scores.decide()]
             if maps:
                 results.append(to_bytes(self._foreground(scores.probabilities)))
@@ -239,52 +226,13 @@ class Predictor:
         prompts: Sequence[Prompt] | None,
         reference: np.ndarray | None,
         follow: bool,
-    ) -> tuple[SliceLogits, list[SliceLogits | OtherAxis]]:
-        """The volume's slices as the first run sees them, and once for each run."""
-        record = self.record
-        volume, affine_ras = to_ras(image, affine)
-        spacing = np.linalg.norm(affine_ras[:3, :3], axis=0)
-        source = self._prompt_source(image.shape, affine, prompts, reference)
-        windows = {slicing.policy: slicing.policy.window_of(volume) for slicing, _ in self._members}
-        members = [
-            SliceLogits(plane, volume, spacing, network, source, windows[slicing.policy], self.batch_size)
-            for slicing, network in self._members
-            for plane in slicing.planes
-        ]
-        slices: list[SliceLogits | OtherAxis] = [
-            each if each.slicing.axis == record.axis else OtherAxis(each, record.axis) for each in members
-        ]
+    ) -> EnsembleSlices:
+        """The volume's slices as the runs see them, with what points at the structures."""
+        source = prompt_source(self.record, image.shape, affine, prompts, reference)
+        slices = EnsembleSlices(self.record, self._members, image, affine, source, self.batch_size)
         if follow and prompts is not None and source.prompts is not None:
-            followed = propagate(members[0], source.prompts, record.prompt)
-            for each in members:
-                each.prompts = followed
-        return members[0], slices
-
-    def _prompt_source(
-        self,
-        shape: Sequence[int],
-        affine: np.ndarray,
-        prompts: Sequence[Prompt] | None,
-        reference: np.ndarray | None,
-    ) -> PromptSource:
-        """What points at the structures of a volume of this shape and affine; prompts come before a reference."""
-        record = self.record
-        if prompts is not None:
-            return PromptSource(prompts=prompts_on_slices(prompts, record, shape[:3], affine))
-        if reference is None:
-            return PromptSource()
-        if reference.ndim == 4:
-            masks = [volume_to_slices(to_ras(mask, affine)[0], record.axis) for mask in reference]
-            return PromptSource(prompts=prompts_of_masks(masks, record.prompt))
-        return PromptSource(renumber(to_ras(reference, affine)[0], record.label_ids))
-
-    def _scores(
-        self, first: SliceLogits, slices: Sequence[SliceLogits | OtherAxis], flips: bool
-    ) -> Iterator[tuple[np.ndarray, Scores]]:
-        """Indices and scores of each batch of slices in turn."""
-        for indices in first.batches():
-            passes = itertools.product(slices, _FLIPS if flips else _FLIPS[:1])
-            yield indices, Scores((each.logits(indices, flip) for each, flip in passes), self.record.overlapping)
+            slices.follow(source.prompts)
+        return slices
 
     def _foreground(self, probabilities: Tensor) -> Tensor:
         return probabilities if self.record.overlapping else probabilities[:, 1:]

@@ -44,12 +44,12 @@ def _follow(
     mode: PromptMode,
 ) -> None:
     """Add the prompts of ``structure`` on the slices ``ahead`` of the one at ``start``."""
-    mask = slices.draw(start, complete[start][structure])
+    mask = slices.prompted.draw(start, complete[start][structure])
     for index in ahead:
         if structure in complete.get(index, {}) or not mask.any():
             return
         prompt = _next_prompt(mask, mode)
-        drawn = slices.draw(index, prompt)
+        drawn = slices.prompted.draw(index, prompt)
         area, last = int(drawn.sum()), int(mask.sum())
         if area == 0 or not 1 / JUMP <= area / last <= JUMP:
             return

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.prompts.simulated import SlicePrompt, SlicePrompts, exact_prompt, flip_prompt
-from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
+from medsam_adapt.data.slices.geometry import SlicePlan, volume_to_slices
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
-from medsam_adapt.data.volumes.label_coding import classes_in, mask_of
+from medsam_adapt.inference.class_scores import ABSENT_LOGIT, decide, logits_of, probabilities_of
 from medsam_adapt.inference.enlarged_classes import enlarged_classes
+from medsam_adapt.inference.prompted_slices import PromptedSlices, PromptSource
 from medsam_adapt.inference.slice_images import SliceImages
 from medsam_adapt.weights.pixel_scaling import input_scaling_of
 
@@ -27,45 +25,9 @@ if TYPE_CHECKING:
 _SHARE_OF_LOGITS = 1 / 16  # of a GPU's memory that the logits of a batch take, two or three times for a while
 _TILES_AT_ONCE = 16
 _PIXELS_AT_ONCE = 2**17  # on a processor
-_KNOWN = 2**28  # bytes of embeddings that are kept while prompts are followed
-_VALUES = 2**23  # of embeddings that are decoded at once: 8 prompts on LiteMedSAM's of 64 x 64
 _LARGER = 3  # times the network's pixels, from which most pixels of a slice lie within one class
 _SIGMAS = 2  # of the average over neighbouring slices, that are taken
 _SMALLEST = 1e-6  # probability kept of such an average
-_NEVER = -1e4  # a logit that no softmax and no argmax brings back, finite in half precision too
-
-
-#: row of the embedding, position in the batch, structure, and its prompt
-_Place = tuple[int, int, int, Mapping[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class PromptSource:
-    """Where a prompted segmenter's prompts come from: a reference, or the prompts themselves.
-
-    Attributes:
-        reference: classes (X, Y, Z), from which prompts are taken slice by slice.
-        table: (P, C), where ``reference`` holds the parts of classes that may overlap.
-        prompts: slices are counted as :func:`volume_to_slices` gives them.
-    """
-
-    reference: np.ndarray | None = None
-    table: np.ndarray | None = None
-    prompts: SlicePrompts | None = None
-
-
-def decide(scores: Tensor, overlapping: bool, even: float = 0.0) -> Tensor:
-    """Classes (n, 1, rows, columns) uint8 with the highest score, or where they may overlap masks (n, K, …) uint8.
-
-    Args:
-        scores: (n, K, rows, columns); of classes that exclude each other, background first.
-        overlapping: whether classes may overlap.
-        even: the score above which a class that may overlap is there.
-    """
-    if overlapping:
-        return (scores > even).to(torch.uint8)
-    # max, whose indices are argmax's: over a dimension in front, torch is several times slower at argmax on a CPU.
-    return scores.max(dim=1, keepdim=True).indices.to(torch.uint8)
 
 
 class SliceLogits:
@@ -84,6 +46,7 @@ class SliceLogits:
 
     Attributes:
         overlapping: whether the channels of the logits are C classes that may overlap, without background.
+        prompted: what prompts draw on the slices.
         shape: slices, rows and columns.
         volume_shape: (X, Y, Z).
 
@@ -101,20 +64,12 @@ class SliceLogits:
         window: IntensityPolicy | None = None,
         batch_size: int | None = None,
     ) -> None:
-        source = source or PromptSource()
-        if slicing.prompt != "none" and source.reference is None and source.prompts is None:
-            raise InputError(
-                f"{slicing.prompt} prompts: this run was trained with them and cannot segment without. Train one with "
-                "--prompt none."
-            )
-        self.slicing, self.prompts, self.table = slicing, source.prompts, source.table
-        self.batch_size = batch_size
+        self.slicing, self.batch_size = slicing, batch_size
         self.segmenter = cast("Segmenter", getattr(network, "module", network))
         self.overlapping = slicing.overlapping or self.segmenter.head == "overlapping"
         voxels = volume_to_slices(volume, slicing.axis)
         self.shape = voxels.shape[:3]
         self.volume_shape = volume.shape[:3]
-        self.reference = None if source.reference is None else volume_to_slices(source.reference, slicing.axis)
         size = self.segmenter.image_size
         sides = tuple(float(side) for side in spacing)
         self.plan = SlicePlan.of(volume.shape, sides, slicing.axis, slicing.slice_size or size)
@@ -123,8 +78,8 @@ class SliceLogits:
         scaling = input_scaling_of(self.segmenter.sam)
         located = slicing.axis if slicing.sees_coordinates else None
         self.images = SliceImages(voxels, self.plan, neighbours, window, prepares, None, scaling, located)
+        self.prompted = PromptedSlices(slicing, self.segmenter, self.images, source or PromptSource(), self.overlapping)
         self._of_nothing: dict[tuple[int, ...], Tensor] = {}
-        self._known: dict[int, Tensor] = {}
         self._chances: dict[tuple[int, ...], dict[int, Tensor]] = {}
 
     def batches(self) -> Iterator[np.ndarray]:
@@ -161,44 +116,11 @@ class SliceLogits:
                 return found[None, None]
         return decide(self.plan.restore_logits(small), self.overlapping)
 
-    @torch.no_grad()
-    def draw(self, index: int, prompt: SlicePrompt) -> np.ndarray:
-        """The mask (rows, columns) bool that one prompt draws on one slice."""
-        return (self.draw_logits(index, prompt) > 0).cpu().numpy()
-
-    @torch.no_grad()
-    def draw_logits(self, index: int, prompt: SlicePrompt) -> Tensor:
-        """The logits (rows, columns) that one prompt gives on one slice; above 0 is inside."""
-        known = index in self._known and getattr(self.segmenter, "detail", None) is None
-        image = None if known else self.images(np.array([index])).to(self._device)
-        logits = self._decode(self._embedding(index, image), [prompt.resized(self.plan)], image)
-        return self.plan.restore_logits(logits[:, None].float())[0, 0]
-
-    @torch.no_grad()
-    def embed(self, index: int) -> None:
-        """Compute the embedding of one slice, unless it is kept already: `draw` is then several times faster there."""
-        if index not in self._known:
-            self._embedding(index, self.images(np.array([index])).to(self._device))
-
     def grey_levels(self, index: int) -> np.ndarray:
         """Grey levels (rows, columns) from 0 to 255 of one slice; of a colour slice their mean."""
         window, voxels = self.images.window, self.images.voxels[index].astype(np.float32)
         levels = voxels if window is None else window.apply(voxels)
         return levels.mean(axis=-1) if levels.ndim == 3 else levels
-
-    def has_embedding(self, index: int) -> bool:
-        """Whether the embedding of a slice is kept."""
-        return index in self._known
-
-    def _embedding(self, index: int, image: Tensor | None) -> Tensor:
-        """The embedding (1, D, h, w) of one slice; structures that are followed one by one come to the same slices."""
-        known = self._known.get(index)  # another thread may remove it from the table
-        if known is None:
-            known = self.segmenter.encode(image)
-            if (len(self._known) + 1) * known.nbytes > _KNOWN:
-                self._known.pop(next(iter(self._known)))
-            self._known[index] = known
-        return known
 
     @property
     def _device(self) -> torch.device:
@@ -214,7 +136,7 @@ class SliceLogits:
         """Logits (n, K, h, w) in pixels of the resized slices, averaged over neighbours where that is wanted."""
         logits = self._averaged(indices, tuple(flip)) if self.slicing.slice_sigma else self._alone(indices, flip)
         for absent in self.slicing.absent_classes:
-            logits[:, absent - int(self.overlapping)] = _NEVER
+            logits[:, absent - int(self.overlapping)] = ABSENT_LOGIT
         return logits
 
     def _averaged(self, indices: np.ndarray, flip: tuple[int, ...]) -> Tensor:
@@ -231,8 +153,7 @@ class SliceLogits:
         missing = np.setdiff1d(places, [*known])
         if missing.size:
             logits = self._alone(missing, flip)
-            chances = logits.sigmoid() if self.overlapping else logits.softmax(dim=1)
-            known |= zip(missing.tolist(), chances, strict=True)
+            known |= zip(missing.tolist(), probabilities_of(logits, self.overlapping), strict=True)
         shares = (weights / weights.sum()).tolist()
         mean = torch.stack(
             [
@@ -241,7 +162,7 @@ class SliceLogits:
             ]
         )
         self._chances[flip] = {place: each for place, each in known.items() if place >= places.max() - 2 * reach}
-        return mean.clamp(_SMALLEST, 1 - _SMALLEST).logit() if self.overlapping else mean.clamp(min=_SMALLEST).log()
+        return logits_of(mean, self.overlapping, _SMALLEST)
 
     def _alone(self, indices: np.ndarray, flip: Sequence[int] = ()) -> Tensor:
         """Logits (n, K, h, w) of each slice by itself."""
@@ -250,7 +171,7 @@ class SliceLogits:
         if self.slicing.prompt == "none":
             logits = self._unprompted(images, self.images.have_signal(indices), tuple(flip))
         else:
-            logits = self._prompted(images, indices, flip)
+            logits = self.prompted.logits(images, indices, flip)
         return _flipped(logits[..., :height, :width], flip).float()
 
     def _unprompted(self, images: Tensor, shown: Sequence[bool], flip: tuple[int, ...]) -> Tensor:
@@ -283,84 +204,6 @@ class SliceLogits:
         )
         assert isinstance(logits, Tensor)  # as what the segmenter gives
         return logits
-
-    def _prompted(self, images: Tensor, indices: np.ndarray, flip: Sequence[int]) -> Tensor:
-        """(n, C + 1, S, S): background 0, and each structure's logits on the slices where it has a prompt.
-
-        Of structures that may overlap (n, C, S, S): none is weighed against background.
-        """
-        size = self.segmenter.image_size
-        background = int(not self.overlapping)
-        logits = images.new_full((len(images), len(self.slicing.class_names) + background, size, size), _NEVER)
-        logits[:, :background] = 0.0
-        wanted = self._prompts_of(indices)
-        prompted = [position for position, prompts in enumerate(wanted) if prompts]
-        if not prompted:
-            return logits
-        shown = images[prompted]
-        if not flip and all(int(indices[position]) in self._known for position in prompted):
-            embedding = torch.cat([self._known[int(indices[position])] for position in prompted])
-        else:
-            embedding = self.segmenter.encode(shown)
-        places = [
-            (row, position, structure, flip_prompt(prompt, flip, self.plan))
-            for row, position in enumerate(prompted)
-            for structure, prompt in wanted[position].items()
-        ]
-        one_slice = self._device.type == "cpu"  # whose prompts share a part of the work there
-        for group in _alike(places, max(1, _VALUES // embedding[0].numel()), one_slice):
-            rows, positions, structures, prompts = (list(each) for each in zip(*group, strict=True))
-            channels = [structure - 1 + background for structure in structures]
-            first, count = rows[0], len(rows)
-            of_group = embedding[first].expand(count, -1, -1, -1) if one_slice else embedding[rows]
-            logits[positions, channels] = self._decode(of_group, prompts, shown[rows])
-        return logits
-
-    def _prompts_of(self, indices: np.ndarray) -> list[dict[int, dict[str, np.ndarray]]]:
-        """For each slice, class -> arguments of the segmenter in pixels of the resized slice."""
-        if self.prompts is not None:
-            given = [self.prompts.get(int(index), {}) for index in indices]
-            return [{cls: prompt.resized(self.plan) for cls, prompt in prompts.items()} for prompts in given]
-        assert self.reference is not None, "slices_of checks it"
-        labels = self.plan.resize_label(as_tensor(self.reference[indices], torch.int64)).numpy()
-        mode = self.slicing.prompt
-        return [
-            {
-                int(cls): exact_prompt(mask_of(label, cls, self.table) == 1, mode)
-                for cls in classes_in(label, self.table)
-            }
-            for label in labels
-        ]
-
-    def _decode(self, embedding: Tensor, prompts: Sequence[Mapping[str, np.ndarray]], images: Tensor | None) -> Tensor:
-        """(n, S, S) logits of the structures that prompts of one kind point at, each on its own slice.
-
-        Args:
-            embedding: of the slices (n, D, h, w).
-            prompts: one for each.
-            images: the slices (n, 3, S, S); only a detail branch looks at them.
-        """
-        batch: Any = {
-            name: torch.from_numpy(np.stack([prompt[name] for prompt in prompts])).to(embedding.device)
-            for name in prompts[0]
-        }
-        if getattr(self.segmenter, "detail", None) is not None:
-            batch["image"] = images
-        return self.segmenter.decode(embedding, **batch).logits[:, 0]
-
-
-def _alike(places: Sequence[_Place], most: int, one_slice: bool) -> Iterator[list[_Place]]:
-    """``places`` in groups of at most ``most`` that are decoded at once: prompts of one kind, with as many points.
-
-    With ``one_slice`` a group is on one slice.
-    """
-    kinds: dict[tuple[Any, ...], list[_Place]] = {}
-    for place in places:
-        kind = tuple(sorted((name, value.shape) for name, value in place[3].items()))
-        kinds.setdefault((place[0] if one_slice else 0, *kind), []).append(place)
-    for found in kinds.values():
-        for start in range(0, len(found), most):
-            yield found[start : start + most]
 
 
 def slices_at_a_time(memory: int | None, image_size: int, logits: int) -> int:

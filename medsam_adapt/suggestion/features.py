@@ -10,7 +10,8 @@ import torch
 from medsam_adapt.data.slices.geometry import volume_to_slices
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.data.volumes.io import to_ras
-from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
+from medsam_adapt.inference.prompted_slices import PromptSource
+from medsam_adapt.inference.slice_logits import SliceLogits
 from medsam_adapt.networks.segmenter import Segmenter
 
 MOST_SLICES = 32  # of a scan that the encoder sees, evenly spaced

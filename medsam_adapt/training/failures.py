@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medsam_adapt.core.errors import InputError, RunError, causes
+from medsam_adapt.core.errors import InputError, RunError, causes, is_out_of_memory
 from medsam_adapt.core.files import is_disk_full
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -96,10 +95,3 @@ def _explain(error: BaseException, output: Path, settings: Mapping[str, Any]) ->
     if error.errno in _NOT_WRITABLE:
         return f"{output}: it can no longer be written to ({error.strerror}). Make it writable, and {go_on}."
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error reports that memory was short, on the device or in the machine."""
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -11,7 +11,8 @@ from medsam_adapt.bundle.catalogue import read_config
 from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.export.check import random_inputs
 from medsam_adapt.export.exporter import METADATA_KEY, load_exported, write_onnx, write_torchscript
-from medsam_adapt.export.portable import ABSENT_LOGIT, PortableSegmenter
+from medsam_adapt.export.portable import PortableSegmenter
+from medsam_adapt.inference.class_scores import ABSENT_LOGIT
 from medsam_adapt.methods import DecoderLoRA
 from medsam_adapt.networks import DecoderOnly, build_segmenter
 from tests.methods.method_tester import add_noise, relative_error

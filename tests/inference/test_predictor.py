@@ -7,11 +7,7 @@ from scipy.stats import entropy
 from medsam_adapt import load_run
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.prompts.file import Prompt
-from medsam_adapt.data.prompts.simulated import SlicePrompt
 from medsam_adapt.data.volumes.io import from_ras, read_volume, to_ras
-from medsam_adapt.inference.predictor import Predictor
-from medsam_adapt.inference.propagation import propagate
-from medsam_adapt.inference.slice_logits import PromptSource, SliceLogits
 from medsam_adapt.methods import DecoderLoRA, LoRA
 from medsam_adapt.methods.samcobot import CobotLoRA
 from medsam_adapt.methods.samparser import Parser
@@ -20,7 +16,7 @@ from medsam_adapt.prediction.plan import Outputs, plan_cases
 from tests.data.dicom_files import save, series
 from tests.data.slices.test_geometry import affine_of
 from tests.data.volumes.test_io import ORIENTATIONS
-from tests.inference.test_inferer import GREY, Oracle, predictor_of
+from tests.inference.test_inferer import GREY, predictor_of
 from tests.made_runs import differing, make_run
 
 AFFINE = np.diag([-2.0, -2.0, 4.0, 1.0])
@@ -220,60 +216,6 @@ def test_a_prompted_structure_is_drawn_on_its_slices_alone(predictors, image):
 def test_a_prompted_run_without_prompts_says_so(predictors, image):
     with pytest.raises(InputError, match="cannot segment without"):
         predictors["box"](image, AFFINE)
-
-
-class Shape(Oracle):
-    """Draws the part of the bright structure that lies in the box, or the bright structure under the point."""
-
-    def decode(self, embedding, boxes=None, points=None):
-        prediction = super().decode(embedding, boxes, points)
-        bright = embedding[:, 1:2] > GREY / 2
-        if boxes is None:
-            inside = prediction.logits > 0
-            hit = (bright & inside).flatten(1).any(1)[:, None, None, None]
-            prediction.logits = torch.where(bright & hit, 1.0, -1.0)
-        else:
-            prediction.logits = torch.where(bright, prediction.logits, -1.0)
-        return prediction
-
-
-def cone():
-    """A structure that shrinks slice by slice, ends, and beyond a gap another one."""
-    image = np.zeros((16, 16, 12), np.float32)
-    for index, half in enumerate([2, 3, 4, 4, 3, 2, 1]):
-        image[8 - half : 8 + half, 8 - half : 8 + half, index + 1] = GREY
-    image[2:14, 2:14, 9:] = GREY
-    return image
-
-
-@pytest.mark.parametrize("mode", ["box", "points"])
-@pytest.mark.parametrize("started", [(3,), (2, 6)])
-def test_prompts_are_followed_until_the_structure_ends(mode, started):
-    predictor = Predictor(predictor_of("axial", 16).record.model_copy(update={"prompt": mode}), Shape(16, "structure"))
-    image = cone()
-    given = {}
-    for index in started:
-        (columns, rows) = (np.flatnonzero(image[:, :, index].any(axis=axis)) for axis in (1, 0))
-        box = (15 - columns[-1], 15 - rows[-1], 15 - columns[0], 15 - rows[0])
-        prompt = SlicePrompt(box=box) if mode == "box" else SlicePrompt(points=((7.0, 7.0, True),))
-        given[index] = {2: prompt}
-    source = PromptSource(prompts=given)
-    slices = SliceLogits(predictor._members[0][0], image, (1, 1, 1), predictor.segmenter, source)
-    complete = propagate(slices, given, mode)
-    assert sorted(complete) == [1, 2, 3, 4, 5, 6]  # on slice 7 it is a fourth of that on slice 6
-    assert all(complete[index] == given[index] for index in started)
-
-
-def test_a_followed_structure_is_segmented(runs):
-    label = (cone() > 0).astype(np.uint8)
-    record = predictor_of("axial", 16).record.model_copy(update={"prompt": "points"})
-    predictor = Predictor(record, Shape(16, "structure"))
-    prompt = Prompt(label="spleen", units="voxel", points=[{"at": (8, 8, 4)}])
-    alone, followed = (predictor(cone(), np.eye(4), prompts=[prompt], propagate=way) for way in (False, True))
-    np.testing.assert_array_equal(alone[:, :, 4], 2 * label[:, :, 4])
-    assert not alone[:, :, 5].any()
-    np.testing.assert_array_equal(followed[:, :, :7], 2 * label[:, :, :7])
-    assert not followed[:, :, 8:].any()
 
 
 def test_the_number_of_slices_is_that_of_the_slicing_direction():

@@ -4,7 +4,8 @@ import torch
 
 from medsam_adapt.data.slices.geometry import SlicePlan
 from medsam_adapt.data.slices.intensity import IntensityPolicy
-from medsam_adapt.inference.slice_logits import SliceLogits, decide, slices_at_a_time
+from medsam_adapt.inference.class_scores import decide
+from medsam_adapt.inference.slice_logits import SliceLogits, slices_at_a_time
 from medsam_adapt.networks import Segmenter, build_sam
 from tests.slicing import slicing_of
 
@@ -23,15 +24,6 @@ def volume():
     voxels = np.random.default_rng(0).uniform(1, 255, (20, 18, 8)).astype(np.float32)
     voxels[:, :, AIR] = 0
     return voxels
-
-
-@pytest.mark.parametrize("overlapping", [False, True])
-def test_the_decision_is_the_first_of_the_highest_scores(overlapping):
-    scores = torch.randint(-3, 4, (2, 5, 9, 8), generator=torch.Generator().manual_seed(0)).float()
-    expected = (scores > 0) if overlapping else scores.argmax(dim=1, keepdim=True)
-    found = decide(scores, overlapping)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, expected.to(torch.uint8))
 
 
 @pytest.mark.parametrize("channels", ["repeat", "adjacent"])
