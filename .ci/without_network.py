@@ -1,4 +1,4 @@
-"""Train, predict and segment without a training, as one who has installed "medsam-adapt[medsam]" and is offline.
+"""Train, predict and segment without training, as one who has installed the extra "medsam" and is offline.
 
     unshare --map-root-user --net PYTHON .ci/without_network.py WORK
 

@@ -1,4 +1,4 @@
-"""``medsam-adapt annotate``: label scans in the browser, with a model that proposes."""
+"""``medsam-adapt annotate``: label scans in the browser with model-suggested masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .console import say, warn
 from .options import Device, Series
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
-_NETWORK = "From a network"
+_NETWORK = "Access from other machines"
 _SHORTEST_TOKEN = 24  # characters
 _EXTRA = ("fastapi", "uvicorn", "python_multipart")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +18,15 @@ from medsam_adapt.workflows.compare import compare as workflow
 
 from .console import console, only_json, print_json, say, show_table
 from .options import (
+    DATA,
+    MODEL,
+    PROTOCOL_HELP,
     Backbone,
     CacheDir,
     Checkpoint,
     Classes,
     Cluster,
-    Data,
-    Device,
+    DeviceInPanel,
     Epochs,
     ImageSize,
     Json,
@@ -31,41 +34,61 @@ from .options import (
     Overwrite,
     Precision,
     Prompt,
-    Protocol,
     Recipe,
 )
 from .reporter import TERMINAL
 
+_comparison = partial(typer.Option, rich_help_panel="Comparison")
+
+EPILOG = """Examples:
+
+medsam-adapt compare --bundles blosam,lora --data scans --output comparison
+medsam-adapt compare --from runs/a runs/b --output comparison"""
+
 
 def compare(
     more_runs: Annotated[list[Path] | None, typer.Argument(help="More runs for --from.", show_default=False)] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the comparison.", show_default=False)] = None,
-    bundles: Annotated[str | None, typer.Option(help="Methods to train, as in blosam,infosam,lora.")] = None,
-    data: Data = None,
-    layout: Annotated[str, typer.Option(help="Layout of the data on disk.")] = "auto",
-    from_runs: Annotated[
-        list[Path] | None, typer.Option("--from", help="Compare finished runs instead: --from RUN RUN …")
+    output: Annotated[Path | None, typer.Option(help="Folder of the comparison; required.", show_default=False)] = None,
+    bundles: Annotated[
+        str | None,
+        typer.Option(help="Methods to train, as in blosam,infosam,lora; required without --from.", show_default=False),
     ] = None,
-    backbone: Backbone = None,
-    checkpoint: Checkpoint = None,
-    image_size: ImageSize = None,
-    epochs: Epochs = None,
-    prompt: Prompt = None,
-    precision: Precision = None,
-    low_memory: LowMemory = None,
-    classes: Classes = None,
-    cache_dir: CacheDir = None,
-    folds: Annotated[int, typer.Option(min=1, help="Folds of a cross-validation; 1 holds out one part.")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method and fold, with seeds from 0.")] = 1,
-    recipe: Recipe = "default",
-    protocol: Protocol = "default",
-    cluster: Cluster = None,
-    device: Device = "auto",
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value for all methods, or method.key=value for one.")
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the labelled volumes; required without --from.", show_default=False)
+    ] = None,
+    from_runs: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Compare finished runs instead: --from RUN RUN …", show_default=False),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    folds: Annotated[int, _comparison(min=1, help="Folds of a cross-validation; 1 holds out one part.")] = 1,
+    seeds: Annotated[int, _comparison(min=1, help="Trainings of each method and fold, with seeds from 0.")] = 1,
+    protocol: Annotated[str, _comparison(help=PROTOCOL_HELP)] = "default",
+    layout: Annotated[
+        str, typer.Option(help="Layout of the data on disk; auto recognises it.", rich_help_panel=DATA)
+    ] = "auto",
+    classes: Classes = None,
+    cache_dir: CacheDir = None,
+    recipe: Recipe = "default",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    image_size: ImageSize = None,
+    prompt: Prompt = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="key=value for all methods, or method.key=value for one.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    epochs: Epochs = None,
+    device: DeviceInPanel = "auto",
+    precision: Precision = None,
+    low_memory: LowMemory = None,
+    cluster: Cluster = None,
 ) -> None:
     """Compare methods on the same cases: scores, significance, parameters, time and memory.
 

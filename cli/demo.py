@@ -22,7 +22,7 @@ def demo(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make synthetic CT scans, train on them, score it on scans held out, and segment one."""
+    """Make synthetic CT scans, train on most of them, score the model on the rest, and segment one."""
     done = workflow(output, epochs=epochs, seed=seed, device=device, overwrite=overwrite, reporter=TERMINAL)
     say(
         f"\nMean DSC on {counted(len(done.held_out), 'scan')} that it did not train on: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from medsam_adapt.scoring.metrics import METRICS
 from medsam_adapt.workflows.evaluate import evaluate as workflow
 
 from .console import only_json, print_json, say, show_table
-from .options import Cluster, Device, Json, Overwrite, Part
+from .options import DEVICES, PROTOCOL_HELP, Cluster, DeviceInPanel, Json, Overwrite, Part
 from .reporter import TERMINAL
 
 _HEADS = {
@@ -29,32 +30,54 @@ _HEADS = {
 }
 
 
+_masks = partial(typer.Option, rich_help_panel="Masks instead of a run")
+_metrics = partial(typer.Option, rich_help_panel="Metrics")
+
+EPILOG = """Examples:
+
+medsam-adapt evaluate runs/liver
+medsam-adapt evaluate runs/liver --data other_hospital --output scores
+medsam-adapt evaluate --pred masks --ref labels --output scores"""
+
+
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="Folder of a finished run.", show_default=False)] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Other labelled volumes than the run's held-out ones.", show_default=False),
     ] = None,
-    layout: Annotated[str, typer.Option(help="Layout of --data on disk.")] = "auto",
-    pred: Annotated[Path | None, typer.Option(help="Mask, or folder of masks, to score instead of a run.")] = None,
-    ref: Annotated[Path | None, typer.Option(help="Reference mask, or folder of masks of the same names.")] = None,
-    labels: Annotated[Path | None, typer.Option(help='JSON with the label names of --ref: {"1": "liver"}.')] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the scores; without it, the run's.")] = None,
-    metrics: Annotated[str | None, typer.Option(help="all, or some of dsc,iou,hd95,nsd,msd,volume,slice_dsc.")] = None,
-    protocol: Annotated[str, typer.Option(help="default, segrap or papers; see docs/metrics.md.")] = "default",
-    empty_policy: Annotated[
-        str | None, typer.Option(help="Score of a class empty in both masks: undefined, or challenge (1).")
-    ] = None,
-    tolerance: Annotated[str | None, typer.Option(help="Tolerance of NSD in mm: 2, or 1,Larynx=2.")] = None,
-    convention: Annotated[
-        str, typer.Option(help="Definitions: ours, monai, medpy, seg-metrics or surface-distance; see docs/peers.md.")
-    ] = "ours",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.")] = 1,
-    part: Part = None,
-    cluster: Cluster = None,
-    device: Device = "auto",
+    layout: Annotated[str, typer.Option(help="Layout of --data on disk; auto recognises it.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Folder of the scores.", show_default="that of the run")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    pred: Annotated[Path | None, _masks(help="Mask, or folder of masks, to score.", show_default=False)] = None,
+    ref: Annotated[
+        Path | None, _masks(help="Reference mask, or folder of masks of the same names.", show_default=False)
+    ] = None,
+    labels: Annotated[
+        Path | None, _masks(help='JSON with the label names of --ref: {"1": "liver"}.', show_default=False)
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        _metrics(help="all, or some of dsc,iou,hd95,nsd,msd,volume,slice_dsc.", show_default="by the protocol"),
+    ] = None,
+    protocol: Annotated[str, _metrics(help=PROTOCOL_HELP)] = "default",
+    empty_policy: Annotated[
+        str | None,
+        _metrics(
+            help="Score of a class empty in both masks: undefined, or challenge (1).", show_default="by the protocol"
+        ),
+    ] = None,
+    tolerance: Annotated[
+        str | None, _metrics(help="Tolerance of NSD in mm: 2, or 1,Larynx=2.", show_default="by the protocol")
+    ] = None,
+    convention: Annotated[
+        str, _metrics(help="Definitions: ours, monai, medpy, seg-metrics or surface-distance; see docs/peers.md.")
+    ] = "ours",
+    device: DeviceInPanel = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that score --pred.", rich_help_panel=DEVICES)] = 1,
+    part: Part = None,
+    cluster: Cluster = None,
 ) -> None:
     """Score a run, or the masks of --pred: DSC, IoU, HD95, NSD and volumes per case and class.
 

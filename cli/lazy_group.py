@@ -15,8 +15,8 @@ from typer.main import get_command, get_group
 
 SUMMARIES = {
     "demo": "Run the whole workflow on synthetic scans in a few minutes.",
-    "annotate": "Label scans in the browser, with a model that proposes.",
-    "train": "Fine-tune SAM to a folder of labelled volumes.",
+    "annotate": "Label scans in the browser with model-suggested masks.",
+    "train": "Fine-tune SAM on a folder of labelled volumes.",
     "evaluate": "Score a run, or a folder of masks, against reference labels.",
     "compare": "Compare methods on the same cases.",
     "report": "Write one HTML page about a run.",
@@ -63,6 +63,8 @@ class LazyGroup(TyperGroup):
             for name, text in filter(None, rows):
                 table.add_row(f"[bold cyan]{escape(name)}[/]", escape(text))
             console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+        if self.epilog:
+            console.print(Padding(escape(self.epilog), 1))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, its module imported."""
@@ -80,7 +82,7 @@ def load_command(name: str) -> Any:
         command = get_group(module.app)
     else:
         app = typer.Typer(add_completion=False)
-        app.command(name)(with_verbosity(getattr(module, name)))
+        app.command(name, epilog=getattr(module, "EPILOG", None))(with_verbosity(getattr(module, name)))
         command = get_command(app)
     command.name = name
     return command
@@ -108,5 +110,8 @@ def with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
     ]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    if function.__doc__:  # Typer would keep the line ends of all paragraphs but the first
+        paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
+        command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     command.__annotations__ = {**{name: each.annotation for name, each in signature.parameters.items()}, **added}
     return command

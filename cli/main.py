@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
+    epilog="Start with 'medsam-adapt demo'. Usual order with labelled scans: data check, train, evaluate, predict.",
 )
 
 
@@ -38,7 +39,7 @@ def medsam_adapt(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Fine-tune the Segment Anything Model to your own 3D volumes, and segment the next patient."""
+    """Fine-tune the Segment Anything Model on your own 3D volumes, and segment new patients."""
 
 
 _TURNS = "2000"  # of a thread's waiting loop; libgomp has a waiting thread turn much longer than that

@@ -13,13 +13,20 @@ from medsam_adapt.outputs import format_names
 from medsam_adapt.workflows.predict import predict as workflow
 
 from .console import only_json, print_json, say
-from .options import Cluster, Device, Json, Overwrite, Part, Series
+from .options import DEVICES, BatchSize, Cluster, DeviceInPanel, Json, Overwrite, Part, Series
 from .reporter import TERMINAL
 
 _FORMATS = " | ".join(format_names())
 _written = partial(typer.Option, rich_help_panel="What is written")
-_prompts = partial(typer.Option, rich_help_panel="Prompts, for a run trained with them")
+_prompts = partial(typer.Option, rich_help_panel="Prompts (for a run trained with prompts, or pretrained weights)")
 _cleaning = partial(typer.Option, rich_help_panel="Clean-up, class by class")
+_devices = partial(typer.Option, rich_help_panel=DEVICES)
+
+EPILOG = """Examples:
+
+medsam-adapt predict runs/liver -i new_scans -o masks
+medsam-adapt predict runs/liver -i new_scans -o masks --report report.json
+medsam-adapt predict lite_medsam -i scan.nii.gz --prompts boxes.json -o masks"""
 
 
 def predict(
@@ -32,14 +39,6 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the masks.")],
     layout: Annotated[str, typer.Option(help="Layout of a data set on disk; recognised when not given.")] = "auto",
     series: Series = None,
-    device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Slices at a time.", show_default="2 of 256 pixels, at most 8; on a GPU by its memory"
-        ),
-    ] = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Skip volumes whose outputs all exist.")
@@ -47,25 +46,33 @@ def predict(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first volume that cannot be read.")
     ] = False,
-    part: Part = None,
-    gpus: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Processes, one per GPU; with --device cpu, on the CPU.", show_default="1", metavar="N"
-        ),
-    ] = None,
-    cluster: Cluster = None,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over mirrored slices too: four times slower.")
     ] = False,
+    as_json: Json = False,
+    device: DeviceInPanel = "auto",
+    precision: Annotated[str, _devices(help="fp32, bf16, or auto: bf16 on a GPU, else fp32.")] = "auto",
+    batch_size: BatchSize = None,
+    gpus: Annotated[
+        int | None,
+        _devices(min=1, help="Processes, one per GPU; with --device cpu, on the CPU.", show_default="1", metavar="N"),
+    ] = None,
+    part: Part = None,
+    cluster: Cluster = None,
     format: Annotated[str, _written(help=_FORMATS)] = "nifti",
     per_class: Annotated[
         bool, _written("--per-class", help="Write one folder per volume, one file per class.")
     ] = False,
-    itk_snap: Annotated[bool, _written("--itk-snap", help="Also names and colours for ITK-SNAP.")] = False,
-    probabilities: Annotated[bool, _written("--probabilities", help="Also a map (0 to 1) for each class.")] = False,
-    uncertainty: Annotated[bool, _written("--uncertainty", help="Also a map of the entropy, from 0 to 1.")] = False,
-    report: Annotated[Path | None, _written(help="JSON report: volumes in ml, and flags for review.")] = None,
+    itk_snap: Annotated[bool, _written("--itk-snap", help="Also write names and colours for ITK-SNAP.")] = False,
+    probabilities: Annotated[
+        bool, _written("--probabilities", help="Also write a map (0 to 1) for each class.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, _written("--uncertainty", help="Also write a map of the entropy, from 0 to 1.")
+    ] = False,
+    report: Annotated[
+        Path | None, _written(help="JSON file to write: volumes in ml, and flags for review.", show_default=False)
+    ] = None,
     keep_identifiers: Annotated[
         bool, _written("--keep-identifiers", help="Write complete input paths to the report.")
     ] = False,
@@ -79,9 +86,8 @@ def predict(
     fill_holes: Annotated[bool, _cleaning("--fill-holes", help="Fill enclosed background.")] = False,
     no_clean_up: Annotated[bool, _cleaning("--no-clean-up", help="Skip the clean-up that training chose.")] = False,
     min_volume: Annotated[float, _cleaning(min=0, help="Remove pieces smaller than this many ml.")] = 0.0,
-    as_json: Json = False,
 ) -> None:
-    """Segment volumes: each mask has the geometry of its volume, and is OUTPUT/<name>_seg.nii.gz or another format."""
+    """Segment volumes. Writes OUTPUT/<name>_seg.nii.gz (or see --format) on the grid of each input volume."""
     only_json(as_json)
     files = workflow(
         runs,

@@ -12,7 +12,7 @@ from rich.table import Table
 from medsam_adapt.core.text import counted, shortened
 
 from .console import only_json, print_json, progress_bar, say, show_table, warn
-from .options import Device, Json, Series
+from .options import BatchSize, DeviceInPanel, Json, Series
 
 if TYPE_CHECKING:  # it imports torch
     from medsam_adapt.suggestion.suggest import Suggestions
@@ -29,13 +29,8 @@ def suggest(
     ] = None,
     layout: Annotated[str, typer.Option(help="Layout of FOLDER on disk; recognised when not given.")] = "auto",
     series: Series = None,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Slices at a time.", show_default="2 of 256 pixels, at most 8; on a GPU by its memory"
-        ),
-    ] = None,
+    device: DeviceInPanel = "auto",
+    batch_size: BatchSize = None,
     as_json: Json = False,
 ) -> None:
     """Rank scans without labels: which ones to label next.

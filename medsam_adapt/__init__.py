@@ -1,4 +1,4 @@
-"""Fine-tune the Segment Anything Model (SAM) to 3D medical volumes; importing this package loads no torch."""
+"""Fine-tune the Segment Anything Model (SAM) on 3D medical volumes; importing this package loads no torch."""
 
 from typing import TYPE_CHECKING
 

@@ -207,7 +207,7 @@ class Knobs(BaseModel):
     precision: Precision = Field(
         "auto",
         description="of the image encoder: fp32, or bf16 (faster, less exact); auto: bf16 on a GPU, unless the encoder "
-        "is trained whole, and with a detail branch on a processor with AMX, else fp32",
+        "is trained whole, and with a detail branch on a CPU with AMX, else fp32",
     )
     low_memory: bool = Field(
         False, description="compute the image encoder's inside again for the gradient: less memory, more time"

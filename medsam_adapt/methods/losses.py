@@ -67,6 +67,7 @@ class SegmentationLoss(nn.Module):
             probabilities, truth = logits.sigmoid() * weights, label.to(logits.dtype) * weights
             cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, weights, reduction="none")
         axes = [0, *range(2, truth.ndim)]
+        # ord=2 makes the squares of the denominator: 2 TP + FP + FN = Σ p² + Σ t², with TP = Σ p t.
         counts = compute_tp_fp_fn(probabilities, truth, axes, ord=2, soft_label=False)
         counted = self._weights(truth, known) if self.balance else known.to(logits.dtype)
         summed = torch.stack([(cross_entropy * counted).sum(), counted.sum()])

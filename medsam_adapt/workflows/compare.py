@@ -86,7 +86,7 @@ def compare(
         checkpoint: name from ``medsam-adapt weights list``, a file, or ``random``.
         image_size: side of a slice in pixels.
         epochs: passes over the training slices.
-        prompt: none, box or points.
+        prompt: simulated from the labels during training: none, box or points.
         precision: fp32, bf16, or auto.
         low_memory: train in less memory, with more time per step.
         classes: names of the classes to learn.

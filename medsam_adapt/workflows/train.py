@@ -1,4 +1,4 @@
-"""Fine-tune SAM to labelled volumes."""
+"""Fine-tune SAM on labelled volumes."""
 
 from __future__ import annotations
 
@@ -80,18 +80,18 @@ def train(
     """Fine-tune SAM, as ``medsam-adapt train`` does; each argument is the option of its name.
 
     Args:
-        data: folder of the labelled volumes.
-        output: folder of the run to make.
+        data: folder of the labelled volumes; None where ``repeat`` or ``resume`` takes it from a run.
+        output: folder of the run.
         bundle: method, or a changed copy's folder.
         layout: of the data on disk; recognised when None.
         backbone: such as vit_b. It is the bundle's when None, as are all settings below.
         checkpoint: name from ``medsam-adapt weights list``, a file, or ``random``.
         image_size: side of a slice in pixels.
         epochs: passes over the training slices.
-        minutes: time budget, in place of ``epochs``.
+        minutes: total time budget, including preparation and validation; replaces ``epochs``.
         unlabelled: folder of scans without labels, which are learned from too.
         recipe: ``default`` (ours) or ``paper`` (the paper's settings).
-        prompt: none, box or points.
+        prompt: simulated from the labels during training: none, box or points.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: fp32, bf16, or auto.
         low_memory: train in less memory, with more time per step.
@@ -102,9 +102,9 @@ def train(
         folds: of the cross-validation, where ``split_file`` gives none.
         split_file: splits made by ``medsam-adapt data split``.
         cache_dir: folder of the slice cache.
-        from_run: continue from this run's weights and settings on other data (``--from``).
-        repeat: take data, bundle and settings from this run.
-        resume: resume the run in ``output``; start it if there is none yet.
+        from_run: start another run from this run's weights and settings, on the data of ``data`` (``--from``).
+        repeat: train this run again from the beginning: same data, bundle and settings.
+        resume: continue the interrupted run in ``output``; start it if there is none yet.
         trust_bundle: run the code of a changed copy of a bundle.
         sets: any other setting by name (``--set``).
         overwrite: replace the run in ``output``.
