@@ -25,7 +25,7 @@ from .doc_blocks import REPOSITORY, SHELL, blocks, parse
 
 SHAPE, CASES = (40, 36, 12), 6
 TYPED = {"medsam-adapt", "python", "pip", "torchrun", "cp", "mkdir"}
-FEW = ["--set", "epochs=1", "--set", "min_steps=1", "--set", "batch_size=16"]
+FEW = ["--set", "epochs=1", "--set", "min_steps=1", "--set", "max_steps=1", "--set", "batch_size=16"]
 SMALL = [*FEW, "--set", "image_size=32"]
 DOWNLOADED = ("sam_vit_b", "sam_vit_l", "sam_vit_h", "medsam_vit_b")
 
@@ -63,7 +63,8 @@ def run(words):
         run_ours(_made_small(words)[1:])
         return
     if words[:2] == ["python", "-m"] and words[2] == "monai.bundle" and any("train" in word for word in words):
-        words = [*words, "--knobs#epochs", "1", "--knobs#image_size", "32", "--knobs#min_steps", "1"]
+        few = {"epochs": "1", "image_size": "32", "min_steps": "1", "max_steps": "1"}
+        words = [*words, *(part for name, value in few.items() for part in (f"--knobs#{name}", value))]
     subprocess.run([sys.executable, *words[1:]] if words[0] == "python" else words, check=True)
 
 

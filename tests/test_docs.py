@@ -13,8 +13,10 @@ import pytest
 
 from medsam_adapt.bundle.catalogue import DEFAULT_BUNDLE, parse_sets, resolve_knobs
 
+from .conftest import ship_nano
 from .doc_blocks import REPOSITORY, SHELL, blocks, pages, parse
 from .doc_walk import TYPED, walk
+from .small_networks import register_nano
 
 PAGES = [pytest.param(page, id=page.relative_to(REPOSITORY).as_posix()) for page in pages()]
 _NOT_SHIPPED = ("from_run", "repeat", "from_runs", "trust_bundle")  # settings come from a run or a folder
@@ -86,7 +88,9 @@ def test_extras_that_are_told_exist():
             assert set(named.split(",")) <= set(extras), page
 
 
-def test_the_tutorial_from_a_folder_of_scans_can_be_followed(tmp_path, monkeypatch):
+def test_the_tutorial_from_a_folder_of_scans_can_be_followed(tmp_path, tmp_path_factory, monkeypatch):
+    register_nano(monkeypatch)  # the page is tested here; the network that ships has separate tests
+    ship_nano(tmp_path_factory.mktemp("tiny") / "package", monkeypatch)
     ran = walk(REPOSITORY / "docs/tutorial_scans.md", tmp_path, monkeypatch)
     assert [words[1] for words in ran if words[0] == "medsam-adapt"] == [
         "data", "train", "train", "train", "evaluate", "report", "predict", "train", "compare",
