@@ -22,12 +22,14 @@ from ignite.engine import Events
 from medsam_adapt.core.distributed import merge
 from medsam_adapt.data.slices.clean_up import ClassCleanUp, Step
 from medsam_adapt.data.slices.findings import may_be_several
+from medsam_adapt.data.slices.geometry import resized_sides
 from medsam_adapt.data.slices.training_data import TrainingData
-from medsam_adapt.data.volumes.cleaning import bounding_boxes, piece_sizes, voxel_ml
+from medsam_adapt.data.volumes.cleaning import bounding_boxes, diagonal, largest_box, piece_sizes, voxel_ml
 from medsam_adapt.data.volumes.label_coding import IGNORED
 
 ENOUGH = 5  # held-out patients whose DSC chooses; fewer can only reject
 FRAGMENT = 0.25  # of the largest piece
+FARTHEST = 1.2  # times the longest diagonal in the training labels of a class that is one piece there
 _ONE_PIECE = 0.98  # share of a class's voxels that its largest piece has where the class is one piece
 TRAINING_VOLUMES = 5  # that are segmented where nobody is held out
 _LABELS = 30  # of the training cases, which are looked at
@@ -83,8 +85,8 @@ class CleanUpChoice:
         """
         unannotated = {self.data.class_names[int(number) - 1] for number in str(case.get("unannotated", "")).split()}
         steps = [each for each in self.suggested if each[0].name not in unannotated]
-        ml = float(np.prod([float(side) for side in case["image"].pixdim])) / 1000
-        return score_steps(np.asarray(prediction[0]), np.asarray(case["label"][0]), self.data.class_names, steps, ml)
+        sides = [float(side) for side in case["image"].pixdim]
+        return score_steps(np.asarray(prediction[0]), np.asarray(case["label"][0]), self.data.class_names, steps, sides)
 
     def _try(self, evaluator: Any) -> None:
         for case, output in zip(evaluator.state.batch, evaluator.state.output, strict=True):
@@ -104,13 +106,18 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
     """
     numbers = [*range(1, len(data.class_names) + 1)]
     one_piece, smallest = dict.fromkeys(numbers, True), dict.fromkeys(numbers, np.inf)
-    patients = dict.fromkeys(numbers, 0)
+    patients, longest = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0.0)
     for _, (case_id, case) in zip(range(_LABELS), data.store().items(), strict=False):
         labels = np.stack([case.labels[index] for index in range(len(case.voxels))])
-        volumes = case.voxels.sum(axis=0) * voxel_ml(data.check.headers[case_id].affine)
+        header = data.check.headers[case_id]
+        volumes = case.voxels.sum(axis=0) * voxel_ml(header.affine)
+        sides = resized_sides(header.shape, header.affine, data.axis, labels.shape)
         for number, box in bounding_boxes(labels, numbers).items():
             patients[number] += 1
-            sizes = piece_sizes(labels[box] == number)
+            mask = labels[box] == number
+            sizes = piece_sizes(mask)
+            around = box if len(sizes) == 1 else largest_box(mask)
+            longest[number] = max(longest[number], diagonal(around, sides))
             one_piece[number] &= bool(sizes[0] >= _ONE_PIECE * sizes.sum())
             smallest[number] = min(smallest[number], float(volumes[number] * sizes[-1] / sizes.sum()))
     found = []
@@ -119,7 +126,8 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
         if one_piece[number] and may_be_several(name, patients[number]):
             continue
         if one_piece[number] and patients[number]:
-            found.append([step(step="fragments", min_share=FRAGMENT), step(step="largest"), step(step="holes")])
+            near = step(step="fragments", min_share=FRAGMENT, longest_mm=round(FARTHEST * longest[number], 1))
+            found.append([near, step(step="largest"), step(step="holes")])
         elif patients[number]:
             found.append([step(step="small", min_volume_ml=round(smallest[number] / 2, 4)), step(step="holes")])
     return found if held_out else [[each for each in steps if each.step != "holes"] for steps in found]
@@ -130,7 +138,7 @@ def score_steps(
     reference: np.ndarray,
     names: Sequence[str],
     steps: Sequence[Sequence[ClassCleanUp]],
-    ml: float,
+    sides: Sequence[float],
 ) -> Scores:
     """The DSC of each class without and with each of its steps; none of a class that is in neither map.
 
@@ -141,7 +149,7 @@ def score_steps(
         reference: classes (X, Y, Z), `IGNORED` where nobody labelled.
         names: of the classes, from 1.
         steps: to try, of each class.
-        ml: volume of a voxel in millilitres.
+        sides: of a voxel, mm.
     """
     scores: Scores = {}
     boxes = bounding_boxes(prediction, [*range(1, len(names) + 1)])
@@ -154,7 +162,7 @@ def score_steps(
             continue
         mask, free = prediction[box] == number, prediction[box] == 0
         known, truth = reference[box] != IGNORED, reference[box] == number
-        masks = {"none": mask, **{each.step: each.cleaning.of_class(mask, free, ml) for each in of_class}}
+        masks = {"none": mask, **{each.step: each.cleaning.of_class(mask, free, sides) for each in of_class}}
         scores[of_class[0].name] = {step: _dsc(each & known, truth, size) for step, each in masks.items()}
     return scores
 

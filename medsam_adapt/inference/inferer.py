@@ -90,7 +90,7 @@ class SlicewiseInferer(Inferer):
         if self.least:
             together, unsure = np.split(together, 2, axis=1)
         if self.output == "labels" and (cleanings := self.slicing.cleanings):
-            together[:, 0] = clean_each(together[:, 0], cleanings, float(np.prod(sides)) / 1000)
+            together[:, 0] = clean_each(together[:, 0], cleanings, slices.sides)
         if self.least:
             together[unsure > 0] = IGNORED  # only now: without them a structure would be in pieces
         return self._assemble(together, inputs)

@@ -18,7 +18,7 @@ from medsam_adapt.data.prompts.file import Prompt
 from medsam_adapt.data.slices.device_transfer import on_host
 from medsam_adapt.data.slices.geometry import count_slices, slices_to_volume
 from medsam_adapt.data.slices.slicing_spec import joint_cleanings
-from medsam_adapt.data.volumes.cleaning import clean_each, voxel_ml
+from medsam_adapt.data.volumes.cleaning import clean_each
 from medsam_adapt.data.volumes.image_set import ImageSet, refuse_misplaced
 from medsam_adapt.data.volumes.io import from_ras, read_volume
 from medsam_adapt.inference.byte_maps import map_on_disk, to_bytes
@@ -196,7 +196,7 @@ class Predictor:
             if progress is not None:
                 progress(len(indices))
         if self._cleanings:
-            classes[0] = clean_each(classes[0], self._cleanings, voxel_ml(affine))
+            classes[0] = clean_each(classes[0], self._cleanings, slices.first.sides)
         return Segmented(
             self._as_ids(classes, affine),
             None if maps is None else self._in_place(maps, affine),

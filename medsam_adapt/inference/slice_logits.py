@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsam_adapt.data.slices.geometry import SlicePlan, volume_to_slices
+from medsam_adapt.data.slices.geometry import SlicePlan, sides_of_slices, volume_to_slices
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
 from medsam_adapt.inference.class_scores import ABSENT_LOGIT, decide, logits_of, probabilities_of
 from medsam_adapt.inference.enlarged_classes import enlarged_classes
@@ -48,6 +48,7 @@ class SliceLogits:
         overlapping: whether the channels of the logits are C classes that may overlap, without background.
         prompted: what prompts draw on the slices.
         shape: slices, rows and columns.
+        sides: of their voxels, between slices, down and across, mm.
         volume_shape: (X, Y, Z).
 
     Raises:
@@ -72,6 +73,7 @@ class SliceLogits:
         self.volume_shape = volume.shape[:3]
         size = self.segmenter.image_size
         sides = tuple(float(side) for side in spacing)
+        self.sides = sides_of_slices(sides, slicing.axis)
         self.plan = SlicePlan.of(volume.shape, sides, slicing.axis, slicing.slice_size or size)
         neighbours = (-1, 0, 1) if slicing.channels == "adjacent" and voxels.ndim == 3 else (0,)
         prepares = self._device if self._device.type == "cuda" else torch.device("cpu")

@@ -165,7 +165,7 @@ class CaseRunner:
         )
         voxels = segmented.voxels
         if self.cleaning:
-            voxels = self.cleaning(voxels, record.label_ids, voxel_ml(header.affine))
+            voxels = self.cleaning(voxels, record.label_ids, np.linalg.norm(header.affine[:3, :3], axis=0))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
         entry = case_entry(seconds + time.perf_counter() - started, volumes, [*flags, *more], case.outputs)

@@ -14,7 +14,7 @@ from medsam_adapt.data.volumes.cleaning import clean_each
 from medsam_adapt.evaluation.clean_up_choice import ENOUGH, CleanUpChoice, choose, score_steps, suggestions
 from tests.slicing import slicing_of
 
-NAMES, ML = ["class 1", "class 2"], 0.001
+NAMES, SIDES = ["class 1", "class 2"], (1, 1, 1)
 
 
 def cube(*blocks, size=16):
@@ -37,7 +37,7 @@ def steps_of(name, held_out=True):
 def chosen(volumes, held_out=True):
     """What is chosen for both classes by (prediction, reference) pairs."""
     steps = [steps_of(name, held_out) for name in NAMES]
-    scores = [score_steps(*pair, NAMES, steps, ML) for pair in volumes]
+    scores = [score_steps(*pair, NAMES, steps, SIDES) for pair in volumes]
     return [choose(each, [found[each[0].name] for found in scores if each[0].name in found]) for each in steps]
 
 
@@ -121,7 +121,7 @@ def test_no_class_is_worse_with_its_clean_up_than_without_on_the_volumes_that_ch
     choices = chosen(pairs)
     cleanings = joint_cleanings([slicing_of(num_classes=2, cleaning=choices)])
     assert len(cleanings) == sum(choice.step != "none" for choice in choices)
-    cleaned = [(clean_each(prediction, cleanings, ML), reference) for prediction, reference in pairs]
+    cleaned = [(clean_each(prediction, cleanings, SIDES), reference) for prediction, reference in pairs]
     for number, choice in enumerate(choices, start=1):
         before, after = mean_dsc(pairs, number), mean_dsc(cleaned, number)
         assert after > before if choice.step != "none" else after == before
@@ -131,19 +131,19 @@ def test_no_class_is_worse_with_its_clean_up_than_without_on_the_volumes_that_ch
 def test_voxels_that_nobody_labelled_count_for_nothing():
     reference = cube(LIVER, (255, (8, 0, 0), 5))
     (step,) = [steps_of("class 1")]
-    found = score_steps(cube(LIVER, BESIDE), reference, NAMES, [step], ML)
+    found = score_steps(cube(LIVER, BESIDE), reference, NAMES, [step], SIDES)
     assert found == {"class 1": {"none": 1, "fragments": 1, "largest": 1, "holes": 1}}
 
 
 def test_a_class_that_was_not_found_has_a_dsc_of_0_whatever_is_done():
-    found = score_steps(cube(), cube(LIVER), NAMES, [steps_of("class 1")], ML)
+    found = score_steps(cube(), cube(LIVER), NAMES, [steps_of("class 1")], SIDES)
     assert found == {"class 1": {"none": 0, "fragments": 0, "largest": 0, "holes": 0}}
 
 
 def test_a_class_that_is_rightly_removed_altogether_has_a_dsc_of_1():
     small = ClassCleanUp(name="class 1", step="small", min_volume_ml=0.1)
-    assert score_steps(cube(FAR), cube(), NAMES, [[small]], ML) == {"class 1": {"none": 0, "small": 1}}
-    assert score_steps(cube(), cube(), NAMES, [[small]], ML) == {}
+    assert score_steps(cube(FAR), cube(), NAMES, [[small]], SIDES) == {"class 1": {"none": 0, "small": 1}}
+    assert score_steps(cube(), cube(), NAMES, [[small]], SIDES) == {}
 
 
 def data_of(*labels, names=tuple(NAMES)):
@@ -154,8 +154,11 @@ def data_of(*labels, names=tuple(NAMES)):
         )
         for index, label in enumerate(labels)
     }
-    headers = dict.fromkeys(cases, SimpleNamespace(affine=np.eye(4)))
-    return SimpleNamespace(class_names=list(names), store=lambda: cases, check=SimpleNamespace(headers=headers))
+    headers = {
+        name: SimpleNamespace(affine=np.eye(4), shape=label.shape) for name, label in zip(cases, labels, strict=True)
+    }
+    check = SimpleNamespace(headers=headers)
+    return SimpleNamespace(class_names=list(names), store=lambda: cases, check=check, axis="sagittal")
 
 
 def test_labels_of_one_piece_suggest_removing_fragments_and_others_small_pieces():
@@ -163,6 +166,7 @@ def test_labels_of_one_piece_suggest_removing_fragments_and_others_small_pieces(
     data = data_of(cube(LIVER, stray, (2, (8, 8, 8), 3)), cube(LIVER, (2, (8, 8, 8), 3), (2, (8, 8, 13), 2)))
     first, second = suggestions(data, held_out=True)
     assert [each.step for each in first] == ["fragments", "largest", "holes"]
+    assert first[0].longest_mm == round(1.2 * 6 * 3**0.5, 1)  # of the liver, without the stray voxel
     assert [(each.step, each.min_volume_ml) for each in second] == [("small", 0.004), ("holes", 0)]  # half of 8 mm³
     assert suggestions(data_of(cube(LIVER)), held_out=True)[0][0].name == "class 1"
     assert len(suggestions(data_of(cube(LIVER)), held_out=True)) == 1  # nothing of a class without a voxel

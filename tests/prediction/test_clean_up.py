@@ -19,6 +19,7 @@ CHOSEN = [
     {"name": "right kidney"},
     {"name": "spleen", "step": "small", "min_volume_ml": 0.02},
 ]
+SIDES = (1, 1, 2)
 STEPS = {1: Cleaning(largest_component=True), 3: Cleaning(min_volume_ml=0.02)}
 
 
@@ -26,7 +27,7 @@ STEPS = {1: Cleaning(largest_component=True), 3: Cleaning(min_volume_ml=0.02)}
 def scan(tmp_path):
     """The path of a scan of noise, with voxels of 2 mm³."""
     voxels = np.random.default_rng(0).normal(40, 90, (24, 20, 9)).astype(np.float32)
-    nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 2, 1])), tmp_path / "scan.nii.gz")
+    nib.save(nib.Nifti1Image(voxels, np.diag([*SIDES, 1])), tmp_path / "scan.nii.gz")
     return tmp_path / "scan.nii.gz"
 
 
@@ -42,7 +43,7 @@ def test_predict_does_what_was_chosen_unless_it_is_switched_off(tmp_path, scan):
     run = make_run(tmp_path / "run", cleaning=CHOSEN)
     drawn = predicted([run], scan, tmp_path / "drawn", "--no-clean-up")
     cleaned = predicted([run], scan, tmp_path / "cleaned")
-    np.testing.assert_array_equal(cleaned, clean_each(drawn, STEPS, 0.002))
+    np.testing.assert_array_equal(cleaned, clean_each(drawn, STEPS, SIDES))
     for number in (1, 3):
         assert 0 < (cleaned == number).sum() < (drawn == number).sum()
     np.testing.assert_array_equal(cleaned == 2, drawn == 2)
@@ -52,7 +53,7 @@ def test_what_is_asked_for_on_the_command_line_is_done_after_it(tmp_path, scan):
     run = make_run(tmp_path / "run", cleaning=CHOSEN)
     cleaned = predicted([run], scan, tmp_path / "cleaned")
     more = predicted([run], scan, tmp_path / "more", "--largest-component")
-    np.testing.assert_array_equal(more, Cleaning(largest_component=True)(cleaned, [1, 2, 3], 0.002))
+    np.testing.assert_array_equal(more, Cleaning(largest_component=True)(cleaned, [1, 2, 3], SIDES))
     assert (more != cleaned).any()
 
 
@@ -64,7 +65,7 @@ def test_an_earlier_record_has_its_fragments_removed_as_before(tmp_path, scan):
     drawn = predicted([run], scan, tmp_path / "drawn", "--no-clean-up")
     quarter = Cleaning(min_share=0.25)
     cleaned = predicted([run], scan, tmp_path / "cleaned")
-    np.testing.assert_array_equal(cleaned, clean_each(drawn, {1: quarter, 3: quarter}, 0.002))
+    np.testing.assert_array_equal(cleaned, clean_each(drawn, {1: quarter, 3: quarter}, SIDES))
     assert (cleaned != drawn).any()
 
 
@@ -74,7 +75,7 @@ def test_runs_that_segment_together_do_not_what_one_of_them_rejected(tmp_path, s
     runs.append(make_run(tmp_path / "c", seed=2, cleaning=against))
     drawn = predicted(runs, scan, tmp_path / "drawn", "--no-clean-up")
     cleaned = predicted(runs, scan, tmp_path / "cleaned")
-    np.testing.assert_array_equal(cleaned, clean_each(drawn, {3: STEPS[3]}, 0.002))
+    np.testing.assert_array_equal(cleaned, clean_each(drawn, {3: STEPS[3]}, SIDES))
     assert (cleaned != drawn).any()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -26,9 +27,11 @@ class ClassCleanUp(BaseModel):
         name: of the class.
         step: ``none``; ``holes``: enclosed background becomes the class; ``small``: pieces of less than
             ``min_volume_ml`` are removed; ``fragments``: pieces of less than ``min_share`` of the largest one's volume
-            are removed; ``largest``: all pieces but the largest are.
+            are removed, and larger ones that lie farther away than ``longest_mm`` allows; ``largest``: all pieces but
+            the largest are.
         min_volume_ml: for ``small``.
         min_share: for ``fragments``.
+        longest_mm: for ``fragments``, as in `Cleaning`; 0 for no limit, as in runs of earlier versions.
         dsc: the mean DSC of the class with each step that was tried, and with ``none``.
         patients: how many the mean is over.
         held_out: whether these were held out of the training.
@@ -40,6 +43,7 @@ class ClassCleanUp(BaseModel):
     step: Step = "none"
     min_volume_ml: float = Field(default=0.0, ge=0)
     min_share: float = Field(default=0.0, ge=0, le=1)
+    longest_mm: float = Field(default=0.0, ge=0)
     dsc: dict[Step, float] = {}
     patients: int = Field(default=0, ge=0)
     held_out: bool = False
@@ -47,7 +51,8 @@ class ClassCleanUp(BaseModel):
     @property
     def cleaning(self) -> Cleaning:
         """The step as what does it."""
-        return Cleaning(self.step == "largest", self.step == "holes", self.min_volume_ml, self.min_share)
+        limits = self.min_volume_ml, self.min_share, self.longest_mm
+        return Cleaning(self.step == "largest", self.step == "holes", *limits)
 
     def rejects(self, step: Step) -> bool:
         """Whether the step cost accuracy where it was tried."""
@@ -64,7 +69,8 @@ def joint_choice(choices: Sequence[ClassCleanUp]) -> ClassCleanUp | None:
     steps, order = [each.step for each in wanted], get_args(Step)
 
     def rank(choice: ClassCleanUp) -> tuple[float, ...]:
-        return -steps.count(choice.step), order.index(choice.step), max(choice.min_volume_ml, choice.min_share)
+        mildest = max(choice.min_volume_ml, choice.min_share), -(choice.longest_mm or math.inf)
+        return -steps.count(choice.step), order.index(choice.step), *mildest
 
     return min(wanted, key=rank, default=None)
 

@@ -47,6 +47,23 @@ def count_slices(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> int:
     return len(volume_to_slices(view, axis))
 
 
+def sides_of_slices(sides: Sequence[float], axis: Axis) -> tuple[float, float, float]:
+    """Sides in mm of the voxels of slices (N, rows, columns), from those of a RAS volume (X, Y, Z)."""
+    across, down = (direction for direction in range(3) if direction != _SLICE_AXIS[axis])
+    return float(sides[_SLICE_AXIS[axis]]), float(sides[down]), float(sides[across])
+
+
+def resized_sides(
+    shape: Sequence[int], affine: np.ndarray, axis: Axis, resized: Sequence[int]
+) -> tuple[float, float, float]:
+    """The same for ``resized`` (N, rows, columns) slices of a volume of this shape and (4, 4) affine."""
+    view, in_order = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)
+    sides = sides_of_slices(np.linalg.norm(in_order[:3, :3], axis=0), axis)
+    counts = volume_to_slices(view, axis).shape
+    between, down, across = (side * old / new for side, old, new in zip(sides, counts, resized, strict=False))
+    return between, down, across
+
+
 def slice_distance(shape: Sequence[int], affine: np.ndarray, axis: Axis) -> float:
     """Between the centres of neighbouring slices along ``axis``, in mm; arguments as for :func:`count_slices`."""
     _, in_order = to_ras(np.broadcast_to(np.uint8(0), tuple(shape)), affine)

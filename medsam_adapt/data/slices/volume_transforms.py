@@ -102,8 +102,8 @@ class CleanEachd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result) if self.cleanings else ():
             volume = result[key]
-            voxel_ml = float(volume.pixdim.prod()) / 1000
-            cleaned = clean_each(np.asarray(volume[0]).astype(np.int32), self.cleanings, voxel_ml)
+            sides = [float(side) for side in volume.pixdim]
+            cleaned = clean_each(np.asarray(volume[0]).astype(np.int32), self.cleanings, sides)
             result[key] = MetaTensor(torch.from_numpy(cleaned)[None].to(volume.dtype), meta=volume.meta)
         return result
 

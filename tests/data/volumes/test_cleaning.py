@@ -3,7 +3,7 @@ import pytest
 
 from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, clean_each, piece_sizes, voxel_ml
 
-VOXEL_ML = 0.5
+SIDES = (5, 10, 10)  # mm: 0.5 ml
 
 
 def pieces():
@@ -35,12 +35,15 @@ def as_masks(voxels):
         (Cleaning(min_share=4 / 26), {3: 30, 5: 26, 7: 1}),
         (Cleaning(min_share=0.16), {3: 26, 5: 26, 7: 1}),
         (Cleaning(min_share=1.0), {3: 26, 5: 26, 7: 1}),
+        (Cleaning(longest_mm=82.0), {3: 26, 5: 26, 7: 1}),  # the shell and the four voxels: 7 x 7 x 6 of them, 99 mm
+        (Cleaning(longest_mm=99.0), {3: 30, 5: 26, 7: 1}),
+        (Cleaning(longest_mm=150.0), {3: 31, 5: 26, 7: 1}),
     ],
 )
 def test_each_class_is_cleaned_by_itself(layout, cleaning, expected):
     voxels = pieces() if layout == "labels" else as_masks(pieces())
     before = voxels.copy()
-    cleaned = cleaning(voxels, [3, 5, 7], VOXEL_ML)
+    cleaned = cleaning(voxels, [3, 5, 7], SIDES)
     np.testing.assert_array_equal(voxels, before)
     assert bool(cleaning) == (cleaning != Cleaning())
     if layout == "labels":
@@ -52,7 +55,7 @@ def test_each_class_is_cleaned_by_itself(layout, cleaning, expected):
 
 
 def test_a_hole_is_filled_only_where_nothing_else_is():
-    cleaned = Cleaning(fill_holes=True)(pieces(), [3, 5, 7], VOXEL_ML)
+    cleaned = Cleaning(fill_holes=True)(pieces(), [3, 5, 7], SIDES)
     assert (cleaned[2, 2, 2], cleaned[9, 2, 2]) == (3, 7)
 
 
@@ -79,17 +82,30 @@ def test_how_voxels_lie_in_memory_changes_nothing(axes):
     for view in (laid_out, np.ascontiguousarray(laid_out[::-1])[::-1], np.asfortranarray(voxels)[:, ::-1][:, ::-1]):
         np.testing.assert_array_equal(view, voxels)
         assert bounding_boxes(view, [3, 5, 7]) == boxes
-        np.testing.assert_array_equal(cleaning(view, [3, 5, 7], VOXEL_ML), cleaning(voxels, [3, 5, 7], VOXEL_ML))
+        np.testing.assert_array_equal(cleaning(view, [3, 5, 7], SIDES), cleaning(voxels, [3, 5, 7], SIDES))
 
 
 def test_labels_can_be_cleaned_in_ways_of_their_own():
     voxels = pieces()
-    cleaned = clean_each(voxels, {5: Cleaning(fill_holes=True), 3: Cleaning(min_share=0.2)}, VOXEL_ML)
+    cleaned = clean_each(voxels, {5: Cleaning(fill_holes=True), 3: Cleaning(min_share=0.2)}, SIDES)
     assert {label: int((cleaned == label).sum()) for label in (3, 5, 7)} == {3: 26, 5: 26, 7: 1}
-    np.testing.assert_array_equal(clean_each(voxels, {}, VOXEL_ML), voxels)
+    np.testing.assert_array_equal(clean_each(voxels, {}, SIDES), voxels)
     np.testing.assert_array_equal(voxels, pieces())
 
 
 def test_the_volume_of_a_voxel_is_that_of_its_box_whatever_its_orientation():
     turned = np.array([[0, 2.0, 0, 7], [-0.5, 0, 0, 3], [0, 0, 4.0, 1], [0, 0, 0, 1]])
     assert voxel_ml(turned) == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_piece_is_far_by_what_lies_between_it_and_the_pieces_kept_before(turned):
+    voxels = np.zeros((40, 6, 6), np.uint8)
+    voxels[:10], voxels[11:17], voxels[18:22], voxels[30:35] = 1, 1, 1, 1
+    sides = (2, 1, 1)
+    expected = voxels.copy()
+    expected[30:35] = 0  # second but one in size, and farther away than the smallest
+    if turned:
+        voxels, expected, sides = voxels.transpose(1, 2, 0), expected.transpose(1, 2, 0), (1, 1, 2)
+    np.testing.assert_array_equal(clean_each(voxels, {1: Cleaning(longest_mm=45)}, sides), expected)
+    np.testing.assert_array_equal(clean_each(voxels, {1: Cleaning(longest_mm=80)}, sides), voxels)
