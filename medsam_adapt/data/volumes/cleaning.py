@@ -77,7 +77,7 @@ class Cleaning:
             kept = sizes >= max(smallest, self.min_share * sizes[1:].max(initial=0))
             kept[0] = False
             if self.longest_mm > 0 and kept.sum() > 1:
-                _drop_far(kept, pieces, sizes, np.asarray(sides), self.longest_mm)
+                _drop_far(kept, pieces, sizes, sides, self.longest_mm)
             mask = kept[pieces]
         return mask
 
@@ -124,7 +124,9 @@ def largest_box(mask: np.ndarray) -> tuple[slice, ...]:
     return ndimage.find_objects(pieces)[int(sizes[1:].argmax())]
 
 
-def _drop_far(kept: np.ndarray, pieces: np.ndarray, sizes: np.ndarray, sides: np.ndarray, longest: float) -> None:
+def _drop_far(
+    kept: np.ndarray, pieces: np.ndarray, sizes: np.ndarray, sides: Sequence[float], longest: float
+) -> None:
     """Set ``kept`` (numbers of pieces,) False for those that `Cleaning.longest_mm` removes."""
     boxes = ndimage.find_objects(pieces)
     first, *rest = sorted(np.flatnonzero(kept).tolist(), key=lambda number: (-sizes[number], number))
