@@ -124,9 +124,7 @@ def largest_box(mask: np.ndarray) -> tuple[slice, ...]:
     return ndimage.find_objects(pieces)[int(sizes[1:].argmax())]
 
 
-def _drop_far(
-    kept: np.ndarray, pieces: np.ndarray, sizes: np.ndarray, sides: Sequence[float], longest: float
-) -> None:
+def _drop_far(kept: np.ndarray, pieces: np.ndarray, sizes: np.ndarray, sides: Sequence[float], longest: float) -> None:
     """Set ``kept`` (numbers of pieces,) False for those that `Cleaning.longest_mm` removes."""
     boxes = ndimage.find_objects(pieces)
     first, *rest = sorted(np.flatnonzero(kept).tolist(), key=lambda number: (-sizes[number], number))
