@@ -58,18 +58,21 @@ def commands_by_forking(program, prepare=None):
 
         def serve():
             while True:
-                with listener.accept() as caller:
-                    if (given := caller.recv()) is None:
-                        return
-                    answer, end = context.Pipe(duplex=False)
-                    process = context.Process(target=_run, args=(*given, end, prepare))
-                    process.start()
-                    end.close()
-                    with contextlib.suppress(
-                        EOFError, OSError
-                    ):  # of a process that was killed: its caller sees no answer
-                        caller.send(answer.recv())
-                    process.join()
+                caller = listener.accept()
+                if (given := caller.recv()) is None:
+                    caller.close()
+                    return
+                threading.Thread(target=answer, args=(caller, given), daemon=True).start()
+
+        def answer(caller, given):
+            with caller:
+                ended, end = context.Pipe(duplex=False)
+                process = context.Process(target=_run, args=(*given, end, prepare))
+                process.start()
+                end.close()
+                with contextlib.suppress(EOFError, OSError):  # of a process that was killed: its caller sees no answer
+                    caller.send(ended.recv())
+                process.join()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

@@ -1,6 +1,7 @@
 """Ways to run a training step that must not change what it does: few slices at once, and compiled."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,15 +11,26 @@ from medsam_adapt.bundle.catalogue import read_config, resolve_knobs
 from medsam_adapt.bundle.contents import bundle_names
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.training.setup import compiles
+from medsam_adapt.weights.backbones import VARIANTS
+from tests.conftest import ship_nano
 from tests.feature_cache.test_frozen_work import STEPS, losses_of
 
-pytestmark = pytest.mark.usefixtures("tiny_nano")
+pytestmark = pytest.mark.usefixtures("two_blocks")
 BUNDLES = ["samcobot", "infosam", "blosam"]
 PLAIN = {"prompt": "none", "cache_frozen": "off", "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
-def plain_losses(tiny_nano, phantoms, tmp_path_factory):
+def two_blocks(tiny_nano, tmp_path_factory):
+    """An encoder of a block with windows and one without: to record more of them takes longer and is no other code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "vit_nano", replace(VARIANTS["vit_nano"], depth=2, global_attention=(1,)))
+        ship_nano(tmp_path_factory.mktemp("two_blocks") / "package", patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain_losses(two_blocks, phantoms, tmp_path_factory):
     """Losses of a bundle's usual training, which is run once."""
 
     @functools.cache
