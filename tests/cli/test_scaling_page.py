@@ -98,7 +98,7 @@ def test_srun(place):
 
 @pytest.mark.usefixtures("commands")
 def test_torchrun(place):
-    """Its launcher is a process of its own; what it starts is forked."""
+    """The launcher is a separate process; what it starts is forked."""
     text = script("torchrun --standalone").replace("--nproc_per_node=4", "--nproc_per_node=2")
     run(place, ["bash", "-c", text], PYTHON_EXEC=str(place / "bin" / "python-of-torchrun"))
     check(place)
