@@ -30,7 +30,6 @@ TINY = replace(
 SMALL = {
     "image_size": 32,
     "epochs": 1,
-    "min_steps": STEPS,
     "cache_frozen": "off",
     "checkpoint": "random",
     "held_out": 0.0,
@@ -38,10 +37,12 @@ SMALL = {
 
 
 @mock.patch.dict(VARIANTS, {"vit_nano": TINY})
-def losses(bundle, prompt, data, folder, together=False):
+def losses(bundle, prompt, data, folder, steps, together=False):
     """The first losses of a training in double precision, by this process or by all of a group ``together``."""
     batch = BATCH if together else BATCH * PROCESSES
-    knobs = resolve_knobs(bundle, sets={**SMALL, "batch_size": batch, "prompt": prompt}).model_dump()
+    knobs = resolve_knobs(
+        bundle, sets={**SMALL, "min_steps": steps, "batch_size": batch, "prompt": prompt}
+    ).model_dump()
     values = {f"knobs#{name}": value for name, value in knobs.items()}
     values |= {"dataset_dir": str(data), "output_dir": str(folder), "device": torch.device("cpu")}
     overlay = "multi_gpu_train" if together else None
@@ -53,7 +54,7 @@ def losses(bundle, prompt, data, folder, together=False):
     flow.trainer.add_event_handler(
         Events.ITERATION_COMPLETED, lambda trainer: found.append(trainer.state.output[0]["loss"])
     )
-    flow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=STEPS), lambda trainer: trainer.terminate())
+    flow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=steps), lambda trainer: trainer.terminate())
     flow.trainer.run()
     return found
 
@@ -67,27 +68,28 @@ def make_comparable(module):
         module.sam.prompt_encoder.pe_layer.float()
 
 
-def one_of_two(rank, trainings, data, folder):
+def one_of_two(rank, trainings, data, folder, steps):
     """The losses of each training, by one of two processes that train together."""
     dist.init_process_group(
         "gloo", f"file://{folder}/store", rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=10)
     )
     try:
-        return [losses(*training, data, folder / f"both_{place}", True) for place, training in enumerate(trainings)]
+        folders = [folder / f"both_{place}" for place in range(len(trainings))]
+        return [losses(*each, data, own, steps, True) for each, own in zip(trainings, folders, strict=True)]
     finally:
         dist.destroy_process_group()
 
 
-def differences(trainings, data, folder):
+def differences(trainings, data, folder, steps=STEPS):
     """The largest relative difference between the losses of two processes and of one, of each (bundle, prompt)."""
-    alone = [losses(*training, data, folder / f"alone_{place}") for place, training in enumerate(trainings)]
-    other = multiprocessing.get_context("spawn").Process(target=one_of_two, args=(1, trainings, data, folder))
+    alone = [losses(*training, data, folder / f"alone_{place}", steps) for place, training in enumerate(trainings)]
+    other = multiprocessing.get_context("spawn").Process(target=one_of_two, args=(1, trainings, data, folder, steps))
     other.start()
     try:
-        both = one_of_two(0, trainings, data, folder)
+        both = one_of_two(0, trainings, data, folder, steps)
     finally:
         other.join()
-    assert [len(found) for found in (*alone, *both)] == [STEPS] * 2 * len(trainings)
+    assert [len(found) for found in (*alone, *both)] == [steps] * 2 * len(trainings)
     return [
         max(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(*pair, strict=True))
         for pair in zip(both, alone, strict=True)

@@ -5,6 +5,7 @@ The TinyViT takes the place of ``lite_medsam``, which its files are recognised a
 
 from dataclasses import replace
 
+import pytest
 from segment_anything.build_sam import _build_sam
 
 from medsam_adapt.networks import tiny_vit
@@ -34,6 +35,11 @@ def register_nano(monkeypatch):
     vit = {"embed_dim": 32, "depth": 4, "num_heads": 2, "global_attention": (2,), "window_size": 2}
     decoder = {"prompt_dim": 32, "decoder_mlp_dim": 64, "iou_hidden_dim": 32}
     monkeypatch.setitem(VARIANTS, "vit_nano", replace(VARIANTS["vit_nano"], **vit, **decoder))
+
+
+def register_nano_for_good():
+    """The same for as long as the process lives: of a process that is forked from `tests.warm`."""
+    register_nano(pytest.MonkeyPatch())
 
 
 def register_official(monkeypatch):

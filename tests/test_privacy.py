@@ -18,6 +18,7 @@ import pytest
 from medsam_adapt.cli.main import main
 from tests.data.dicom_files import BIRTH, IDENTIFIER, SECRET, save, series
 
+pytestmark = pytest.mark.usefixtures("tiny_nano")
 FILE_PREFIX = "DOE_JANE_"  # of the files in a DICOM folder, which scanners call after the patient
 SPACING = (2.0, 2.0, 5.0)
 
@@ -97,7 +98,7 @@ def found_in(folders, marks):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tiny_nano, tmp_path_factory):
     """Everything that the commands leave behind for planted DICOM and NIfTI: folders, marks, and what was printed."""
     top = tmp_path_factory.mktemp("privacy")
     source, out, home = top / "HOSPITAL_ARCHIVE_DOE" / "data", top / "out", top / "home"
@@ -108,7 +109,8 @@ def done(tmp_path_factory):
     write_marked(new / "scan.nii.gz", stored.transpose(2, 1, 0) - np.int16(1024), np.diag([-2.0, -2.0, 5.0, 1.0]))
     out.mkdir()
     printed = io.StringIO()
-    small = ["--device", "cpu", "--image-size", 32, "--epochs", 1, "--set", "min_steps=1", "--checkpoint", "random"]
+    small = ["--device", "cpu", "--image-size", 32, "--epochs", 1, "--checkpoint", "random"]
+    small += ["--set", "min_steps=1", "--set", "max_steps=1"]
     series_folder = source / "images" / "case_0"
     commands = [
         ["data", "check", source],

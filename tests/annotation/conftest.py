@@ -1,6 +1,7 @@
 """Scans without labels, a run that proposes, and a server of both."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from medsam_adapt.annotation.proposals import load_proposals
 from medsam_adapt.annotation.run_lengths import to_run_lengths
 from medsam_adapt.annotation.server import create_app
 from tests.made_runs import make_run
+from tests.small_networks import register_nano_for_good
+from tests.warm import commands_by_forking
 
 TOKEN = "a-token-of-the-tests-with-32-letters"
 CLASSES = ["liver", "spleen"]
@@ -46,6 +49,25 @@ def client(session, proposals):
     app = create_app(session, TOKEN, proposals)
     with TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         yield client
+
+
+@pytest.fixture
+def warm_training(tmp_path, monkeypatch):
+    """Makes rounds train in a forked process, which has the small network that is registered here."""
+    program = tmp_path / "medsam-adapt"
+
+    def set_up(rounds):
+        command = rounds.command
+
+        def replaced(*wanted):
+            usual = command(*wanted)
+            assert usual[:3] == [sys.executable, "-m", "medsam_adapt.cli"]
+            return [str(program), *usual[3:]]
+
+        monkeypatch.setattr(rounds, "command", replaced)
+
+    with commands_by_forking(program, register_nano_for_good):
+        yield set_up
 
 
 def painted(shape, value=1, rows=slice(4, 12), columns=slice(6, 15)):

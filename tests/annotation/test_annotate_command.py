@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from medsam_adapt.cli.annotate import read_token
 from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError
 from tests.annotation.conftest import changes, painted
+from tests.warm import running_anew
 
 
 def refused(capsys, *arguments):
@@ -61,22 +60,21 @@ def test_a_killed_server_loses_nothing_that_it_answered(scans, boxes_run, tmp_pa
 
     from medsam_adapt.annotation.opening import open_session
 
-    command = [sys.executable, "-u", "-m", "medsam_adapt.cli", "annotate", str(scans), "--classes", "liver,spleen"]
-    command += ["--model", str(boxes_run), "--device", "cpu", "--no-browser", "--output", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            printed = ""
-            while (address := re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", printed)) is None:
-                line = server.stdout.readline()
-                assert line, f"the server did not start: {printed}"
-                printed += line
-            headers = {"Authorization": f"Bearer {address[2]}"}
-            with httpx.Client(base_url=address[1], headers=headers, timeout=60, trust_env=False) as page:
-                for version in range(3):
-                    body = changes(painted((36, 40), 2), index=version, version=version, step=version)
-                    page.patch("/api/scans/phantom_001/label", json=body).raise_for_status()
-        finally:
-            server.send_signal(signal.SIGKILL)
+    code = "import sys; sys.stdout.reconfigure(line_buffering=True); "
+    code += "from medsam_adapt.cli.main import main; main(sys.argv[1:])"
+    command = ["annotate", scans, "--classes", "liver,spleen", "--model", boxes_run, "--device", "cpu", "--no-browser"]
+    with running_anew(code, *command, "--output", tmp_path / "out") as (server, out):
+        printed = ""
+        while (address := re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", printed)) is None:
+            line = out.readline()
+            assert line, f"the server did not start: {printed}"
+            printed += line
+        headers = {"Authorization": f"Bearer {address[2]}"}
+        with httpx.Client(base_url=address[1], headers=headers, timeout=60, trust_env=False) as page:
+            for version in range(3):
+                body = changes(painted((36, 40), 2), index=version, version=version, step=version)
+                page.patch("/api/scans/phantom_001/label", json=body).raise_for_status()
+        assert server.is_alive()
     found = open_session(scans, output=tmp_path / "out").drawing("phantom_001")
     assert np.flatnonzero(found.label.any(axis=(0, 1))).tolist() == [0, 1, 2]
     assert np.count_nonzero(found.label == 2) == 3 * 72

@@ -1,9 +1,6 @@
 """The journal: what a crash leaves of a label, also of a large one while its file is being written."""
 
 import os
-import signal
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +12,10 @@ from medsam_adapt.annotation.opening import open_session
 from medsam_adapt.data.prompts.simulated import SlicePrompt
 from medsam_adapt.data.volumes.formats.base import VolumeHeader
 from tests.annotation.conftest import CLASSES, painted
+from tests.warm import running_anew
 
 PERSON, MODEL = Author("person", "Anna"), Author("model", "sam_nano", "e7a7")
-LARGE = (512, 512, 60)
+LARGE = (256, 256, 24)  # that writing it takes long is simulated
 AFTER = 8  # changes that arrive while a label is being written
 
 
@@ -181,17 +179,13 @@ def test_a_server_killed_while_it_writes_a_large_label_loses_nothing_that_it_ans
     scans, output = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     nib.save(nib.Nifti1Image(np.zeros(LARGE, np.int16), np.diag([0.7, 0.7, 2.0, 1.0])), scans / "ct.nii.gz")
-    command = [sys.executable, "-c", DRAWING, str(scans), str(output), str(whole)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            left = AFTER
-            while left:  # changes after the writing began
-                line = server.stdout.readline()
-                assert line, "the server ended"
-                answered, is_writing = map(int, line.split())
-                left -= is_writing
-        finally:
-            server.send_signal(signal.SIGKILL)
+    with running_anew(DRAWING, scans, output, whole) as (_, out):
+        left = AFTER
+        while left:  # changes after the writing began
+            line = out.readline()
+            assert line, "the server ended"
+            answered, is_writing = map(int, line.split())
+            left -= is_writing
     assert (output / "drafts" / "ct.nii.gz").is_file() == bool(whole)
     assert not (output / "provenance" / "ct.nii.gz").exists()
     found = open_session(scans, output=output).drawing("ct")

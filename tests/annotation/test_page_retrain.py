@@ -24,16 +24,6 @@ skip_without_chromium()
 pytestmark = pytest.mark.usefixtures("tiny_nano")
 
 SMALL = ("--epochs", "1", "--set", "min_steps=1", "--set", "batch_size=2")
-# ``medsam-adapt`` in a process that knows the small network which the fixture tiny_nano registers in this one.
-PROGRAM = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-import pytest
-from tests.small_networks import register_nano
-register_nano(pytest.MonkeyPatch())
-from medsam_adapt.cli.main import main
-main(sys.argv[1:])
-"""
 # What the panel shows, as it changes; collected in the page, since a short stage may pass between two looks from here.
 COLLECT = """
 window.stages = [];
@@ -93,10 +83,9 @@ def ended(driver):
     return driver.execute_script("return stages")
 
 
-def test_retrain_trains_in_the_background_and_proposes(page, monkeypatch):
+def test_retrain_trains_in_the_background_and_proposes(page, warm_training):
     driver, session, rounds = page
-    command = rounds.command
-    monkeypatch.setattr(rounds, "command", lambda *wanted: [sys.executable, "-c", PROGRAM, *command(*wanted)[3:]])
+    warm_training(rounds)
     status = "return document.querySelector('[data-scan=\"{}\"] small').textContent"
     assert driver.execute_script("return app.scan.id") == "scan_1"
     assert not driver.find_element("id", "segment").is_displayed()

@@ -12,12 +12,13 @@ from medsam_adapt.core.errors import InputError
 
 from .serving import CLASSES, TOKEN, made_proposals, make_runs, served, write_scans
 
-SMALL = ["--bundle", "decoder", "--epochs", "1"]
+pytestmark = pytest.mark.usefixtures("tiny_nano")
+SMALL = ["--bundle", "decoder", "--checkpoint", "random", "--epochs", "1"]
 SMALL += ["--set", "image_size=32", "--set", "min_steps=1", "--set", "batch_size=2", "--set", "tune_encoder=false"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tiny_nano, tmp_path_factory):
     return make_runs(tmp_path_factory.mktemp("runs"))
 
 
@@ -77,8 +78,9 @@ def replaced(rounds, monkeypatch, program):
     return asked
 
 
-def test_a_round_trains_ranks_and_proposes(session, made_rounds):
+def test_a_round_trains_ranks_and_proposes(session, made_rounds, warm_training):
     rounds = made_rounds(options=SMALL)
+    warm_training(rounds)
     for scan in ("scan_0", "scan_2"):
         label(session, scan)
     assert rounds.train().status == "training"

@@ -16,6 +16,7 @@ from medsam_adapt.workflows import command
 
 pytestmark = pytest.mark.usefixtures("tiny_nano")
 SETTINGS = ["--epochs", "2", "--image-size", "32", "--set", "min_steps=1", "--set", "lora.rank=2"]
+SETTINGS += ["--set", "max_steps=2"]
 
 
 def call(capsys, *arguments, command="compare"):

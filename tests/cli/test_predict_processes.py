@@ -32,7 +32,7 @@ def expected(made, tmp_path_factory):
 def test_processes_together_do_what_one_does(made, expected, tmp_path, capsys, monkeypatch, way):
     if way == "--cluster":
         pytest.importorskip("distributed")
-        spawn_by_forking(monkeypatch)
+    spawn_by_forking(monkeypatch)
     words = prediction_in_parts.arguments(made / "run", made / "scans", tmp_path)
     code, out, err = call(capsys, *words[1:], way, "2" if way == "--gpus" else "local:2")
     assert (code, err) == (0, "")

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import nibabel as nib
@@ -17,6 +15,7 @@ from medsam_adapt.cli.main import main
 from medsam_adapt.core.files import owner_tag
 from medsam_adapt.data.volumes.io import read_volume
 from medsam_adapt.prediction.json_report import earlier_cases
+from tests.warm import running_anew
 
 from .predicting import SHAPE, call, contents, refused, scan, voxels_of
 
@@ -194,14 +193,14 @@ def test_a_killed_folder_leaves_whole_masks_and_goes_on(made, tmp_path, capsys):
     for number in range(24):
         (scans / f"case_{number:02d}.nii.gz").symlink_to(made / "scans" / f"case_{number % 4}.nii.gz")
     options = ["-i", scans, "-o", out, "--report", report, "--probabilities", "--device", "cpu"]
-    command = [sys.executable, "-m", "medsam_adapt.cli", "predict", made / "run", *options]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    # Masks are written ahead of their records, by another thread: the kill waits for both.
-    while (len(list(out.glob("case_*_seg.nii.gz"))) < 3 or len(earlier_cases(report)) < 2) and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    code = "import sys; from medsam_adapt.cli.main import main; main(sys.argv[1:])"
+    with running_anew(code, "predict", made / "run", *options) as (process, _):
+        # Masks are written ahead of their records, by another thread: the kill waits for both.
+        while (len([*out.glob("case_*_seg.nii.gz")]) < 3 or len(earlier_cases(report)) < 2) and process.is_alive():
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     done = [path for path in out.iterdir() if not path.name.startswith(".")]
     assert 3 <= len([path for path in done if path.is_file()]) < 24
     for path in done:
@@ -218,7 +217,7 @@ def test_a_killed_folder_leaves_whole_masks_and_goes_on(made, tmp_path, capsys):
         (out / name).write_bytes(b"half")  # the others are of a process that lives, and of another host
     kept = [out / f"{name}_seg.nii.gz" for name in reported]  # those that the report lacks are made again
     before = {path: path.stat().st_mtime_ns for path in kept}
-    assert call(capsys, *command[4:], "--skip-existing")[0] == 0
+    assert call(capsys, made / "run", *options, "--skip-existing")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert {path.name for path in out.glob(".*case_23*")} == {*elsewhere}
     cases = json.loads(report.read_text())["cases"]

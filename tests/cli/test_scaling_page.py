@@ -16,6 +16,9 @@ PAGE = REPOSITORY / "docs" / "scaling.md"
 SRUN = """#!/bin/bash
 for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_NTASKS=2 "$@" || exit 1; done
 """
+TORCHRUN = """#!/bin/bash
+[[ "$1 $2 $3" == "-u -m medsam_adapt.cli" ]] && exec medsam-adapt "${@:4}"
+"""
 QUEUE = """from distributed import LocalCluster
 
 
@@ -38,6 +41,7 @@ def place(made, tmp_path, monkeypatch):
     programs = {
         "torchrun": f'#!/bin/bash\nexec {sys.executable} -m torch.distributed.run "$@"\n',
         "srun": SRUN,
+        "python-of-torchrun": TORCHRUN,
     }
     (tmp_path / "bin").mkdir()
     for name, text in programs.items():
@@ -92,9 +96,11 @@ def test_srun(place):
     check(place)
 
 
+@pytest.mark.usefixtures("commands")
 def test_torchrun(place):
+    """The launcher is a separate process; what it starts is forked."""
     text = script("torchrun --standalone").replace("--nproc_per_node=4", "--nproc_per_node=2")
-    run(place, ["bash", "-c", text])
+    run(place, ["bash", "-c", text], PYTHON_EXEC=str(place / "bin" / "python-of-torchrun"))
     check(place)
 
 

@@ -11,6 +11,7 @@ from tests.small_networks import register_official
 
 pytestmark = pytest.mark.usefixtures("tiny_nano")
 SMALL = ["--image-size", "32", "--device", "cpu", "--set", "batch_size=8", "--set", "min_steps=1"]
+QUICK = [*SMALL, "--set", "max_steps=2"]
 
 
 def call(capsys, *arguments):
@@ -35,7 +36,7 @@ def two_cases(phantoms, tmp_path):
 
 @pytest.mark.parametrize("bundle", ["adaptformer", "blosam", "infosam", "samcobot", "samparser"])
 def test_an_interrupted_run_resumes_to_the_same_weights(phantoms, tmp_path, capsys, monkeypatch, bundle):
-    arguments = ["train", "--bundle", bundle, "--data", phantoms, *SMALL, "--epochs", 3, "--set", "val_interval=1"]
+    arguments = ["train", "--bundle", bundle, "--data", phantoms, *QUICK, "--epochs", 3, "--set", "val_interval=1"]
     assert call(capsys, *arguments, "--output", tmp_path / "whole")[0] == 0
     save_state = RunHandler._save_state
 
@@ -53,7 +54,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(phantoms, tmp_path, caps
 
 def test_a_run_is_repeated_from_its_folder(phantoms, tmp_path, capsys):
     assert (
-        call(capsys, "train", "--data", phantoms, *SMALL, "--epochs", 1, "--seed", 5, "--output", tmp_path / "a")[0]
+        call(capsys, "train", "--data", phantoms, *QUICK, "--epochs", 1, "--seed", 5, "--output", tmp_path / "a")[0]
         == 0
     )
     assert call(capsys, "train", "--repeat", tmp_path / "a", "--device", "cpu", "--output", tmp_path / "b")[0] == 0
@@ -62,7 +63,7 @@ def test_a_run_is_repeated_from_its_folder(phantoms, tmp_path, capsys):
 
 
 def test_small_data_is_told(two_cases, tmp_path, capsys):
-    options = ["--bundle", "blosam", *SMALL, "--epochs", 1, "--checkpoint", "random"]
+    options = ["--bundle", "blosam", *QUICK, "--epochs", 1, "--checkpoint", "random"]
     code, out, _ = call(capsys, "train", "--data", two_cases, *options, "--output", tmp_path / "run")
     assert code == 0
     assert "there are fewer than three patients: nothing is held out" in out
@@ -80,7 +81,7 @@ def test_the_reason_for_holding_nothing_out_is_the_real_one(phantoms, tmp_path, 
         (["--set", "held_out=0"], "held_out is 0"),
         (["--split-file", tmp_path / "split.json"], "split.json has an empty held_out"),
     ):
-        code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, "--epochs", 1, "--dry-run", *options)
+        code, out, _ = call(capsys, "train", "--data", phantoms, *QUICK, "--epochs", 1, "--dry-run", *options)
         assert code == 0
         assert f"{reason}: nothing is held out" in out.replace("\n", "")
         assert "fewer than three" not in out
@@ -91,7 +92,7 @@ def _stems(folder):
 
 
 def test_chosen_classes_keep_their_ids(phantoms, tmp_path, capsys):
-    options = ["--classes", "Spleen, aorta", *SMALL, "--epochs", 1]
+    options = ["--classes", "Spleen, aorta", *QUICK, "--epochs", 1]
     assert call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")[0] == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["class_names"], record["label_ids"]) == (["spleen", "aorta"], [3, 5])
@@ -102,7 +103,7 @@ def test_chosen_classes_keep_their_ids(phantoms, tmp_path, capsys):
 def test_a_dry_run_tells_and_writes_nothing(phantoms, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDSAM_ADAPT_HOME", str(tmp_path / "home"))
-    code, out, _ = call(capsys, "train", "--data", phantoms, *SMALL, "--dry-run", "--output", tmp_path / "run")
+    code, out, _ = call(capsys, "train", "--data", phantoms, *QUICK, "--dry-run", "--output", tmp_path / "run")
     assert code == 0
     for reported in ("3 cases to train on, 0 held out", "held out: nothing", "trainable values: encoder", "estimated"):
         assert reported in out
@@ -130,7 +131,7 @@ def test_minutes_instead_of_epochs(phantoms, tmp_path, capsys):
 @pytest.mark.parametrize("prompt", ["box", "points"])
 def test_prompted_runs_train_evaluate_and_refuse_to_predict(phantoms, tmp_path, capsys, prompt):
     run = tmp_path / "run"
-    options = [*SMALL, "--epochs", 1, "--prompt", prompt]
+    options = [*QUICK, "--epochs", 1, "--prompt", prompt]
     assert call(capsys, "train", "--data", phantoms, *options, "--output", run)[0] == 0
     code, out, _ = call(capsys, "evaluate", run, "--device", "cpu")
     assert code == 0
@@ -144,7 +145,7 @@ def test_prompted_runs_train_evaluate_and_refuse_to_predict(phantoms, tmp_path, 
 def test_the_real_ct_in_flare_layout(real_data, tmp_path, capsys):
     run = tmp_path / "run"
     data = ["--data", real_data / "adome_one_case", "--layout", "adome"]
-    small = [*SMALL, "--epochs", 1, "--image-size", 64]
+    small = [*QUICK, "--epochs", 1, "--image-size", 64]
     code, out, _ = call(capsys, "train", *data, "--output", run, *small)
     assert code == 0
     assert "'esophagus' has no voxel in any training label" in out
@@ -171,7 +172,7 @@ def test_the_real_ct_in_flare_layout(real_data, tmp_path, capsys):
 def test_an_official_checkpoint_is_used(phantoms, tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     torch.save(register_official(monkeypatch).state_dict(), tmp_path / "sam_vit_b.pth")
-    options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_b.pth", *SMALL, "--epochs", 1]
+    options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_b.pth", *QUICK, "--epochs", 1]
     options = ["--bundle", "blosam", *options]
     run = tmp_path / "run"
     code, out, _ = call(capsys, "train", "--data", phantoms, *options, "--set", "order=first", "--output", run)
@@ -189,7 +190,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(phantoms, tmp_path, capsys)
     weights = {f"image_encoder.blocks.{index}.norm1.weight": torch.zeros(1024) for index in range(24)}
     weights["image_encoder.patch_embed.proj.weight"] = torch.zeros(1024, 3, 16, 16)
     torch.save(weights, tmp_path / "sam_vit_l.pth")
-    options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_l.pth", *SMALL]
+    options = ["--backbone", "vit_b", "--checkpoint", tmp_path / "sam_vit_l.pth", *QUICK]
     code, _, err = call(capsys, "train", "--data", phantoms, *options, "--output", tmp_path / "run")
     assert code == 2
     assert "sam_vit_l.pth: this checkpoint holds vit_l weights but the backbone is vit_b" in err

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +13,14 @@ from medsam_adapt.data.slices.sampling import DrawSampler, slice_loader
 from medsam_adapt.workflows.processes import count_processes
 from tests.cli.test_train import SMALL, call
 from tests.distributed_equality import differences
+from tests.warm import running_anew, spawn_by_forking
 
 HARDEST = ("blosam", "infosam")  # python -m tests.distributed_equality compares them all
 
 
-def test_two_processes_have_the_losses_of_one_with_both_their_batches(phantoms, tmp_path):
-    found = differences([(bundle, "none") for bundle in HARDEST], phantoms, tmp_path)
+def test_two_processes_have_the_losses_of_one_with_both_their_batches(phantoms, tmp_path, monkeypatch):
+    spawn_by_forking(monkeypatch)
+    found = differences([(bundle, "none") for bundle in HARDEST], phantoms, tmp_path, steps=4)
     assert max(found) < 1e-8
 
 
@@ -62,20 +62,22 @@ def test_more_gpus_than_the_machine_has_are_refused(phantoms, tmp_path, capsys):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="ranks are found by /proc, which Linux alone has")
 def test_a_kill_of_one_process_ends_all_and_the_run_goes_on(phantoms, tmp_path, capsys):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "medsam_adapt.cli", "train", "--data", phantoms, "--output", run, *SMALL]
+    code = "import os, sys; os.dup2(1, 2); from medsam_adapt.cli.main import main; main(sys.argv[1:])"
+    command = ["train", "--bundle", "decoder", "--data", phantoms, "--output", run, *SMALL]
     command += ["--gpus", "2", "--epochs", "300"]
     for setting in ("batch_size=2", "save_minutes=0", "val_interval=1000"):
         command += ["--set", setting]
-    training = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for(lambda: (run / "state.pt").is_file() or training.poll() is not None)
-    ranks = processes_of(training.pid)
-    assert sorted(ranks) == [0, 1], training.communicate()
-    os.kill(ranks[1], signal.SIGKILL)
-    _, err = training.communicate(timeout=300)
-    assert training.returncode == 1
+    with running_anew(code, *command) as (training, out):
+        wait_for(lambda: (run / "state.pt").is_file() or not training.is_alive())
+        ranks = processes_of(training.pid)
+        assert sorted(ranks) == [0, 1], training
+        os.kill(ranks[1], signal.SIGKILL)
+        printed = out.read()
+        training.join(300)
+        assert training.exitcode == 1
     reported = "the process of rank 1 (of 2, counted from 0): it was ended by SIGKILL (possibly out of memory)"
-    assert reported in err.decode()
-    assert "Traceback" not in err.decode()
+    assert reported in printed
+    assert "Traceback" not in printed
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
     assert json.loads((run / "run.json").read_text())["processes"] == 2
     code, _, err = call(capsys, "train", "--resume", "--output", run, "--gpus", 3, "--device", "cpu")

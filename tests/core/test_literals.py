@@ -1,6 +1,5 @@
 """Text of every kind comes out of MONAI's parser as it went in."""
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.cli.main import main
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.literals import as_typed, decoded, is_literal, literal, plain_path
+from tests.warm import monai_bundle
 
 TEXTS = [
     "run #1",
@@ -88,21 +88,22 @@ def test_other_programs_are_not_asked(monkeypatch):
     assert as_typed("our::own", "output_dir") == "our::own"
 
 
+@pytest.mark.usefixtures("tiny_nano")
 def test_both_doors_train_into_the_folder_that_was_named(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "patients #1").symlink_to(phantoms)
-    small = ["--image-size", 32, "--epochs", 1, "--device", "cpu", "--set", "min_steps=1"]
+    small = ["--image-size", 32, "--epochs", 1, "--device", "cpu", "--set", "min_steps=1", "--set", "max_steps=1"]
     train = ["train", "--bundle", "decoder", "--data", "patients #1", "--output", "run #1"]
     for arguments in ([*train, "--cache-dir", "@cache #1", *small], ["evaluate", "run #1", "--device", "cpu"]):
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])
         assert not stopped.value.code
-    knobs = ["--knobs#cache_dir", "cache #3", "--knobs#image_size", 32, "--knobs#epochs", 1, "--knobs#min_steps", 1]
+    knobs = ["--knobs#cache_dir", "cache #3", "--knobs#image_size", 32, "--knobs#epochs", 1]
+    knobs += ["--knobs#min_steps", 1, "--knobs#max_steps", 1]
     folders = ["--dataset_dir", "patients #1", "--output_dir", "again #2", "--bundle_root", bundle_folder("decoder")]
     config = bundle_folder("decoder") / "configs/train.json"
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *folders, *knobs]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert not done.returncode, done.stderr[-2000:]
+    done = monai_bundle("run", "--config_file", config, *folders, *knobs, folder=tmp_path)
+    assert not done.code, done.err[-2000:]
     assert {path.name for path in tmp_path.iterdir()} == {"patients #1", "run #1", "@cache #1", "again #2", "cache #3"}
     assert (tmp_path / "again #2/models/model.pt").is_file()
     assert "patients ::1" not in (tmp_path / "run #1/configs/train.json").read_text()

@@ -1,8 +1,6 @@
 """``python -m monai.bundle run`` with a mistake in a value."""
 
-import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -10,20 +8,8 @@ import pytest
 from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.core import monai_door
 from medsam_adapt.core.errors import InputError, RunError
+from tests.warm import monai_bundle
 
-# `python -m monai.bundle` for each list of arguments, in processes that share the imports of MONAI and nothing of ours.
-EACH = """
-import json, os, runpy, sys
-import monai.bundle.scripts, monai.engines
-for number, arguments in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT), 2)
-        sys.argv = ["monai.bundle", *arguments]
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 MISTAKES = {
     "--knobs#epochs=-3": "error: bundle lora: epochs: input should be greater than or equal to 1",
     "--knobs#epoch=3": "error: bundle lora: there is no setting 'epoch'. Did you mean 'epochs'?",
@@ -32,20 +18,15 @@ MISTAKES = {
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_mistake_is_one_sentence_and_exit_code_2(phantoms, tmp_path):
+@pytest.mark.parametrize(("mistake", "sentence"), MISTAKES.items())
+def test_a_mistake_is_one_sentence_and_exit_code_2(phantoms, tmp_path, mistake, sentence):
     root = bundle_folder("lora")
     usual = ["run", "--config_file", root / "configs/train.json", "--bundle_root", root]
     usual += ["--output_dir", tmp_path / "run", "--dataset_dir", phantoms]
-    arguments = [[str(word) for word in (*usual, option)] for option in MISTAKES]
-    done = subprocess.run(
-        [sys.executable, "-c", EACH, json.dumps(arguments)], capture_output=True, text=True, cwd=tmp_path
-    )
-    codes = [line for line in done.stdout.splitlines() if line.isdecimal()]  # MONAI logs to the same stream
-    assert codes == ["2"] * len(MISTAKES), done.stdout + done.stderr
-    for number, sentence in enumerate(MISTAKES.values()):
-        printed = (tmp_path / f"{number}.txt").read_text()
-        assert printed.strip().splitlines()[-1].startswith(sentence)
-        assert "Traceback" not in printed
+    done = monai_bundle(*usual, mistake, folder=tmp_path)
+    assert done.code == 2, done
+    assert done.err.strip().splitlines()[-1].startswith(sentence)
+    assert "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 
 

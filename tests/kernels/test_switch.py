@@ -1,8 +1,6 @@
 """One switch turns all of medsam_adapt.kernels off, and the package works without the folder."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from medsam_adapt.core.acceleration import VARIABLE
 from medsam_adapt.kernels.blocks import EncoderBlock
 from medsam_adapt.methods import LoRA
 from medsam_adapt.networks import build_segmenter, build_teacher
+from tests.warm import run_anew
 
 IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
 
@@ -78,5 +77,5 @@ network(torch.rand(1, 3, 64, 64) * 255).square().mean().backward()
 assert not [name for name in sys.modules if name.startswith("medsam_adapt.kernels")]
 print("trained")
 """
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert finished.stdout.strip() == "trained", finished.stderr
+    finished = run_anew(code)
+    assert finished.out.strip() == "trained", finished.err

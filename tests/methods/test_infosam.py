@@ -15,6 +15,7 @@ from medsam_adapt.methods.infosam import (
 )
 from medsam_adapt.methods.losses import boundary_weights, weighted_cross_entropy, weighted_iou_loss
 from tests import golden
+from tests.warm import fork_server
 
 #: Names of the authors' tensors for ours.
 TENSORS = {"query_proj": "query_proj", "key_proj": "key_proj"}
@@ -164,7 +165,9 @@ def test_two_processes_with_one_image_each_are_one_process_with_two(tmp_path):
     student = Student()
     student(embedding, token).backward()
     expected = [parameter.grad for parameter in student.parameters()]
-    torch.multiprocessing.spawn(gradients_on_a_share, (tmp_path / "store", embedding, token, expected), nprocs=2)
+    fork_server()
+    given = (tmp_path / "store", embedding, token, expected)
+    torch.multiprocessing.start_processes(gradients_on_a_share, given, nprocs=2, start_method="forkserver")
 
 
 @both_precisions

@@ -19,7 +19,7 @@ OBLIQUE = np.array([[1.9, -0.6, 0.2, 7], [0.4, 2.9, -0.3, -30], [-0.1, 0.3, 4.9,
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tiny_nano, tmp_path_factory):
     """A run of a few steps on asymmetric phantoms, and a patient that it did not see: voxels and labels in RAS."""
     folder = tmp_path_factory.mktemp("trained")
     data = write_phantoms(folder / "data", 4, seed=3, shape=(40, 36, 10), orientation="RAS")

@@ -12,6 +12,7 @@ from medsam_adapt.cli.main import main
 from medsam_adapt.scoring.mask_pairs import find_labels, match_masks, score_masks
 from medsam_adapt.scoring.metrics import MetricRules, score_volume
 from tests.data.slices.test_geometry import affine_of
+from tests.warm import fork_server
 
 SPACING = (1.0, 2.0, 4.0)
 
@@ -218,7 +219,8 @@ def test_masks_are_scored_without_torch(folders):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_two_files_are_a_pair_whatever_their_names(tmp_path, capsys):
+def test_two_files_are_a_pair_whatever_their_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("medsam_adapt.scoring.mask_pairs.get_context", lambda way: fork_server())
     prediction, reference = masks_of(0)
     pred, ref = save(tmp_path / "a" / "mine_seg.nii.gz", prediction), save(tmp_path / "b" / "doctor.nii.gz", reference)
     code, _, err = call(capsys, "--pred", pred, "--ref", ref, "--output", tmp_path / "scores", "--workers", 2)

@@ -42,7 +42,7 @@ def train(*arguments):
 @pytest.mark.usefixtures("tiny_nano")
 def test_a_run_killed_after_labelling_comes_to_the_same_bits(phantoms, scans, tmp_path, monkeypatch):
     monkeypatch.setattr("medsam_adapt.training.unlabelled.classes_of_all", lambda data: [])
-    names = (*SETS, "held_out=0.34", "save_minutes=0", "empty_share=1.0", "unlabelled_least=0")
+    names = (*SETS, "held_out=0.34", "empty_share=1.0", "unlabelled_least=0")
     sets = [part for name in names for part in ("--set", name)]
     options = ["--data", phantoms, "--unlabelled", scans, *SMALL, *sets]
     drawn = []
@@ -61,9 +61,9 @@ def test_a_run_killed_after_labelling_comes_to_the_same_bits(phantoms, scans, tm
     assert train(*options, "--output", tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
         patch.setattr(RunHandler, "_save_state", killed)
-        assert train(*options, "--output", tmp_path / "run")
+        assert train(*options, "--set", "save_minutes=0", "--output", tmp_path / "run")
     assert (tmp_path / "run" / LABEL_FOLDER / "1").is_dir()
-    assert train("--resume", "--output", tmp_path / "run", "--device", "cpu") == 0
+    assert train("--resume", "--output", tmp_path / "run", "--device", "cpu", "--set", "save_minutes=10") == 0
     assert differences(tmp_path / "run", tmp_path / "whole") == []
     names = ["scan_0", "scan_1"]
     assert drawn == [(1, names), (2, names), (1, names), (2, names)]
