@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from timing import markdown_table, show, write_results
 
+from medsam_adapt.config import Knobs
 from medsam_adapt.data.phantom.phantom import make_phantom
 from medsam_adapt.data.slices.geometry import SlicePlan, as_tensor, volume_to_slices
 from medsam_adapt.data.slices.sampling import slice_loader
@@ -77,7 +78,8 @@ def resident(field: str) -> float:
 def one_pass(folder: Path, cache: Path, size: int) -> tuple[TrainingData, float]:
     """All slices of a folder, delivered once; and how many of them a second."""
     started = time.perf_counter()
-    data = TrainingData(folder, image_size=size, held_out=0.0, empty_share=1.0, augment="none", cache_dir=cache)
+    knobs = Knobs(image_size=size, held_out=0.0, empty_share=1.0, augment="none", cache_dir=str(cache))
+    data = TrainingData(folder, knobs)
     return data, delivered(data) / (time.perf_counter() - started)
 
 

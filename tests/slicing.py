@@ -1,7 +1,11 @@
-"""Slicing specifications of classes that only have numbers."""
+"""Slicing specifications of classes that only have numbers, and training data under some settings."""
 
+from pathlib import Path
+
+from medsam_adapt.config import Knobs
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
+from medsam_adapt.data.slices.training_data import TrainingData
 
 WINDOW = IntensityPolicy(kind="window", low=-160, high=240)
 
@@ -19,3 +23,9 @@ def slicing_of(axis="axial", channels="repeat", prompt="none", num_classes=1, ab
         policy=policy,
         **fields,
     )
+
+
+def training_data(root, **settings):
+    """The data of a training on ``root`` under the defaults of `Knobs` and some settings; paths may be `Path`."""
+    typed = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return TrainingData(root, Knobs(**typed))

@@ -62,7 +62,7 @@ def note_data(bundle: str, data: TrainingData, reporter: Reporter) -> None:
                 "their scores will be too good."
             )
     if not split.held_out:
-        why = why_none_is_held_out(data.held_out, data.split_file)
+        why = why_none_is_held_out(data.knobs.held_out, data.knobs.split_file)
         reporter.warn(f"{why}: nothing is held out, so scores will be on the training cases.")
     if "second_dataset" in read_config(bundle, "train") and data.split_by == "slices":
         reporter.warn(

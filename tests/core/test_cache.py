@@ -16,11 +16,11 @@ from medsam_adapt.core.cache import (
 from medsam_adapt.core.errors import InputError, RunError
 from medsam_adapt.core.files import owner_tag
 from medsam_adapt.data.slices import slice_store as slices
-from medsam_adapt.data.slices.training_data import TrainingData
+from tests.slicing import training_data
 
 
 def data_in(phantoms, cache_dir, image_size=32):
-    return TrainingData(phantoms, image_size=image_size, cache_dir=cache_dir, held_out=0.0)
+    return training_data(phantoms, image_size=image_size, cache_dir=cache_dir, held_out=0.0)
 
 
 def test_the_cache_is_described_and_cleared(phantoms, tmp_path):

@@ -11,6 +11,7 @@ from medsam_adapt.methods import LoRA, Parser, SeriesAdapters
 from medsam_adapt.networks import DecoderOnly, build_segmenter, build_teacher
 from medsam_adapt.training.setup import RunHandler
 from tests.cli.test_train import SMALL, call
+from tests.slicing import training_data
 
 pytestmark = pytest.mark.usefixtures("tiny_nano")
 CPU = torch.device("cpu")
@@ -145,7 +146,7 @@ def test_no_room_is_refused_where_it_was_asked_for(work_of):
 
 @pytest.mark.parametrize("prompt", ["none", "box"])
 def test_a_row_is_one_image_and_its_label(phantoms, slices, prompt):
-    data = TrainingData(phantoms, image_size=32, augment="free", prompt=prompt, cache_dir=slices)
+    data = training_data(phantoms, image_size=32, augment="free", prompt=prompt, cache_dir=slices)
     views = data.views(3, images=True)
     with_images, without = data.dataset("train", views), data.dataset("train", data.views(3, images=False))
     rows = set()
@@ -164,7 +165,7 @@ def test_a_row_is_one_image_and_its_label(phantoms, slices, prompt):
 
 
 def test_without_augmentation_samples_are_those_of_an_online_run(phantoms, slices):
-    data = TrainingData(phantoms, image_size=32, augment="none", prompt="points", cache_dir=slices)
+    data = training_data(phantoms, image_size=32, augment="none", prompt="points", cache_dir=slices)
     online, cached = data.dataset(), data.dataset("train", data.views(1, images=True))
     for name, value in online[3, 77].items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(cached[3, 77][name])) if name != "case" else True

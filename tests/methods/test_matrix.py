@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.engines import SupervisedTrainer
 
-from medsam_adapt.data import EndlessLoader, TrainingData, slice_loader
+from medsam_adapt.data import EndlessLoader, slice_loader
 from medsam_adapt.methods import (
     AdaptFormer,
     BiLevelUpdate,
@@ -24,6 +24,7 @@ from medsam_adapt.methods import (
 from medsam_adapt.networks import DecoderOnly, build_segmenter, build_teacher, model_weights, prompt_embedding
 from medsam_adapt.training.setup import PrepareSlices
 from tests.methods.method_tester import add_noise
+from tests.slicing import training_data
 
 ADAPTERS = (
     DecoderOnly(),
@@ -40,7 +41,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module", params=["none", "box", "points"])
 def data(request, phantoms):
-    return TrainingData(phantoms, image_size=SIZE, prompt=request.param)
+    return training_data(phantoms, image_size=SIZE, prompt=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from medsam_adapt.networks.parameters import load_adapter, save_adapter
 from medsam_adapt.runs.record import read_run
 from medsam_adapt.weights.registry import WEIGHTS, Weights
 from tests.made_runs import make_run
-from tests.slicing import slicing_of
+from tests.slicing import slicing_of, training_data
 
 SIZE = 32
 
@@ -66,7 +66,7 @@ def test_training_and_prediction_show_the_network_the_same(phantoms, tmp_path, s
     from medsam_adapt.data.volumes.io import read_volume, to_ras
 
     settings = {"image_size": SIZE, "augment": "none", "channels": channels, "cache_dir": tmp_path, "held_out": 0.0}
-    data = TrainingData(phantoms, checkpoint="random", input_scaling=scaling, **settings)
+    data = training_data(phantoms, checkpoint="random", input_scaling=scaling, **settings)
     sample = data.dataset()[0]
     case = next(each for each in data.cases.cases if each.id == sample["case"])
     image, header = read_volume(case.image)
@@ -136,7 +136,7 @@ def test_the_scaling_changes_what_a_run_segments(tmp_path):
 
 def test_features_are_cached_for_one_scaling(phantoms, tmp_path):
     settings = {"image_size": SIZE, "augment": "none", "cache_dir": tmp_path, "checkpoint": "random"}
-    keys = {TrainingData(phantoms, input_scaling=name, **settings).views(1, True).sha256() for name in ("sam", "unit")}
+    keys = {training_data(phantoms, input_scaling=name, **settings).views(1, True).sha256() for name in ("sam", "unit")}
     assert len(keys) == 2
 
 

@@ -8,11 +8,11 @@ import pytest
 from medsam_adapt.bundle.contents import bundle_folder
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.slices.slice_store import StoredCase
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.prediction.quality_flags import class_flags
 from medsam_adapt.runs.record import read_run, write_run
 from medsam_adapt.runs.statistics import ClassStatistics, read_statistics, training_statistics
 from tests.made_runs import make_run
+from tests.slicing import training_data
 
 KNOWN = ClassStatistics(volume_ml=[100.0, 120.0, 200.0], grey_level=[100.0, 140.0])
 
@@ -77,7 +77,7 @@ def test_a_run_without_statistics_has_none(tmp_path):
 
 
 def test_a_runs_folder_holds_the_statistics_of_its_training_cases(phantoms, tmp_path):
-    data = TrainingData(phantoms, image_size=32, cache_dir=tmp_path / "cache")
+    data = training_data(phantoms, image_size=32, cache_dir=tmp_path / "cache")
     found = training_statistics(data)
     for label_id, name in zip(data.label_ids, data.class_names, strict=True):
         volumes = []

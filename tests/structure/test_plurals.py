@@ -15,7 +15,7 @@ NOUNS = (
 _PLURAL = re.compile(rf" (?:[a-z-]+ )?(?:{'|'.join(NOUNS)})(?:e?s)\b")
 _COUNT = re.compile(r"len\(|(?:^|[._])(?:count|total|steps|epochs|patients|cases)$")  # what is certainly a number
 # Modules whose numbers are certainly above one: of classes beyond the most that are possible, of four channels.
-SEVERAL = {"medsam_adapt/data/slices/training_data.py", "medsam_adapt/data/slices/slicing_spec.py"}
+SEVERAL = {"medsam_adapt/data/slices/training_cases.py", "medsam_adapt/data/slices/slicing_spec.py"}
 
 
 def faults(source: str) -> list[str]:

@@ -12,11 +12,11 @@ from torch import nn
 from medsam_adapt.cli.main import main
 from medsam_adapt.data.phantom.phantom import write_phantoms
 from medsam_adapt.data.slices.sampling import SliceDataset
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.inference.inferer import SlicewiseInferer
 from medsam_adapt.training.run_handler import RunHandler
 from medsam_adapt.training.unlabelled import LABEL_FOLDER, SelfTraining
 from tests.equal_runs import differences
+from tests.slicing import training_data
 
 SMALL = ["--image-size", "32", "--epochs", "3", "--device", "cpu"]
 SETS = ("batch_size=4", "min_steps=3", "max_steps=3", "average=0.9", "unlabelled_from=0.3", "num_workers=0")
@@ -95,7 +95,7 @@ def test_the_average_labels_and_held_out_scans_stay_unseen(phantoms, scans, tmp_
     shutil.copytree(scans, everything)
     for image in (phantoms / "images").iterdir():
         shutil.copy(image, everything / image.name)
-    data = TrainingData(phantoms, image_size=32, held_out=0.34, cache_dir=tmp_path, unlabelled=everything)
+    data = training_data(phantoms, image_size=32, held_out=0.34, cache_dir=tmp_path, unlabelled=everything)
     data.store()
     network = Guess(32)
     average = SimpleNamespace(applied=lambda: Applied(network.level))
@@ -139,7 +139,8 @@ def test_a_dry_run_counts_the_scans(phantoms, scans, tmp_path, capsys):
 
 
 def test_a_scan_without_a_class_that_every_patient_has_is_not_learned_from(phantoms, scans, tmp_path, monkeypatch):
-    data = TrainingData(phantoms, image_size=32, held_out=0, cache_dir=tmp_path, unlabelled=scans)
+    settings = {"image_size": 32, "held_out": 0, "cache_dir": tmp_path, "unlabelled_share": 0.5}
+    data = training_data(phantoms, unlabelled=scans, **settings)
     dataset = data.dataset()
     knobs = SimpleNamespace(unlabelled_least=0.9, unlabelled_from=0.4)
     network = Guess(32)

@@ -26,17 +26,14 @@ _LEAST_ADC = 50.0  # 1e-6 mm²/s: numbers below this are of another unit, such a
 
 
 def policy_of_cases(
-    cases: Sequence[Case],
-    headers: Mapping[str, VolumeHeader],
-    setting: Intensity,
-    of_layout: str = "auto",
-    images: Sequence[str] = (),
+    labelled: LabelledVolumes, setting: Intensity, of_layout: str = "auto", images: Sequence[str] = ()
 ) -> tuple[IntensityPolicy, str]:
     """The policy, and a sentence that states which it is and why.
 
+    A window that is chosen for CT is widened where it hides a structure of the training labels (`visible_window`).
+
     Args:
-        cases: to train on.
-        headers: of the images by case id.
+        labelled: the training volumes.
         setting: one rule, or one for each image.
         of_layout: the rule that suits the data set, where the setting is ``auto``.
         images: names of the images of a case, where there are several.
@@ -53,10 +50,12 @@ def policy_of_cases(
         raise InputError(f"intensity: {given} are given and {count}. Give one rule, or one for each image.")
     if names[0].startswith("ct-windows:") and images:
         raise InputError("intensity: ct-windows fills the colours from one image. Choose another rule for several.")
+    cases, headers = labelled.cases, labelled.headers
     sample = list(cases[:_SAMPLE])
     if not images:
         stated = [headers[case.id].modality for case in cases]
-        return _choose(names[0], of_layout, sample, headers, stated)
+        policy, reason = _choose(names[0], of_layout, sample, headers, stated)
+        return _visible(policy, reason, labelled) if setting == of_layout == "auto" else (policy, reason)
     found = []
     for index, name in enumerate(names * len(images) if len(names) == 1 else names):
         stated = [headers[case.id].modalities[index] for case in cases]
@@ -68,14 +67,8 @@ def policy_of_cases(
     return IntensityPolicy(kind="channels", channels=policies, modality=policies[0].modality), reason
 
 
-def visible_policy(policy: IntensityPolicy, reason: str, labelled: LabelledVolumes) -> tuple[IntensityPolicy, str]:
-    """A window chosen for CT, widened where it hides a structure of the training labels (`visible_window`).
-
-    Args:
-        policy: chosen without looking at labels.
-        reason: of that choice.
-        labelled: the training volumes.
-    """
+def _visible(policy: IntensityPolicy, reason: str, labelled: LabelledVolumes) -> tuple[IntensityPolicy, str]:
+    """The policy, which was chosen without looking at labels, and its reason, once it shows what is learned."""
     if policy.kind != "window" or policy.modality != "CT" or policy.low is None or policy.high is None:
         return policy, reason
     low, high = visible_window(labelled.axial_slices(_SAMPLE), policy.low, policy.high)

@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from medsam_adapt.config import Axis, AxisChoice, PlaneChoice, Tiles
+from medsam_adapt.config import Axis, Knobs
 from medsam_adapt.data.slices.geometry import (
     SMALLEST_FITTING,
     SlicePlan,
@@ -81,39 +81,30 @@ class LabelledVolumes:
             yield slices[:: math.ceil(len(slices) / _SLICES)], labels, table
 
 
-def fit_slices(
-    volumes: LabelledVolumes,
-    image_size: int,
-    axis: AxisChoice,
-    planes: PlaneChoice,
-    tiles: Tiles,
-    fits_size: bool,
-    prompted: bool,
-) -> SliceFit:
+def fit_slices(volumes: LabelledVolumes, knobs: Knobs, image_size: int, fits_size: bool) -> SliceFit:
     """Choose directions, image size and tiles by the training volumes, as far as the settings leave it open.
 
     Where tiles suit the one direction, the others are left out: a long structure is no longer small on their slices.
 
     Args:
         volumes: that are trained on.
+        knobs: the settings of the run: its ``axis``, ``planes``, ``tiles``, and ``prompt``, which lies on whole slices
+            of one direction.
         image_size: side of the square in pixels, kept unless ``fits_size``.
-        axis: slicing direction; ``auto`` as `acquired_axis`.
-        planes: as for `TrainingData`.
-        tiles: as for `TrainingData`.
         fits_size: whether the image size follows from the volumes (`fitting_size`).
-        prompted: whether the network takes prompts, which lie on whole slices of one direction.
     """
     headers = [volumes.headers[case.id] for case in volumes.cases]
-    first = acquired_axis(headers) if axis == "auto" else axis
+    first = acquired_axis(headers) if knobs.axis == "auto" else knobs.axis
+    three, prompted = knobs.planes == "three", knobs.prompt != "none"
 
     def size(directions: Sequence[Axis]) -> int:
         return max(fitting_size(headers, each) for each in directions) if fits_size else image_size
 
-    directions: Sequence[Axis] = get_args(Axis) if planes == "three" else [first]
+    directions: Sequence[Axis] = get_args(Axis) if three else [first]
     whole = size(directions)
-    may_tile = fits_size and tiles == "auto" and not prompted
+    may_tile = fits_size and knobs.tiles == "auto" and not prompted
     if may_tile and all(suit_tiles(volumes.slices(direction, whole), whole) for direction in directions):
-        return SliceFit(first, SMALLEST_FITTING, whole, planes == "three")
-    if planes == "auto" and not prompted and suits_three_planes(headers):
+        return SliceFit(first, SMALLEST_FITTING, whole, three)
+    if knobs.planes == "auto" and not prompted and suits_three_planes(headers):
         return SliceFit(first, size(get_args(Axis)), None, three_planes=True)
-    return SliceFit(first, whole, None, planes == "three")
+    return SliceFit(first, whole, None, three)

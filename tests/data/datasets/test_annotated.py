@@ -12,9 +12,9 @@ from medsam_adapt.data.datasets.cases import find_cases, select_classes
 from medsam_adapt.data.datasets.convert import convert_cases
 from medsam_adapt.data.datasets.survey import survey
 from medsam_adapt.data.slices.sampling import balanced_weights
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.evaluation.evaluator import VolumeScores, labelled_volumes, without_classes
 from tests.data import samples
+from tests.slicing import training_data
 
 CLASSES = {"1": "liver", "2": "spleen"}
 
@@ -92,7 +92,7 @@ def test_a_copy_declares_it_too(data, tmp_path):
 
 
 def test_background_may_be_what_nobody_drew_in_training(data, tmp_path):
-    made = TrainingData(data, image_size=16, augment="none", held_out=0, cache_dir=tmp_path / "cache")
+    made = training_data(data, image_size=16, augment="none", held_out=0, cache_dir=tmp_path / "cache")
     dataset = made.dataset()
     for sample in dataset.samples:
         label = dataset.transform(sample)["label"]
@@ -107,7 +107,7 @@ def test_slices_of_cases_without_a_class_are_drawn_a_third_as_often(data, tmp_pa
     settings = {"image_size": 16, "augment": "none", "held_out": 0, "cache_dir": tmp_path / "cache"}
 
     def shares(**more):
-        dataset = TrainingData(data, **settings, **more).dataset()
+        dataset = training_data(data, **settings, **more).dataset()
         return np.array([sample["case"] in ("case_0", "case_1") for sample in dataset.samples]), dataset.weights
 
     partial, weights = shares()
@@ -116,7 +116,7 @@ def test_slices_of_cases_without_a_class_are_drawn_a_third_as_often(data, tmp_pa
     expected = np.where(partial, alone / 3, alone)
     np.testing.assert_allclose(weights, expected / expected.sum())
     np.testing.assert_allclose(shares(classes=["liver"])[1], 1 / len(alone))  # of which every case is complete
-    prompted = TrainingData(data, prompt="box", **settings).dataset()
+    prompted = training_data(data, prompt="box", **settings).dataset()
     livers = [
         weight for weight, sample in zip(prompted.weights, prompted.samples, strict=True) if sample["structure"] == 1
     ]
@@ -126,14 +126,14 @@ def test_slices_of_cases_without_a_class_are_drawn_a_third_as_often(data, tmp_pa
 
 def memberships_of(data, settings):
     """(N, C) which classes each training slice shows."""
-    made = TrainingData(data, **settings)
+    made = training_data(data, **settings)
     stored = made.store()
     return np.stack([stored[s["case"]].voxels[s["slice"], 1:] > 0 for s in made.samples()])
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_scores_leave_out_what_nobody_drew(data, tmp_path, number):
-    made = TrainingData(data, image_size=16, held_out=0, cache_dir=tmp_path / "cache")
+    made = training_data(data, image_size=16, held_out=0, cache_dir=tmp_path / "cache")
     item = labelled_volumes(data, "auto", [f"case_{number}"], made.slicing)[0]
     assert item["unannotated"] == ("2" if number < 2 else "")
     scores = VolumeScores(["liver", "spleen"])
@@ -160,7 +160,7 @@ def test_masks_of_classes_that_overlap_are_ignored_where_nobody_drew_them(data, 
         entry = {"image": f"images/case_{number}.nii.gz", "label": masks}
         entries.append({**entry, "annotated": ["liver"]} if number < 2 else entry)
     (data / "masks.json").write_text(json.dumps({"labels": CLASSES, "training": entries}))
-    made = TrainingData(data / "masks.json", image_size=16, augment="none", held_out=0, cache_dir=tmp_path / "cache")
+    made = training_data(data / "masks.json", image_size=16, augment="none", held_out=0, cache_dir=tmp_path / "cache")
     dataset = made.dataset()
     for sample in dataset.samples:
         label = dataset.transform(sample)["label"]

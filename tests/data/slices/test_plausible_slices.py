@@ -9,8 +9,8 @@ import torch
 
 from medsam_adapt.data.slices.plausible_slices import mark_plausible
 from medsam_adapt.data.slices.slice_store import StoredCase
-from medsam_adapt.data.slices.training_data import TrainingData
 from tests.data import samples
+from tests.slicing import training_data
 
 BRAIN, JAW = 1, 2
 
@@ -66,7 +66,7 @@ def test_the_label_is_open_only_where_the_class_may_be(tmp_path, overlapping):
             samples.volume(tmp_path / f"data/{kind}/case_{number}.nii.gz", array)
     names = {"1": "brain", "2": "jaw", "annotated": {"case_0": ["brain"]}}
     (tmp_path / "data/labels.json").write_text(json.dumps(names))
-    data = TrainingData(tmp_path / "data", image_size=16, held_out=0.0, cache_dir=tmp_path / "cache", empty_share=1.0)
+    data = training_data(tmp_path / "data", image_size=16, held_out=0.0, cache_dir=tmp_path / "cache", empty_share=1.0)
     stored = data.store()["case_0"]
     assert isinstance(stored, StoredCase)
     places = {index for index in range(30) if stored.hidden(index)[JAW - 1]}

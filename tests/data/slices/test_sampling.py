@@ -14,7 +14,7 @@ from medsam_adapt.data.slices.sampling import (
     favour_complete,
     slice_loader,
 )
-from medsam_adapt.data.slices.training_data import TrainingData
+from tests.slicing import training_data
 
 
 class Draw(Randomizable, Transform):
@@ -66,7 +66,7 @@ def test_a_smaller_batch_is_dropped_unless_it_is_the_only_one(length, batches):
 
 @pytest.mark.parametrize("prompt", ["box", "points"])
 def test_samples_do_not_depend_on_the_number_of_workers(phantoms, tmp_path, prompt):
-    data = TrainingData(phantoms, image_size=32, prompt=prompt, augment="free", cache_dir=tmp_path)
+    data = training_data(phantoms, image_size=32, prompt=prompt, augment="free", cache_dir=tmp_path)
     dataset = data.dataset()
     dataset.samples = dataset.samples[:9]
     loaders = [slice_loader(dataset, 2, seed=5, num_workers=workers) for workers in (0, 2)]
@@ -107,7 +107,7 @@ def test_an_endless_loader_goes_on_where_it_was(stop):
 
 def test_an_augmented_sample_is_of_the_same_kind_as_a_plain_one(phantoms, tmp_path):
     for augment in ("none", "anatomical", "free"):
-        dataset = TrainingData(phantoms, image_size=32, augment=augment, cache_dir=tmp_path).dataset()
+        dataset = training_data(phantoms, image_size=32, augment=augment, cache_dir=tmp_path).dataset()
         sample = dataset[0, 1]
         assert (type(sample["image"]), type(sample["label"])) == (torch.Tensor, torch.Tensor)
         assert (sample["image"].dtype, sample["label"].dtype) == (torch.float32, torch.int64)
@@ -190,7 +190,7 @@ def test_a_gland_in_one_slice_is_seen_in_every_pass(tmp_path, part):
     glands = [index for index, s in enumerate(data.samples(part)) if s["slice"] in (3, 22)]
     assert len(glands) == (2 if part == "train" else 1)
     for sampling, seen in (("balanced", 9), ("slices", 0)):
-        data.sampling = sampling
+        data.knobs.sampling = sampling
         loader = slice_loader(data.dataset(part), batch_size=2, min_steps=20)
         for _ in range(3):
             count = sum(index in glands for index, _ in loader.sampler)
@@ -218,4 +218,4 @@ def one_gland(root, **settings):
         (root / folder).mkdir()
         nib.save(nib.Nifti1Image(label, np.eye(4)), root / folder / "a.nii.gz")
     (root / "labels.json").write_text('{"1": "liver", "2": "gland"}')
-    return TrainingData(root, image_size=32, augment="none", cache_dir=root / "cache", **settings)
+    return training_data(root, image_size=32, augment="none", cache_dir=root / "cache", **settings)

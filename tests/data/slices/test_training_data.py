@@ -11,6 +11,7 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.splits import Split, save_split
 from medsam_adapt.data.slices import backbone_fit
 from medsam_adapt.data.slices.training_data import TrainingData
+from tests.slicing import training_data
 
 
 def write_cases(root: Path, patients, empty=(), spacing=(1, 1, 1)):
@@ -39,7 +40,7 @@ def data_of(tmp_path):
         if not (tmp_path / "data").exists():
             write_cases(tmp_path / "data", patients, empty)
         defaults = {"image_size": 16, "cache_dir": tmp_path / "cache", "augment": "none"}
-        return TrainingData(tmp_path / "data", **{**defaults, **settings})
+        return training_data(tmp_path / "data", **{**defaults, **settings})
 
     return make
 
@@ -98,7 +99,7 @@ def test_held_out_volumes_are_not_trained_on(data_of):
 def test_slices_are_those_of_the_acquisition_with_axis_auto(tmp_path, axis, found):
     """Ten sagittal slices of 16 x 16 voxels, 3 mm apart."""
     write_cases(tmp_path / "data", "ab", spacing=(3, 1, 1))
-    data = TrainingData(tmp_path / "data", image_size=16, cache_dir=tmp_path / "cache", axis=axis)
+    data = training_data(tmp_path / "data", image_size=16, cache_dir=tmp_path / "cache", axis=axis)
     assert data.axes == [data.slicing.axis] == [found]
     assert {sample["slice"] for sample in data.samples()} <= set(range(16))
     (plan,) = {stored.images[0].shape for stored in data.store().values()}
@@ -254,18 +255,18 @@ def test_small_structures_are_trained_on_tiles(tmp_path, side, tiles):
         (tmp_path / "data" / part).mkdir(parents=True)
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / "a.nii.gz")
     settings = {"detail": 8, "cache_dir": tmp_path / "cache", "augment": "none", "empty_share": 0.0}
-    whole = TrainingData(tmp_path / "data", **settings)
-    data = TrainingData(tmp_path / "data", tiles="auto", **settings)
+    whole = training_data(tmp_path / "data", **settings)
+    data = training_data(tmp_path / "data", tiles="auto", **settings)
     assert (whole.image_size, whole.slice_size) == (128, None)
     assert (data.image_size, data.slice_size) == ((64, 128) if tiles else (128, None))
     assert data.slicing.slice_size == data.slice_size
     assert data.store()["a"].images[2].shape == whole.store()["a"].images[2].shape
     assert data.dataset()[1]["image"].shape == (3, data.image_size, data.image_size)
-    located = TrainingData(tmp_path / "data", tiles="auto", coordinates="auto", **settings)
+    located = training_data(tmp_path / "data", tiles="auto", coordinates="auto", **settings)
     assert located.slicing.sees_coordinates == tiles
     sample = located.dataset()[1]
     assert sample["image"].shape == (6 if tiles else 3, data.image_size, data.image_size)
-    assert TrainingData(tmp_path / "data", coordinates="on", **settings).slicing.sees_coordinates
+    assert training_data(tmp_path / "data", coordinates="on", **settings).slicing.sees_coordinates
 
 
 @pytest.mark.parametrize(("inside", "window"), [(-500, (-850, 240)), (40, (-160, 240))])
@@ -280,10 +281,10 @@ def test_the_window_of_a_ct_shows_what_is_learned(tmp_path, inside, window):
             np.eye(4) if part == "images" else np.array([[0, -1, 0, 39], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
         )
         nib.save(nib.Nifti1Image(each, affine), tmp_path / "data" / part / "a.nii.gz")
-    data = TrainingData(tmp_path / "data", cache_dir=tmp_path / "cache")
+    data = training_data(tmp_path / "data", cache_dir=tmp_path / "cache")
     assert (data.policy.low, data.policy.high) == window
     assert ("would show a structure and what is around it alike" in data.policy_reason) == (inside == -500)
-    named = TrainingData(tmp_path / "data", cache_dir=tmp_path / "cache", intensity="ct-abdomen")
+    named = training_data(tmp_path / "data", cache_dir=tmp_path / "cache", intensity="ct-abdomen")
     assert (named.policy.low, named.policy.high) == (-160, 240)
 
 
@@ -306,7 +307,7 @@ def test_tiles_are_chosen_before_three_planes(tmp_path, length, tiles):
         (tmp_path / "data" / part).mkdir(parents=True)
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / "a.nii.gz")
     settings = {"detail": 8, "cache_dir": tmp_path / "cache", "tiles": "auto"}
-    data = TrainingData(tmp_path / "data", planes="auto", **settings)
+    data = training_data(tmp_path / "data", planes="auto", **settings)
     assert data.three_planes is not tiles
     assert (data.image_size, data.slice_size) == ((64, 112) if tiles else (112, None))
-    assert TrainingData(tmp_path / "data", planes="one", **settings).three_planes is False
+    assert training_data(tmp_path / "data", planes="one", **settings).three_planes is False

@@ -10,10 +10,10 @@ from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices import backbone_fit
 from medsam_adapt.data.slices.sampling import slice_loader
 from medsam_adapt.data.slices.slice_store import store_cases
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.volumes.io import read_volume, to_ras
 from medsam_adapt.data.volumes.label_coding import IGNORED, parts_of, read_classes
 from tests.data import samples
+from tests.slicing import training_data
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def data_of(tmp_path):
     def make(**settings):
         defaults = {"image_size": 32, "cache_dir": tmp_path / "cache", "augment": "none", "held_out": 0}
         unlabelled = {"unlabelled": tmp_path / "scans"}
-        return TrainingData(tmp_path / "data", **{**defaults, **unlabelled, **settings})
+        return training_data(tmp_path / "data", **{**defaults, **unlabelled, **settings})
 
     return make
 

@@ -5,9 +5,9 @@ import pytest
 from pydicom import Dataset
 
 from medsam_adapt.core.errors import InputError
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.volumes import io
 from tests.data import dicom_files
+from tests.slicing import training_data
 
 STORED = np.random.default_rng(1).integers(0, 4000, (4, 5, 6)).astype(np.int16)
 SLOPE = 2.5
@@ -134,7 +134,7 @@ def test_training_on_pet_takes_suv_and_names_what_is_missing_first(tmp_path):
         label = np.zeros(BQML.shape, np.uint8)
         label[2:4, 1:4, 1:3] = 1
         io.write_label(tmp_path / f"data/case_{number}/label.nii.gz", label, folder)
-    data = TrainingData(tmp_path / "data", image_size=32, cache_dir=tmp_path / "cache")
+    data = training_data(tmp_path / "data", image_size=32, cache_dir=tmp_path / "cache")
     assert (data.policy.low, data.policy.high, data.policy.unit) == (0, 10, "SUV")
     assert "0 to 10 SUV become black to white, since the headers state PT" in data.policy_reason
     stored = data.store()[data.split.train[0]]
@@ -144,4 +144,4 @@ def test_training_on_pet_takes_suv_and_names_what_is_missing_first(tmp_path):
         path.unlink() if path.suffix != ".gz" else None
     pet(tmp_path / "data/case_1", PatientWeight=None)
     with pytest.raises(InputError, match="it has no PatientWeight above 0"):
-        TrainingData(tmp_path / "data", image_size=32, cache_dir=tmp_path / "cache")
+        training_data(tmp_path / "data", image_size=32, cache_dir=tmp_path / "cache")

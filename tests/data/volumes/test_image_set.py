@@ -14,13 +14,13 @@ from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.cases import find_cases
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.slicing_spec import SlicingSpec
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.slices.volume_transforms import mask_transforms, volume_transforms, volumes_in
 from medsam_adapt.data.volumes import io
 from medsam_adapt.data.volumes.image_set import ImageSet
 from medsam_adapt.runs.record import read_run
 from tests.cli.test_layouts_cli import SMALL, call, scores, tiny_sam  # noqa: F401
 from tests.data import samples
+from tests.slicing import training_data
 
 
 def refused(capsys, *arguments):
@@ -65,7 +65,7 @@ def test_both_are_needed(data):
     with pytest.raises(InputError, match="contrast and both exclude each other"):
         find_cases(data, "segrap:contrast,both")
     with pytest.raises(InputError, match=r"image and image_contrast fill SAM's channels. Leave out channels"):
-        TrainingData(data, "segrap:both", channels="adjacent")
+        training_data(data, layout="segrap:both", channels="adjacent")
     (case(data) / "image_contrast.nii.gz").unlink()
     with pytest.raises(InputError, match=r"segrap_0000: it has no image_contrast\.nii\.gz\. Add it"):
         find_cases(data, "segrap:both")

@@ -6,7 +6,6 @@ import torch
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.case_checks import check_cases
 from medsam_adapt.data.datasets.cases import find_cases, select_classes
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.volumes.label_coding import (
     IGNORED,
     LabelCoding,
@@ -18,6 +17,7 @@ from medsam_adapt.data.volumes.label_coding import (
     renumber,
 )
 from tests.data import samples
+from tests.slicing import training_data
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -126,7 +126,7 @@ def test_training_samples_are_the_masks_of_their_slice(tmp_path, sample):
     samples.SAMPLES[sample](tmp_path / "data")
     names = ["Brain", "TemporalLobe_L", "Eye_R"]
     settings = {"classes": names, "image_size": 64, "augment": "none", "held_out": 0.0}
-    data = TrainingData(tmp_path / "data", **settings)
+    data = training_data(tmp_path / "data", **settings)
     assert data.overlapping
     stored = data.store()["segrap_0001"]
     masks = samples.organ_masks(samples.segrap_parts(1)[1])
@@ -147,7 +147,7 @@ def test_training_samples_are_the_masks_of_their_slice(tmp_path, sample):
 @pytest.mark.parametrize("augment", ["none", "free"])
 def test_prompted_samples_of_overlapping_classes_are_single_masks(tmp_path, augment):
     samples.SAMPLES["nnunet_regions"](tmp_path / "data")
-    data = TrainingData(tmp_path / "data", image_size=32, prompt="box", augment=augment, held_out=0.0)
+    data = training_data(tmp_path / "data", image_size=32, prompt="box", augment=augment, held_out=0.0)
     wanted = {(s["case"], s["slice"], s["structure"]) for s in data.samples()}
     assert {structure for *_, structure in wanted} == {1, 2}
     first = {(case, index) for case, index, structure in wanted if structure == 1}

@@ -8,8 +8,8 @@ from PIL import Image, ImageOps
 
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.data.datasets.survey import survey
-from medsam_adapt.data.slices.training_data import TrainingData
 from medsam_adapt.data.volumes import io
+from tests.slicing import training_data
 
 SIZE = (48, 64)
 INSIDE = np.zeros(SIZE, bool)
@@ -190,7 +190,7 @@ def test_a_data_set_may_mix_them_all(tmp_path):
     seen = survey(root)
     assert seen.problems == ()
     assert {count[1] for count in seen.check.voxels.values()} == {INSIDE.sum()}
-    data = TrainingData(root, image_size=64, cache_dir=tmp_path / "cache", held_out=0, augment="none")
+    data = training_data(root, image_size=64, cache_dir=tmp_path / "cache", held_out=0, augment="none")
     assert data.policy.high == 255
     for sample in data.dataset("train"):
         assert sample["image"].shape == (3, 64, 64)
@@ -213,8 +213,8 @@ def test_several_classes_from_palettes(tmp_path):
 def test_12_bits_in_16_are_trained_on_by_percentiles(tmp_path):
     dark = (np.random.default_rng(0).integers(300, 600, SIZE) + 3000 * INSIDE).astype(np.uint16)
     root = data_set(tmp_path / "data", [dark] * 3, [INSIDE.astype(np.uint8) * 255] * 3)
-    data = TrainingData(root, image_size=64, cache_dir=tmp_path / "cache")
+    data = training_data(root, image_size=64, cache_dir=tmp_path / "cache")
     grey = data.policy.apply(io.read_volume(root / "images/0.png")[0])[:, :, 0].swapaxes(0, 1)
     assert grey[INSIDE].mean() - grey[~INSIDE].mean() > 200
-    chosen = TrainingData(root, image_size=64, cache_dir=tmp_path / "cache", intensity="picture")
+    chosen = training_data(root, image_size=64, cache_dir=tmp_path / "cache", intensity="picture")
     assert (chosen.policy.kind, chosen.policy.high) == ("window", 255)
