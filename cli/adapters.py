@@ -73,8 +73,8 @@ def pull_adapter(
         raise InputError(f"{output}: it is the folder of the adapter itself. Name another --output.")
     if not pull(place, output, checkpoint):
         warn(
-            "the weights are not bit-identical to those that were pushed: this torch or this processor rounds "
-            "otherwise (voxels on a border may differ), or run.json was changed."
+            "the weights are not bit-identical to those that were pushed: this torch or this CPU rounds "
+            "differently (voxels on a border may differ), or run.json was changed."
         )
     say(f"Made: {output}\nNext: medsam-adapt predict {output} -i SCAN -o MASKS")
 

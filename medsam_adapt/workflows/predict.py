@@ -72,7 +72,7 @@ def predict(
         skip_existing: skip volumes whose outputs all exist.
         fail_fast: stop at the first volume that cannot be read.
         part: ``K/N`` for part K of N of the volumes; None takes it from torchrun or SLURM, else all.
-        gpus: processes of this machine, one for each GPU; with the device cpu, on the processor.
+        gpus: processes of this machine, one for each GPU; with the device cpu, on the CPU.
         cluster: address of a Dask scheduler, or ``local:N`` for N workers of this machine.
         flips: average over mirrored slices too.
         format: of the masks, such as ``nifti`` or ``dicom-seg``.

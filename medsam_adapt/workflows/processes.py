@@ -60,7 +60,7 @@ def count_processes(gpus: int | None, device: str, run: Path | None = None, resu
         if there < count:
             raise InputError(
                 f"--gpus {count}: this machine has {counted(there, 'GPU')}. Ask for fewer, or add --device cpu "
-                "for processes on the processor."
+                "for processes on the CPU."
             )
     return count
 
