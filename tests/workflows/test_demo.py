@@ -7,7 +7,6 @@ from medsam_adapt.data.phantom.phantom import write_phantoms
 from medsam_adapt.workflows import demo as module
 from medsam_adapt.workflows.demo import demo
 
-pytestmark = pytest.mark.usefixtures("tiny_nano")
 SETTINGS = {"held_out": 0.2, "image_size": 32, "batch_size": 16, "min_steps": 1, "max_steps": 2, "average": 0}
 
 
