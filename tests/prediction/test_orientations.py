@@ -27,7 +27,7 @@ def trained(tiny_nano, tmp_path_factory):
     image, label = (np.asarray(nib.load(path).dataobj) for path in new)
     for path in new:
         path.unlink()
-    sets = {"image_size": 64, "epochs": 1, "min_steps": 60, "held_out": 0.0, "val_interval": 2, "learning_rate": 2e-3}
+    sets = {"image_size": 64, "epochs": 1, "min_steps": 100, "held_out": 0.0, "val_interval": 2, "learning_rate": 2e-3}
     train(data, folder / "run", bundle="decoder", sets=sets, device="cpu")
     return folder / "run", image, label
 
