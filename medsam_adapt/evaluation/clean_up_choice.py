@@ -116,9 +116,10 @@ def suggestions(data: TrainingData, held_out: bool) -> list[list[ClassCleanUp]]:
             patients[number] += 1
             mask = labels[box] == number
             sizes = piece_sizes(mask)
-            around = box if len(sizes) == 1 else largest_box(mask)
-            longest[number] = max(longest[number], diagonal(around, sides))
             one_piece[number] &= bool(sizes[0] >= _ONE_PIECE * sizes.sum())
+            if one_piece[number]:
+                around = box if len(sizes) == 1 else largest_box(mask)  # a stray voxel of a label does not count
+                longest[number] = max(longest[number], diagonal(around, sides))
             smallest[number] = min(smallest[number], float(volumes[number] * sizes[-1] / sizes.sum()))
     found = []
     for number, name in zip(numbers, data.class_names, strict=True):

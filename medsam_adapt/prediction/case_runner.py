@@ -15,7 +15,7 @@ import numpy as np
 from medsam_adapt.core.errors import InputError, is_out_of_memory
 from medsam_adapt.core.files import folder_written_whole
 from medsam_adapt.data.prompts.file import Prompt
-from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, piece_sizes, voxel_ml
+from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, piece_sizes, voxel_ml, voxel_sides
 from medsam_adapt.data.volumes.formats.dicom_headers import quiet_dicom
 from medsam_adapt.data.volumes.io import VolumeHeader, read_volume, write_label
 from medsam_adapt.inference.byte_maps import LEVELS
@@ -165,7 +165,7 @@ class CaseRunner:
         )
         voxels = segmented.voxels
         if self.cleaning:
-            voxels = self.cleaning(voxels, record.label_ids, np.linalg.norm(header.affine[:3, :3], axis=0))
+            voxels = self.cleaning(voxels, record.label_ids, voxel_sides(header.affine))
         segmentation = Segmentation(voxels, record.class_names, record.label_ids)
         volumes, more = self._measure(segmentation, image, header)
         entry = case_entry(seconds + time.perf_counter() - started, volumes, [*flags, *more], case.outputs)

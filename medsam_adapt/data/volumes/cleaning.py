@@ -107,6 +107,13 @@ def voxel_ml(affine: np.ndarray) -> float:
     return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
+def voxel_sides(affine: np.ndarray) -> list[float]:
+    """Sides of a voxel in mm, from the (4, 4) affine to mm; a sheared one's are shortened to its volume."""
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    share = 1000 * voxel_ml(affine) / float(np.prod(sides))
+    return [float(side) for side in (sides if np.isclose(share, 1, rtol=1e-6) else sides * share ** (1 / 3))]
+
+
 def diagonal(box: Sequence[slice], sides: Sequence[float]) -> float:
     """Of a box of voxels, mm."""
     return float(np.linalg.norm([(s.stop - s.start) * side for s, side in zip(box, sides, strict=True)]))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, clean_each, piece_sizes, voxel_ml
+from medsam_adapt.data.volumes.cleaning import Cleaning, bounding_boxes, clean_each, piece_sizes, voxel_ml, voxel_sides
 
 SIDES = (5, 10, 10)  # mm: 0.5 ml
 
@@ -109,3 +109,10 @@ def test_a_piece_is_far_by_what_lies_between_it_and_the_pieces_kept_before(turne
         voxels, expected, sides = voxels.transpose(1, 2, 0), expected.transpose(1, 2, 0), (1, 1, 2)
     np.testing.assert_array_equal(clean_each(voxels, {1: Cleaning(longest_mm=45)}, sides), expected)
     np.testing.assert_array_equal(clean_each(voxels, {1: Cleaning(longest_mm=80)}, sides), voxels)
+
+
+def test_the_sides_of_a_sheared_voxel_have_its_volume():
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    np.testing.assert_array_equal(voxel_sides(affine), [2, 3, 4])
+    affine[1, 2] = 1.5  # slices shifted sideways, as a tilted gantry gives them: still 24 mm³
+    assert np.prod(voxel_sides(affine)) == pytest.approx(1000 * voxel_ml(affine)) == pytest.approx(24)
