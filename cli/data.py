@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
+from medsam_adapt.config import FOLDS
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.parts import parse_part, part_of_environment
 from medsam_adapt.core.text import counted, shortened
@@ -131,7 +132,7 @@ def convert(
 def split(
     folder: Folder,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON file to write.", show_default=False)],
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = FOLDS,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     layout: Layout = "auto",
     overwrite: Overwrite = False,

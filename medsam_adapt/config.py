@@ -47,6 +47,9 @@ PATH_SETTINGS = (
 )  # that may contain folders of a machine
 
 
+HELD_OUT, FOLDS = 0.2, 5  # share of the patients held out; of a cross-validation
+
+
 class Knobs(BaseModel):
     """Settings that every bundle has, named as at the top of its ``train.json``."""
 
@@ -125,7 +128,10 @@ class Knobs(BaseModel):
     )
     prompt: PromptMode = Field("none", description="prompt simulated from the label in training")
     held_out: float | None = Field(
-        0.2, ge=0, lt=1, description="share of the patients that is held out; null: a tenth, and none of fewer than ten"
+        HELD_OUT,
+        ge=0,
+        lt=1,
+        description="share of the patients that is held out; null: a tenth, and none of fewer than ten",
     )
     empty_share: float = Field(0.1, ge=0, le=1, description="share of the slices outside the labelled range used")
     augment: Augmentation = Field(
@@ -251,7 +257,7 @@ class Knobs(BaseModel):
     )
     split_file: str | None = Field(None, description="a saved splits.json to use; null draws a new split")
     fold: int | None = Field(None, ge=0, description="fold held out in a cross-validation, from 0; null is none")
-    folds: int = Field(5, ge=2, description="folds that are drawn where split_file gives none")
+    folds: int = Field(FOLDS, ge=2, description="folds that are drawn where split_file gives none")
     from_run: str | None = Field(None, description="a run to start from: its weights, classes and intensities are kept")
     seed: int = Field(0, ge=0, lt=2**31, description="random seed")
 

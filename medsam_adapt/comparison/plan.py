@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medsam_adapt.comparison.run import ScoredRun
+from medsam_adapt.config import HELD_OUT
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.core.json_files import read_object
@@ -26,7 +27,6 @@ from medsam_adapt.scoring.metrics import MetricRules
 from medsam_adapt.scoring.summary import METRICS_FILE, read_metrics
 
 PLAN_FILE, FORMAT = "comparison.json", 1
-HELD_OUT = 0.2  # of the patients, without folds
 
 State = Literal["new", "begun", "trained"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medsam_adapt.config import FOLDS, HELD_OUT
 from medsam_adapt.core.errors import InputError
 from medsam_adapt.core.files import write_json
 from medsam_adapt.core.json_files import read_object
@@ -30,7 +31,7 @@ class Split:
     held_out: tuple[str, ...]
 
 
-def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | None = 0.2) -> Split:
+def split_cases(cases: Iterable[Case], seed: int, held_out_fraction: float | None = HELD_OUT) -> Split:
     """A seeded split by patient; the order of ``cases`` does not matter.
 
     With fewer than three patients nothing is held out; otherwise at least one patient is, and at least one trained on.
@@ -57,7 +58,7 @@ def continued_split(
     trained: Collection[str],
     held_out: Collection[str],
     seed: int,
-    held_out_fraction: float | None = 0.2,
+    held_out_fraction: float | None = HELD_OUT,
 ) -> Split:
     """The split of a run that continues from earlier ones: who was held out stays so, and who was trained on too.
 
@@ -89,7 +90,7 @@ def continued_split(
     return split
 
 
-def fold_cases(cases: Iterable[Case], seed: int, folds: int = 5) -> tuple[Split, ...]:
+def fold_cases(cases: Iterable[Case], seed: int, folds: int = FOLDS) -> tuple[Split, ...]:
     """The splits of a cross-validation, by patient: every case is held out in one of them.
 
     The order of ``cases`` does not matter; the numbers of patients held out differ by one at most.
@@ -134,10 +135,10 @@ def _hold_out(cases: Sequence[Case], patients: set[str]) -> Split:
 def choose_split(
     cases: Iterable[Case],
     seed: int,
-    held_out_fraction: float | None = 0.2,
+    held_out_fraction: float | None = HELD_OUT,
     split_file: str | Path | None = None,
     fold: int | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
 ) -> Split:
     """The split of a run: of a file, one fold of a cross-validation, or a part held out.
 
