@@ -1,5 +1,7 @@
 """A training reports which backbone it takes, and why."""
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from medsam_adapt.core.errors import InputError
@@ -8,6 +10,7 @@ from medsam_adapt.data.slices.backbone_fit import fit_backbone
 from medsam_adapt.workflows.backbone_choice import why_backbone
 from medsam_adapt.workflows.reporter import Reporter
 from medsam_adapt.workflows.train import plan_training, train
+from tests.slicing import training_data
 
 
 class Notes(Reporter):
@@ -71,3 +74,27 @@ def test_large_slices_are_learned_on_the_medical_backbone(
     assert settings.get("image_size") == (128 if backbone == "lite_medsam" else None)
     assert settings.get("cached_views", 8) == (0 if backbone == "lite_medsam" else 8)
     assert ("default" in why) == (backbone == "vit_nano")
+
+
+@pytest.mark.parametrize(
+    ("sides", "minutes", "size"),
+    [
+        ((256, 200, 4), None, 192),
+        ((256, 200, 4), 10, 192),
+        ((256, 200, 4), 9, 128),  # no time for as many steps of larger slices
+        ((256, 200, 300), None, 128),  # nor to encode so many of them
+        ((150, 150, 4), None, 160),
+        ((130, 130, 4), None, 128),  # TinyViT takes multiples of 32
+    ],
+)
+def test_the_medical_backbone_sees_finer_slices_where_there_is_time(tmp_path, monkeypatch, sides, minutes, size):
+    monkeypatch.setattr(backbone_fit, "local_path", lambda name: tmp_path)
+    label = np.zeros(sides, np.uint8)
+    label[40:110, 40:110, 1:3] = 1
+    for part, voxels in (("images", 100 + 100 * label.astype(np.int16)), ("labels", label)):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for case in "abc":
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / f"{case}.nii.gz")
+    settings = {"backbone": "auto", "detail": 16, "held_out": 0.0, "cache_dir": str(tmp_path / "cache")}
+    data = training_data(tmp_path / "data", minutes=minutes, **settings)
+    assert (data.knobs.backbone, data.image_size, data.knobs.image_size) == ("lite_medsam", size, size)

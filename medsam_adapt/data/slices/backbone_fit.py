@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from medsam_adapt.data.slices.geometry import LARGEST_FITTING
 from medsam_adapt.weights.store import local_path
 
 SMALL, MEDICAL = "vit_nano", "lite_medsam"  # both come with pip: the first with this package, the second with an extra
@@ -11,6 +12,8 @@ _PATIENTS = 3  # at least; from a single one vit_nano learned more, and two were
 _SLICES = 2_000  # at most: ten minutes of one processor core for LiteMedSAM's encoder
 _SECONDS = 0.3  # of a slice of 128 pixels there, on a busy core
 _SHARE = 0.4  # of a time budget, at most
+_FINE = 192  # pixels of a slice: masks become finer than with 128, and a step takes more than twice as long
+_FINE_FROM = 10  # minutes of a time budget
 
 
 class BackboneFit(NamedTuple):
@@ -30,6 +33,13 @@ def most_slices(minutes: float | None) -> int:
     return _SLICES if minutes is None else min(_SLICES, int(_SHARE * 60 * minutes / _SECONDS))
 
 
+def finest_size(slices: int, minutes: float | None) -> int:
+    """Largest side in pixels of the slices that `MEDICAL` sees; arguments as for `fit_backbone`."""
+    has_time = minutes is None or minutes >= _FINE_FROM
+    fits = slices * (_FINE / LARGEST_FITTING) ** 2 <= most_slices(minutes)
+    return _FINE if has_time and fits else LARGEST_FITTING
+
+
 def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minutes: float | None) -> BackboneFit:
     """`MEDICAL` where its weights are here and its features pay, else `SMALL`.
 
@@ -38,7 +48,7 @@ def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minut
     they are too coarse.
 
     Args:
-        image_size: that was chosen from the volumes, in pixels.
+        image_size: that suits the volumes, in pixels, at most `finest_size`.
         large: whether the volumes fill whole slices of the largest size that is chosen.
         patients: that are trained on.
         slices: of all training volumes and directions together.
@@ -55,6 +65,6 @@ def fit_backbone(image_size: int, large: bool, patients: int, slices: int, minut
         limit = "in reasonable time" if minutes is None else f"in {minutes:g} min"
         why = f"the default for more slices ({slices}) than {MEDICAL} encodes {limit}"
     else:
-        settings = {"backbone": MEDICAL, "image_size": image_size, "cache_frozen": "auto", "cached_views": 0}
+        settings = {"backbone": MEDICAL, "image_size": image_size // 32 * 32, "cache_frozen": "auto", "cached_views": 0}
         return BackboneFit({**settings, "cache_dtype": "float16"}, "which has seen patients, for large slices")
     return BackboneFit({"backbone": SMALL}, why)

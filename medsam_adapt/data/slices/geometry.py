@@ -156,15 +156,16 @@ class SlicePlan:
         return any(small < large for small, large in zip(self.resized, self.native, strict=True))
 
 
-def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
+def fitting_size(headers: Sequence[VolumeHeader], axis: Axis, largest: int = LARGEST_FITTING) -> int:
     """Side in pixels of a square in which the slices of every volume keep their finest pixels, as far as bounds allow.
 
-    A multiple of 16 from `SMALLEST_FITTING` to `LARGEST_FITTING`: below, a network has too few pixels to halve; above,
-    steps take minutes for little more.
+    A multiple of 16 from `SMALLEST_FITTING` to ``largest``: below, a network has too few pixels to halve; above, steps
+    take too long for what they give.
 
     Args:
         headers: of the volumes.
         axis: slicing direction.
+        largest: upper bound, a multiple of 16.
     """
     sides = []
     for header in headers:
@@ -173,7 +174,7 @@ def fitting_size(headers: Sequence[VolumeHeader], axis: Axis) -> int:
         plane = [i for i in range(3) if i != _SLICE_AXIS[axis]]
         sides.append(max(view.shape[i] * spacing[i] for i in plane) / min(spacing[i] for i in plane))
     wanted = 16 * math.ceil(max(sides) / 16 - 1e-6)
-    return int(min(max(wanted, SMALLEST_FITTING), LARGEST_FITTING))
+    return int(min(max(wanted, SMALLEST_FITTING), largest))
 
 
 def acquired_axis(headers: Sequence[VolumeHeader]) -> Axis:

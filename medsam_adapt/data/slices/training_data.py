@@ -15,9 +15,9 @@ from medsam_adapt.core.literals import as_typed
 from medsam_adapt.data.datasets.case_checks import CaseCheck
 from medsam_adapt.data.datasets.splits import Split
 from medsam_adapt.data.datasets.unlabelled import find_unlabelled
-from medsam_adapt.data.slices.backbone_fit import SMALL, fit_backbone, most_slices
+from medsam_adapt.data.slices.backbone_fit import SMALL, finest_size, fit_backbone, most_slices
 from medsam_adapt.data.slices.earlier_run import EarlierRun
-from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices, slice_distance
+from medsam_adapt.data.slices.geometry import LARGEST_FITTING, count_slices, fitting_size, slice_distance
 from medsam_adapt.data.slices.intensity import IntensityPolicy
 from medsam_adapt.data.slices.plausible_slices import mark_plausible
 from medsam_adapt.data.slices.policy_choice import policy_of_cases
@@ -260,9 +260,11 @@ class TrainingData:
                 self.unlabelled.limit(most - slices, self.axes)  # more would change the backbone
             slices += self.unlabelled.count_slices(self.axes)
         patients = {case.patient_id for case in self._cases(self.split.train)}
-        chosen = fit_backbone(self.image_size, large, len(patients), slices, knobs.minutes)
+        size = max(fitting_size(headers, axis, finest_size(slices, knobs.minutes)) for axis in self.axes)
+        chosen = fit_backbone(size, large, len(patients), slices, knobs.minutes)
         for name, value in chosen.settings.items():
             setattr(knobs, name, value)
+        self.image_size = knobs.image_size or self.image_size
         self.knobs, self.why_backbone = knobs.model_copy(), chosen.why
         self.input_scaling = self._choose_input_scaling()
 
