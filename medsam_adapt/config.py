@@ -77,7 +77,8 @@ class Knobs(BaseModel):
         le=4096,
         multiple_of=16,
         description="side of a slice in pixels; null is the backbone's default, or with a detail "
-        "branch on a small backbone the resolution of the training volumes, from 64 to 128",
+        "branch on a small backbone the resolution of the training volumes, from 64 to 128 (192 if backbone=auto chose "
+        "lite_medsam)",
     )
     axis: AxisChoice = Field(
         "axial",
