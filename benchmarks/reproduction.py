@@ -12,10 +12,10 @@ e  a control, which no paper claims: all of them against only the mask decoder, 
 Each seed draws training patients from the pool of ``real_patients.py`` (`reproduction_data.SOURCES`) and its own random
 numbers; the scored ones are always the same test patients, and for the abdomen a CT of another patient. As in the
 papers, a box prompts every structure but in (c), where nothing does; the image encoder is frozen but for the methods'
-own layers, and nothing is chosen on the scored patients. Each training writes its rows to ``scores.csv``; the same
-command continues where it was interrupted, and prints the table, which is complete after every seed. Folders of several
-processes (``--sets headneck_ct`` in one and ``--sets abdomen_mr`` in another) are put together by ``--table-of FOLDER
-FOLDER``.
+own layers, and the last weights are scored, so that none are chosen on the scored patients. Each training writes its
+rows to ``scores.csv``; the same command continues where it was interrupted, and prints the table, which is complete
+after every seed. Folders of several processes (``--sets headneck_ct`` in one and ``--sets abdomen_mr`` in another) are
+put together by ``--table-of FOLDER FOLDER``.
 """
 
 from __future__ import annotations
