@@ -55,6 +55,21 @@ def config(bundle, name):
 
 
 @every_bundle
+def test_the_settings_table_has_the_values_of_the_recipes(bundle):
+    page = (bundle_folder(bundle) / "docs" / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    table = {row[0]: row[1:] for row in rows}
+    for column, recipe in enumerate(("default", "paper")):
+        knobs = resolve_knobs(bundle, recipe)
+        epochs, batch = table["epochs, batch"][column].split(", ")
+        assert (epochs.split()[0], batch) == (str(knobs.epochs), str(knobs.batch_size))
+        if "steps" in epochs:
+            assert epochs.endswith(f" of {knobs.min_steps} to {knobs.max_steps} steps")
+        if "probabilities" in table and knobs.slice_sigma:
+            assert f"Gaussian of {knobs.slice_sigma} slices" in table["probabilities"][column]
+
+
+@every_bundle
 def test_train_evaluate_predict(bundle, runs, phantoms, tmp_path):
     run_folder = runs(bundle)
     assert all(np.isfinite(losses(run_folder)))
